@@ -1,0 +1,172 @@
+"""Batches on the device: gathered by index from uint8 images, augmented per image, normalised.
+
+Everything random is drawn from torch's default generator, which the training loop seeds at the start of each epoch.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's channel statistics on the scale 0 to 1, as in the reference system."""
+
+GREY = (0.299, 0.587, 0.114)
+"""Luma weights (ITU-R BT.601), as in torchvision's colour jitter."""
+
+# Optical density of haematoxylin, eosin and DAB, one row each (Ruifrok and Johnston, 2001).
+STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
+
+Batch = tuple[Tensor, Tensor]
+"""Images float32 [B, 3, H, W] (channels last in memory), normalised; labels int64 [B]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What is done to each training image; the defaults do nothing."""
+
+    rotation: float = 0.0  # degrees, either way
+    hflip: bool = False
+    vflip: bool = False
+    crop: float = 1.0  # smallest share of the area kept; aspect ratio 3/4 to 4/3
+    jitter: float = 0.0  # brightness, contrast and saturation times 1 - jitter to 1 + jitter
+    stain: float = 0.0  # haematoxylin and eosin times 1 - stain to 1 + stain (Tellez et al. 2018)
+
+    def scaled(self, strength: float) -> "Augment":
+        """The same augmentation, weaker or stronger; strength 0 switches all of it off, flips included."""
+        return replace(
+            self,
+            rotation=self.rotation * strength,
+            hflip=self.hflip and strength > 0,
+            vflip=self.vflip and strength > 0,
+            crop=max(0.1, 1 - (1 - self.crop) * strength),
+            jitter=min(0.9, self.jitter * strength),
+            stain=min(0.9, self.stain * strength),
+        )
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """All images of a study on its device."""
+
+    images: Tensor  # uint8 [N, H, W, 3]
+    labels: Tensor  # int64 [N]
+
+
+def to_device(images: NDArray[np.uint8], labels: NDArray[np.int64], device: torch.device) -> Pixels:
+    """Copy images [N, H, W, 3] and labels [N] to the device, once per process."""
+    return Pixels(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+
+
+def train_batches(pixels: Pixels, index: Tensor, batch_size: int, augment: Augment) -> Iterator[Batch]:
+    """One epoch over `index` [n] in random order, augmented, in batches of one size (the rest waits for another
+    epoch); a dataset smaller than a batch is one batch."""
+    order = index[torch.randperm(len(index), device=index.device)]
+    size = min(batch_size, len(index))
+    for start in range(0, len(index) - size + 1, size):
+        chosen = order[start : start + size]
+        yield augmented(pixels.images[chosen], augment), pixels.labels[chosen]
+
+
+def eval_batches(pixels: Pixels, index: Tensor, batch_size: int) -> Iterator[Batch]:
+    """Every image of `index` [n] once, in order, not augmented."""
+    for start in range(0, len(index), batch_size):
+        chosen = index[start : start + batch_size]
+        yield normalised(pixels.images[chosen]), pixels.labels[chosen]
+
+
+def normalised(images: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], ImageNet mean and deviation."""
+    scale, shift = _normalisation(images.device)
+    return (images * scale + shift).permute(0, 3, 1, 2)
+
+
+def augmented(images: Tensor, augment: Augment) -> Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W]: each image with its own random parameters, then normalised."""
+    count, device = len(images), images.device
+    pixels = images.permute(0, 3, 1, 2).float().contiguous()
+    if augment.rotation or augment.hflip or augment.vflip or augment.crop < 1:
+        pixels = warp(pixels, random_maps(count, augment, device))
+    if augment.stain:
+        pixels = stained(pixels, 1 + augment.stain * _uniform(count, 2, device=device))
+    if augment.jitter:
+        pixels = recolour(pixels, 1 + augment.jitter * _uniform(count, 3, device=device))
+    else:
+        scale, shift = _normalisation(device)
+        pixels = pixels * scale.view(3, 1, 1) + shift.view(3, 1, 1)
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def random_maps(count: int, augment: Augment, device: torch.device) -> Tensor:
+    """Affine maps [B, 2, 3] from output to input coordinates (both -1 to 1): crop, then flip, then rotation."""
+    angle = torch.deg2rad(augment.rotation * _uniform(count, device=device))
+    area = 1 - (1 - augment.crop) * torch.rand(count, device=device)
+    ratio = torch.exp(math.log(4 / 3) * _uniform(count, device=device)) if augment.crop < 1 else torch.ones_like(area)
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    left, top = (1 - width) * _uniform(count, device=device), (1 - height) * _uniform(count, device=device)
+    flip_x = torch.where(torch.rand(count, device=device) < 0.5, -1.0, 1.0) if augment.hflip else 1.0
+    flip_y = torch.where(torch.rand(count, device=device) < 0.5, -1.0, 1.0) if augment.vflip else 1.0
+    return affine(angle, width * flip_x, height * flip_y, left * flip_x, top * flip_y)
+
+
+def affine(angle: Tensor, scale_x: Tensor, scale_y: Tensor, shift_x: Tensor, shift_y: Tensor) -> Tensor:
+    """Maps [B, 2, 3]: scale and shift, then turn by `angle` (radians, counter-clockwise as seen)."""
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    first = torch.stack([cos * scale_x, -sin * scale_y, cos * shift_x - sin * shift_y], dim=1)
+    second = torch.stack([sin * scale_x, cos * scale_y, sin * shift_x + cos * shift_y], dim=1)
+    return torch.stack([first, second], dim=1)
+
+
+def warp(pixels: Tensor, maps: Tensor) -> Tensor:
+    """Sample [B, 3, H, W] bilinearly through affine maps [B, 2, 3]; what lies outside is mirrored in."""
+    grid = F.affine_grid(maps, list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def recolour(pixels: Tensor, factors: Tensor) -> Tensor:
+    """Brightness, contrast and saturation by `factors` [B, 3], then normalisation: one matrix per image.
+
+    As torchvision's adjust_brightness, adjust_contrast and adjust_saturation in this order, but clamped to the
+    valid range once at the end instead of after each. pixels: [B, 3, H, W] on the scale 0 to 255.
+    """
+    device = pixels.device
+    grey = torch.tensor(GREY, device=device)
+    bright, contrast, saturation = factors.view(-1, 3, 1).unbind(1)  # [B, 1] each
+    middle = bright * (pixels.mean(dim=(2, 3)) @ grey).unsqueeze(1)  # mean grey once brightened
+    eye = torch.eye(3, device=device)
+    mix = saturation.unsqueeze(2) * eye + (1 - saturation).unsqueeze(2) * grey.expand(3, 3)  # [B, 3, 3]
+    scale, shift = _normalisation(device)
+    matrix = scale.view(3, 1) * mix * (bright * contrast).unsqueeze(2)
+    offset = scale * ((1 - contrast) * middle) + shift  # grey rows sum to 1, so the mix keeps a constant
+    mixed = torch.baddbmm(offset.unsqueeze(2), matrix, pixels.flatten(2))  # [B, 3, HW]
+    low, high = shift.view(3, 1), (255 * scale + shift).view(3, 1)
+    return torch.clamp_(mixed, low, high).view_as(pixels)
+
+
+def stained(pixels: Tensor, factors: Tensor) -> Tensor:
+    """Multiply the haematoxylin and eosin of each image by `factors` [B, 2]; the third stain stays.
+
+    pixels: [B, 3, H, W] on the scale 0 to 255; optical density is linear in the stains (Beer-Lambert).
+    """
+    stains = F.normalize(torch.tensor(STAINS, device=pixels.device), dim=1)
+    gains = torch.cat([factors, torch.ones_like(factors[:, :1])], dim=1)
+    matrix = torch.linalg.inv(stains) @ (gains.unsqueeze(2) * stains)  # [B, 3, 3], density -> density
+    density = -torch.log((pixels + 1) / 256)
+    changed = matrix.transpose(1, 2) @ density.flatten(2)
+    return (256 * torch.exp(-changed) - 1).clamp_(0, 255).view_as(pixels)
+
+
+def _uniform(*shape: int, device: torch.device) -> Tensor:
+    return 2 * torch.rand(*shape, device=device) - 1
+
+
+def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(scale, shift), [3] each: 0..255 -> normalised."""
+    mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
+    return 1 / (255 * std), -mean / std

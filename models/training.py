@@ -1,0 +1,186 @@
+"""The training loop: a generator that yields one result per epoch and decides nothing."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor]
+"""Normalised images float [B, 3, H, W] and labels int64 [B], both on the network's device."""
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["constant", "cosine", "onecycle", "plateau"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a network is trained."""
+
+    epochs: int
+    learning_rate: float
+    optimizer: Optimizer = "adam"
+    weight_decay: float = 1e-4
+    schedule: Schedule = "constant"
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """What one epoch gave. Losses are mean cross-entropies in nats; accuracies are fractions.
+
+    Training figures are taken while the weights move, on augmented images with dropout; validation figures are None
+    where there is no validation data.
+    """
+
+    epoch: int  # epochs completed, from 1
+    train_loss: float
+    train_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
+    val_balanced_accuracy: float | None
+    learning_rate: float  # at the end of the epoch
+    images: int  # trained on
+    seconds: float  # training and validation
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss is no longer a number."""
+        return not math.isfinite(self.train_loss) or not math.isfinite(self.val_loss or 0.0)
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed (63 bits) that is a pure function of its parts, unrelated for unequal parts."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def rate_factor(schedule: Schedule, progress: float) -> float:
+    """Share of the base learning rate at `progress` (0 to 1) of all training steps.
+
+    cosine: 5 % linear warm-up, then half a cosine to 0 (Loshchilov and Hutter 2017, without restarts).
+    onecycle: 30 % linear rise, then half a cosine to 0 (Smith and Topin 2018).
+    """
+    rise = {"cosine": 0.05, "onecycle": 0.3}.get(schedule)
+    if rise is None:
+        return 1.0
+    if progress < rise:
+        return 0.04 + 0.96 * progress / rise
+    return 0.5 * (1 + math.cos(math.pi * (progress - rise) / (1 - rise)))
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam (decay as an L2 penalty, as in the reference), AdamW (decoupled) or SGD with Nesterov momentum 0.9."""
+    rate, decay = config.learning_rate, config.weight_decay
+    parameters = list(model.parameters())
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True, fused=True)
+
+
+def fit(
+    model: nn.Module,
+    config: TrainConfig,
+    train: Callable[[], Iterable[Batch]],
+    steps: int,
+    val: Callable[[], Iterable[Batch]] | None,
+    seed: int,
+) -> Iterator[EpochResult]:
+    """Train `model` in place, one epoch per item asked for.
+
+    train() and val() give the batches of one epoch; `steps` is the number of training batches in each. Everything
+    random in epoch e is drawn after torch.manual_seed(f(seed, e)), so an epoch depends on nothing but the weights,
+    the optimiser and e. Stop by not asking for more.
+    """
+    optimizer = make_optimizer(model, config)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
+    for epoch in range(1, config.epochs + 1):
+        start = time.perf_counter()
+        torch.manual_seed(derive_seed(seed, epoch))
+        done = (epoch - 1) * steps
+        loss, hits, images = _train_epoch(model, optimizer, config, train(), done, config.epochs * steps)
+        checked = evaluate(model, val()) if val else None
+        if config.schedule == "plateau" and checked:
+            plateau.step(checked[0])
+        yield EpochResult(
+            epoch=epoch,
+            train_loss=loss,
+            train_accuracy=hits,
+            val_loss=checked[0] if checked else None,
+            val_accuracy=checked[1] if checked else None,
+            val_balanced_accuracy=checked[2] if checked else None,
+            learning_rate=optimizer.param_groups[0]["lr"],
+            images=images,
+            seconds=time.perf_counter() - start,
+        )
+
+
+def _train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    batches: Iterable[Batch],
+    done: int,
+    total: int,
+) -> tuple[float, float, int]:
+    """One pass; returns (mean loss, accuracy, images). Sums stay on the device until the end of the epoch."""
+    model.train()
+    images = 0
+    sums: list[Tensor] = []  # loss and hits of each batch
+    for step, (x, y) in enumerate(batches, start=done):
+        if config.schedule != "plateau":
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * rate_factor(config.schedule, step / total)
+        with _autocast(x.device):
+            logits = model(x)
+            loss = F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        hits = (logits.argmax(dim=1) == y).sum()
+        sums.append(torch.stack([loss.detach().double() * len(y), hits.double()]))
+        images += len(y)
+    loss_sum, hit_sum = torch.stack(sums).sum(dim=0).tolist()
+    return loss_sum / images, hit_sum / images, images
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch]) -> tuple[float, float, float]:
+    """(mean cross-entropy, accuracy, balanced accuracy) without touching the weights.
+
+    Balanced accuracy is the mean recall of the classes that occur.
+    """
+    model.eval()
+    loss: Tensor | None = None
+    table: Tensor | None = None
+    with torch.inference_mode():
+        for x, y in batches:
+            with _autocast(x.device):
+                logits = model(x)
+            classes = logits.shape[1]
+            part = F.cross_entropy(logits.float(), y, reduction="sum").double()
+            loss = part if loss is None else loss + part
+            if table is None:
+                table = torch.zeros(classes * classes, dtype=torch.int64, device=x.device)
+            table.scatter_add_(0, y * classes + logits.argmax(dim=1), torch.ones_like(y))
+    if loss is None or table is None:
+        raise ValueError("nothing to evaluate: no batches")
+    confusion = table.view(int(len(table) ** 0.5), -1).double()
+    support = confusion.sum(dim=1)
+    recall = confusion.diagonal()[support > 0] / support[support > 0]
+    return (
+        float(loss / support.sum()),
+        float(confusion.diagonal().sum() / support.sum()),
+        float(recall.mean()),
+    )
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the device multiplies it faster; elsewhere float32 throughout."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
