@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data import DataError, tissue
 
@@ -92,9 +92,7 @@ def _write_digits(folder: Path) -> None:
     part.rename(folder)
 
 
-def load_folder(
-    root: Path, image_size: int, *, skip_bad: bool = False, progress: Progress | None = None
-) -> ImageSet:
+def load_folder(root: Path, image_size: int, *, skip_bad: bool = False, progress: Progress | None = None) -> ImageSet:
     """Decode a folder of class folders; groups from its groups.csv where there is one.
 
     Raises DataError with one line that says what is wrong.
@@ -106,8 +104,10 @@ def load_folder(
     if bad and not skip_bad:
         shown = "; ".join(f"{names[i]}: {why}" for i, why in list(bad.items())[:3])
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise DataError(f"{len(bad)} of {len(files)} files cannot be read as images: {shown}{more} "
-                        "(mend or remove them, or leave them out with --skip-bad)")
+        raise DataError(
+            f"{len(bad)} of {len(files)} files cannot be read as images: {shown}{more} "
+            "(mend or remove them, or leave them out with --skip-bad)"
+        )
     keep = [i for i in range(len(files)) if i not in bad]
     labels = np.array([files[i][1] for i in keep], np.int64)
     counts = np.bincount(labels, minlength=len(folders))
@@ -147,8 +147,10 @@ def class_folders(root: Path) -> dict[str, Path]:
     if not found:
         raise DataError(f"no class folders in {root} (one folder per class is needed, with its images inside)")
     if {name.lower() for name in found} <= PART_NAMES:
-        raise DataError(f"{', '.join(sorted(found))} in {root} look like parts, not classes "
-                        "(give one folder whose folders are the classes; the parts are made here)")
+        raise DataError(
+            f"{', '.join(sorted(found))} in {root} look like parts, not classes "
+            "(give one folder whose folders are the classes; the parts are made here)"
+        )
     if len(found) == 1:
         raise DataError(f"only one class folder in {root}: {next(iter(found))} (at least two are needed)")
     return dict(sorted(found.items()))
@@ -159,9 +161,7 @@ def _files(folder: Path) -> list[Path]:
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(parent, name) for name in files if not name.startswith(".") and name.lower() != "thumbs.db"
-        ]
+        found += [Path(parent, name) for name in files if not name.startswith(".") and name.lower() != "thumbs.db"]
     return sorted(found)
 
 
@@ -211,7 +211,7 @@ def decode(path: Path, image_size: int) -> NDArray[np.uint8]:
             return np.asarray(rgb.resize((image_size, image_size), Image.Resampling.BILINEAR))
     except Image.DecompressionBombError as error:
         raise DataError("too many pixels for an image (possible decompression bomb)") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise DataError("not an image") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for broken files
         raise DataError(f"broken image ({error})") from error
@@ -253,8 +253,10 @@ def read_groups(listed: Path, paths: Sequence[str]) -> list[str]:
         found = {row["path"]: f"{row.get('label') or ''}/{row[key]}" for row in rows}
     missing = [path for path in paths if path not in found]
     if missing:
-        raise DataError(f"{listed} lacks {len(missing)} of {len(paths)} images: {', '.join(missing[:3])} "
-                        "(add their rows, or remove the file)")
+        raise DataError(
+            f"{listed} lacks {len(missing)} of {len(paths)} images: {', '.join(missing[:3])} "
+            "(add their rows, or remove the file)"
+        )
     return [found[path] for path in paths]
 
 

@@ -33,9 +33,7 @@ class Parts:
         return {name: len(getattr(self, name)) for name in SHARES}
 
 
-def make_parts(
-    labels: Index, groups: Index, classes: Sequence[str], paths: Sequence[str], seed: int
-) -> Parts:
+def make_parts(labels: Index, groups: Index, classes: Sequence[str], paths: Sequence[str], seed: int) -> Parts:
     """Assign whole groups to parts so that each class comes as near to the protocol's shares as groups allow.
 
     labels, groups: [N]. Large groups go first, each to the part whose squared shortfall shrinks most; the last
@@ -50,8 +48,10 @@ def make_parts(
     for number, name in enumerate(names):
         lacking = np.flatnonzero(np.bincount(labels[index[name]], minlength=len(classes)) == 0)
         if len(lacking):
-            raise DataError(f"class {classes[lacking[0]]} has too few separate groups for the {names[number]} part "
-                            f"(its groups are shared with other classes); add images of new sources")
+            raise DataError(
+                f"class {classes[lacking[0]]} has too few separate groups for the {names[number]} part "
+                f"(its groups are shared with other classes); add images of new sources"
+            )
     return Parts(hash=_hash(index, paths), **index)
 
 

@@ -69,9 +69,7 @@ def generate(
     return directory
 
 
-def augmented_copies(
-    tile: Image.Image, size: int, copies: int, rng: np.random.Generator
-) -> Iterator[Image.Image]:
+def augmented_copies(tile: Image.Image, size: int, copies: int, rng: np.random.Generator) -> Iterator[Image.Image]:
     """Rotated (up to 25 degrees, cropped to the inner square) and flipped copies of `size` pixels."""
     for _ in range(copies):
         angle = float(rng.uniform(-MAX_ROTATION, MAX_ROTATION))
@@ -162,8 +160,7 @@ def _draw_lumens(
             (1.0, _colour(np.array([244.0, 240.0, 244.0]), rng, 3)),
         ):
             edge = [
-                (x + grow * r * math.cos(a), y + grow * r * math.sin(a))
-                for a, r in zip(angles, radius, strict=True)
+                (x + grow * r * math.cos(a), y + grow * r * math.sin(a)) for a, r in zip(angles, radius, strict=True)
             ]
             draw.polygon(edge, fill=colour)
         lining += [

@@ -114,7 +114,8 @@ def _load_folder(path: Path) -> Bundle:
     try:
         card = json.loads((path / CARD).read_text())
         fields = json.loads((path / CONFIG).read_text())
-        config = CNNConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        config = CNNConfig(**settings)
         preprocessing = card["preprocessing"]
         if file_hash(path / WEIGHTS) != card["weights_sha256"]:
             raise ModelError(f"{path / WEIGHTS} is not the file that {CARD} describes (altered, or half-written)")
@@ -151,7 +152,9 @@ def load_reference(path: Path) -> Bundle:
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # torch.load raises whatever the bytes make it raise
-        raise ModelError(f"{path} is not a checkpoint in the reference's layout ({str(error).splitlines()[0]})") from error
+        raise ModelError(
+            f"{path} is not a checkpoint in the reference's layout ({str(error).splitlines()[0]})"
+        ) from error
     predictor = Predictor(model, IMAGENET["mean"], IMAGENET["std"], temperature=1.0)
     return Bundle(predictor=predictor.eval(), classes=classes, image_size=config.image_size)
 

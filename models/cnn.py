@@ -15,8 +15,7 @@ Head = Literal["flatten", "gap"]
 class CNNConfig:
     """A plain convolutional network: blocks of convolution and pooling, then dense layers.
 
-    The defaults of the last two fields give the reference system's networks, down to the names and shapes of the
-    state dict.
+    With the head "flatten" these are the reference system's networks, down to the names and shapes in the state dict.
     """
 
     num_classes: int
@@ -28,7 +27,6 @@ class CNNConfig:
     dense_units: tuple[int, ...]  # may be empty
     dense_dropout: float
     head: Head = "flatten"  # "gap": global average pooling
-    conv_bias: bool = True  # without meaning before batch norm, which subtracts it again
 
 
 class CNN(nn.Module):
@@ -56,12 +54,14 @@ def build_cnn(config: CNNConfig) -> CNN:
     blocks = len(config.filters)
     side = config.image_size >> blocks
     if side < 1:
-        raise ModelError(f"{blocks} blocks halve an image of {config.image_size} pixels to nothing "
-                         f"(at least {1 << blocks} pixels are needed)")
+        raise ModelError(
+            f"{blocks} blocks halve an image of {config.image_size} pixels to nothing "
+            f"(at least {1 << blocks} pixels are needed)"
+        )
     layers: list[nn.Module] = []
     channels = 3
     for width, kernel in zip(config.filters, config.kernel_sizes, strict=True):
-        layers.append(nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=config.conv_bias))
+        layers.append(nn.Conv2d(channels, width, kernel, padding=kernel // 2))
         if config.batch_norm:
             layers.append(nn.BatchNorm2d(width))
         # Pooling before the ReLU gives the same numbers (both are monotonic) for a quarter of the ReLU's work.

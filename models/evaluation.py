@@ -66,9 +66,7 @@ def fit_temperature(logits: Floats, labels: Ints) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
-def score(
-    logits: Floats, labels: Ints, groups: Ints, classes: Sequence[str], temperature: float, seed: int
-) -> Scores:
+def score(logits: Floats, labels: Ints, groups: Ints, classes: Sequence[str], temperature: float, seed: int) -> Scores:
     """All scores of logits [N, K] against labels [N]; intervals resample groups [N]."""
     predicted = logits.argmax(axis=1)
     every = list(range(len(classes)))
@@ -88,9 +86,7 @@ def score(
     )
 
 
-def accuracy_interval(
-    correct: NDArray[np.bool_], labels: Ints, groups: Ints, seed: int
-) -> tuple[float, float]:
+def accuracy_interval(correct: NDArray[np.bool_], labels: Ints, groups: Ints, seed: int) -> tuple[float, float]:
     """95 % interval of the accuracy: percentile bootstrap over groups within classes.
 
     Images of one group are copies or neighbours of each other, so the group is the unit that is drawn. Without an

@@ -1,0 +1,194 @@
+"""The `study` command: parse, print, exit code. Data goes to stdout, talk to stderr."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import optuna
+import typer
+from optuna.trial import TrialState
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from data import DataError
+from models import ModelError
+from models.bundle import load
+from study import StudyError, launch
+from study.config import StudyConfig, parse_setting, resolve
+from study.contract import CONFIG, stored_config
+from study.display import show
+from study.final import winner
+from study.predict import find_images, predict_files
+from study.report import percent
+from study.storage import DEFAULT_URL, load_study, open_storage, study_names
+from study.worker import search_seconds
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Search CNN architectures on a folder of labelled images; get one model and a score to believe.",
+    epilog="Start with: study run          (embedded digits, a minute)      then: study run --data FOLDER",
+)
+out = Console()
+err = Console(stderr=True)
+
+Storage = Annotated[str, typer.Option(help="Database of studies: sqlite:///FILE or postgresql+psycopg://...")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Trials = Annotated[int | None, typer.Option(min=1, help="Total number of trials, over all runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+@app.command(epilog="Example: study run --data images/ --trials 64 --set image_size=96")
+def run(
+    file: Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study of your own.")] = None,
+    preset: Annotated[str | None, typer.Option(help="quick, reference or full")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, tissue, or a folder of class folders")] = None,
+    name: Annotated[str | None, typer.Option(help="Default: preset and data, as in quick-digits.")] = None,
+    storage: Storage = DEFAULT_URL,
+    trials: Trials = None,
+    device: Device = "auto",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the study; repeatable.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+) -> None:
+    """Bring a study to its budget, then train, score and export the winner. Give it again to go on."""
+    given: dict[str, Any] = dict(parse_setting(text) for text in settings or [])
+    flags = {"preset": preset, "data": data, "trials": trials, "skip_bad": skip_bad or None}
+    given |= {key: value for key, value in flags.items() if value is not None}
+    config = resolve(file, given)
+    _run(config, name or launch.default_name(config), storage, device)
+
+
+@app.command(epilog="Example: study resume quick-digits --trials 24")
+def resume(
+    name: str,
+    storage: Storage = DEFAULT_URL,
+    trials: Trials = None,
+    device: Device = "auto",
+) -> None:
+    """Go on with a study, by its name alone; with more --trials if you like."""
+    config = stored_config(load_study(open_storage(storage, create=False), name))
+    if trials is not None:
+        config = config.model_copy(update={"trials": trials})
+    _run(config, name, storage, device)
+
+
+@app.command(epilog="Example: study retrain quick-digits --trial 3")
+def retrain(
+    name: str,
+    trial: Annotated[int | None, typer.Option(min=0, help="Another than the winner.")] = None,
+    storage: Storage = DEFAULT_URL,
+    device: Device = "auto",
+) -> None:
+    """Train a trial's architecture again from fresh weights, score it, and write its model folder."""
+    chosen = launch.choose_device(device)
+    with show(err) as display:
+        display.follow(launch.retrain(name, storage, chosen, trial, display.images))
+    display.summary(name, storage)
+
+
+@app.command(epilog="Example: study status quick-digits --json")
+def status(
+    name: Annotated[str | None, typer.Argument(help="Without it: all studies.")] = None,
+    storage: Storage = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """What a study has found so far, and what is left."""
+    database = open_storage(storage, create=False)
+    if name is None:
+        rows = [_status(load_study(database, one)) for one in study_names(database)]
+    else:
+        rows = [_status(load_study(database, name))]
+    if as_json:
+        sys.stdout.write(json.dumps(rows if name is None else rows[0], indent=2) + "\n")
+        return
+    for row in rows:
+        _print_table(("", escape(row["name"])), [(key, value) for key, value in row.items() if key != "name"])
+    if not rows:
+        err.print("no studies yet; start one with: study run")
+
+
+@app.command(epilog="Example: study predict runs/quick-digits/model photos/ --csv > predictions.csv")
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model folder, or a .pth in the reference's layout.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Files and folders.")],
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
+    device: Device = "auto",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+) -> None:
+    """Class and probabilities of each image."""
+    bundle = load(model).to(launch.choose_device(device))
+    files = find_images(images)
+    rows = predict_files(bundle, files, skip_bad=skip_bad, warn=lambda text: err.print(escape(text)))
+    if as_json:
+        sys.stdout.write(json.dumps(list(rows), indent=2) + "\n")
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["path", "label", *bundle.classes])
+        for row in rows:
+            writer.writerow([row["path"], row["label"], *(f"{p:.6f}" for p in row["probabilities"].values())])
+    else:
+        _print_table(
+            ("path", "label", "probability"),
+            [(row["path"], row["label"], percent(row["probabilities"][row["label"]])) for row in rows],
+        )
+
+
+def _run(config: StudyConfig, name: str, storage: str, device: str) -> None:
+    chosen = launch.choose_device(device)
+    launch.check_name(name)
+    try:
+        with show(err) as display:
+            display.follow(launch.run(config, name, storage, chosen, display.images))
+    except KeyboardInterrupt:
+        err.print(f"stopped; nothing is lost. Go on with: study resume {name}{_storage_option(storage)}")
+        raise typer.Exit(130) from None
+    display.summary(name, storage)
+
+
+def _storage_option(storage: str) -> str:
+    return "" if storage == DEFAULT_URL else f" --storage {storage}"
+
+
+def _status(study: optuna.Study) -> dict[str, Any]:
+    """One study's standing, as plain values."""
+    trials = study.get_trials(deepcopy=False)
+    counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
+    row: dict[str, Any] = {"name": study.study_name, **counts, "seconds": round(search_seconds(trials), 1)}
+    if any(trial.state == TrialState.COMPLETE for trial in trials):
+        best = winner(study)
+        row |= {"best_trial": best.number, "best_selection_score": best.value, "best_params": best.params}
+    if CONFIG in study.user_attrs:
+        config = stored_config(study)
+        row |= {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
+    row["go_on"] = f"study resume {study.study_name}"
+    return row
+
+
+def _print_table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    table = Table(*head, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(escape(str(value)) for value in row))
+    out.print(table)
+
+
+def _fail(message: str) -> NoReturn:
+    """One line on stderr (never wrapped, so that it can be searched for), exit code 2."""
+    sys.stderr.write("study: " + " ".join(message.split()) + "\n")
+    raise SystemExit(2)
+
+
+def main() -> None:
+    """Run the command; the user's mistakes end in one line, our own stay loud."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        app()
+    except (DataError, ModelError, StudyError) as error:
+        _fail(str(error))

@@ -1,0 +1,96 @@
+"""What defines a study, kept in the study and compared when it goes on.
+
+Optuna stores neither sampler nor pruner and accepts most changes of a space silently; a study whose definition
+changed half-way is no study.
+"""
+
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+
+from study import StudyError
+from study.config import StudyConfig
+from study.sampling import make_pruner, make_sampler
+from study.storage import load_study, study_names
+
+CONTRACT = "contract"
+"""Study attribute: what may not change."""
+CONFIG = "config"
+"""Study attribute: the whole configuration as last given, so that `resume` needs only the name."""
+
+
+def open_study(storage: RDBStorage, name: str, config: StudyConfig, fingerprint: str, split_hash: str) -> optuna.Study:
+    """Create the study, or open it after comparing its contract with this one.
+
+    Raises StudyError that names the fields that differ.
+    """
+    contract = {**config.contract(), "data content": fingerprint, "parts": split_hash}
+    if name in study_names(storage):
+        found = load_study(storage, name)
+        kept = found.user_attrs.get(CONTRACT)
+        if kept is None and any(trial.state.is_finished() for trial in found.trials):
+            raise StudyError(
+                f"the study {name!r} in this database was not made by this program (choose another --name)"
+            )
+        if kept is not None:
+            _compare(name, kept, contract)
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=make_sampler(config),
+        pruner=make_pruner(config),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    if CONTRACT not in study.user_attrs:  # new, or killed just here before
+        if config.baseline:
+            study.enqueue_trial(config.baseline, user_attrs={"baseline": True}, skip_if_exists=True)
+        study.set_user_attr(CONTRACT, contract)
+    if study.user_attrs.get(CONFIG) != config.model_dump(mode="json"):
+        study.set_user_attr(CONFIG, config.model_dump(mode="json"))
+    return study
+
+
+def _compare(name: str, kept: dict[str, Any], wanted: dict[str, Any]) -> None:
+    old, new = flatten(kept), flatten(wanted)
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if not differing:
+        return
+    if "data content" in differing:
+        differing = ["data content", *(key for key in differing if key not in ("data content", "parts"))]
+    shown = [
+        "the images (files were added, removed or altered)"
+        if key == "data content"
+        else f"{key} (was {_short(old.get(key))}, now {_short(new.get(key))})"
+        for key in differing[:5]
+    ]
+    more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+    raise StudyError(
+        f"the study {name!r} exists with another definition: {', '.join(shown)}{more} "
+        "(go on with the old one: study resume NAME; or start another with --name)"
+    )
+
+
+def _short(value: object) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def stored_config(study: optuna.Study) -> StudyConfig:
+    """The configuration a study was last run with; StudyError when this program did not make it."""
+    fields = study.user_attrs.get(CONFIG)
+    if fields is None:
+        raise StudyError(f"the study {study.study_name!r} has no configuration: it was not made by this program")
+    return StudyConfig.model_validate(fields)

@@ -1,0 +1,159 @@
+"""What a person sees while a study runs, and at its end."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from study.final import FinalEpoch, Outcome
+from study.launch import News, Opened
+from study.objective import TrialEnd, TrialEpoch
+from study.report import percent
+from study.storage import DEFAULT_URL
+
+
+class Display:
+    """Progress on stderr while it is a terminal; silent otherwise."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+        self._opened: Opened | None = None
+        self._outcome: Outcome | None = None
+        self._epochs = 0  # seen in this run
+        self._started = time.monotonic()
+        self._pruned = 0
+        self._best: float | None = None
+
+    def images(self, done: int, total: int) -> None:
+        """Progress of decoding."""
+        self._show("images", done, total, "")
+
+    def follow(self, news: Iterator[News]) -> None:
+        """Run a study to its end, showing what happens."""
+        for item in news:
+            if isinstance(item, Opened):
+                self._open(item)
+            elif isinstance(item, TrialEpoch):
+                self._epoch(item)
+            elif isinstance(item, TrialEnd):
+                self._end(item)
+            elif isinstance(item, FinalEpoch):
+                self._final(item)
+            else:
+                self._outcome = item
+
+    def _open(self, opened: Opened) -> None:
+        self._opened = opened
+        self._started = time.monotonic()
+        finished = [trial for trial in opened.study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        self._pruned = sum(trial.state.name == "PRUNED" for trial in finished)
+        self._best = max((t.value for t in finished if t.state.name == "COMPLETE" and t.value), default=None)
+        self._show("search", len(finished), opened.config.trials, "")
+
+    def _epoch(self, news: TrialEpoch) -> None:
+        assert self._opened is not None
+        self._epochs += 1
+        best = f" · best {percent(self._best)}" if self._best is not None else ""
+        note = f"trial {news.number} · {percent(news.value)}{best} · {self._pruned} pruned · {self._time_left()}"
+        self._show("search", None, self._opened.config.trials, note)
+        self._show("epoch", news.epoch, self._opened.config.epochs, "")
+
+    def _end(self, news: TrialEnd) -> None:
+        self._pruned += news.state == "PRUNED"
+        if news.state == "COMPLETE" and news.value is not None:
+            self._best = max(self._best or 0.0, news.value)
+        self._progress.advance(self._tasks["search"])
+
+    def _final(self, news: FinalEpoch) -> None:
+        assert self._opened is not None
+        config = self._opened.config
+        self._epochs += 1
+        total = config.final_epochs * config.final_seeds
+        done = news.seed * config.final_epochs + news.result.epoch
+        left = (total - done) * news.result.seconds
+        self._show("final training", done, total, f"trial {news.trial} · {_duration(left)} left")
+
+    def _time_left(self) -> str:
+        """Trials left at this run's pace per trial (pruning included), and the final training at its pace per epoch."""
+        assert self._opened is not None
+        config = self._opened.config
+        task = next(task for task in self._progress.tasks if task.id == self._tasks["search"])
+        spent = time.monotonic() - self._started
+        if config.trials is None or not self._epochs:
+            return ""
+        per_epoch = spent / self._epochs
+        per_trial = spent / max(1.0, task.completed - (task.fields["first"] or 0) + 0.5)
+        left = (config.trials - task.completed) * min(per_trial, per_epoch * config.epochs)
+        return f"{_duration(left + per_epoch * config.final_epochs * config.final_seeds)} left"
+
+    def _show(self, name: str, done: int | None, total: int | None, note: str) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, note=note, first=done)
+        self._progress.update(self._tasks[name], completed=done, total=total, note=note)
+
+    def summary(self, name: str, storage: str) -> None:
+        """The final screen: what was found, what it is worth, and what to type next."""
+        assert self._outcome is not None
+        assert self._opened is not None
+        card, out = self._outcome.card, Console()
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for key, value in _summary_rows(name, card):
+            table.add_row(key, escape(value))
+        out.print(table)
+        if card["synthetic_data"]:
+            out.print("The images are synthetic: the score says nothing about tissue.")
+        path = self._opened.dataset.paths[int(self._opened.parts.test[0])]
+        option = "" if storage == DEFAULT_URL else f" --storage {storage}"
+        more = (self._opened.config.trials or card["study"]["trials"]) * 2
+        for command in (
+            f"study predict {self._outcome.directory} {self._opened.dataset.root / path}",
+            f"study resume {name} --trials {more}{option}",
+            f"optuna-dashboard {storage}",
+        ):
+            out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _summary_rows(name: str, card: dict[str, Any]) -> list[tuple[str, str]]:
+    test, study, final = card["test"], card["study"], card["final"]
+    low, high = test["accuracy_interval"]
+    params = ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in study["params"].items()
+    )
+    return [
+        ("study", f"{name}: {study['trials']} trials, winner trial {study['trial']}"),
+        ("architecture", f"{params} ({final['num_params']:,} parameters)"),
+        ("selection score", f"{percent(study['selection_score'])} (validation; the best of many, not a performance)"),
+        (
+            "test accuracy",
+            f"{percent(test['accuracy'])}, 95 % interval {percent(low)} to {percent(high)} "
+            f"({test['images']} images of {test['groups']} groups; majority class {percent(test['majority'])})",
+        ),
+        ("report", "report.html and card.json in the model folder"),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+@contextmanager
+def show(console: Console) -> Iterator[Display]:
+    """Progress bars on a terminal, removed at the end; nothing elsewhere."""
+    with Progress(
+        TextColumn("{task.description:>14}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        yield Display(progress)

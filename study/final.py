@@ -1,0 +1,232 @@
+"""The winner from fresh weights, the test opened once, and the bundle: the protocol of the score."""
+
+import json
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from data.batches import MEAN, STD
+from models import bundle
+from models.cnn import CNN, CNNConfig
+from models.evaluation import Scores, fit_temperature, predict_logits, score
+from models.training import EpochResult, derive_seed
+from study import StudyError
+from study.objective import Workspace, start_training, versions
+from study.report import write_report
+from study.space import cnn_config, full_point
+
+OPENINGS = "openings"
+"""Study attribute: when the test was opened, and for which weights."""
+
+NOTICE = "Research use only; not a medical device."
+
+
+@dataclass(frozen=True)
+class FinalEpoch:
+    """News of the final training."""
+
+    trial: int
+    seed: int  # which of the final trainings, from 0
+    result: EpochResult
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The model folder, and the card in it."""
+
+    directory: Path
+    card: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One final training, as kept in runs/<name>/final."""
+
+    model: CNN
+    digest: str  # SHA-256 of the weights' file
+    epochs: list[dict[str, Any]]  # EpochResult's fields
+
+
+def winner(study: optuna.Study) -> FrozenTrial:
+    """The finished trial with the best selection score; StudyError when there is none."""
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not finished:
+        raise StudyError(
+            f"the study {study.study_name!r} has no finished trial yet (go on: study resume {study.study_name})"
+        )
+    return max(finished, key=lambda trial: (trial.value or 0.0, -trial.number))
+
+
+def finish(
+    study: optuna.Study, work: Workspace, trial: FrozenTrial, directory: Path, *, fresh: bool = False
+) -> Iterator[FinalEpoch | Outcome]:
+    """Train a trial's architecture for good, score it on the test part, and write the model folder.
+
+    What a killed run already made is used again unless `fresh`; a folder that already holds this result is left as
+    it is. The last item is the Outcome.
+    """
+    done = _finished_card(directory, study, trial)
+    if done and not fresh:
+        yield Outcome(directory, done)
+        return
+    trained: list[Trained] = []
+    for seed in range(work.config.final_seeds):
+        one = yield from _train(work, trial, seed, fresh)
+        trained.append(one)
+    opening = _open_test(study, [one.digest for one in trained], work.parts.hash)
+    labels = work.dataset.labels
+    temperature = fit_temperature(predict_logits(trained[0].model, work.eval_batches("cal")), labels[work.parts.cal])
+    scores = [_score_test(work, one.model, temperature) for one in trained]
+    card = _card(study, work, trial, trained, scores, temperature, opening)
+    bundle.save(directory, trained[0].model, _architecture(work, trial), card)
+    write_report(directory, study, work.config, card, trained[0].epochs)
+    bundle.write_json(directory / "finished.json", {"weights_sha256": trained[0].digest, "trial": trial.number})
+    yield Outcome(directory, card)
+
+
+def _finished_card(directory: Path, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any] | None:
+    """The card of a folder that was finished for this trial and these numbers of trials; None when work is left."""
+    try:
+        mark = json.loads((directory / "finished.json").read_text())
+        card: dict[str, Any] = json.loads((directory / bundle.CARD).read_text())
+        whole = bundle.file_hash(directory / bundle.WEIGHTS) == card["weights_sha256"] == mark["weights_sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+    same = card["study"]["name"] == study.study_name and card["study"]["trial"] == trial.number
+    counted = card["study"]["trials"] == _count(study)
+    return card if whole and same and counted else None
+
+
+def _architecture(work: Workspace, trial: FrozenTrial) -> CNNConfig:
+    point = full_point(work.config.space, trial.params)
+    return cnn_config(point, len(work.dataset.classes), work.config.image_size)
+
+
+def _train(work: Workspace, trial: FrozenTrial, seed: int, fresh: bool) -> Generator[FinalEpoch, None, Trained]:
+    """One final training from fresh weights to the last epoch; returns Trained. Kept on disk once done."""
+    config = work.config
+    stem = work.folder / "final" / f"trial-{trial.number:04d}-seed-{seed}"
+    weights, record = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+    if not fresh and (kept := _kept(weights, record, _architecture(work, trial))):
+        return kept
+    training = start_training(
+        work,
+        trial.params,
+        epochs=config.final_epochs,
+        batch_size=config.final_batch_size,
+        train_parts=("train", "val") if config.final_data == "train+val" else ("train",),
+        seed=derive_seed(config.seed, "final", trial.number, seed),
+    )
+    epochs = []
+    for result in training.epochs:
+        if result.diverged:
+            raise StudyError(
+                f"the final training of trial {trial.number} diverged in epoch {result.epoch} "
+                f"(another trial can be shipped: study retrain NAME --trial N)"
+            )
+        epochs.append(asdict(result))
+        yield FinalEpoch(trial.number, seed, result)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    digest = bundle.save_weights(weights, training.model)
+    bundle.write_json(record, {"weights_sha256": digest, "epochs": epochs})
+    return Trained(training.model, digest, epochs)
+
+
+def _kept(weights: Path, record: Path, architecture: CNNConfig) -> Trained | None:
+    """A final training that an earlier run completed; None when there is none, or it is torn."""
+    try:
+        fields = json.loads(record.read_text())
+        if bundle.file_hash(weights) != fields["weights_sha256"]:
+            return None
+    except (OSError, ValueError, KeyError):
+        return None
+    return Trained(bundle.load_weights(weights, architecture), fields["weights_sha256"], fields["epochs"])
+
+
+def _open_test(study: optuna.Study, digests: list[str], split_hash: str) -> dict[str, Any]:
+    """Record that the test part is about to be scored by these weights; the same weights are the same opening."""
+    openings: list[dict[str, Any]] = study.user_attrs.get(OPENINGS, [])
+    for opening in openings:
+        if opening["weights_sha256"] == digests and opening["parts"] == split_hash:
+            return opening
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    opening = {"number": len(openings) + 1, "time": now, "weights_sha256": digests, "parts": split_hash}
+    study.set_user_attr(OPENINGS, [*openings, opening])
+    return opening
+
+
+def _score_test(work: Workspace, model: CNN, temperature: float) -> Scores:
+    test = work.parts.test
+    return score(
+        predict_logits(model.to(work.device), work.eval_batches("test")),
+        work.dataset.labels[test],
+        work.dataset.groups[test],
+        work.dataset.classes,
+        temperature,
+        derive_seed(work.config.seed, "bootstrap"),
+    )
+
+
+def _count(study: optuna.Study) -> int:
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+
+
+def _card(
+    study: optuna.Study,
+    work: Workspace,
+    trial: FrozenTrial,
+    trained: list[Trained],
+    scores: list[Scores],
+    temperature: float,
+    opening: dict[str, Any],
+) -> dict[str, Any]:
+    """Everything a reader of the model must know, as JSON."""
+    config, dataset = work.config, work.dataset
+    return {
+        "format": 1,
+        "notice": NOTICE,
+        "synthetic_data": dataset.synthetic,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "classes": list(dataset.classes),
+        "preprocessing": {
+            "size": config.image_size,
+            "resize": "squashed to the square, Pillow bilinear, RGB",
+            "mean": list(MEAN),
+            "std": list(STD),
+        },
+        "temperature": temperature,
+        "test": asdict(scores[0]),
+        "test_accuracy_of_seeds": [one.accuracy for one in scores],
+        "test_opening": opening,
+        "study": {
+            "name": study.study_name,
+            "trial": trial.number,
+            "params": trial.params,
+            "metric": config.metric,
+            "selection_score": trial.value,
+            "trials": _count(study),
+            "config": config.model_dump(mode="json"),
+        },
+        "final": {
+            "data": config.final_data,
+            "epochs": config.final_epochs,
+            "seconds": round(sum(epoch["seconds"] for one in trained for epoch in one.epochs), 3),
+            "num_params": trial.user_attrs.get("num_params"),
+        },
+        "data": {
+            "source": config.data,
+            "images": len(dataset.labels),
+            "groups": len(set(dataset.groups.tolist())),
+            "groups_from": dataset.groups_from,
+            "parts": work.parts.counts(),
+            "parts_hash": work.parts.hash,
+            "content": dataset.fingerprint,
+            "skipped": list(dataset.skipped),
+        },
+        "versions": versions(work.device),
+    }

@@ -1,0 +1,215 @@
+"""One trial: suggest, build, train, report each epoch, prune or finish."""
+
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from torch import Tensor
+
+from data.batches import Batch, Pixels, eval_batches, to_device, train_batches
+from data.datasets import ImageSet
+from data.splits import Parts
+from models.cnn import CNN, CNNConfig, build_cnn, count_parameters, prepare
+from models.training import EpochResult, TrainConfig, derive_seed, fit
+from study.config import StudyConfig, bracket_of, brackets
+from study.space import cnn_config, distributions, full_point, suggest, train_config
+from study.storage import forget_rung
+
+EVAL_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """What every training of a study needs, made once per process."""
+
+    config: StudyConfig
+    dataset: ImageSet
+    parts: Parts
+    pixels: Pixels
+    device: torch.device
+    folder: Path  # runs/<study name>
+
+    def index(self, *names: str) -> Tensor:
+        """Image indices [n] of the named parts together, on the device."""
+        return torch.cat([torch.from_numpy(getattr(self.parts, name)) for name in names]).to(self.device)
+
+    def eval_batches(self, part: str) -> Iterator[Batch]:
+        """The images of a part, once and in order."""
+        return eval_batches(self.pixels, self.index(part), EVAL_BATCH)
+
+
+def make_workspace(
+    config: StudyConfig, dataset: ImageSet, parts: Parts, device: torch.device, folder: Path
+) -> Workspace:
+    """Move the images to the device."""
+    pixels = to_device(dataset.images, dataset.labels, device)
+    return Workspace(config=config, dataset=dataset, parts=parts, pixels=pixels, device=device, folder=folder)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network about to be trained: take epochs from `epochs`."""
+
+    model: CNN
+    architecture: CNNConfig
+    epochs: Iterator[EpochResult]
+
+
+def start_training(
+    work: Workspace,
+    params: dict[str, Any],
+    *,
+    epochs: int,
+    batch_size: int,
+    train_parts: tuple[str, ...],
+    seed: int,
+) -> Training:
+    """Fresh weights for a point of the space, and the loop that will train them.
+
+    Validation runs each epoch unless val is trained on.
+    """
+    point = full_point(work.config.space, params)
+    architecture = cnn_config(point, len(work.dataset.classes), work.config.image_size)
+    torch.manual_seed(derive_seed(seed, "weights"))
+    model = prepare(build_cnn(architecture), work.device)
+    index = work.index(*train_parts)
+    augment = work.config.augment.at(point["augment_strength"])
+
+    def train() -> Iterator[Batch]:
+        return train_batches(work.pixels, index, batch_size, augment)
+
+    def val() -> Iterator[Batch]:
+        return work.eval_batches("val")
+
+    recipe: TrainConfig = train_config(point, epochs)
+    steps = max(1, len(index) // batch_size)
+    checked: Callable[[], Iterator[Batch]] | None = None if "val" in train_parts else val
+    return Training(model, architecture, fit(model, recipe, train, steps, checked, seed))
+
+
+@dataclass(frozen=True)
+class TrialEpoch:
+    """News of a running trial."""
+
+    number: int
+    epoch: int
+    value: float
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """News of a finished trial."""
+
+    number: int
+    state: str  # COMPLETE or PRUNED
+    value: float | None
+
+
+def run_trial(study: optuna.Study, trial: optuna.Trial, work: Workspace) -> Iterator[TrialEpoch | TrialEnd]:
+    """Run a trial to its end and tell the study; yields after each epoch.
+
+    A trial that was interrupted is replayed: its epochs give the same numbers again, what was reported is not
+    reported twice, and its last report is judged anew, since the verdict may have been lost.
+    """
+    config = work.config
+    start = time.perf_counter()
+    reported = dict(study._storage.get_trial(trial._trial_id).intermediate_values)
+    last = max(reported, default=0)
+    _forget_verdict(study, trial, config, last)
+    params = suggest(trial, distributions(config.space))
+    seed = derive_seed(config.seed, "trial", trial.number)
+    training = start_training(
+        work, params, epochs=config.epochs, batch_size=config.batch_size, train_parts=("train",), seed=seed
+    )
+    _describe(trial, training.model, config, study.study_name, work.device)
+    reason: str | None = None
+    seen: list[tuple[float, EpochResult]] = []
+    for result in training.epochs:
+        value = _value(result, config)
+        if result.diverged:
+            reason = f"diverged: the loss is not a number in epoch {result.epoch}"
+            break
+        seen.append((value, result))
+        if result.epoch not in reported:
+            trial.report(value, result.epoch)
+        elif not math.isclose(value, reported[result.epoch], abs_tol=1e-12):
+            trial.set_user_attr("replay_differs", f"epoch {result.epoch}: {reported[result.epoch]}, again {value}")
+        yield TrialEpoch(trial.number, result.epoch, value)
+        if last <= result.epoch < config.epochs and trial.should_prune():
+            reason = f"not among the best 1/{config.eta} of its bracket after {result.epoch} epochs"
+            break
+    yield _finish(study, trial, seen, reason, time.perf_counter() - start)
+
+
+def _forget_verdict(study: optuna.Study, trial: optuna.Trial, config: StudyConfig, last: int) -> None:
+    """Take back the rung that the last report reached, if it reached one."""
+    bracket = bracket_of(study.study_name, trial.number, config)
+    if bracket is None or not last:
+        return
+    rungs = brackets(config.min_epochs, config.epochs, config.eta)[bracket]
+    if last in rungs:
+        storage = study._storage
+        rdb = getattr(storage, "_backend", storage)  # Optuna wraps the database in a cache
+        assert isinstance(rdb, RDBStorage)
+        forget_rung(rdb, trial._trial_id, rungs.index(last))
+
+
+def _describe(trial: optuna.Trial, model: CNN, config: StudyConfig, study_name: str, device: torch.device) -> None:
+    trial.set_user_attr("num_params", count_parameters(model))
+    trial.set_user_attr("bracket", bracket_of(study_name, trial.number, config))
+    trial.set_user_attr("versions", versions(device))
+
+
+def versions(device: torch.device) -> dict[str, str | int]:
+    """What the exact numbers of a training depend on besides its configuration."""
+    return {
+        "archstudy": version("archstudy"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "optuna": optuna.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _value(result: EpochResult, config: StudyConfig) -> float:
+    value = result.val_accuracy if config.metric == "accuracy" else result.val_balanced_accuracy
+    assert value is not None  # the search always validates
+    return value
+
+
+def _finish(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    seen: list[tuple[float, EpochResult]],
+    reason: str | None,
+    seconds: float,
+) -> TrialEnd:
+    """Write the trial's attributes and close it."""
+    attributes: dict[str, Any] = {"seconds": round(seconds, 3)}
+    if seen:
+        best, at = max(seen, key=lambda entry: entry[0])
+        training = sum(result.seconds for _, result in seen)
+        attributes |= {
+            "best_accuracy": best,
+            "best_epoch": at.epoch,
+            "train_accuracy": seen[-1][1].train_accuracy,
+            "epoch_seconds": round(training / len(seen), 4),
+            "images_per_second": round(sum(result.images for _, result in seen) / training, 1),
+        }
+    if reason:
+        attributes["pruned_because"] = reason
+    for key, attribute in attributes.items():
+        trial.set_user_attr(key, attribute)
+    value = None if reason else seen[-1][0]
+    study.tell(trial, value, state=TrialState.PRUNED if reason else TrialState.COMPLETE)
+    return TrialEnd(trial.number, "PRUNED" if reason else "COMPLETE", seen[-1][0] if seen else None)

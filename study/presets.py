@@ -1,0 +1,104 @@
+"""Ready-made studies, as plain values of StudyConfig's fields."""
+
+from typing import Any
+
+REFERENCE_BEST: dict[str, Any] = {
+    "num_conv_blocks": 4,
+    "filters_multiplier": 4,
+    "kernel_sizes": "3-3-5-3",
+    "use_batch_norm": False,
+    "conv_dropout": 0.1,
+    "dense_units": "256-128",
+    "dense_dropout": 0.5,
+    "learning_rate": 1e-4,
+}
+"""The best of the published search (99.72 % on its leaky validation images)."""
+
+REFERENCE_AUGMENT = {"rotation": 20.0, "hflip": True, "crop": 0.8, "jitter": 0.2}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Small enough for a laptop's processor: the quickstart.
+    "quick": {
+        "image_size": 16,
+        "trials": 12,
+        "epochs": 9,
+        "min_epochs": 1,
+        "batch_size": 64,
+        "final_epochs": 18,
+        "final_batch_size": 64,
+        "augment": {"rotation": 10.0, "crop": 0.9},  # a flipped digit is another digit
+        "space": {
+            "num_conv_blocks": [2, 3],
+            "base_filters": 8,
+            "filters_multiplier": [1, 2],
+            "kernel_sizes": ["3-3-3", "5-3-3"],
+            "use_batch_norm": [True, False],
+            "conv_dropout": [0.0, 0.1],
+            "dense_units": ["none", "64"],
+            "learning_rate": {"low": 1e-3, "high": 3e-2, "log": True},
+            "optimizer": "adamw",
+            "schedule": "cosine",
+        },
+    },
+    # The published search: its 9,720 points, its budget, its procedure.
+    "reference": {
+        "image_size": 128,
+        "trials": 15,
+        "epochs": 15,
+        "min_epochs": 1,
+        "sampler": "random",
+        "batch_size": 16,
+        "final_epochs": 30,
+        "final_batch_size": 32,
+        "final_data": "train",  # its schedule needs a validation loss
+        "augment": REFERENCE_AUGMENT,
+        "space": {
+            "num_conv_blocks": [3, 4, 5],
+            "filters_multiplier": [1, 2, 4],
+            "kernel_sizes": ["3-3-3", "3-5-3", "5-3-5", "3-3-5-3", "3-5-5-3"],
+            "use_batch_norm": [True, False],
+            "conv_dropout": [0.1, 0.2, 0.3],
+            "dense_units": ["512-256", "256-128", "512", "256"],
+            "dense_dropout": [0.3, 0.4, 0.5],
+            "learning_rate": [1e-3, 1e-4, 1e-5],
+            "schedule": "plateau",
+        },
+    },
+    # The default for a user's folder.
+    "full": {
+        "image_size": 128,
+        "trials": 64,
+        "epochs": 27,
+        "min_epochs": 3,
+        "batch_size": 64,
+        "final_epochs": 54,
+        "final_batch_size": 64,
+        "final_seeds": 3,
+        "augment": {**REFERENCE_AUGMENT, "vflip": True, "stain": 0.15},
+        "space": {
+            "num_conv_blocks": {"low": 3, "high": 6},
+            "filters_multiplier": [1, 2, 4],
+            "kernel_sizes": ["3-3-3", "3-5-3", "5-3-5", "3-3-5-3", "3-5-5-3", "5-5-3-3"],
+            "use_batch_norm": [True, False],
+            "conv_dropout": {"low": 0.0, "high": 0.3},
+            "head": ["gap", "flatten"],
+            "dense_units": ["none", "256", "512", "256-128", "512-256"],
+            "dense_dropout": {"low": 0.0, "high": 0.5},
+            "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+            "optimizer": ["adam", "adamw", "sgd"],
+            "weight_decay": {"low": 1e-6, "high": 1e-1, "log": True},
+            "schedule": ["constant", "cosine", "onecycle"],
+            "label_smoothing": {"low": 0.0, "high": 0.2},
+            "augment_strength": {"low": 0.0, "high": 2.0},
+        },
+        "baseline": {
+            **REFERENCE_BEST,
+            "head": "flatten",
+            "optimizer": "adam",
+            "weight_decay": 1e-4,
+            "schedule": "constant",
+            "label_smoothing": 0.0,
+            "augment_strength": 1.0,
+        },
+    },
+}

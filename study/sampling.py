@@ -1,0 +1,71 @@
+"""Optuna's sampler and pruner, set up so that a study can be interrupted anywhere and give the same trials."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from models.training import derive_seed
+from study.config import StudyConfig
+from study.space import distributions
+
+
+class PerTrialSampler(BaseSampler):
+    """Draws each trial's whole point at once, from a sampler seeded by (study seed, trial number).
+
+    A sampler that lives as long as the process would go on from another state after a restart. TPE keeps no state
+    but its random numbers: it reads the history anew for every trial.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int, space: dict[str, BaseDistribution]) -> None:
+        self._make = make
+        self._seed = seed
+        self._space = space
+        self._sampler = make(seed)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Reseed from the trial's number."""
+        self._sampler = self._make(derive_seed(self._seed, "sampler", trial.number) % 2**32)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space, whatever the history holds."""
+        return self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """All parameters, so that a kill between two of them does not shift the draws of the rest."""
+        point = self._sampler.sample_relative(study, trial, search_space)
+        for name, distribution in search_space.items():
+            if name not in point:
+                point[name] = self._sampler.sample_independent(study, trial, name, distribution)
+        return point
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Never needed for a parameter of the space."""
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Hand on to the sampler."""
+        self._sampler.after_trial(study, trial, state, values)
+
+
+def make_sampler(config: StudyConfig) -> BaseSampler:
+    """The study's sampler: TPE (Bergstra et al. 2011; Optuna's multivariate form) or random."""
+    kind = TPESampler if config.sampler == "tpe" else RandomSampler
+    return PerTrialSampler(lambda seed: kind(seed=seed), config.seed, distributions(config.space))
+
+
+def make_pruner(config: StudyConfig) -> BasePruner:
+    """The study's pruner: Hyperband (Li et al. 2018) or none."""
+    if config.pruner == "none":
+        return NopPruner()
+    return HyperbandPruner(min_resource=config.min_epochs, max_resource=config.epochs, reduction_factor=config.eta)

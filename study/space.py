@@ -1,0 +1,242 @@
+"""What is searched: named parameters, Optuna distributions as data, and the way from a point to configs.
+
+A space is a flat dict of parameter name -> entry. An entry is a list (one of these), a Range, or a single value
+(fixed, not searched). Parameters that a space does not name keep their default. Sequences are strings such as
+"3-5-3", so that they survive the database and read well in SQL.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from models.cnn import CNNConfig
+from models.training import TrainConfig
+from study import StudyError
+
+Value = bool | int | float | str
+
+
+class Range(BaseModel):
+    """Numbers from low to high, both included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, not {self.low} and {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("a log range needs low above 0 and no step")
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"step must be above 0, not {self.step}")
+        return self
+
+
+Entry = Range | list[Value] | Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """A name that a space may search: its type, default, and what is allowed."""
+
+    default: Value
+    low: float = 0
+    high: float = 0
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+    meaning: str
+
+    @property
+    def allowed(self) -> str:
+        """For people: which values are allowed."""
+        if isinstance(self.default, bool):
+            return "true or false"
+        if self.choices:
+            return " or ".join(self.choices)
+        if self.pattern:
+            return f'a string such as "{self.default}"'
+        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        return f"{kind} from {self.low:g} to {self.high:g}"
+
+    def check(self, value: object) -> Value:
+        """The value in this parameter's type; ValueError when it is not allowed."""
+        good: Value | None = None
+        if isinstance(self.default, bool):
+            good = value if isinstance(value, bool) else None
+        elif isinstance(value, str):
+            matches = value in self.choices or (self.pattern and re.fullmatch(self.pattern, value))
+            good = value if matches else None
+        elif isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high:
+            if isinstance(self.default, float):
+                good = float(value)
+            elif isinstance(self.default, int) and value == int(value):
+                good = int(value)
+        if good is None:
+            raise ValueError(f"{value!r} is not allowed (allowed: {self.allowed})")
+        return good
+
+
+PARAMETERS: dict[str, Parameter] = {
+    "num_conv_blocks": Parameter(default=4, low=1, high=8, meaning="blocks of convolution and pooling"),
+    "base_filters": Parameter(default=32, low=1, high=512, meaning="channels of the first block; doubled in each next"),
+    "filters_multiplier": Parameter(default=1, low=1, high=16, meaning="widens every block"),
+    "kernel_sizes": Parameter(
+        default="3-3-3",
+        pattern=r"[13579](-[13579])*",
+        meaning="odd kernel size of each block; padded with 3, cut to the depth",
+    ),
+    "use_batch_norm": Parameter(default=True, meaning="batch normalisation after each convolution"),
+    "conv_dropout": Parameter(default=0.0, low=0, high=0.9, meaning="share of channels dropped after each block"),
+    "head": Parameter(default="flatten", choices=("flatten", "gap"), meaning="all positions, or their average"),
+    "dense_units": Parameter(
+        default="256", pattern=r"none|[1-9]\d{0,4}(-[1-9]\d{0,4})*", meaning='widths of the dense layers, or "none"'
+    ),
+    "dense_dropout": Parameter(default=0.0, low=0, high=0.9, meaning="share of units dropped after each dense layer"),
+    "learning_rate": Parameter(default=1e-3, low=1e-8, high=10, meaning="at the schedule's peak"),
+    "optimizer": Parameter(default="adam", choices=("adam", "adamw", "sgd"), meaning="SGD has Nesterov momentum 0.9"),
+    "weight_decay": Parameter(default=1e-4, low=0, high=1, meaning="an L2 penalty with adam, decoupled with adamw"),
+    "schedule": Parameter(
+        default="constant",
+        choices=("constant", "cosine", "onecycle", "plateau"),
+        meaning="learning rate over the progress of training; plateau halves it on a stalled validation loss",
+    ),
+    "label_smoothing": Parameter(default=0.0, low=0, high=0.5, meaning="share of the target spread over all classes"),
+    "augment_strength": Parameter(default=1.0, low=0, high=3, meaning="scales everything in [augment]; 0 is off"),
+}
+
+
+def validated(space: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The space with every value in its parameter's type; ValueError names what is wrong."""
+    checked: dict[str, Entry] = {}
+    for name, entry in space.items():
+        if name not in PARAMETERS:
+            raise ValueError(f"unknown parameter {name!r} in the space{nearest(name, PARAMETERS)}")
+        try:
+            checked[name] = _validated_entry(PARAMETERS[name], entry)
+        except ValueError as error:
+            raise ValueError(f"space.{name}: {error}") from error
+    return checked
+
+
+def _validated_entry(parameter: Parameter, entry: Entry) -> Entry:
+    if isinstance(entry, Range):
+        if parameter.choices or parameter.pattern or isinstance(parameter.default, bool):
+            raise ValueError("takes a list of values, not a range")
+        low, high = parameter.check(entry.low), parameter.check(entry.high)
+        return entry.model_copy(update={"low": low, "high": high})
+    if isinstance(entry, list):
+        values = [parameter.check(value) for value in entry]
+        if len(values) != len(set(values)) or not values:
+            raise ValueError(f"needs a list of different values, not {entry!r}")
+        return values
+    return parameter.check(entry)
+
+
+def nearest(word: str, words: Mapping[str, object] | list[str]) -> str:
+    """ ", did you mean ...?" when a name is near, else the names there are."""
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {close[0]}?" if close else f" (there are: {', '.join(words)})"
+
+
+def distributions(space: Mapping[str, Entry]) -> dict[str, BaseDistribution]:
+    """The searched part of a space as Optuna's distributions, sorted by name."""
+    found: dict[str, BaseDistribution] = {}
+    for name, entry in sorted(space.items()):
+        if isinstance(entry, list):
+            found[name] = CategoricalDistribution(entry)
+        elif isinstance(entry, Range):
+            if isinstance(PARAMETERS[name].default, int):
+                step = int(entry.step or 1)
+                found[name] = IntDistribution(int(entry.low), int(entry.high), log=entry.log, step=step)
+            else:
+                found[name] = FloatDistribution(entry.low, entry.high, log=entry.log, step=entry.step)
+    return found
+
+
+def fixed(space: Mapping[str, Entry]) -> dict[str, Value]:
+    """The parameters that are not searched: the space's single values, and defaults."""
+    values = {name: parameter.default for name, parameter in PARAMETERS.items() if name not in space}
+    return values | {name: entry for name, entry in space.items() if not isinstance(entry, Range | list)}
+
+
+def contains(space: Mapping[str, Entry], name: str, value: Value) -> bool:
+    """Whether a value of a searched parameter lies in the space."""
+    distribution = distributions(space).get(name)
+    if distribution is None:
+        return False
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except ValueError:
+        return False
+
+
+def suggest(trial: optuna.Trial, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """Draw (or read back) every searched parameter of a trial."""
+    params: dict[str, Any] = {}
+    for name, kind in space.items():
+        if isinstance(kind, CategoricalDistribution):
+            params[name] = trial.suggest_categorical(name, kind.choices)
+        elif isinstance(kind, IntDistribution):
+            params[name] = trial.suggest_int(name, kind.low, kind.high, step=kind.step, log=kind.log)
+        elif isinstance(kind, FloatDistribution):
+            params[name] = trial.suggest_float(name, kind.low, kind.high, step=kind.step, log=kind.log)
+    return params
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """ "3-5-3" -> (3, 5, 3); "none" -> ()."""
+    return () if text == "none" else tuple(int(part) for part in text.split("-"))
+
+
+def cnn_config(point: Mapping[str, Any], num_classes: int, image_size: int) -> CNNConfig:
+    """The architecture at a full point (searched and fixed parameters together)."""
+    blocks = point["num_conv_blocks"]
+    width = point["base_filters"] * point["filters_multiplier"]
+    kernels = (*numbers(point["kernel_sizes"]), *[3] * blocks)[:blocks]
+    return CNNConfig(
+        num_classes=num_classes,
+        image_size=image_size,
+        filters=tuple(width << block for block in range(blocks)),
+        kernel_sizes=kernels,
+        batch_norm=point["use_batch_norm"],
+        conv_dropout=point["conv_dropout"],
+        dense_units=numbers(point["dense_units"]),
+        dense_dropout=point["dense_dropout"],
+        head=point["head"],
+    )
+
+
+def train_config(point: Mapping[str, Any], epochs: int) -> TrainConfig:
+    """How a full point is trained."""
+    return TrainConfig(
+        epochs=epochs,
+        learning_rate=point["learning_rate"],
+        optimizer=point["optimizer"],
+        weight_decay=point["weight_decay"],
+        schedule=point["schedule"],
+        label_smoothing=point["label_smoothing"],
+    )
+
+
+def full_point(space: Mapping[str, Entry], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Searched values together with fixed ones; StudyError when a trial lacks a parameter."""
+    missing = [name for name in distributions(space) if name not in params]
+    if missing:
+        raise StudyError(f"the trial has no value for {', '.join(missing)}: it was made by another program")
+    return {**fixed(space), **params}
