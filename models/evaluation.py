@@ -1,4 +1,7 @@
-"""Scores of a trained network, with their uncertainty."""
+"""Scores of a trained network, with their uncertainty.
+
+SciPy and scikit-learn take seconds to import and are needed once, at the end: they are imported where they are used.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,14 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from sklearn.metrics import (
-    balanced_accuracy_score,
-    classification_report,
-    confusion_matrix,
-    f1_score,
-    log_loss,
-)
 from torch import Tensor, nn
 
 Floats = NDArray[np.float64]
@@ -58,6 +53,8 @@ def fit_temperature(logits: Floats, labels: Ints) -> float:
 
     Kept between 0.05 and 20: a part without an error would drive it to 0.
     """
+    from scipy.optimize import minimize_scalar
+
     tensor, target = torch.from_numpy(logits), torch.from_numpy(labels)
 
     def loss(log_temperature: float) -> float:
@@ -68,6 +65,8 @@ def fit_temperature(logits: Floats, labels: Ints) -> float:
 
 def score(logits: Floats, labels: Ints, groups: Ints, classes: Sequence[str], temperature: float, seed: int) -> Scores:
     """All scores of logits [N, K] against labels [N]; intervals resample groups [N]."""
+    from sklearn import metrics
+
     predicted = logits.argmax(axis=1)
     every = list(range(len(classes)))
     return Scores(
@@ -75,14 +74,14 @@ def score(logits: Floats, labels: Ints, groups: Ints, classes: Sequence[str], te
         groups=len(np.unique(groups)),
         accuracy=float((predicted == labels).mean()),
         accuracy_interval=accuracy_interval(predicted == labels, labels, groups, seed),
-        balanced_accuracy=float(balanced_accuracy_score(labels, predicted)),
-        macro_f1=float(f1_score(labels, predicted, labels=every, average="macro", zero_division=0)),
-        nll=float(log_loss(labels, softmax(logits, temperature), labels=every)),
+        balanced_accuracy=float(metrics.balanced_accuracy_score(labels, predicted)),
+        macro_f1=float(metrics.f1_score(labels, predicted, labels=every, average="macro", zero_division=0)),
+        nll=float(metrics.log_loss(labels, softmax(logits, temperature), labels=every)),
         majority=float(np.bincount(labels).max() / len(labels)),
-        report=classification_report(
+        report=metrics.classification_report(
             labels, predicted, labels=every, target_names=list(classes), output_dict=True, zero_division=0
         ),
-        confusion=confusion_matrix(labels, predicted, labels=every).tolist(),
+        confusion=metrics.confusion_matrix(labels, predicted, labels=every).tolist(),
     )
 
 

@@ -76,7 +76,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "final_seeds": 3,
         "augment": {**REFERENCE_AUGMENT, "vflip": True, "stain": 0.15},
         "space": {
-            "num_conv_blocks": {"low": 3, "high": 6},
+            "num_conv_blocks": {"low": 3, "high": 5},
             "filters_multiplier": [1, 2, 4],
             "kernel_sizes": ["3-3-3", "3-5-3", "5-3-5", "3-3-5-3", "3-5-5-3", "5-5-3-3"],
             "use_batch_norm": [True, False],

@@ -1,0 +1,132 @@
+"""Shared by all tests: one torch thread, small real images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+
+from data import tissue
+from data.datasets import ImageSet, embedded, load_folder
+from data.splits import make_parts
+from study import cli
+from study.config import StudyConfig, resolve
+from study.objective import Workspace, make_workspace
+
+torch.set_num_threads(1)
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+TINY = {
+    "image_size": 8,
+    "trials": 6,
+    "epochs": 4,
+    "min_epochs": 1,
+    "eta": 2,
+    "final_epochs": 3,
+    "space.num_conv_blocks": [1, 2],
+    "space.base_filters": 4,
+    "space.filters_multiplier": [1, 2],
+    "batch_size": 32,
+    "final_batch_size": 32,
+}
+"""A study of a second."""
+
+
+def shrink(source: Path, target: Path, classes: int, each: int) -> Path:
+    """A folder with the first images of the first classes of another."""
+    for folder in sorted(path for path in source.iterdir() if path.is_dir())[:classes]:
+        (target / folder.name).mkdir(parents=True)
+        for file in sorted(folder.iterdir())[:each]:
+            (target / folder.name / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of the embedded digits, as files."""
+    return embedded("digits", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def small_folder(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four digits, forty real images each."""
+    return shrink(digits_folder, tmp_path_factory.mktemp("small") / "four", classes=4, each=40)
+
+
+@pytest.fixture(scope="session")
+def tissue_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic tissue: five classes, six sources each, three copies of each."""
+    return tissue.generate(tmp_path_factory.mktemp("tissue") / "tissue", sources=6, copies=3, size=48)
+
+
+@pytest.fixture(scope="session")
+def small_set(small_folder: Path) -> ImageSet:
+    return load_folder(small_folder, 8)
+
+
+@pytest.fixture
+def tiny() -> Callable[..., StudyConfig]:
+    """Make a configuration of a second's study, with changes."""
+
+    def make(**changes: Any) -> StudyConfig:
+        return resolve(None, {**TINY, **changes})
+
+    return make
+
+
+@pytest.fixture
+def workspace(small_set: ImageSet, tmp_path: Path) -> Callable[[StudyConfig], Workspace]:
+    """The small folder's images, ready for training."""
+
+    def make(config: StudyConfig, dataset: ImageSet = small_set) -> Workspace:
+        parts = make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, config.seed)
+        return make_workspace(config, dataset, parts, torch.device("cpu"), tmp_path / "runs" / "s")
+
+    return make
+
+
+class Shell:
+    """The `study` command in this process: exit code, stdout and stderr."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        self._monkeypatch.setattr("sys.argv", ["study", *map(str, arguments)])
+        self._capsys.readouterr()
+        try:
+            cli.main()
+            code: object = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = self._capsys.readouterr()
+        assert isinstance(code, int)
+        return code, captured.out, captured.err
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
+    """Run `study ...` in an empty folder; wide, plain output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return Shell(monkeypatch, capsys)
+
+
+def tiny_options(folder: Path, **changes: Any) -> list[str]:
+    """The options of `study run` for a second's study on a folder."""
+    settings = {**TINY, **changes}
+    options = ["--preset", "quick", "--data", str(folder)]
+    for name, value in settings.items():
+        text = str(value).replace("'", '"') if not isinstance(value, bool) else str(value).lower()
+        options += ["--set", f"{name}={text}"]
+    return options
+
+
+def random_images(count: int, size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)

@@ -1,0 +1,226 @@
+"""One contract for every dataset, and one clear line for every folder that is none."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import DataError
+from data.datasets import ImageSet, decode, join, load, load_folder
+from tests.conftest import SHARED, random_images
+
+Writer = Callable[[Path], None]
+
+
+@pytest.fixture(params=["digits", "tissue", "folder", "lc25000"])
+def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> ImageSet:
+    if request.param == "folder":
+        return load_folder(request.getfixturevalue("small_folder"), 16)
+    if request.param == "lc25000":
+        if not (SHARED / "lc25000_5x1000").is_dir():
+            pytest.skip("the shared LC25000 images are not here")
+        return load(str(SHARED / "lc25000_5x1000"), 16, tmp_path)
+    return load(request.param, 16, tmp_path)
+
+
+def test_contract(dataset: ImageSet) -> None:
+    count = len(dataset.labels)
+    assert dataset.images.shape == (count, 16, 16, 3)
+    assert dataset.images.dtype == np.uint8
+    assert dataset.images.std() > 5
+    assert len(dataset.paths) == len(set(dataset.paths)) == count == len(dataset.groups)
+    assert all((dataset.root / path).is_file() for path in dataset.paths[:5])
+    assert set(dataset.labels.tolist()) == set(range(len(dataset.classes)))
+    assert list(dataset.classes) == sorted(dataset.classes)
+    assert set(dataset.groups.tolist()) == set(range(int(dataset.groups.max()) + 1))
+    assert len(dataset.fingerprint) == 64
+    assert not dataset.skipped
+
+
+def test_shared_images_have_their_true_groups(tmp_path: Path) -> None:
+    if not (SHARED / "lc25000_5x1000").is_dir():
+        pytest.skip("the shared LC25000 images are not here")
+    dataset = load(str(SHARED / "lc25000_5x1000"), 16, tmp_path)
+    assert len(dataset.labels) == 5000
+    assert dataset.groups.max() + 1 <= 1216  # fewer only where identical files join two
+    assert dataset.groups.max() + 1 >= 1200
+
+
+def test_tissue_is_labelled_synthetic_and_digits_are_not(tmp_path: Path) -> None:
+    assert load("tissue", 16, tmp_path).synthetic
+    assert not load("digits", 16, tmp_path).synthetic
+
+
+def test_tissue_is_deterministic_and_has_copies(tissue_folder: Path, tmp_path: Path) -> None:
+    from data import tissue
+
+    again = tissue.generate(tmp_path / "again", sources=6, copies=3, size=48)
+    first, second = load_folder(tissue_folder, 16), load_folder(again, 16)
+    assert first.fingerprint == second.fingerprint
+    assert np.bincount(first.groups).tolist() == [3] * 30
+    other = tissue.generate(tmp_path / "other", sources=6, copies=3, size=48, seed=1)
+    assert load_folder(other, 16).fingerprint != first.fingerprint
+
+
+def test_loading_again_gives_the_same(small_folder: Path) -> None:
+    first, second = load_folder(small_folder, 8), load_folder(small_folder, 8)
+    assert first.fingerprint == second.fingerprint
+    assert np.array_equal(first.images, second.images)
+
+
+def test_fingerprint_sees_content_but_not_the_place(small_folder: Path, tmp_path: Path) -> None:
+    from tests.conftest import shrink
+
+    moved = shrink(small_folder, tmp_path / "moved", classes=4, each=40)
+    assert load_folder(moved, 8).fingerprint == load_folder(small_folder, 8).fingerprint
+    file = next((moved / "0").iterdir())
+    Image.fromarray(random_images(1, 8)[0]).save(file)
+    assert load_folder(moved, 8).fingerprint != load_folder(small_folder, 8).fingerprint
+
+
+def make_folder(root: Path, classes: dict[str, int], size: int = 8) -> Path:
+    for seed, (name, count) in enumerate(classes.items()):
+        (root / name).mkdir(parents=True)
+        for number, image in enumerate(random_images(count, size, seed)):
+            Image.fromarray(image).save(root / name / f"{number}.png")
+    return root
+
+
+def test_groups_csv_is_honoured_and_identical_images_join(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d", {"a": 4, "b": 4})
+    (root / "b" / "3.png").write_bytes((root / "a" / "0.png").read_bytes())
+    rows = [(f"{c}/{i}.png", f"{c}{i // 2}") for c in "ab" for i in range(4)]
+    with (root / "groups.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([("path", "group"), *rows])
+    dataset = load_folder(root, 8)
+    groups = dict(zip(dataset.paths, dataset.groups.tolist(), strict=True))
+    assert groups["a/0.png"] == groups["a/1.png"] == groups["b/3.png"] == groups["b/2.png"]
+    assert groups["a/2.png"] == groups["a/3.png"] != groups["a/0.png"]
+    assert groups["b/0.png"] == groups["b/1.png"]
+    assert dataset.groups.max() == 2
+    assert dataset.groups_from == "groups.csv"
+
+
+def test_group_ids_count_per_label_where_a_label_column_says_so(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d", {"a": 2, "b": 2})
+    rows = [(f"{c}/{i}.png", c, i) for c in "ab" for i in range(2)]
+    with (root / "groups.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([("path", "label", "group_id"), *rows])
+    assert load_folder(root, 8).groups.max() == 3
+
+
+def test_join_is_transitive() -> None:
+    assert join([("a", "1"), ("b", "2"), ("c", "1"), ("b", "1")]).tolist() == [0, 0, 0, 0]
+    assert join([("a", "1"), ("b", "2")]).tolist() == [0, 1]
+
+
+def test_lc25000_archive_layout(tmp_path: Path) -> None:
+    inside = tmp_path / "x" / "lung_colon_image_set"
+    make_folder(inside / "lung_image_sets", {"lung_n": 2, "lung_aca": 2})
+    make_folder(inside / "colon_image_sets", {"colon_n": 2})
+    assert load_folder(tmp_path / "x", 8).classes == ("colon_n", "lung_aca", "lung_n")
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("L", 100, (100, 100, 100)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("RGB", (10, 20, 30), (10, 20, 30)),
+        ("I;16", 257 * 80, (80, 80, 80)),
+        ("1", 1, (255, 255, 255)),
+    ],
+)
+def test_modes_become_rgb(tmp_path: Path, mode: str, colour: object, expected: tuple[int, ...]) -> None:
+    Image.new(mode, (9, 9), colour).save(tmp_path / "x.png")  # type: ignore[arg-type]
+    assert decode(tmp_path / "x.png", 4)[2, 2].tolist() == list(expected)
+
+
+def test_cmyk_and_rotation_by_exif(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "x.jpg")
+    red = decode(tmp_path / "x.jpg", 4)[1, 1].astype(int)
+    assert red[0] > 180
+    assert red[1] < 80
+    left_white = np.zeros((16, 16, 3), np.uint8)
+    left_white[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise: what is left goes up
+    Image.fromarray(left_white).save(tmp_path / "y.jpg", exif=exif, quality=95)
+    turned = decode(tmp_path / "y.jpg", 8)
+    assert turned[0].mean() > 200
+    assert turned[-1].mean() < 50
+
+
+def truncated(path: Path) -> None:
+    data = (path / "a" / "0.png").read_bytes()
+    (path / "a" / "0.png").write_bytes(data[: len(data) // 2])
+
+
+def text_file(path: Path) -> None:
+    (path / "a" / "notes.txt").write_text("not an image")
+
+
+def empty_file(path: Path) -> None:
+    (path / "a" / "1.png").write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncated, text_file, empty_file])
+def test_bad_files_are_named_or_left_out(tmp_path: Path, damage: Writer) -> None:
+    root = make_folder(tmp_path / "d", {"a": 4, "b": 4}, size=32)
+    damage(root)
+    with pytest.raises(DataError, match=r"1 of . files cannot be read as images: a/.*--skip-bad"):
+        load_folder(root, 8)
+    dataset = load_folder(root, 8, skip_bad=True)
+    assert len(dataset.skipped) == 1
+    assert dataset.skipped[0].startswith("a/")
+
+
+def no_classes(root: Path) -> None:
+    root.mkdir()
+
+
+def one_class(root: Path) -> None:
+    make_folder(root, {"only": 3})
+
+
+def empty_class(root: Path) -> None:
+    make_folder(root, {"a": 3, "b": 0})
+
+
+def parts_instead_of_classes(root: Path) -> None:
+    make_folder(root, {"train": 3, "test": 3})
+
+
+def bad_columns(root: Path) -> None:
+    make_folder(root, {"a": 3, "b": 3})
+    (root / "groups.csv").write_text("file,patient\n")
+
+
+def missing_rows(root: Path) -> None:
+    make_folder(root, {"a": 3, "b": 3})
+    (root / "groups.csv").write_text("path,group\na/0.png,1\n")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (no_classes, "no class folders in"),
+        (one_class, "only one class folder"),
+        (empty_class, "class folder without images: b"),
+        (parts_instead_of_classes, "look like parts, not classes"),
+        (bad_columns, "needs the columns path and group; it has: file, patient"),
+        (missing_rows, r"lacks 5 of 6 images: a/1.png, a/2.png, b/0.png"),
+    ],
+)
+def test_folders_that_cannot_be_used(tmp_path: Path, make: Writer, message: str) -> None:
+    make(tmp_path / "d")
+    with pytest.raises(DataError, match=message):
+        load_folder(tmp_path / "d", 8)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder: .*nowhere .*digits"):
+        load(str(tmp_path / "nowhere"), 8, tmp_path)

@@ -1,0 +1,74 @@
+"""Parts are whole by group, stratified by class, complete, and a pure function of the seed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import DataError
+from data.splits import SHARES, make_parts
+
+
+@st.composite
+def labelled_groups(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
+    """Labels and groups of a random dataset in which each class has at least four groups of its own."""
+    classes = draw(st.integers(2, 5))
+    labels: list[int] = []
+    groups: list[int] = []
+    for label in range(classes):
+        for _ in range(draw(st.integers(4, 12))):
+            size = draw(st.integers(1, 6))
+            group = max(groups, default=-1) + 1
+            labels += [label] * size
+            groups += [group] * size
+    order = np.random.default_rng(draw(st.integers(0, 99))).permutation(len(labels))
+    return np.array(labels)[order], np.array(groups)[order], classes
+
+
+def split(labels: np.ndarray, groups: np.ndarray, classes: int, seed: int):  # noqa: ANN201
+    names = [f"c{i}" for i in range(classes)]
+    return make_parts(labels, groups, names, [f"{i}.png" for i in range(len(labels))], seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(labelled_groups(), st.integers(0, 1000))
+def test_parts_divide_the_images_and_never_a_group(case: tuple[np.ndarray, np.ndarray, int], seed: int) -> None:
+    labels, groups, classes = case
+    parts = split(labels, groups, classes, seed)
+    index = [getattr(parts, name) for name in SHARES]
+    assert sorted(np.concatenate(index).tolist()) == list(range(len(labels)))
+    owners = [set(groups[part].tolist()) for part in index]
+    assert sum(map(len, owners)) == len(set(groups.tolist()))
+    for part in index:
+        assert set(labels[part].tolist()) == set(range(classes))
+    assert split(labels, groups, classes, seed).hash == parts.hash
+
+
+@pytest.mark.parametrize("copies", [1, 4, 20])
+def test_shares_are_met_within_two_points_where_groups_are_many(copies: int) -> None:
+    sources, classes = 250, 5
+    groups = np.repeat(np.arange(sources * classes), copies)
+    labels = groups // sources
+    parts = split(labels, groups, classes, 0)
+    for name, share in SHARES.items():
+        index = getattr(parts, name)
+        for label in range(classes):
+            assert abs((labels[index] == label).sum() / (sources * copies) - share) < 0.02
+
+
+def test_seed_changes_the_parts() -> None:
+    groups = np.arange(200)
+    assert split(groups % 2, groups, 2, 0).hash != split(groups % 2, groups, 2, 1).hash
+
+
+def test_groups_across_classes_stay_whole() -> None:
+    groups = np.arange(120) // 3  # each group has one image of each class
+    parts = split(np.arange(120) % 3, groups, 3, 0)
+    assert not set(groups[parts.train].tolist()) & set(groups[parts.test].tolist())
+
+
+def test_too_few_sources_are_refused_with_the_number_needed() -> None:
+    labels = np.array([0] * 10 + [1] * 10)
+    groups = np.array(list(range(10)) + [10] * 4 + [11] * 3 + [12] * 3)
+    with pytest.raises(DataError, match=r"class c1 has 10 images of 3 sources; .* at least 4 sources"):
+        split(labels, groups, 2, 0)
