@@ -134,8 +134,12 @@ def load_weights(file: Path, config: CNNConfig) -> CNN:
     try:
         model.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{file} does not fit its architecture ({str(error).splitlines()[0]})") from error
+        raise ModelError(f"{file} does not fit its architecture ({_reason(error)})") from error
     return model.eval()
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load_reference(path: Path) -> Bundle:
@@ -153,7 +157,7 @@ def load_reference(path: Path) -> Bundle:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # torch.load raises whatever the bytes make it raise
         raise ModelError(
-            f"{path} is not a checkpoint in the reference's layout ({str(error).splitlines()[0]})"
+            f"{path} is not a checkpoint in the reference's layout ({_reason(error)})"
         ) from error
     predictor = Predictor(model, IMAGENET["mean"], IMAGENET["std"], temperature=1.0)
     return Bundle(predictor=predictor.eval(), classes=classes, image_size=config.image_size)

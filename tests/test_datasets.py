@@ -222,5 +222,5 @@ def test_folders_that_cannot_be_used(tmp_path: Path, make: Writer, message: str)
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder: .*nowhere .*digits"):
+    with pytest.raises(DataError, match=r"no such folder: .*nowhere .*digits"):
         load(str(tmp_path / "nowhere"), 8, tmp_path)

@@ -25,7 +25,7 @@ def labelled_groups(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     return np.array(labels)[order], np.array(groups)[order], classes
 
 
-def split(labels: np.ndarray, groups: np.ndarray, classes: int, seed: int):  # noqa: ANN201
+def split(labels: np.ndarray, groups: np.ndarray, classes: int, seed: int):
     names = [f"c{i}" for i in range(classes)]
     return make_parts(labels, groups, names, [f"{i}.png" for i in range(len(labels))], seed)
 

@@ -1,0 +1,114 @@
+"""The loop: deterministic in its seed, learns, stops when told, reports what happened."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.cnn import CNNConfig, build_cnn
+from models.training import Batch, EpochResult, TrainConfig, derive_seed, evaluate, fit, rate_factor
+
+SMALL = CNNConfig(
+    num_classes=2,
+    image_size=8,
+    filters=(8,),
+    kernel_sizes=(3,),
+    batch_norm=True,
+    conv_dropout=0.1,
+    dense_units=(16,),
+    dense_dropout=0.2,
+)
+
+
+def easy_batches(count: int = 4, size: int = 32) -> tuple[Callable[[], list[Batch]], int]:
+    """Two classes told apart by brightness; drawn anew (from torch's generator) each time."""
+
+    def batches() -> list[Batch]:
+        drawn = []
+        for _ in range(count):
+            y = torch.randint(0, 2, (size,))
+            drawn.append((torch.randn(size, 3, 8, 8) + y.view(-1, 1, 1, 1) * 0.7, y))
+        return drawn
+
+    return batches, count
+
+
+def run(config: TrainConfig, seed: int = 0, epochs: int | None = None) -> tuple[list[EpochResult], dict[str, Tensor]]:
+    torch.manual_seed(derive_seed(seed, "weights"))
+    model = build_cnn(SMALL)
+    train, steps = easy_batches()
+    torch.manual_seed(7)
+    fixed = easy_batches()[0]()
+    results = list(itertools.islice(fit(model, config, train, steps, lambda: fixed, seed), epochs))
+    return results, model.state_dict()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "onecycle", "plateau"])
+def test_every_optimizer_and_schedule_learns(optimizer: str, schedule: str) -> None:
+    config = TrainConfig(epochs=6, learning_rate=0.01, optimizer=optimizer, schedule=schedule)  # type: ignore[arg-type]
+    results, _ = run(config)
+    assert [result.epoch for result in results] == [1, 2, 3, 4, 5, 6]
+    assert results[-1].val_accuracy is not None
+    assert results[-1].val_accuracy > 0.8
+    assert results[-1].train_loss < results[0].train_loss
+    assert all(result.images == 128 and result.seconds > 0 and not result.diverged for result in results)
+
+
+def test_same_seed_same_bits_other_seed_other_weights() -> None:
+    config = TrainConfig(epochs=2, learning_rate=0.01)
+    first, second, other = run(config)[1], run(config)[1], run(config, seed=1)[1]
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_what_happens_between_epochs_does_not_matter() -> None:
+    config = TrainConfig(epochs=2, learning_rate=0.01)
+    torch.manual_seed(derive_seed(0, "weights"))
+    model = build_cnn(SMALL)
+    train, steps = easy_batches()
+    for _ in fit(model, config, train, steps, None, 0):
+        torch.rand(17)  # somebody else draws
+        torch.manual_seed(99)
+    undisturbed = run(config)[1]
+    assert all(torch.equal(model.state_dict()[name], undisturbed[name]) for name in undisturbed)
+
+
+def test_a_loss_that_is_no_number_is_diverged() -> None:
+    results, _ = run(TrainConfig(epochs=3, learning_rate=1e18, optimizer="sgd"))
+    assert results[-1].diverged
+
+
+def test_schedules_are_functions_of_progress() -> None:
+    for schedule in ("cosine", "onecycle"):
+        factors = [rate_factor(schedule, step / 1000) for step in range(1001)]  # type: ignore[arg-type]
+        assert max(factors) == pytest.approx(1, abs=1e-3)
+        assert factors[0] == pytest.approx(0.04)
+        assert factors[-1] == pytest.approx(0, abs=1e-9)
+    assert rate_factor("constant", 0.3) == 1
+
+
+def test_evaluation_matches_a_plain_computation() -> None:
+    torch.manual_seed(0)
+    model = build_cnn(SMALL)
+    batches = easy_batches(count=3)[0]()
+    batches.append((torch.randn(5, 3, 8, 8), torch.zeros(5, dtype=torch.int64)))
+    loss, accuracy, balanced = evaluate(model, batches)
+    model.eval()
+    x, y = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    with torch.no_grad():
+        logits = model(x)
+    hits = logits.argmax(1) == y
+    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, y).item(), rel=1e-5)
+    assert accuracy == pytest.approx(hits.double().mean().item())
+    assert balanced == pytest.approx(sum(hits[y == c].double().mean().item() for c in (0, 1)) / 2)
+
+
+def test_derived_seeds_are_stable_and_differ() -> None:
+    assert derive_seed(0, "trial", 3) == derive_seed(0, "trial", 3)
+    assert len({derive_seed(0, "trial", number) for number in range(1000)}) == 1000
+    assert 0 <= derive_seed("x") < 2**63
+    assert math.log2(derive_seed(1)) > 40
