@@ -67,12 +67,14 @@ class Bundle:
         return self
 
 
-def save(directory: Path, model: CNN, config: CNNConfig, card: dict[str, Any]) -> None:
-    """Write weights, architecture and card; the card goes last and holds the hash of the weights."""
+def save(directory: Path, model: CNN, config: CNNConfig, card: dict[str, Any]) -> dict[str, Any]:
+    """Write weights, architecture and card; the card goes last, with the hash of the weights. Returns it as written."""
     directory.mkdir(parents=True, exist_ok=True)
     digest = save_weights(directory / WEIGHTS, model)
     write_json(directory / CONFIG, asdict(config))
     write_json(directory / CARD, {**card, "weights_sha256": digest})
+    written: dict[str, Any] = json.loads((directory / CARD).read_text())
+    return written
 
 
 def save_weights(file: Path, model: nn.Module) -> str:
@@ -156,9 +158,7 @@ def load_reference(path: Path) -> Bundle:
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # torch.load raises whatever the bytes make it raise
-        raise ModelError(
-            f"{path} is not a checkpoint in the reference's layout ({_reason(error)})"
-        ) from error
+        raise ModelError(f"{path} is not a checkpoint in the reference's layout ({_reason(error)})") from error
     predictor = Predictor(model, IMAGENET["mean"], IMAGENET["std"], temperature=1.0)
     return Bundle(predictor=predictor.eval(), classes=classes, image_size=config.image_size)
 

@@ -26,4 +26,6 @@ if ! [ -x .venv/bin/python ]; then
 fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 .venv/bin/uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable ".[dev]"
+# Compile once now: otherwise the first start of each command does (and every start, where Python may not write).
+.venv/bin/python -m compileall -q -j 0 .venv/lib/python3*/site-packages >/dev/null 2>&1 || true
 echo "$wanted" > .venv/installed

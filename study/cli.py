@@ -72,7 +72,7 @@ def resume(
     trials: Trials = None,
     device: Device = "auto",
 ) -> None:
-    """Go on with a study, by its name alone; with more --trials if you like."""
+    """Go on with a study, by its name alone; to a larger number of trials if you like."""
     config = stored_config(load_study(open_storage(storage, create=False), name))
     if trials is not None:
         config = config.model_copy(update={"trials": trials})

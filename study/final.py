@@ -83,7 +83,7 @@ def finish(
     temperature = fit_temperature(predict_logits(trained[0].model, work.eval_batches("cal")), labels[work.parts.cal])
     scores = [_score_test(work, one.model, temperature) for one in trained]
     card = _card(study, work, trial, trained, scores, temperature, opening)
-    bundle.save(directory, trained[0].model, _architecture(work, trial), card)
+    card = bundle.save(directory, trained[0].model, _architecture(work, trial), card)
     write_report(directory, study, work.config, card, trained[0].epochs)
     bundle.write_json(directory / "finished.json", {"weights_sha256": trained[0].digest, "trial": trial.number})
     yield Outcome(directory, card)

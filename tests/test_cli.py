@@ -1,0 +1,227 @@
+"""The shell: what it prints, what it refuses, and its frozen surface."""
+
+import csv
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import Shell, random_images, shrink, tiny_options
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def run_tiny(shell: Shell, folder: Path, *more: object) -> tuple[int, str, str]:
+    return shell("run", *tiny_options(folder, trials=2), "--name", "s", *more)
+
+
+def test_the_whole_way(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
+    code, out, err = run_tiny(shell, small_folder)
+    assert (code, err) == (0, "")
+    assert "test accuracy" in out
+    assert "95 % interval" in out
+    assert "not a performance" in out
+    predict, resume, dashboard = (line.strip() for line in out.splitlines()[-3:])
+
+    # The three next commands work as printed.
+    code, out, _ = shell(*predict.split()[1:])
+    assert code == 0
+    assert "probability" in out
+    code, out, _ = shell(*resume.split()[1:])
+    assert code == 0
+    assert "4 trials" in out
+    assert dashboard == "optuna-dashboard sqlite:///optuna.db"
+
+    # Again: nothing to do, the same answer.
+    card = tmp_path / "runs" / "s" / "model" / "card.json"
+    before = card.stat().st_mtime_ns
+    assert shell("resume", "s")[0] == 0
+    assert card.stat().st_mtime_ns == before
+
+    code, out, _ = shell("status", "s", "--json")
+    status = json.loads(out)
+    assert status["complete"] + status["pruned"] == 4
+    assert status["running"] == 0
+    assert shell("status", "--json")[1].startswith("[")
+    assert "best_trial" in shell("status")[1]
+
+    other = 1 - status["best_trial"] if status["best_trial"] < 2 else 0
+    code, out, _ = shell("retrain", "s", "--trial", other)
+    assert code == 0
+    assert (tmp_path / "runs" / "s" / f"model-trial-{other}" / "card.json").exists()
+    code, _, err = shell("retrain", "s", "--trial", 77)
+    assert (code, err) == (2, "study: no finished trial 77 in 's' (there are: 0, 1, 2, 3)\n")
+
+
+@pytest.fixture
+def model(shell: Shell, small_folder: Path) -> Path:
+    assert run_tiny(shell, small_folder)[0] == 0
+    return Path("runs/s/model")
+
+
+def test_predict_prints_rows_by_class_name(shell: Shell, model: Path, small_folder: Path) -> None:
+    code, out, _ = shell("predict", model, small_folder / "0", small_folder / "1" / "0001.png", "--csv")
+    assert code == 0
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert len(rows) == 41
+    assert list(rows[0]) == ["path", "label", "0", "1", "2", "3"]
+    for row in rows:
+        probabilities = {name: float(row[name]) for name in "0123"}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert probabilities[row["label"]] == max(probabilities.values())
+    code, out, _ = shell("predict", model, small_folder / "0", "--json")
+    listed = json.loads(out)
+    assert len(listed) == 40
+    assert set(listed[0]) == {"path", "label", "probabilities"}
+    assert sum(row["label"] == "0" for row in listed) > 20
+
+
+def test_predict_refuses_and_skips_bad_images(shell: Shell, model: Path, small_folder: Path, tmp_path: Path) -> None:
+    photos = shrink(small_folder, tmp_path / "photos", classes=2, each=2)
+    (photos / "0" / "broken.png").write_bytes(b"nothing")
+    code, out, err = shell("predict", model, photos, "--csv")
+    assert code == 2
+    assert "broken.png: not an image" in err
+    code, out, err = shell("predict", model, photos, "--csv", "--skip-bad")
+    assert code == 0
+    assert len(out.splitlines()) == 5
+    assert "left out" in err
+    assert shell("predict", model, tmp_path / "none.png")[2] == f"study: no such image or folder: {tmp_path}/none.png\n"
+    (tmp_path / "empty").mkdir()
+    assert "no images in" in shell("predict", model, tmp_path / "empty")[2]
+
+
+def test_predict_refuses_a_model_that_is_none(shell: Shell, model: Path, small_folder: Path, tmp_path: Path) -> None:
+    image = small_folder / "0"
+    assert "no such model: nowhere" in shell("predict", "nowhere", image)[2]
+    assert "no model in" in shell("predict", tmp_path, image)[2]
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    code, _, err = shell("predict", model, image)
+    assert code == 2
+    assert "is not the file that card.json describes" in err
+
+
+def few_images(root: Path) -> Path:
+    for seed, (name, count) in enumerate({"big": 30, "small": 3}.items()):
+        (root / name).mkdir(parents=True)
+        for number, image in enumerate(random_images(count, 8, seed)):
+            Image.fromarray(image).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["run", "--data", "nowhere"],
+            "/nowhere (give a folder of class folders, or one of: digits, tissue)",
+        ),
+        (
+            ["run", "--data", "few"],
+            "class small has 3 images of 3 sources; the parts train, val, cal, test need at least 4",
+        ),
+        (["run", "--data", "few/big"], "few/big (one folder per class is needed"),
+        (["run", "--preset", "fast"], "unknown preset 'fast' (there are: quick, reference, full)"),
+        (["run", "--set", "epoch=3"], "unknown field 'epoch'; did you mean epochs?"),
+        (["run", "--set", "epochs"], "--set takes field=value"),
+        (["run", "--set", "min_epochs=9"], "Hyperband cannot prune before epoch 9 of 9"),
+        (["run", "--storage", "sqlite:////nowhere/x.db"], "there is no folder /nowhere"),
+        (["run", "--storage", "optuna.db"], "not a storage address: 'optuna.db' (for example sqlite:///optuna.db)"),
+        (["run", "--storage", "sqlite://"], "a study in memory cannot be resumed"),
+        (["run", "--storage", "sqlite:///text.db"], "cannot open text.db as a SQLite database: file is not a database"),
+        (["run", "--name", "a/b"], "not a study name: 'a/b'"),
+        (["run", "--device", "gpu"], "--device gpu: unknown (use auto, cpu or cuda)"),
+        (["run", "none.toml"], "no such study file: none.toml"),
+        (["run", "broken.toml"], "broken.toml is not valid TOML: "),
+        (["resume", "x"], "no database at optuna.db (start a study with: study run; or name it with --storage)"),
+        (["status"], "no database at optuna.db"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_exit_code_2(
+    shell: Shell, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    few_images(tmp_path / "few")
+    (tmp_path / "broken.toml").write_text("trials = [\n")
+    (tmp_path / "text.db").write_text("this is not a database, but long enough to look at" * 10)
+    code, out, err = shell(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("study: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_cuda_that_is_not_there(shell: Shell) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    code, _, err = shell("run", "--device", "cuda")
+    assert (code, err) == (2, "study: --device cuda: no CUDA device was found (use --device cpu, or auto)\n")
+
+
+@pytest.mark.parametrize("arguments", [["run", "--trials", "-3"], ["run", "--trials", "many"], ["run", "--nonsense"]])
+def test_options_that_do_not_parse(shell: Shell, arguments: list[str]) -> None:
+    code, _, err = shell(*arguments)
+    assert code == 2
+    assert "Traceback" not in err
+    assert arguments[1] in err
+
+
+def test_an_unknown_study_names_those_there_are(shell: Shell, model: Path) -> None:
+    code, _, err = shell("resume", "t")
+    assert (code, err) == (2, "study: no study named 't' in this database (there are: s)\n")
+    assert shell("status", "t")[0] == 2
+    assert shell("retrain", "t")[0] == 2
+
+
+def test_another_definition_under_the_same_name(shell: Shell, model: Path, small_folder: Path) -> None:
+    code, _, err = run_tiny(shell, small_folder, "--set", "epochs=8")
+    assert code == 2
+    assert "the study 's' exists with another definition: epochs (was 4, now 8)" in err
+    assert "study resume NAME" in err
+
+
+def test_a_read_only_folder_is_named(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    code, _, err = shell("run", "--storage", f"sqlite:///{tmp_path}/locked/optuna.db")
+    assert code == 2
+    assert "no permission" in err
+
+
+def test_skip_bad_is_counted_and_recorded(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
+    folder = shrink(small_folder, tmp_path / "photos", classes=4, each=40)
+    (folder / "0" / "broken.png").write_bytes(b"nothing")
+    code, _, err = run_tiny(shell, folder)
+    assert code == 2
+    assert "1 of 161 files cannot be read as images: 0/broken.png: not an image" in err
+    assert run_tiny(shell, folder, "--skip-bad")[0] == 0
+    card = json.loads((tmp_path / "runs" / "s" / "model" / "card.json").read_text())
+    assert card["data"]["skipped"] == ["0/broken.png: not an image"]
+
+
+SURFACE = {
+    "run": ["--preset", "--data", "--name", "--storage", "--trials", "--device", "--set", "--skip-bad"],
+    "resume": ["--storage", "--trials", "--device"],
+    "retrain": ["--trial", "--storage", "--device"],
+    "status": ["--storage", "--json"],
+    "predict": ["--json", "--csv", "--device", "--skip-bad"],
+}
+
+
+def test_the_surface_is_frozen(shell: Shell) -> None:
+    """A new knob is a field of the configuration, not an option. Change this list only with a reason."""
+    _, out, _ = shell("--help")
+    listed = re.findall(r"^[│\s]*([a-z-]+)\s{2,}\S", ANSI.sub("", out), re.MULTILINE)
+    assert [name for name in listed if name in SURFACE] == list(SURFACE)
+    for command, options in SURFACE.items():
+        _, out, _ = shell(command, "--help")
+        found = dict.fromkeys(re.findall(r"(?<![\w-])--[a-z-]+", ANSI.sub("", out).split("Example:")[0]))
+        assert [option for option in found if option != "--help"] == options
+        assert "Example: study" in out

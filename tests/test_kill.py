@@ -1,0 +1,140 @@
+"""SIGKILL at any moment, the same command again: the same trials, values, states and weights as undisturbed."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from study.storage import open_storage
+from tests import killer
+from tests.conftest import tiny_options
+
+pytestmark = pytest.mark.slow
+
+BASELINE = {
+    "num_conv_blocks": 1,
+    "filters_multiplier": 2,
+    "kernel_sizes": "3-3-3",
+    "use_batch_norm": True,
+    "conv_dropout": 0.0,
+    "dense_units": "64",
+    "learning_rate": 0.003,
+}
+
+
+def options(folder: Path, **changes: Any) -> list[str]:
+    given = tiny_options(folder, trials=12, **changes)
+    for name, value in BASELINE.items():
+        given += ["--set", f"baseline.{name}={json.dumps(value)}"]
+    return ["run", "--name", "s", *given]
+
+
+def everything(folder: Path) -> tuple[Any, ...]:
+    """Trials as the database has them, the winner's weights, and the number of openings."""
+    study = optuna.load_study(study_name="s", storage=open_storage(f"sqlite:///{folder}/optuna.db", create=False))
+    trials = [
+        (
+            trial.number,
+            trial.state.name,
+            trial.value,
+            trial.params,
+            trial.intermediate_values,
+            {key: value for key, value in trial.system_attrs.items() if key.startswith("completed_rung")},
+            trial.user_attrs["best_accuracy"],
+            trial.user_attrs.get("pruned_because"),
+        )
+        for trial in study.trials
+    ]
+    card = json.loads((folder / "runs" / "s" / "model" / "card.json").read_text())
+    check = sqlite3.connect(folder / "optuna.db").execute("PRAGMA integrity_check").fetchone()
+    kept = ("weights_sha256", "test", "temperature", "classes")
+    return trials, [card[key] for key in kept], len(study.user_attrs["openings"]), check
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert killer.run(options(small_folder), folder) == 0
+    result = everything(folder)
+    assert len(result[0]) == 12
+    assert {state for _, state, *_ in result[0]} == {"COMPLETE", "PRUNED"}
+    return result
+
+
+MOMENTS = [
+    ("create", 1),
+    ("create", 2),
+    ("enqueue", 1),
+    ("ask", 2),
+    ("suggest", 3),
+    ("suggest", 33),
+    ("attribute", 5),
+    ("attribute", 9),
+    ("report", 2),
+    ("report", 7),
+    ("rung", 2),
+    ("rung", 4),
+    ("verdict", 3),
+    ("verdict", 8),
+    ("tell", 1),
+    ("tell", 11),
+    ("weights", 1),
+    ("opening", 1),
+    ("weights", 2),
+    ("bundle", 3),
+    ("report page", 1),
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("point", "count"), MOMENTS)
+def test_killed_at_a_point(
+    small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...], point: str, count: int, when: str
+) -> None:
+    command = options(small_folder)
+    assert killer.run(command, tmp_path, point, when, count) == -signal.SIGKILL
+    assert killer.run(command, tmp_path) == 0
+    assert everything(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random_moments_again_and_again(
+    small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...], seed: int
+) -> None:
+    command = options(small_folder)
+    rng = random.Random(seed)
+    kills = 0
+    for _ in range(8):
+        process = killer.start(command, tmp_path)
+        process.join(rng.uniform(0.5, 4.0))
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            kills += 1
+        else:
+            assert process.exitcode == 0
+    assert killer.run(command, tmp_path) == 0
+    assert kills >= 1
+    assert everything(tmp_path) == undisturbed
+    # A third time finds nothing to do.
+    before = (tmp_path / "runs" / "s" / "model" / "card.json").stat().st_mtime_ns
+    assert killer.run(command, tmp_path) == 0
+    assert (tmp_path / "runs" / "s" / "model" / "card.json").stat().st_mtime_ns == before
+
+
+def test_two_runners_of_one_study_are_refused(small_folder: Path, tmp_path: Path) -> None:
+    first = killer.start(options(small_folder, epochs=60, min_epochs=20), tmp_path)
+    while not (tmp_path / "runs" / "s" / "parts.json").exists():
+        first.join(0.1)
+        assert first.exitcode is None
+    assert killer.run(options(small_folder, epochs=60, min_epochs=20), tmp_path) == 2
+    assert first.exitcode is None
+    os.kill(first.pid, signal.SIGINT)
+    first.join(20)
+    assert first.exitcode == 130
