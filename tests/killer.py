@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["study.cli", "sklearn.metrics", "scipy.optimize", "plotly.io", "alembic.command", "torch._dynamo"])
+CONTEXT.set_forkserver_preload(
+    ["study.cli", "sklearn.metrics", "scipy.optimize", "plotly.io", "alembic.command", "torch._dynamo"]
+)
 
 POINTS: dict[str, tuple[str, str]] = {
     "suggest": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_param"),

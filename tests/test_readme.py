@@ -1,0 +1,133 @@
+"""What the README shows is run: its commands, its study file, its queries, its table of parameters."""
+
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from data import tissue
+from study.space import PARAMETERS
+from tests.conftest import TINY, Shell, shrink
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = "".join(blocks("bash")).splitlines()
+    return [re.sub(r"\s+#.*|\s+>.*", "", line).split() for line in lines if line.strip()]
+
+
+SMALLER = ["image_size", "epochs", "min_epochs", "eta", "final_epochs", "batch_size", "final_batch_size"]
+
+
+def made_small(words: list[str]) -> list[str]:
+    """The same command with a budget of seconds; the embedded digits stay as they are."""
+    if words[:2] != ["study", "run"]:
+        return words
+    extra = ["--set", "image_size=32", "--set", "final_seeds=1", "--trials", "2", "--set", "space.base_filters=2"]
+    for name in SMALLER[1:]:
+        extra += ["--set", f"{name}={TINY[name]}"]
+    return [*words, *extra, "--set", "space.filters_multiplier=1"]
+
+
+@pytest.mark.slow
+def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folder: Path) -> None:
+    (tmp_path / "my_study.toml").write_text(blocks("toml")[0])
+    shrink(digits_folder, tmp_path / "my_images", classes=3, each=30)
+    tissue.generate(tmp_path / "tiles", sources=5, copies=2, size=32)
+    inside = tmp_path / "lung_colon_image_set"
+    for name in tissue.CLASSES:
+        organ = "colon" if "colon" in name else "lung"
+        shutil.copytree(tmp_path / "tiles" / name, inside / f"{organ}_image_sets" / name)
+    assert shell("run", "--preset", "quick", "--data", "digits")[0] == 0  # as scripts/quickstart.sh
+    ran = 0
+    for words in commands():
+        if words[0] == "study":
+            code, out, err = shell(*made_small(words)[1:])
+            assert (code, err) == (0, ""), words
+            assert out
+            ran += 1
+    assert ran >= 10
+    for query, shown in zip(blocks("sql"), blocks("text")[-2:], strict=True):
+        cursor = sqlite3.connect(tmp_path / "optuna.db").execute(query)
+        assert [column[0] for column in cursor.description] == shown.splitlines()[0].split()
+        assert cursor.fetchall()
+
+
+@pytest.mark.slow
+def test_the_dashboard_command_serves_a_page(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
+    from tests.conftest import tiny_options
+
+    assert shell("run", *tiny_options(small_folder, trials=1))[0] == 0
+    command = next(words for words in commands() if words[0] == "optuna-dashboard")
+    port = 18080
+    program = Path(sys.executable).with_name("optuna-dashboard")
+    server = subprocess.Popen([program, *command[1:], "--port", str(port)], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies") as answer:
+                    assert "quick-four" in answer.read().decode()
+                break
+            except OSError:
+                time.sleep(0.2)
+        else:
+            pytest.fail("the dashboard did not answer")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.slow
+def test_the_quickstart_works_twice_from_anywhere(tmp_path: Path) -> None:
+    """In a copy of the working tree that borrows this environment: installing is not what is tested here."""
+    copy = tmp_path / "clone"
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for name in tracked:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+    for _ in range(2):
+        done = subprocess.run(
+            [copy / "scripts" / "quickstart.sh"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert "test accuracy" in done.stdout
+        assert re.search(r"0020\.png\s+0\s+\d", done.stdout)
+        assert not done.stderr
+    assert (copy / "runs" / "quick-digits" / "model" / "model.safetensors").exists()
+
+
+def test_the_scripts_of_the_readme_are_there() -> None:
+    for words in commands():
+        if words[0].startswith("scripts/"):
+            assert (ROOT / words[0]).stat().st_mode & 0o100
+
+
+def parameter_table() -> str:
+    rows = ["| parameter | default | allowed | meaning |", "|---|---|---|---|"]
+    for name, parameter in PARAMETERS.items():
+        default = str(parameter.default).lower() if isinstance(parameter.default, bool) else parameter.default
+        rows.append(f"| `{name}` | {default} | {parameter.allowed} | {parameter.meaning} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_parameters_is_the_codes() -> None:
+    shown = README.split("<!-- parameters: begin -->\n")[1].split("\n<!-- parameters: end -->")[0]
+    assert shown == parameter_table()
+
+
+def test_the_map_names_every_room() -> None:
+    for path in [*ROOT.glob("study/*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("data/*.py")]:
+        if path.name != "__init__.py":
+            assert path.name in README, path
