@@ -135,6 +135,7 @@ def few_images(root: Path) -> Path:
         (["run", "--storage", "optuna.db"], "not a storage address: 'optuna.db' (for example sqlite:///optuna.db)"),
         (["run", "--storage", "sqlite://"], "a study in memory cannot be resumed"),
         (["run", "--storage", "sqlite:///text.db"], "cannot open text.db as a SQLite database: file is not a database"),
+        (["run", "--storage", "sqlite:////proc/optuna.db"], "cannot open /proc/optuna.db as a SQLite database: unable"),
         (["run", "--name", "a/b"], "not a study name: 'a/b'"),
         (["run", "--device", "gpu"], "--device gpu: unknown (use auto, cpu or cuda)"),
         (["run", "none.toml"], "no such study file: none.toml"),
