@@ -3,16 +3,18 @@
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from data import DataError, tissue
+from data.cache import decoded
+from data.sources import Progress, join, sources
 
 EMBEDDED = ("digits", "tissue")
 """Datasets that need no download."""
@@ -21,9 +23,6 @@ CONTAINERS = {"lung_colon_image_set", "lung_image_sets", "colon_image_sets"}
 """Folders of the LC25000 archive that hold class folders instead of images."""
 
 PART_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
-
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,34 +46,39 @@ def load(
     image_size: int,
     cache: Path,
     *,
+    groups: str | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Load an embedded dataset by name, or a folder by path; `cache` is where embedded ones are written.
+    """Load an embedded dataset by name, or a folder by path (see load_folder); embedded ones are written to `cache`."""
+    root = embedded(source, cache) if source in EMBEDDED else _folder(source)
+    return load_folder(root, image_size, cache, groups=groups, skip_bad=skip_bad, progress=progress)
 
-    Raises DataError when the folder cannot be used.
-    """
-    if source in EMBEDDED:
-        return load_folder(embedded(source, cache), image_size, skip_bad=skip_bad, progress=progress)
+
+def _folder(source: str) -> Path:
     root = Path(source).expanduser()
     if not root.exists():
         raise DataError(f"no such folder: {source} (give a folder of class folders, or one of: {', '.join(EMBEDDED)})")
     if not root.is_dir():
         raise DataError(f"not a folder: {source} (give the folder that holds one folder per class)")
-    return load_folder(root, image_size, skip_bad=skip_bad, progress=progress)
+    return root
 
 
 def embedded(name: str, cache: Path) -> Path:
     """The folder of an embedded dataset, written on first use."""
     folder = cache / name
     if not folder.exists():
+        own = folder.with_name(f"{name}.{os.getpid()}")  # several processes may start at once
         try:
             if name == "digits":
-                _write_digits(folder)
+                _write_digits(own)
             else:
-                tissue.generate(folder)
+                tissue.generate(own)
+            own.rename(folder)
         except OSError as error:
-            raise DataError(f"cannot write the embedded images to {folder}: {error.strerror or error}") from error
+            shutil.rmtree(own, ignore_errors=True)
+            if not folder.exists():
+                raise DataError(f"cannot write the embedded images to {folder}: {error.strerror or error}") from error
     return folder
 
 
@@ -83,50 +87,67 @@ def _write_digits(folder: Path) -> None:
     from sklearn.datasets import load_digits  # imported late: a second, and needed once
 
     digits = load_digits()
-    part = folder.with_name(f"{folder.name}.part")
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     for number, (image, label) in enumerate(zip(pixels, digits.target, strict=True)):
-        path = part / str(label) / f"{number:04d}.png"
+        path = folder / str(label) / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-    part.rename(folder)
+    with (folder / "groups.csv").open("w", newline="") as handle:  # the writers are not published
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png"))
+        csv.writer(handle).writerows([("path", "group"), *((name, name) for name in names)])
 
 
-def load_folder(root: Path, image_size: int, *, skip_bad: bool = False, progress: Progress | None = None) -> ImageSet:
-    """Decode a folder of class folders; groups from its groups.csv where there is one.
+def load_folder(
+    root: Path,
+    image_size: int,
+    cache: Path,
+    *,
+    groups: str | None = None,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """The images of a folder of class folders, decoded once into `cache`, and who shares a source (see sources).
 
     Raises DataError with one line that says what is wrong.
     """
-    folders = class_folders(root)
-    files = [(path, label) for label, folder in enumerate(folders.values()) for path in _files(folder)]
-    decoded, bad = _decode_all([path for path, _ in files], image_size, progress)
-    names = [path.relative_to(root).as_posix() for path, _ in files]
-    if bad and not skip_bad:
-        shown = "; ".join(f"{names[i]}: {why}" for i, why in list(bad.items())[:3])
-        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        raise DataError(
-            f"{len(bad)} of {len(files)} files cannot be read as images: {shown}{more} "
-            "(mend or remove them, or leave them out with --skip-bad)"
-        )
-    keep = [i for i in range(len(files)) if i not in bad]
-    labels = np.array([files[i][1] for i in keep], np.int64)
+    try:
+        folders = class_folders(root)
+        files = {
+            path.relative_to(root).as_posix(): label
+            for label, folder in enumerate(folders.values())
+            for path in _files(folder)
+        }
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
+    images = decoded(root, list(files), image_size, cache, progress)
+    if images.bad and not skip_bad:
+        raise DataError(_bad_files(images.bad, len(files)))
+    labels = np.array([files[path] for path in images.paths], np.int64)
     counts = np.bincount(labels, minlength=len(folders))
     if 0 in counts:
         raise DataError(f"class folder without images: {list(folders)[int(np.argmin(counts))]} in {root}")
-    paths = tuple(names[i] for i in keep)
-    pixels = [hashlib.sha256(decoded[i].image.tobytes()).hexdigest() for i in keep]
-    groups, groups_from = _groups(root, paths, pixels)
+    fingerprint = _fingerprint(images.paths, images.contents)
+    names, origin = sources(root, images.paths, images.bad, groups, cache, fingerprint, progress)
     return ImageSet(
         root=root,
-        images=np.stack([decoded[i].image for i in keep]),
+        images=images.images,
         labels=labels,
         classes=tuple(folders),
-        paths=paths,
-        groups=groups,
-        groups_from=groups_from,
-        fingerprint=_fingerprint(paths, [decoded[i].content for i in keep]),
-        skipped=tuple(f"{names[i]}: {why}" for i, why in bad.items()),
+        paths=images.paths,
+        groups=join(zip(names, images.pixels, strict=True)),
+        groups_from=origin,
+        fingerprint=fingerprint,
+        skipped=tuple(f"{path}: {why}" for path, why in images.bad.items()),
         synthetic=all(name.startswith("synthetic_") for name in folders),
+    )
+
+
+def _bad_files(bad: dict[str, str], total: int) -> str:
+    shown = "; ".join(f"{path}: {why}" for path, why in list(bad.items())[:3])
+    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    return (
+        f"{len(bad)} of {total} files cannot be read as images: {shown}{more} "
+        "(mend or remove them, or leave them out with --skip-bad)"
     )
 
 
@@ -163,119 +184,6 @@ def _files(folder: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(parent, name) for name in files if not name.startswith(".") and name.lower() != "thumbs.db"]
     return sorted(found)
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    image: NDArray[np.uint8]
-    content: str  # SHA-256 of the file
-
-
-def _decode_all(
-    paths: Sequence[Path], image_size: int, progress: Progress | None
-) -> tuple[dict[int, _Decoded], dict[int, str]]:
-    """Decode in threads (Pillow lets go of the interpreter lock). Returns (index -> image, index -> why not)."""
-    good: dict[int, _Decoded] = {}
-    bad: dict[int, str] = {}
-
-    def one(path: Path) -> _Decoded | str:
-        try:
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            return _Decoded(decode(path, image_size), content)
-        except DataError as error:
-            return str(error)
-        except OSError as error:
-            return error.strerror or str(error)
-
-    with ThreadPoolExecutor() as pool:
-        for index, result in enumerate(pool.map(one, paths)):
-            if isinstance(result, str):
-                bad[index] = result
-            else:
-                good[index] = result
-            if progress:
-                progress(index + 1, len(paths))
-    return good, bad
-
-
-def decode(path: Path, image_size: int) -> NDArray[np.uint8]:
-    """One image file as RGB uint8 [S, S, 3]: squashed to the square, bilinear with antialiasing.
-
-    JPEGs are first reduced by their own transform to no less than twice the size wanted (Pillow's draft mode: on
-    768-pixel tiles four times as fast, mean difference below one grey level). Raises DataError when it is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * image_size, 2 * image_size))
-            rgb = to_rgb(ImageOps.exif_transpose(image))
-            return np.asarray(rgb.resize((image_size, image_size), Image.Resampling.BILINEAR))
-    except Image.DecompressionBombError as error:
-        raise DataError("too many pixels for an image (possible decompression bomb)") from error
-    except UnidentifiedImageError as error:
-        raise DataError("not an image") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for broken files
-        raise DataError(f"broken image ({error})") from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB from any mode: 16-bit greys scaled to 8 bits, transparency laid on white."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = np.clip(np.asarray(image, np.int64) // 257, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _groups(root: Path, paths: Sequence[str], pixels: Sequence[str]) -> tuple[NDArray[np.int64], str]:
-    """Source groups [N]: groups.csv where there is one, else each image its own; identical images always together."""
-    listed = root / "groups.csv"
-    if listed.is_file():
-        names, origin = read_groups(listed, paths), "groups.csv"
-    else:
-        names, origin = list(paths), "exact duplicates only (no groups.csv)"
-    return join(zip(names, pixels, strict=True)), origin
-
-
-def read_groups(listed: Path, paths: Sequence[str]) -> list[str]:
-    """The group of each path from a CSV file with the columns path and group (or group_id).
-
-    Where there is a `label` column too, group ids count per label (LC25000-clean's format). Raises DataError when
-    columns or images are missing.
-    """
-    with listed.open(newline="", encoding="utf-8-sig") as handle:
-        rows = csv.DictReader(handle)
-        columns = rows.fieldnames or []
-        key = next((name for name in ("group", "group_id") if name in columns), None)
-        if key is None or "path" not in columns:
-            raise DataError(f"{listed} needs the columns path and group; it has: {', '.join(columns) or 'none'}")
-        found = {row["path"]: f"{row.get('label') or ''}/{row[key]}" for row in rows}
-    missing = [path for path in paths if path not in found]
-    if missing:
-        raise DataError(
-            f"{listed} lacks {len(missing)} of {len(paths)} images: {', '.join(missing[:3])} "
-            "(add their rows, or remove the file)"
-        )
-    return [found[path] for path in paths]
-
-
-def join(keys: Iterable[tuple[str, str]]) -> NDArray[np.int64]:
-    """Group numbers [N] where two rows share a group when they share either key, directly or through others."""
-    parent: dict[tuple[int, str], tuple[int, str]] = {}
-
-    def find(node: tuple[int, str]) -> tuple[int, str]:
-        parent.setdefault(node, node)
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    rows = [((0, first), (1, second)) for first, second in keys]
-    for first, second in rows:
-        parent[find(first)] = find(second)
-    numbers: dict[tuple[int, str], int] = {}
-    return np.array([numbers.setdefault(find(first), len(numbers)) for first, _ in rows], np.int64)
 
 
 def _fingerprint(paths: Sequence[str], contents: Sequence[str]) -> str:

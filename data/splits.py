@@ -15,6 +15,9 @@ from data import DataError
 SHARES = {"train": 0.60, "val": 0.14, "cal": 0.06, "test": 0.20}
 """The protocol's parts: the search sees train and val; cal calibrates; test is opened once."""
 
+RANDOM_TRAIN = 0.80
+"""Share of training images in the published reference's split; the rest is val."""
+
 Index = NDArray[np.int64]
 
 
@@ -31,6 +34,15 @@ class Parts:
     def counts(self) -> dict[str, int]:
         """Images in each part."""
         return {name: len(getattr(self, name)) for name in SHARES}
+
+
+def random_parts(count: int, paths: Sequence[str], seed: int) -> Parts:
+    """The leaky split: 80 % train, 20 % val, image by image, copies of one source on both sides; no cal, no test."""
+    order = np.random.default_rng(seed).permutation(count)
+    cut = round(RANDOM_TRAIN * count)
+    nothing = np.zeros(0, np.int64)
+    index = {"train": np.sort(order[:cut]), "val": np.sort(order[cut:]), "cal": nothing, "test": nothing}
+    return Parts(hash=_hash(index, paths), **index)
 
 
 def make_parts(labels: Index, groups: Index, classes: Sequence[str], paths: Sequence[str], seed: int) -> Parts:
@@ -52,6 +64,8 @@ def make_parts(labels: Index, groups: Index, classes: Sequence[str], paths: Sequ
                 f"class {classes[lacking[0]]} has too few separate groups for the {names[number]} part "
                 f"(its groups are shared with other classes); add images of new sources"
             )
+    owners = [set(groups[part].tolist()) for part in index.values()]
+    assert sum(map(len, owners)) == len(set().union(*owners)), "a group on both sides of a split"
     return Parts(hash=_hash(index, paths), **index)
 
 

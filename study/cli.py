@@ -167,13 +167,16 @@ def _status(study: optuna.Study) -> dict[str, Any]:
         row |= {"best_trial": best.number, "best_selection_score": best.value, "best_params": best.params}
     if CONFIG in study.user_attrs:
         config = stored_config(study)
+        row |= {"protocol": "random (LEAKY)" if config.protocol == "random" else config.protocol}
         row |= {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
     row["go_on"] = f"study resume {study.study_name}"
     return row
 
 
 def _print_table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    table = Table(*head, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in head:
+        table.add_column(name, overflow="fold")  # a path is to be copied: never cut
     for row in rows:
         table.add_row(*(escape(str(value)) for value in row))
     out.print(table)

@@ -44,6 +44,14 @@ class StudyConfig(BaseModel):
 
     preset: str = Field("full", description="where unnamed fields come from: " + ", ".join(PRESETS))
     data: str = Field("digits", description="digits, tissue, or a folder of class folders")
+    groups: str | None = Field(
+        None,
+        description="who shares a source: a CSV file, a pattern with (?P<group>...), auto (from the pixels) or none; "
+        "by default groups.csv where the folder has one, else auto",
+    )
+    protocol: Literal["grouped", "random"] = Field(
+        "grouped", description="grouped (parts whole by source), or random: the published, leaky 80/20"
+    )
     image_size: int = Field(128, ge=8, le=1024, description="pixels, height and width")
     seed: int = Field(0, ge=0, description="of the parts, the sampler and all training")
     trials: int | None = Field(None, ge=1, description="total number of trials")
@@ -82,6 +90,8 @@ class StudyConfig(BaseModel):
             check_rungs(self.min_epochs, self.epochs, self.eta)
         self._check_depth()
         self._check_schedule()
+        if self.protocol == "random" and self.final_data != "train":
+            raise ValueError('protocol = "random" scores on val, the only held-out part: set final_data = "train"')
         self._check_baseline()
         return self
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from study.final import FinalEpoch, Outcome
 from study.launch import News, Opened
 from study.objective import TrialEnd, TrialEpoch
-from study.report import percent
+from study.report import LEAKY, percent, score_name
 from study.storage import DEFAULT_URL
 
 
@@ -30,9 +30,9 @@ class Display:
         self._pruned = 0
         self._best: float | None = None
 
-    def images(self, done: int, total: int) -> None:
-        """Progress of decoding."""
-        self._show("images", done, total, "")
+    def images(self, what: str, done: int, total: int) -> None:
+        """Progress of reading the images."""
+        self._show(what, done, total, "")
 
     def follow(self, news: Iterator[News]) -> None:
         """Run a study to its end, showing what happens."""
@@ -106,9 +106,12 @@ class Display:
         for key, value in _summary_rows(name, card):
             table.add_row(key, escape(value))
         out.print(table)
+        if card["leaky"]:
+            out.print(LEAKY)
         if card["synthetic_data"]:
             out.print("The images are synthetic: the score says nothing about tissue.")
-        path = self._opened.dataset.paths[int(self._opened.parts.test[0])]
+        parts = self._opened.parts
+        path = self._opened.dataset.paths[int((parts.test if len(parts.test) else parts.val)[0])]
         option = "" if storage == DEFAULT_URL else f" --storage {storage}"
         more = (self._opened.config.trials or card["study"]["trials"]) * 2
         for command in (
@@ -130,7 +133,7 @@ def _summary_rows(name: str, card: dict[str, Any]) -> list[tuple[str, str]]:
         ("architecture", f"{params} ({final['num_params']:,} parameters)"),
         ("selection score", f"{percent(study['selection_score'])} (validation; the best of many, not a performance)"),
         (
-            "test accuracy",
+            score_name(card),
             f"{percent(test['accuracy'])}, 95 % interval {percent(low)} to {percent(high)} "
             f"({test['images']} images of {test['groups']} groups; majority class {percent(test['majority'])})",
         ),

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from data.batches import MEAN, STD
+from data.images import DECODING
 from models import bundle
 from models.cnn import CNN, CNNConfig
 from models.evaluation import Scores, fit_temperature, predict_logits, score
@@ -79,9 +80,8 @@ def finish(
         one = yield from _train(work, trial, seed, fresh)
         trained.append(one)
     opening = _open_test(study, [one.digest for one in trained], work.parts.hash)
-    labels = work.dataset.labels
-    temperature = fit_temperature(predict_logits(trained[0].model, work.eval_batches("cal")), labels[work.parts.cal])
-    scores = [_score_test(work, one.model, temperature) for one in trained]
+    temperature = _temperature(work, trained[0].model)
+    scores = [_score(work, one.model, temperature) for one in trained]
     card = _card(study, work, trial, trained, scores, temperature, opening)
     card = bundle.save(directory, trained[0].model, _architecture(work, trial), card)
     write_report(directory, study, work.config, card, trained[0].epochs)
@@ -160,12 +160,20 @@ def _open_test(study: optuna.Study, digests: list[str], split_hash: str) -> dict
     return opening
 
 
-def _score_test(work: Workspace, model: CNN, temperature: float) -> Scores:
-    test = work.parts.test
+def _temperature(work: Workspace, model: CNN) -> float:
+    """Fitted on cal, which nothing else ever sees; 1 where there is no such part."""
+    cal = work.parts.cal
+    if not len(cal):
+        return 1.0
+    return fit_temperature(predict_logits(model.to(work.device), work.eval_batches("cal")), work.dataset.labels[cal])
+
+
+def _score(work: Workspace, model: CNN, temperature: float) -> Scores:
+    index = getattr(work.parts, work.held_out)
     return score(
-        predict_logits(model.to(work.device), work.eval_batches("test")),
-        work.dataset.labels[test],
-        work.dataset.groups[test],
+        predict_logits(model.to(work.device), work.eval_batches(work.held_out)),
+        work.dataset.labels[index],
+        work.dataset.groups[index],
         work.dataset.classes,
         temperature,
         derive_seed(work.config.seed, "bootstrap"),
@@ -191,11 +199,13 @@ def _card(
         "format": 1,
         "notice": NOTICE,
         "synthetic_data": dataset.synthetic,
+        "protocol": config.protocol,
+        "leaky": config.protocol == "random",
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "classes": list(dataset.classes),
         "preprocessing": {
             "size": config.image_size,
-            "resize": "squashed to the square, Pillow bilinear, RGB",
+            "decoding": DECODING,
             "mean": list(MEAN),
             "std": list(STD),
         },

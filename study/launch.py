@@ -9,8 +9,9 @@ import optuna
 import torch
 
 from data import datasets
-from data.datasets import ImageSet, Progress
-from data.splits import Parts, make_parts, save_parts
+from data.datasets import ImageSet
+from data.sources import Progress
+from data.splits import Parts, make_parts, random_parts, save_parts
 from study import StudyError
 from study.config import StudyConfig
 from study.contract import open_study, stored_config
@@ -67,9 +68,17 @@ def with_absolute_data(config: StudyConfig) -> StudyConfig:
 
 def load_parts(config: StudyConfig, runs: Path, progress: Progress | None) -> tuple[ImageSet, Parts]:
     """The images of a study and how they are divided. Raises DataError."""
-    dataset = datasets.load(config.data, config.image_size, runs / "cache", skip_bad=config.skip_bad, progress=progress)
-    parts = make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, config.seed)
-    return dataset, parts
+    dataset = datasets.load(
+        config.data,
+        config.image_size,
+        runs / "cache",
+        groups=config.groups,
+        skip_bad=config.skip_bad,
+        progress=progress,
+    )
+    if config.protocol == "random":
+        return dataset, random_parts(len(dataset.labels), dataset.paths, config.seed)
+    return dataset, make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, config.seed)
 
 
 def run(

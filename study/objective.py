@@ -42,6 +42,11 @@ class Workspace:
         """Image indices [n] of the named parts together, on the device."""
         return torch.cat([torch.from_numpy(getattr(self.parts, name)) for name in names]).to(self.device)
 
+    @property
+    def held_out(self) -> str:
+        """The part that the final score comes from: the leaky protocol has no test."""
+        return "val" if self.config.protocol == "random" else "test"
+
     def eval_batches(self, part: str) -> Iterator[Batch]:
         """The images of a part, once and in order."""
         return eval_batches(self.pixels, self.index(part), EVAL_BATCH)

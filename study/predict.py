@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data import DataError
-from data.datasets import decode
+from data.images import decode
 from models.bundle import Bundle
 
 BATCH = 64

@@ -24,6 +24,12 @@ th { border-bottom: 1px solid #888 } td.number, th.number { text-align: right; f
 
 Row = tuple[object, ...]
 
+LEAKY = (
+    "LEAKY: the published random 80/20 split. Copies of one source lie on both sides, and the same images chose the "
+    "architecture: compare this number with published ones, believe neither."
+)
+"""Stands wherever a number of the random protocol is shown."""
+
 
 def write_report(
     directory: Path, study: optuna.Study, config: StudyConfig, card: dict[str, Any], epochs: list[dict[str, Any]]
@@ -33,7 +39,8 @@ def write_report(
     times = times_table(trials, card)
     write_json(directory / "results.json", results(trials, config))
     write_json(directory / "times.json", times)
-    (directory / "classification_report.txt").write_text(report_text(card["test"]["report"]))
+    warning = f"{LEAKY}\n\n" if card["leaky"] else ""
+    (directory / "classification_report.txt").write_text(warning + report_text(card["test"]["report"]))
     (directory / "confusion_matrix.csv").write_text(confusion_csv(card["test"]["confusion"], card["classes"]))
     (directory / "report.html").write_text(page(trials, config, card, epochs, times), encoding="utf-8")
 
@@ -56,6 +63,7 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, An
                 "state": trial.state.name,
                 "epochs": trial.last_step,
                 "selection_score": trial.value,
+                "leaky": config.protocol == "random",
                 "pruned_because": attributes.get("pruned_because"),
             }
         )
@@ -166,6 +174,11 @@ def confusion_figure(confusion: list[list[int]], classes: list[str]) -> go.Figur
     return figure
 
 
+def score_name(card: dict[str, Any]) -> str:
+    """What the final score is called."""
+    return "leaky accuracy" if card["leaky"] else "test accuracy"
+
+
 def percent(share: float) -> str:
     """0.97531 -> "97.5 %"."""
     return f"{100 * share:.1f} %"
@@ -192,6 +205,7 @@ def page(
     ]
     opening = card["test_opening"]["number"]
     warnings = [
+        *([LEAKY] if card["leaky"] else []),
         *(["The images are synthetic: no score here says anything about tissue."] if card["synthetic_data"] else []),
         *([f"The test part was opened {opening} times in this study; the score is optimistic."] if opening > 1 else []),
     ]
@@ -200,7 +214,7 @@ def page(
     parts = ", ".join(f"{part} {count}" for part, count in data["parts"].items())
     body = [
         f"<h1>{html.escape(name)}</h1>",
-        f'<p class="score">Test accuracy {percent(test["accuracy"])}</p>',
+        f'<p class="score">{score_name(card).capitalize()} {percent(test["accuracy"])}</p>',
         f"<p>95 % interval {percent(low)} to {percent(high)} (resampling {test['groups']} groups, {test['images']} "
         f"images){spread}. Always naming the most frequent class gives {percent(test['majority'])}. "
         f"Balanced accuracy {percent(test['balanced_accuracy'])}, macro F1 {test['macro_f1']:.3f}.</p>",

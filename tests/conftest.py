@@ -65,8 +65,8 @@ def tissue_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_set(small_folder: Path) -> ImageSet:
-    return load_folder(small_folder, 8)
+def small_set(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    return load_folder(small_folder, 8, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -1,18 +1,32 @@
 """One contract for every dataset, and one clear line for every folder that is none."""
 
 import csv
+import dataclasses
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data import DataError
-from data.datasets import ImageSet, decode, join, load, load_folder
+from data.datasets import ImageSet, load
+from data.datasets import load_folder as load_folder_cached
+from data.images import decode
+from data.sources import join
 from tests.conftest import SHARED, random_images
 
 Writer = Callable[[Path], None]
+
+
+def load_folder(root: Path, image_size: int, **options: Any) -> ImageSet:
+    """With a cache of its own."""
+    with tempfile.TemporaryDirectory() as cache:
+        dataset = load_folder_cached(root, image_size, Path(cache), **options)
+        return dataclasses.replace(dataset, images=np.array(dataset.images))
 
 
 @pytest.fixture(params=["digits", "tissue", "folder", "lc25000"])
@@ -204,6 +218,11 @@ def missing_rows(root: Path) -> None:
     (root / "groups.csv").write_text("path,group\na/0.png,1\n")
 
 
+def extra_rows(root: Path) -> None:
+    make_folder(root, {"a": 1, "b": 1})
+    (root / "groups.csv").write_text("path,group\na/0.png,1\nb/0.png,2\na/9.png,3\n")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -212,7 +231,8 @@ def missing_rows(root: Path) -> None:
         (empty_class, "class folder without images: b"),
         (parts_instead_of_classes, "look like parts, not classes"),
         (bad_columns, "needs the columns path and group; it has: file, patient"),
-        (missing_rows, r"lacks 5 of 6 images: a/1.png, a/2.png, b/0.png"),
+        (missing_rows, r"lacks 5 images \(a/1.png, a/2.png, b/0.png, ...\); it must list the folder's 6 images"),
+        (extra_rows, r"names 1 images \(a/9.png\) that are not there"),
     ],
 )
 def test_folders_that_cannot_be_used(tmp_path: Path, make: Writer, message: str) -> None:
@@ -224,3 +244,60 @@ def test_folders_that_cannot_be_used(tmp_path: Path, make: Writer, message: str)
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such folder: .*nowhere .*digits"):
         load(str(tmp_path / "nowhere"), 8, tmp_path)
+
+
+def test_a_pattern_on_names_gives_the_groups(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d", {"patient1": 3, "patient2": 3})
+    dataset = load_folder(root, 8, groups=r"/(?P<group>\d)\.png$")
+    assert dataset.groups.tolist() == [0, 1, 2, 0, 1, 2]
+    assert load_folder(root, 8, groups="none").groups.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ("(?P<group>x+)", r"matches 0 of 6 images; not, for example: a/0.png, a/1.png"),
+        ("(?P<group>[ab]/[01])", r"matches 4 of 6 images; not, for example: a/2.png, b/2.png"),
+        ("(?P<group>png)", "puts all 6 images into one group: 'png'"),
+        ("png", "needs a part named group"),
+        ("(?P<group>", "is not a regular expression"),
+        ("nowhere.csv", "cannot read the groups in nowhere.csv"),
+    ],
+)
+def test_groups_that_cannot_be_used(tmp_path: Path, groups: str, message: str) -> None:
+    root = make_folder(tmp_path / "d", {"a": 3, "b": 3})
+    with pytest.raises(DataError, match=message):
+        load_folder(root, 8, groups=groups)
+
+
+def test_groups_are_found_from_the_pixels_once_and_kept(tissue_folder: Path, tmp_path: Path) -> None:
+    truth = load_folder(tissue_folder, 32).groups
+    bare = tmp_path / "bare"
+    shutil.copytree(tissue_folder, bare)
+    (bare / "groups.csv").unlink()
+    seen: list[str] = []
+    for _ in range(2):
+        found = load_folder_cached(bare, 32, tmp_path / "c", progress=lambda what, done, total: seen.append(what))
+    assert set(seen) == {"decoding", "finding groups"}
+    assert seen.count("finding groups") < 400
+    assert "near duplicates" in found.groups_from
+    assert len(found.groups) == len(truth)
+    assert load_folder(tissue_folder, 32, groups="auto").groups.tolist() == found.groups.tolist()
+
+
+def test_unusual_names_and_link_loops(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d", {"a": 3, "b b": 3})
+    (root / "a" / "0.png").rename(root / "a" / "ü ,;'\"\n\u00df.png")
+    (root / "a" / "loop").symlink_to(root / "a")
+    dataset = load_folder(root, 8, groups="none")
+    assert len(dataset.paths) == 6
+    assert dataset.classes == ("a", "b b")
+
+
+def test_an_image_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_folder(tmp_path / "d", {"a": 2, "b": 2})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # the real limit would need a file of 180 megapixels
+    with pytest.raises(
+        DataError, match=r"4 of 4 files .* too many pixels for an image \(possible decompression bomb\)"
+    ):
+        load_folder(root, 8)

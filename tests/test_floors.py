@@ -17,8 +17,13 @@ FLOORS = [
     ["study.config"],
     ["study.presets", "study.space"],
     ["models.bundle"],
-    ["models.training", "models.evaluation", "models.cnn", "data.datasets", "data.splits", "data.batches"],
-    ["data.tissue"],
+    ["models.training", "models.evaluation", "models.cnn"],
+    ["data.datasets", "data.splits", "data.batches", "data.leak"],
+    ["data.sources", "data.cache"],
+    ["data.groups"],
+    ["data.candidates"],
+    ["data.registration"],
+    ["data.images", "data.tissue"],
     ["study", "models", "data"],
 ]
 HEIGHT = {module: len(FLOORS) - level for level, floor in enumerate(FLOORS) for module in floor}

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,18 @@ def everything(folder: Path) -> tuple[Any, ...]:
 @pytest.fixture(scope="module")
 def undisturbed(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     folder = tmp_path_factory.mktemp("undisturbed")
+    killer.run(["status"], folder)  # starts the fork server
+    start = time.monotonic()
     assert killer.run(options(small_folder), folder) == 0
+    SECONDS["undisturbed"] = time.monotonic() - start
     result = everything(folder)
     assert len(result[0]) == 12
     assert {state for _, state, *_ in result[0]} == {"COMPLETE", "PRUNED"}
     return result
 
+
+SECONDS: dict[str, float] = {}
+"""How long the undisturbed run takes here: random kills are spread over it."""
 
 MOMENTS = [
     ("create", 1),
@@ -112,7 +119,7 @@ def test_killed_at_random_moments_again_and_again(
     kills = 0
     for _ in range(8):
         process = killer.start(command, tmp_path)
-        process.join(rng.uniform(0.5, 4.0))
+        process.join(rng.uniform(0.1, 0.7) * SECONDS["undisturbed"])
         if process.exitcode is None:
             os.kill(process.pid, signal.SIGKILL)
             process.join()

@@ -1,0 +1,186 @@
+"""Decode once: a folder of images as one memory-mapped uint8 array, found again by what the folder looks like.
+
+A cache is a folder that appears under its final name only when it is whole (written beside it, flushed, renamed), so it
+is never torn: a killed builder leaves a `.part` folder that nobody reads, and of two builders the second finds the
+first one's work.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from data import DataError
+from data.images import DECODING, decode
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is done, images done, images in all)."""
+
+PIXELS, INDEX = "images.bin", "index.json"
+
+CHUNK = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """The images of a list of files, in its order, without those that cannot be read."""
+
+    images: NDArray[np.uint8]  # [N, S, S, 3], memory-mapped
+    paths: tuple[str, ...]  # [N], relative
+    contents: tuple[str, ...]  # [N], SHA-256 of each file
+    pixels: tuple[str, ...]  # [N], SHA-256 of each decoded image
+    bad: dict[str, str]  # relative path -> why it cannot be read
+
+
+def decoded(
+    root: Path, paths: Sequence[str], image_size: int, cache: Path, progress: Progress | None = None
+) -> Decoded:
+    """The images at `paths` below `root`, from the cache where they are in it, else decoded into it.
+
+    Raises DataError when the disk is full, the cache cannot be written, or the folder changes meanwhile.
+    """
+    key = _key(root, paths, image_size)
+    place = cache / f"images-{key[:24]}"
+    if not place.is_dir():
+        try:
+            _build(place, root, paths, image_size, progress)
+        except OSError as error:
+            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise DataError(f"cannot write the image cache in {cache}: {reason}") from error
+        if _key(root, paths, image_size) != key:
+            shutil.rmtree(place, ignore_errors=True)
+            raise DataError(f"{root} changed while its images were read (try again when it rests)")
+    return _open(place)
+
+
+def _key(root: Path, paths: Sequence[str], image_size: int) -> str:
+    """Changes with any file's name, size or modification time, and with how images are decoded."""
+    total = hashlib.sha256(f"{DECODING} {image_size} Pillow {PIL.__version__}\n".encode())
+    for path in paths:
+        try:
+            stat = os.stat(root / path)
+            total.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        except OSError as error:
+            total.update(f"{path}\0{error.errno}\n".encode(errors="surrogateescape"))
+    return total.hexdigest()
+
+
+def _open(place: Path) -> Decoded:
+    index = json.loads((place / INDEX).read_text())
+    size, count = index["image_size"], len(index["paths"])
+    shape = (count, size, size, 3)
+    # Copy on write: torch wants writable memory, though nobody writes.
+    images = np.memmap(place / PIXELS, np.uint8, "c", shape=shape) if count else np.zeros(shape, np.uint8)
+    return Decoded(
+        images=images,
+        paths=tuple(index["paths"]),
+        contents=tuple(index["contents"]),
+        pixels=tuple(index["pixels"]),
+        bad=index["bad"],
+    )
+
+
+def _build(place: Path, root: Path, paths: Sequence[str], image_size: int, progress: Progress | None) -> None:
+    """Decode everything beside `place` and move it there in one step."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(place)
+    part = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".part", dir=place.parent))
+    try:
+        _write(part, root, paths, image_size, progress)
+        part.chmod(0o755)
+        part.rename(place)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster: its work is as good
+            raise
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _sweep(place: Path) -> None:
+    """Remove what killed builders of this cache left, unless it is being written just now."""
+    newest = 0.0
+    for part in place.parent.glob(f"{place.name}.*.part"):
+        try:
+            newest = max(file.stat().st_mtime for file in [part, *part.iterdir()])
+        except OSError:
+            continue  # another process removes it too
+        if newest < _now(place.parent) - 3600:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _now(folder: Path) -> float:
+    """The file system's own clock (another machine's, on a network)."""
+    with tempfile.TemporaryFile(dir=folder) as handle:
+        return os.fstat(handle.fileno()).st_mtime
+
+
+def _write(part: Path, root: Path, paths: Sequence[str], image_size: int, progress: Progress | None) -> None:
+    row = 3 * image_size * image_size
+    with (part / PIXELS).open("wb") as handle:
+        if paths and hasattr(os, "posix_fallocate"):  # a full disk is noticed now, not after an hour
+            os.posix_fallocate(handle.fileno(), 0, row * len(paths))
+        good, bad = _decode_into(handle, root, paths, image_size, progress)
+        handle.truncate(row * len(good))
+        handle.flush()
+        os.fsync(handle.fileno())
+    columns = list(zip(*good, strict=True)) or [(), (), ()]
+    index = {
+        "image_size": image_size,
+        "decoding": DECODING,
+        "paths": columns[0],
+        "contents": columns[1],
+        "pixels": columns[2],
+        "bad": bad,
+    }
+    with (part / INDEX).open("w") as text:
+        json.dump(index, text)
+        text.flush()
+        os.fsync(text.fileno())
+
+
+def _decode_into(
+    handle: IO[bytes], root: Path, paths: Sequence[str], image_size: int, progress: Progress | None
+) -> tuple[list[tuple[str, str, str]], dict[str, str]]:
+    """Append the images to `handle`, in order; threads are enough, since Pillow lets go of the interpreter lock.
+
+    Returns ((path, hash of the file, hash of the pixels) of each image written, path -> why not of the others).
+    """
+    good: list[tuple[str, str, str]] = []
+    bad: dict[str, str] = {}
+
+    def one(path: str) -> tuple[NDArray[np.uint8], str] | str:
+        try:
+            content = (root / path).read_bytes()
+            return decode(content, image_size), hashlib.sha256(content).hexdigest()
+        except DataError as error:
+            return str(error)
+        except OSError as error:
+            return error.strerror or str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), CHUNK):  # in chunks: what is decoded waits in memory to be written
+            chunk = paths[start : start + CHUNK]
+            for path, result in zip(chunk, pool.map(one, chunk), strict=True):
+                if isinstance(result, str):
+                    bad[path] = result
+                else:
+                    image, content = result
+                    pixels = image.tobytes()
+                    handle.write(pixels)
+                    good.append((path, content, hashlib.sha256(pixels).hexdigest()))
+                if progress:
+                    progress("decoding", len(good) + len(bad), len(paths))
+    return good, bad

@@ -1,0 +1,127 @@
+"""Judge `find_groups` on a folder with groups.csv (path, label, group_id): one table, and the same as JSON.
+
+python bench_groups.py DIR [--processes 1 2] [--halves] [--second]
+"""
+
+import argparse
+import csv
+import json
+import os
+import resource
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.groups import find_groups
+from data.leak import share_with_sibling
+
+SEEDS = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--processes", type=int, nargs="+", default=[2])
+    parser.add_argument("--halves", action="store_true", help="time half of the images too")
+    parser.add_argument("--second", action="store_true", help="ask the second detector too")
+    args = parser.parse_args()
+    with (args.folder / "groups.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    paths = [args.folder / row["path"] for row in rows]
+    labels = np.array([row.get("label") or row["path"].split("/")[0] for row in rows])
+    ids = [(a, row.get("group_id") or row.get("group")) for a, row in zip(labels, rows, strict=True)]
+    truth = np.array([{key: i for i, key in enumerate(dict.fromkeys(ids))}[key] for key in ids])
+    seconds, partitions = {}, []
+    subsets = [np.arange(len(paths))]
+    if args.halves:
+        subsets.insert(0, np.sort(np.random.default_rng(0).choice(len(paths), len(paths) // 2, replace=False)))
+    for subset in subsets:
+        for processes in args.processes:
+            start, before = time.perf_counter(), sum(os.times()[:4])
+            found = find_groups([paths[i] for i in subset], processes=processes)
+            # CPU seconds too: the machine may be shared.
+            seconds[f"{len(subset)} images, {processes} processes: wall, CPU"] = (
+                round(time.perf_counter() - start, 1),
+                round(sum(os.times()[:4]) - before, 1),
+            )
+        partitions.append(found.group)
+    result = judged(found.group, truth, labels) | {
+        "method": found.method,
+        "duplicate sets": len(found.duplicates),
+        "seconds": seconds,
+        "peak MB, this process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000,
+        "peak MB, largest child": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1000,
+    }
+    if args.second:
+        for name, group in (("random", np.arange(len(truth))), ("found", found.group), ("true", truth)):
+            held = held_out(group, labels, 0)
+            result[f"second detector, {name} split"] = share_with_sibling(paths, held, processes=args.processes[-1])
+    for key, value in result.items():
+        print(f"{key:42} {value}")
+    print(json.dumps(result))
+
+
+def judged(group: NDArray[np.int64], truth: NDArray[np.int64], labels: NDArray[np.str_]) -> dict[str, Any]:
+    """Pair precision and recall of the partition, and what its splits leak."""
+    both, ours, theirs = (pairs(x) for x in (np.stack([group, truth], 1), group[:, None], truth[:, None]))
+    merged = Counter(np.unique(np.stack([group, truth], axis=1), axis=0)[:, 0].tolist())
+    families = {"all": np.ones(len(labels), bool)} | {
+        name: np.char.startswith(labels, name) for name in sorted({str(x).split("_")[0] for x in labels})
+    }
+    result: dict[str, Any] = {
+        "images": len(group),
+        "groups found": int(group.max()) + 1,
+        "true groups": len(np.unique(truth)),
+        "largest": int(np.bincount(group).max()),
+        "found groups holding several true ones": sum(n > 1 for n in merged.values()),
+        "true groups in several found ones": sum(len(np.unique(group[truth == t])) > 1 for t in np.unique(truth)),
+        "pair precision": round(both / max(ours, 1), 4),
+        "pair recall": round(both / max(theirs, 1), 4),
+    }
+    for name, split in (("found", group), ("random", np.arange(len(group)))):
+        shares: dict[str, list[float]] = {key: [] for key in families}
+        off = 0.0
+        for seed in range(SEEDS):
+            held = held_out(split, labels, seed)
+            leaks = np.isin(truth, truth[~held])
+            for key, member in families.items():
+                shares[key].append(float(leaks[held & member].mean()))
+            off = max(off, *(abs(float(held[labels == c].mean()) - 0.2) for c in np.unique(labels)))
+        result |= {f"% held out with sibling, {name}, {k}": spread(v) for k, v in shares.items()}
+        result[f"test share off by at most, points, {name}"] = round(100 * off, 2)
+    return result
+
+
+def spread(values: list[float]) -> str:
+    return f"{100 * np.mean(values):.2f} (max {100 * np.max(values):.2f})"
+
+
+def pairs(keys: NDArray[np.int64]) -> int:
+    """Pairs of images with the same key [N, D]."""
+    counts = np.unique(keys, axis=0, return_counts=True)[1]
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def held_out(group: NDArray[np.int64], labels: NDArray[np.str_], seed: int) -> NDArray[np.bool_]:
+    """About 20 % of each class, whole by group: groups in random order, each taken where its class still
+    wants it."""
+    rng = np.random.default_rng(seed)
+    held = np.zeros(len(group), bool)
+    order = np.argsort(group, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    majority = np.array([Counter(labels[m].tolist()).most_common(1)[0][0] for m in members])
+    for label in np.unique(labels):
+        want = 0.2 * float((labels == label).sum())
+        for i in rng.permutation(np.flatnonzero(majority == label)):
+            if want >= len(members[i]) / 2:
+                held[members[i]] = True
+                want -= len(members[i])
+    return held
+
+
+if __name__ == "__main__":
+    main()

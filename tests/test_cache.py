@@ -1,0 +1,157 @@
+"""Decoded once, found again, never torn: with real kills, two builders, and a really full disk."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import DataError, cache
+from data.cache import decoded
+from data.images import decode
+from tests.conftest import random_images
+
+FORK = multiprocessing.get_context("forkserver")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> tuple[Path, list[str]]:
+    root = tmp_path / "photos"
+    root.mkdir()
+    names = [f"{number:03d}.png" for number in range(60)]
+    for name, image in zip(names, random_images(60, 40), strict=True):
+        Image.fromarray(image).save(root / name)
+    return root, names
+
+
+def test_the_cache_holds_what_decoding_gives(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
+    root, names = photos
+    (root / "010.png").write_bytes(b"broken")
+    seen: list[tuple[str, int, int]] = []
+    found = decoded(root, names, 16, tmp_path / "c", lambda *news: seen.append(news))
+    assert found.bad == {"010.png": "not an image"}
+    assert found.paths == tuple(name for name in names if name != "010.png")
+    for path, image in zip(found.paths, found.images, strict=True):
+        assert np.array_equal(image, decode(root / path, 16))
+    assert len(set(found.contents)) == len(set(found.pixels)) == 59
+    assert seen[-1] == ("decoding", 60, 60)
+    seen.clear()
+    again = decoded(root, names, 16, tmp_path / "c", lambda *news: seen.append(news))
+    assert not seen
+    assert np.array_equal(again.images, found.images)
+    assert (again.paths, again.contents, again.pixels, again.bad) == (
+        found.paths,
+        found.contents,
+        found.pixels,
+        found.bad,
+    )
+
+
+def test_any_change_of_the_folder_is_seen(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
+    root, names = photos
+    first = decoded(root, names, 16, tmp_path / "c")
+    Image.fromarray(random_images(1, 40, seed=9)[0]).save(root / names[3])
+    assert not np.array_equal(decoded(root, names, 16, tmp_path / "c").images[3], first.images[3])
+    assert len(decoded(root, names[:-1], 16, tmp_path / "c").paths) == 59
+    assert decoded(root, names, 8, tmp_path / "c").images.shape == (60, 8, 8, 3)
+
+
+def test_a_copied_folder_has_the_same_contents(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
+    root, names = photos
+    shutil.copytree(root, tmp_path / "copy")
+    first = decoded(root, names, 16, tmp_path / "c")
+    copy = decoded(tmp_path / "copy", names, 16, tmp_path / "c")
+    assert copy.contents == first.contents
+
+
+def test_a_folder_that_changes_while_it_is_read_is_refused(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
+    root, names = photos
+
+    def meddle(what: str, done: int, total: int) -> None:
+        if done == total:
+            os.utime(root / names[0], ns=(1, 1))
+
+    with pytest.raises(DataError, match="changed while its images were read"):
+        decoded(root, names, 16, tmp_path / "c", meddle)
+    assert len(decoded(root, names, 16, tmp_path / "c").paths) == 60
+
+
+def slow_build(root: Path, names: list[str], place: Path) -> None:
+    def crawl(what: str, done: int, total: int) -> None:
+        time.sleep(0.02)
+
+    decoded(root, names, 16, place, crawl)
+
+
+def test_a_killed_builder_leaves_nothing_that_is_read(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
+    root, names = photos
+    for delay in (0.05, 0.4, 0.9):
+        process = FORK.Process(target=slow_build, args=(root, names, tmp_path / "c"))
+        process.start()
+        while not list((tmp_path / "c").glob("*.part")) and process.is_alive():
+            time.sleep(0.01)
+        time.sleep(delay)
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+    found = decoded(root, names, 16, tmp_path / "c")
+    assert all(np.array_equal(image, decode(root / path, 16)) for path, image in zip(names, found.images, strict=True))
+
+
+def test_old_leftovers_are_swept(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
+    root, names = photos
+    key = cache._key(root, names, 16)
+    leftover = tmp_path / "c" / f"images-{key[:24]}.x.part"
+    leftover.mkdir(parents=True)
+    (leftover / "images.bin").write_bytes(b"x")
+    for path in (leftover / "images.bin", leftover):
+        os.utime(path, (time.time() - 9999, time.time() - 9999))
+    decoded(root, names, 16, tmp_path / "c")
+    assert not leftover.exists()
+
+
+def test_two_builders_at_once_give_one_whole_cache(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
+    root, names = photos
+    both = [FORK.Process(target=slow_build, args=(root, names, tmp_path / "c")) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert len(list((tmp_path / "c").iterdir())) == 1
+    assert len(decoded(root, names, 16, tmp_path / "c").paths) == 60
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_is_one_clear_line(photos: tuple[Path, list[str]], small_disk: Path) -> None:
+    root, names = photos
+    with pytest.raises(DataError, match=r"cannot write the image cache in .*: the disk is full"):
+        decoded(root, names, 128, small_disk / "c")
+    assert not list((small_disk / "c").iterdir())
+    assert len(decoded(root, names, 32, small_disk / "c").paths) == 60  # a smaller one fits
+
+
+def test_a_read_only_disk_is_one_clear_line(photos: tuple[Path, list[str]], small_disk: Path) -> None:
+    root, names = photos
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(DataError, match=r"cannot write the image cache in .*: Read-only file system"):
+        decoded(root, names, 16, small_disk / "c")
