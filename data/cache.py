@@ -39,7 +39,6 @@ class Decoded:
     images: NDArray[np.uint8]  # [N, S, S, 3], memory-mapped
     paths: tuple[str, ...]  # [N], relative
     contents: tuple[str, ...]  # [N], SHA-256 of each file
-    pixels: tuple[str, ...]  # [N], SHA-256 of each decoded image
     bad: dict[str, str]  # relative path -> why it cannot be read
 
 
@@ -86,7 +85,6 @@ def _open(place: Path) -> Decoded:
         images=images,
         paths=tuple(index["paths"]),
         contents=tuple(index["contents"]),
-        pixels=tuple(index["pixels"]),
         bad=index["bad"],
     )
 
@@ -136,13 +134,12 @@ def _write(part: Path, root: Path, paths: Sequence[str], image_size: int, progre
         handle.truncate(row * len(good))
         handle.flush()
         os.fsync(handle.fileno())
-    columns = list(zip(*good, strict=True)) or [(), (), ()]
+    columns = list(zip(*good, strict=True)) or [(), ()]
     index = {
         "image_size": image_size,
         "decoding": DECODING,
         "paths": columns[0],
         "contents": columns[1],
-        "pixels": columns[2],
         "bad": bad,
     }
     with (part / INDEX).open("w") as text:
@@ -153,12 +150,12 @@ def _write(part: Path, root: Path, paths: Sequence[str], image_size: int, progre
 
 def _decode_into(
     handle: IO[bytes], root: Path, paths: Sequence[str], image_size: int, progress: Progress | None
-) -> tuple[list[tuple[str, str, str]], dict[str, str]]:
+) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Append the images to `handle`, in order; threads are enough, since Pillow lets go of the interpreter lock.
 
-    Returns ((path, hash of the file, hash of the pixels) of each image written, path -> why not of the others).
+    Returns ((path, hash of the file) of each image written, path -> why not of the others).
     """
-    good: list[tuple[str, str, str]] = []
+    good: list[tuple[str, str]] = []
     bad: dict[str, str] = {}
 
     def one(path: str) -> tuple[NDArray[np.uint8], str] | str:
@@ -178,9 +175,8 @@ def _decode_into(
                     bad[path] = result
                 else:
                     image, content = result
-                    pixels = image.tobytes()
-                    handle.write(pixels)
-                    good.append((path, content, hashlib.sha256(pixels).hexdigest()))
+                    handle.write(image.tobytes())
+                    good.append((path, content))
                 if progress:
                     progress("decoding", len(good) + len(bad), len(paths))
     return good, bad

@@ -69,19 +69,18 @@ def nearest_of(x: Floats, base: Floats, k: int) -> Ints:
     return out
 
 
-def near_duplicates(images: Sequence[Described]) -> Iterator[tuple[int, int]]:
-    """Pairs whose thumbnails, one of them flipped or not, differ by no more than re-encoding does.
+def near_duplicates(thumbs: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+    """Pairs of images whose thumbnails [N, 16, 16, 3], one of them flipped or not, differ as re-encoding does.
 
     Absolute cosine coefficients ignore flips, and their distance is a lower bound of the thumbnails'
     distance: nothing is missed among the nearest.
     """
-    if len(images) < 2:
+    if len(thumbs) < 2:
         return
-    thumbs = np.stack([image.thumb for image in images])
     grey = thumbs @ np.array([0.299, 0.587, 0.114], np.float32)
     step = np.arange(16)
     cosines = np.cos(np.pi * (step + 0.5) * step[:, None] / 16) * np.where(step, 8**-0.5, 0.25)[:, None]
-    waves = np.abs(cosines @ grey @ cosines.T)[:, :8, :8].reshape(len(images), -1).astype(np.float32)
+    waves = np.abs(cosines @ grey @ cosines.T)[:, :8, :8].reshape(len(thumbs), -1).astype(np.float32)
     limit = 1.0 + 0.03 * grey.std(axis=(1, 2))  # grey levels, root mean square
     for a, row in enumerate(nearest(waves, 10)):
         for b in row[np.sqrt(((waves[row] - waves[a]) ** 2).sum(axis=1)) / 16 <= limit[a]].tolist():

@@ -14,6 +14,7 @@ from PIL import Image
 
 from data import DataError, tissue
 from data.cache import decoded
+from data.known import FETCHED
 from data.sources import Progress, join, sources
 
 EMBEDDED = ("digits", "tissue")
@@ -36,6 +37,7 @@ class ImageSet:
     paths: tuple[str, ...]  # [N], relative to root, with forward slashes
     groups: NDArray[np.int64]  # [N], images of one source share a number
     groups_from: str  # how the groups are known, for people
+    contents: tuple[str, ...]  # [N], SHA-256 of each file
     fingerprint: str  # SHA-256 over relative paths and file contents
     skipped: tuple[str, ...]  # files left out on request, with the reason
     synthetic: bool
@@ -51,12 +53,14 @@ def load(
     progress: Progress | None = None,
 ) -> ImageSet:
     """Load an embedded dataset by name, or a folder by path (see load_folder); embedded ones are written to `cache`."""
-    root = embedded(source, cache) if source in EMBEDDED else _folder(source)
+    root = embedded(source, cache) if source in EMBEDDED else _folder(cache / source if source in FETCHED else source)
     return load_folder(root, image_size, cache, groups=groups, skip_bad=skip_bad, progress=progress)
 
 
-def _folder(source: str) -> Path:
+def _folder(source: str | Path) -> Path:
     root = Path(source).expanduser()
+    if not root.exists() and root.name in FETCHED:
+        raise DataError(f"{root.name} is not here yet (get it with: study data fetch {root.name})")
     if not root.exists():
         raise DataError(f"no such folder: {source} (give a folder of class folders, or one of: {', '.join(EMBEDDED)})")
     if not root.is_dir():
@@ -134,7 +138,8 @@ def load_folder(
         labels=labels,
         classes=tuple(folders),
         paths=images.paths,
-        groups=join(zip(names, images.pixels, strict=True)),
+        groups=join(zip(names, images.contents, strict=True)),
+        contents=images.contents,
         groups_from=origin,
         fingerprint=fingerprint,
         skipped=tuple(f"{path}: {why}" for path, why in images.bad.items()),

@@ -89,8 +89,9 @@ def _found(paths: Sequence[Path], mapping: Map, tell: Callable[[int, int], None]
     described.clear()
     sets = _Sets(len(images))
     with threadpool_limits(1):  # sums must not depend on the number of threads
-        for pair in near_duplicates(images):
-            sets.join(*pair)
+        if images:
+            for pair in near_duplicates(np.stack([image.thumb for image in images])):
+                sets.join(*pair)
         batches = ranked_pairs(images)
     total = sum(len(batch) for batch in batches) or 1
     tried, joined = _register(

@@ -10,6 +10,7 @@ import torch
 
 from data import datasets
 from data.datasets import ImageSet
+from data.known import FETCHED
 from data.sources import Progress
 from data.splits import Parts, make_parts, random_parts, save_parts
 from study import StudyError
@@ -61,7 +62,7 @@ def choose_device(name: str) -> torch.device:
 
 def with_absolute_data(config: StudyConfig) -> StudyConfig:
     """The same with the folder of images as an absolute path, so that resuming works from anywhere."""
-    if config.data in datasets.EMBEDDED:
+    if config.data in (*datasets.EMBEDDED, *FETCHED):
         return config
     return config.model_copy(update={"data": str(Path(config.data).expanduser().resolve())})
 

@@ -222,18 +222,18 @@ def page(
         f'<p class="note">{data["images"]} images of {data["groups"]} groups ({html.escape(data["groups_from"])}); '
         f"parts: {parts}. {card['notice']}</p>",
         "<h2>Per class (test)</h2>",
-        _table(("class", "precision", "recall", "F1", "images"), _class_rows(test["report"], card["classes"])),
+        table(("class", "precision", "recall", "F1", "images"), _class_rows(test["report"], card["classes"])),
         drawn[0],
         "<h2>The shipped model</h2>",
-        _table(("parameter", "value"), [*sorted(card["study"]["params"].items()), *_model_rows(card)]),
+        table(("parameter", "value"), [*sorted(card["study"]["params"].items()), *_model_rows(card)]),
         drawn[1],
         "<h2>The search</h2>",
         '<p class="note">Selection scores come from the validation part, which chose the winner: the best of many '
         "is not a performance.</p>",
-        _table(("trial", "state", "selection score", "epochs", "seconds", "parameters"), _trial_rows(trials)),
+        table(("trial", "state", "selection score", "epochs", "seconds", "parameters"), _trial_rows(trials)),
         drawn[2],
         "<h2>Times</h2>",
-        _table(("what", "value"), [(key.replace("_", " "), value) for key, value in times.items()]),
+        table(("what", "value"), [(key.replace("_", " "), value) for key, value in times.items()]),
     ]
     head = f'<meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
@@ -281,7 +281,9 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _table(head: tuple[str, ...], rows: list[Row]) -> str:
+def table(head: tuple[str, ...], rows: list[Row]) -> str:
+    """An HTML table; numbers are set to the right."""
+
     def cell(tag: str, value: object) -> str:
         number = ' class="number"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
         return f"<{tag}{number}>{html.escape(str(value))}</{tag}>"

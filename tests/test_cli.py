@@ -213,6 +213,9 @@ SURFACE = {
     "retrain": ["--trial", "--storage", "--device"],
     "status": ["--storage", "--json"],
     "predict": ["--json", "--csv", "--device", "--skip-bad"],
+    "data audit": ["--groups", "--seed", "--json", "--html", "--skip-bad"],
+    "data split": ["--groups", "--seed", "--csv", "--skip-bad"],
+    "data fetch": [],
 }
 
 
@@ -220,9 +223,9 @@ def test_the_surface_is_frozen(shell: Shell) -> None:
     """A new knob is a field of the configuration, not an option. Change this list only with a reason."""
     _, out, _ = shell("--help")
     listed = re.findall(r"^[│\s]*([a-z-]+)\s{2,}\S", ANSI.sub("", out), re.MULTILINE)
-    assert [name for name in listed if name in SURFACE] == list(SURFACE)
+    assert set(listed) >= {command.split()[0] for command in SURFACE}
     for command, options in SURFACE.items():
-        _, out, _ = shell(command, "--help")
+        _, out, _ = shell(*command.split(), "--help")
         found = dict.fromkeys(re.findall(r"(?<![\w-])--[a-z-]+", ANSI.sub("", out).split("Example:")[0]))
         assert [option for option in found if option != "--help"] == options
         assert "Example: study" in out

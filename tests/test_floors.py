@@ -8,9 +8,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the top floor to the ground; a module may import only from floors below its own.
 FLOORS = [
     ["study.cli"],
-    ["study.display"],
+    ["study.cli.data"],
+    ["study.cli.display"],
     ["study.launch"],
-    ["study.worker", "study.final", "study.predict"],
+    ["study.worker", "study.final", "study.predict", "study.audit_page"],
     ["study.report", "study.objective"],
     ["study.contract", "study.leases"],
     ["study.sampling", "study.storage"],
@@ -18,8 +19,9 @@ FLOORS = [
     ["study.presets", "study.space"],
     ["models.bundle"],
     ["models.training", "models.evaluation", "models.cnn"],
+    ["data.audit"],
     ["data.datasets", "data.splits", "data.batches", "data.leak"],
-    ["data.sources", "data.cache"],
+    ["data.sources", "data.cache", "data.known"],
     ["data.groups"],
     ["data.candidates"],
     ["data.registration"],

@@ -1,7 +1,7 @@
 """What a person sees while a study runs, and at its end."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,19 @@ from study.launch import News, Opened
 from study.objective import TrialEnd, TrialEpoch
 from study.report import LEAKY, percent, score_name
 from study.storage import DEFAULT_URL
+
+out = Console()
+err = Console(stderr=True)
+
+
+def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str | None = None) -> None:
+    """A plain table on stdout; nothing in it is cut."""
+    shown = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    for name in head:
+        shown.add_column(escape(name), overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(str(value)) for value in row))
+    out.print(shown)
 
 
 class Display:
@@ -101,7 +114,7 @@ class Display:
         """The final screen: what was found, what it is worth, and what to type next."""
         assert self._outcome is not None
         assert self._opened is not None
-        card, out = self._outcome.card, Console()
+        card = self._outcome.card
         table = Table(box=None, show_header=False, pad_edge=False)
         for key, value in _summary_rows(name, card):
             table.add_row(key, escape(value))

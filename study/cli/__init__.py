@@ -9,17 +9,16 @@ from typing import Annotated, Any, NoReturn
 import optuna
 import typer
 from optuna.trial import TrialState
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from data import DataError
 from models import ModelError
 from models.bundle import load
 from study import StudyError, launch
+from study.cli import data as data_commands
+from study.cli.display import err, print_table, show
 from study.config import StudyConfig, parse_setting, resolve
 from study.contract import CONFIG, stored_config
-from study.display import show
 from study.final import winner
 from study.predict import find_images, predict_files
 from study.report import percent
@@ -34,8 +33,8 @@ app = typer.Typer(
     help="Search CNN architectures on a folder of labelled images; get one model and a score to believe.",
     epilog="Start with: study run          (embedded digits, a minute)      then: study run --data FOLDER",
 )
-out = Console()
-err = Console(stderr=True)
+
+app.add_typer(data_commands.app, name="data")
 
 Storage = Annotated[str, typer.Option(help="Database of studies: sqlite:///FILE or postgresql+psycopg://...")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
@@ -109,7 +108,7 @@ def status(
         sys.stdout.write(json.dumps(rows if name is None else rows[0], indent=2) + "\n")
         return
     for row in rows:
-        _print_table(("", escape(row["name"])), [(key, value) for key, value in row.items() if key != "name"])
+        print_table(("", row["name"]), [(key, value) for key, value in row.items() if key != "name"])
     if not rows:
         err.print("no studies yet; start one with: study run")
 
@@ -135,7 +134,7 @@ def predict(
         for row in rows:
             writer.writerow([row["path"], row["label"], *(f"{p:.6f}" for p in row["probabilities"].values())])
     else:
-        _print_table(
+        print_table(
             ("path", "label", "probability"),
             [(row["path"], row["label"], percent(row["probabilities"][row["label"]])) for row in rows],
         )
@@ -171,15 +170,6 @@ def _status(study: optuna.Study) -> dict[str, Any]:
         row |= {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
     row["go_on"] = f"study resume {study.study_name}"
     return row
-
-
-def _print_table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in head:
-        table.add_column(name, overflow="fold")  # a path is to be copied: never cut
-    for row in rows:
-        table.add_row(*(escape(str(value)) for value in row))
-    out.print(table)
 
 
 def _fail(message: str) -> NoReturn:

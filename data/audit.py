@@ -1,0 +1,162 @@
+"""What a folder of images is worth before anything is trained: counts, copies, leaks, and scores without a network."""
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.ensemble import ExtraTreesClassifier
+
+from data.candidates import near_duplicates
+from data.datasets import ImageSet
+from data.known import recognise
+from data.leak import share_with_sibling
+from data.splits import SHARES, Parts, random_parts
+
+TREES = 400
+GIANT = 0.05
+"""A found group with more than this share of all images is suspect (a stamp or scale bar on every image?)."""
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+def audit(dataset: ImageSet, parts: Parts, seed: int) -> dict[str, Any]:
+    """Everything about a dataset and its parts, as plain values (fractions, not percent).
+
+    The share of held-out images with a copy in training is judged by a detector that did not make the groups; the two
+    baselines (majority class; trees on colour and gradient histograms) are scored on the random split and on ours.
+    """
+    random = random_parts(len(dataset.labels), dataset.paths, seed)
+    known = recognise(dataset.classes)
+    counts = np.bincount(dataset.labels)
+    sizes = Counter(np.bincount(dataset.groups).tolist())
+    largest = max(sizes)
+    return {
+        "folder": str(dataset.root),
+        "known": known[0] if known else None,
+        "leak_note": known[1].leak if known else None,
+        "images": len(dataset.labels),
+        "classes": {name: part_counts(dataset, parts, label) for label, name in enumerate(dataset.classes)},
+        "imbalance": round(float(counts.max() / counts.min()), 3),
+        "pixels": image_sizes(dataset),
+        "unreadable": list(dataset.skipped),
+        "exact_duplicates": exact_duplicates(dataset),
+        "near_duplicate_pairs": len(list(near_duplicates(thumbnails(dataset.images)))),
+        "label_conflicts": conflicts(dataset),
+        "groups": int(dataset.groups.max()) + 1,
+        "groups_from": dataset.groups_from,
+        "largest_group": largest,
+        "suspect": largest > max(20, GIANT * len(dataset.labels)),
+        "held_out_with_sibling": {
+            "random": leak(dataset, random.val),
+            "grouped": leak(dataset, parts.test),
+        },
+        "baselines": {
+            "random": baselines(dataset, random.train, random.val, seed),
+            "grouped": baselines(dataset, np.concatenate([parts.train, parts.val, parts.cal]), parts.test, seed),
+        },
+    }
+
+
+def part_counts(dataset: ImageSet, parts: Parts, label: int) -> dict[str, int]:
+    """Images and sources of a class, and its images in each part."""
+    mine = dataset.labels == label
+    inside = {name: int(mine[getattr(parts, name)].sum()) for name in SHARES}
+    return {"images": int(mine.sum()), "sources": len(np.unique(dataset.groups[mine])), **inside}
+
+
+def image_sizes(dataset: ImageSet) -> dict[str, int]:
+    """Width x height -> number of files, the most frequent first (at most ten)."""
+
+    def size(path: str) -> str:
+        with Image.open(dataset.root / path) as image:
+            return f"{image.width}x{image.height}"
+
+    with ThreadPoolExecutor() as pool:
+        return dict(Counter(pool.map(size, dataset.paths)).most_common(10))
+
+
+def exact_duplicates(dataset: ImageSet) -> list[list[str]]:
+    """Sets of files with the same content."""
+    sets: dict[str, list[str]] = {}
+    for path, content in zip(dataset.paths, dataset.contents, strict=True):
+        sets.setdefault(content, []).append(path)
+    return [paths for paths in sets.values() if len(paths) > 1]
+
+
+def conflicts(dataset: ImageSet) -> list[list[str]]:
+    """Groups whose images have different classes: the same tissue with two labels, or a wrong group."""
+    order = np.argsort(dataset.groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(dataset.groups[order])) + 1)
+    return [[dataset.paths[i] for i in group] for group in members if len(set(dataset.labels[group].tolist())) > 1]
+
+
+def thumbnails(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[N, S, S, 3] -> [N, 16, 16, 3]."""
+    small = [cv2.resize(np.asarray(image), (16, 16), interpolation=cv2.INTER_AREA) for image in images]
+    return np.stack(small).astype(np.uint8)
+
+
+def leak(dataset: ImageSet, held_out: Ints) -> dict[str, float]:
+    """Share of held-out images with a sibling among the others: by the groups, and by the second detector."""
+    held = np.zeros(len(dataset.labels), bool)
+    held[held_out] = True
+    files: list[Path] = [dataset.root / path for path in dataset.paths]
+    return {
+        "by_groups": float(np.isin(dataset.groups[held], dataset.groups[~held]).mean()),
+        "by_second_detector": share_with_sibling(files, held),
+    }
+
+
+def baselines(dataset: ImageSet, train: Ints, test: Ints, seed: int) -> dict[str, float]:
+    """Accuracy without any network: the most frequent class, and trees on histograms."""
+    labels = dataset.labels
+    majority = int(np.bincount(labels[train]).argmax())
+    features = histograms(dataset.images)
+    trees = ExtraTreesClassifier(TREES, random_state=seed, n_jobs=-1).fit(features[train], labels[train])
+    return {
+        "majority": float((labels[test] == majority).mean()),
+        "trees": float(trees.score(features[test], labels[test])),
+    }
+
+
+def histograms(images: NDArray[np.uint8]) -> Floats:
+    """Colour and gradient histograms [N, D]: joint RGB (8 bins each), and gradient lengths on three scales."""
+    return np.stack([_histogram(np.asarray(image)) for image in images])
+
+
+def _histogram(image: NDArray[np.uint8]) -> Floats:
+    colour = cv2.calcHist([image], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3).ravel()
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    parts: list[NDArray[Any]] = [colour]
+    for blur in (0.0, 1.0, 2.0):
+        smooth = cv2.GaussianBlur(grey, (0, 0), blur) if blur else grey
+        length = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+        parts.append(np.histogram(length, bins=32, range=(0, 512))[0])
+    return (np.concatenate(parts) / grey.size).astype(np.float32)
+
+
+def largest_groups(dataset: ImageSet, count: int) -> list[Ints]:
+    """Image indices of the groups with most images."""
+    order = np.argsort(-np.bincount(dataset.groups), kind="stable")[:count]
+    return [np.flatnonzero(dataset.groups == group) for group in order]
+
+
+def split_rows(dataset: ImageSet, parts: Parts) -> list[tuple[str, str, int, str]]:
+    """(path, label, group, part) of every image, in the order of the paths."""
+    part_of = np.full(len(dataset.labels), "", dtype="U5")
+    names: Sequence[str] = list(SHARES)
+    for name in names:
+        part_of[getattr(parts, name)] = name
+    return [
+        (path, dataset.classes[label], group, part)
+        for path, label, group, part in zip(
+            dataset.paths, dataset.labels.tolist(), dataset.groups.tolist(), part_of.tolist(), strict=True
+        )
+    ]

@@ -1,0 +1,92 @@
+"""`study data`: look at a folder of images before anything is trained."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data import known
+from data.datasets import ImageSet, load
+from data.splits import Parts, make_parts
+from study.cli.display import err, print_table, show
+
+app = typer.Typer(no_args_is_help=True, help="Look at a folder of images, divide it, or fetch a known dataset.")
+
+CACHE = Path("runs/cache")
+IMAGE_SIZE = 128
+
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder of class folders, digits, or tissue.")]
+Groups = Annotated[
+    str | None, typer.Option(help="CSV file, pattern with (?P<group>...), auto (pixels) or none; else groups.csv.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of the parts; a study's own is 0 unless set.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+def _load(folder: str, groups: str | None, seed: int, skip_bad: bool) -> tuple[ImageSet, Parts]:
+    with show(err) as display:
+        dataset = load(folder, IMAGE_SIZE, CACHE, groups=groups, skip_bad=skip_bad, progress=display.images)
+    return dataset, make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, seed)
+
+
+@app.command(epilog="Example: study data audit my_images --html audit.html")
+def audit(
+    folder: Folder,
+    groups: Groups = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    page: Annotated[Path | None, typer.Option("--html", help="Write a page with thumbnails here.")] = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Counts, copies, leaks across the split, and what a score without any network would be."""
+    from data.audit import audit as examine  # OpenCV and scikit-learn take seconds to import
+    from data.audit import largest_groups
+    from study.audit_page import SUSPECT, audit_page, tables
+
+    dataset, parts = _load(folder, groups, seed, skip_bad)
+    with err.status("judging the splits") if err.is_terminal else show(err):
+        found = examine(dataset, parts, seed)
+    if page:
+        page.write_text(audit_page(dataset, found, largest_groups(dataset, 8)), encoding="utf-8")
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
+    for title, head, rows in tables(found):
+        print_table(head, rows, title)
+    err.print(f"groups: {found['groups_from']}", markup=False)
+    for note in (found["leak_note"], SUSPECT if found["suspect"] else None):
+        if note:
+            err.print(note, markup=False)
+
+
+@app.command(epilog="Example: study data split my_images --csv > split.csv")
+def split(
+    folder: Folder,
+    groups: Groups = None,
+    seed: Seed = 0,
+    as_csv: Annotated[bool, typer.Option("--csv", help="path,label,group,part of every image on stdout.")] = False,
+    skip_bad: SkipBad = False,
+) -> None:
+    """The parts that a study of this folder and seed uses."""
+    from data.audit import part_counts, split_rows
+
+    dataset, parts = _load(folder, groups, seed, skip_bad)
+    if as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["path", "label", "group", "part"])
+        writer.writerows(split_rows(dataset, parts))
+        return
+    counts = {name: part_counts(dataset, parts, label) for label, name in enumerate(dataset.classes)}
+    print_table(("class", *next(iter(counts.values()))), [(name, *row.values()) for name, row in counts.items()])
+    err.print(f"groups: {dataset.groups_from}; split {parts.hash[:12]}", markup=False)
+
+
+@app.command(epilog="Example: study data fetch fashion-mnist   (then: study run --data fashion-mnist)")
+def fetch(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(known.FETCHED)}")]) -> None:
+    """Download a known dataset into runs/cache; nothing else ever downloads."""
+    folder = known.fetch(name, CACHE)
+    sys.stdout.write(f"{folder}\n")

@@ -1,0 +1,124 @@
+"""The audit knows copies, conflicts and leaks of folders whose truth is known; the shell prints them."""
+
+import csv
+import gzip
+import io
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import DataError, known
+from data.audit import audit
+from data.datasets import load_folder
+from data.splits import make_parts
+from tests.conftest import Shell, random_images
+
+
+@pytest.fixture(scope="module")
+def clashing(tissue_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic tissue, with one file copied into another class."""
+    root = tmp_path_factory.mktemp("clash") / "tissue"
+    shutil.copytree(tissue_folder, root)
+    one = next((root / "synthetic_colon_aca").iterdir())
+    shutil.copy(one, root / "synthetic_lung_n" / "twin.jpeg")
+    with (root / "groups.csv").open("a") as handle:
+        handle.write("synthetic_lung_n/twin.jpeg,own\n")
+    return root
+
+
+def test_the_audit_of_a_known_folder(clashing: Path, tmp_path: Path) -> None:
+    dataset = load_folder(clashing, 48, tmp_path)
+    parts = make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, 0)
+    found = audit(dataset, parts, 0)
+    assert found["images"] == 91
+    assert found["groups"] == 30
+    assert found["pixels"] == {"48x48": 91}
+    assert len(found["exact_duplicates"]) == 1
+    assert len(found["exact_duplicates"][0]) == 2
+    assert len(found["label_conflicts"]) == 1
+    assert len(found["label_conflicts"][0]) == 4
+    assert found["classes"]["synthetic_lung_n"]["images"] == 19
+    assert found["held_out_with_sibling"]["random"]["by_groups"] > 0.9
+    assert found["held_out_with_sibling"]["grouped"]["by_groups"] == 0
+    for scores in found["baselines"].values():
+        assert 0 < scores["majority"] < 0.5 < scores["trees"] <= 1
+    json.dumps(found)
+
+
+def test_the_shell_prints_tables_json_and_a_page(shell: Shell, clashing: Path, tmp_path: Path) -> None:
+    code, out, err = shell("data", "audit", clashing, "--html", "audit.html")
+    assert code == 0
+    assert "detector" in out
+    assert "trees on histograms" in out
+    assert "groups: groups.csv" in err
+    page = Path("audit.html").read_text()
+    assert page.count("<img") > 20
+    assert "http" not in page
+    code, out, _ = shell("data", "audit", clashing, "--json")
+    assert json.loads(out)["images"] == 91
+
+
+def test_the_split_is_the_one_that_studies_use(shell: Shell, tissue_folder: Path) -> None:
+    code, out, _ = shell("data", "split", tissue_folder, "--csv")
+    assert code == 0
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert list(rows[0]) == ["path", "label", "group", "part"]
+    assert len(rows) == 90
+    options = ["--trials", "1", "--set", "image_size=16", "--set", "epochs=2", "--set", "min_epochs=1"]
+    options += ["--set", "final_epochs=1", "--set", "space.base_filters=2", "--name", "s", "--preset", "quick"]
+    assert shell("run", "--data", tissue_folder, *options)[0] == 0
+    parts = json.loads(Path("runs/s/parts.json").read_text())
+    for name in ("train", "val", "cal", "test"):
+        assert sorted(row["path"] for row in rows if row["part"] == name) == sorted(parts[name])
+    assert "class" in shell("data", "split", tissue_folder)[1]
+    assert shell("data", "split", tissue_folder, "--seed", "5", "--csv")[1] != out
+
+
+def test_known_datasets_are_recognised_by_their_folders() -> None:
+    for names in (
+        ["colon_aca", "colon_n", "lung_aca", "lung_n", "lung_scc"],
+        ["lung_aca", "lung_scc"],
+        ["Colon_Adenocarcinoma", "Colon_Benign_Tissue", "Lung_Adenocarcinoma", "Lung-Benign_Tissue"],
+    ):
+        found = known.recognise(names)
+        assert found is not None
+        assert found[0] == "lc25000"
+    assert known.recognise(["cat", "dog"]) is not None  # of CIFAR-10's
+    assert known.recognise(["colon_aca", "other"]) is None
+    assert known.recognise(["lung_n"]) is None
+
+
+def idx_file(path: Path, values: np.ndarray) -> None:
+    """The format of MNIST's files: magic number, shape, bytes."""
+    header = struct.pack(">HBB", 0, 8, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + values.astype(np.uint8).tobytes())
+    path.with_suffix(path.suffix + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+
+
+def test_fetch_writes_class_folders_and_checks_the_count(tmp_path: Path) -> None:
+    """torchvision's own reader on small files in the real format: what it has on disk it does not download."""
+    raw = tmp_path / "downloads" / "FashionMNIST" / "raw"
+    for split, count in (("train", 30), ("t10k", 20)):
+        idx_file(raw / f"{split}-images-idx3-ubyte", random_images(count, 28)[..., 0])
+        idx_file(raw / f"{split}-labels-idx1-ubyte", np.arange(count) % 10)
+    with pytest.raises(DataError, match="fashion-mnist should have 70000 images and has 50"):
+        known.fetch("fashion-mnist", tmp_path)
+    written = tmp_path / "fashion-mnist.part"
+    assert len(list(written.glob("*/*.png"))) == 50
+    assert {path.name for path in written.iterdir()} == set(known.KNOWN["fashion-mnist"].classes[0])
+    with Image.open(next(written.glob("bag/*.png"))) as image:
+        assert image.size == (28, 28)
+
+
+def test_what_cannot_be_fetched_says_how_to_get_it(shell: Shell) -> None:
+    assert "download the archive" in shell("data", "fetch", "lc25000")[2]
+    code, _, err = shell("data", "fetch", "imagenet")
+    assert (code, err) == (2, "study: 'imagenet' cannot be fetched (there are: fashion-mnist, cifar10)\n")
+    code, _, err = shell("run", "--data", "cifar10")
+    assert (code, err) == (2, "study: cifar10 is not here yet (get it with: study data fetch cifar10)\n")
