@@ -207,6 +207,26 @@ def test_skip_bad_is_counted_and_recorded(shell: Shell, small_folder: Path, tmp_
     assert card["data"]["skipped"] == ["0/broken.png: not an image"]
 
 
+def test_the_leaky_protocol_is_marked_wherever_it_is_shown(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
+    leaky = ["--set", "protocol=random", "--set", "final_data=train"]
+    code, out, _ = run_tiny(shell, small_folder, *leaky)
+    assert code == 0
+    assert "leaky accuracy" in out
+    assert "LEAKY" in out
+    assert "test accuracy" not in out
+    model = tmp_path / "runs" / "s" / "model"
+    card = json.loads((model / "card.json").read_text())
+    assert card["leaky"] is True
+    assert card["temperature"] == 1.0
+    assert all(row["leaky"] for row in json.loads((model / "results.json").read_text()))
+    assert (model / "classification_report.txt").read_text().startswith("LEAKY")
+    assert "LEAKY" in (model / "report.html").read_text()
+    assert "LEAKY" in shell("status", "s")[1]
+    code, _, err = run_tiny(shell, small_folder, "--name", "t", "--set", "protocol=random")
+    assert code == 2
+    assert 'set final_data = "train"' in err
+
+
 SURFACE = {
     "run": ["--preset", "--data", "--name", "--storage", "--trials", "--device", "--set", "--skip-bad"],
     "resume": ["--storage", "--trials", "--device"],

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import DataError
-from data.splits import SHARES, make_parts
+from data.splits import SHARES, make_parts, random_parts
 
 
 @st.composite
@@ -72,3 +72,30 @@ def test_too_few_sources_are_refused_with_the_number_needed() -> None:
     groups = np.array(list(range(10)) + [10] * 4 + [11] * 3 + [12] * 3)
     with pytest.raises(DataError, match=r"class c1 has 10 images of 3 sources; .* at least 4 sources"):
         split(labels, groups, 2, 0)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 14)), min_size=8, max_size=80), st.integers(0, 2**31))
+def test_any_labels_and_groups_are_divided_soundly_or_refused(rows: list[tuple[int, int]], seed: int) -> None:
+    labels = np.unique([label for label, _ in rows], return_inverse=True)[1]
+    groups = np.unique([group for _, group in rows], return_inverse=True)[1]
+    classes = int(labels.max()) + 1
+    try:
+        parts = split(labels, groups, classes, seed)
+    except DataError:
+        owned = [len(set(groups[labels == label].tolist())) for label in range(classes)]
+        shared = len({(label, group) for label, group in rows}) > len(set(groups.tolist()))
+        assert min(owned) < len(SHARES) or shared  # never without a reason
+        return
+    index = [getattr(parts, name) for name in SHARES]
+    assert sorted(np.concatenate(index).tolist()) == list(range(len(labels)))
+    assert sum(len(set(groups[part].tolist())) for part in index) == len(set(groups.tolist()))
+    assert all(set(labels[part].tolist()) == set(range(classes)) for part in index)
+
+
+def test_the_random_protocol_is_an_unsealed_80_20() -> None:
+    paths = [f"{i}.png" for i in range(1000)]
+    parts = random_parts(1000, paths, 0)
+    assert parts.counts() == {"train": 800, "val": 200, "cal": 0, "test": 0}
+    assert sorted([*parts.train, *parts.val]) == list(range(1000))
+    assert random_parts(1000, paths, 1).hash != parts.hash
