@@ -23,7 +23,8 @@ def decode(source: Path | bytes, image_size: int) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             image.draft("RGB", (2 * image_size, 2 * image_size))
-            rgb = to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            rgb = to_rgb(image)
             return np.asarray(rgb.resize((image_size, image_size), Image.Resampling.BILINEAR))
     except Image.DecompressionBombError as error:
         raise DataError("too many pixels for an image (possible decompression bomb)") from error
@@ -41,4 +42,4 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

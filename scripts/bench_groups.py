@@ -1,6 +1,6 @@
 """Judge `find_groups` on a folder with groups.csv (path, label, group_id): one table, and the same as JSON.
 
-python bench_groups.py DIR [--processes 1 2] [--halves] [--second]
+.venv/bin/python scripts/bench_groups.py DIR [--processes 1 2] [--halves] [--second]
 """
 
 import argparse
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data.groups import find_groups
 from data.leak import share_with_sibling
+from data.splits import SHARES, Parts, make_parts
 
 SEEDS = 20
 
@@ -86,13 +87,14 @@ def judged(group: NDArray[np.int64], truth: NDArray[np.int64], labels: NDArray[n
         shares: dict[str, list[float]] = {key: [] for key in families}
         off = 0.0
         for seed in range(SEEDS):
+            parts = parts_of(split, labels, seed)
             held = held_out(split, labels, seed)
             leaks = np.isin(truth, truth[~held])
             for key, member in families.items():
                 shares[key].append(float(leaks[held & member].mean()))
-            off = max(off, *(abs(float(held[labels == c].mean()) - 0.2) for c in np.unique(labels)))
+            off = max(off, *(abs(len(getattr(parts, part)) / len(group) - share) for part, share in SHARES.items()))
         result |= {f"% held out with sibling, {name}, {k}": spread(v) for k, v in shares.items()}
-        result[f"test share off by at most, points, {name}"] = round(100 * off, 2)
+        result[f"a part's share off by at most, points, {name}"] = round(100 * off, 2)
     return result
 
 
@@ -107,20 +109,15 @@ def pairs(keys: NDArray[np.int64]) -> int:
 
 
 def held_out(group: NDArray[np.int64], labels: NDArray[np.str_], seed: int) -> NDArray[np.bool_]:
-    """About 20 % of each class, whole by group: groups in random order, each taken where its class still
-    wants it."""
-    rng = np.random.default_rng(seed)
+    """The test part that a study with this seed would make of these groups."""
     held = np.zeros(len(group), bool)
-    order = np.argsort(group, kind="stable")
-    members = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
-    majority = np.array([Counter(labels[m].tolist()).most_common(1)[0][0] for m in members])
-    for label in np.unique(labels):
-        want = 0.2 * float((labels == label).sum())
-        for i in rng.permutation(np.flatnonzero(majority == label)):
-            if want >= len(members[i]) / 2:
-                held[members[i]] = True
-                want -= len(members[i])
+    held[parts_of(group, labels, seed).test] = True
     return held
+
+
+def parts_of(group: NDArray[np.int64], labels: NDArray[np.str_], seed: int) -> Parts:
+    names, index = np.unique(labels, return_inverse=True)
+    return make_parts(index, group, names.tolist(), [str(i) for i in range(len(group))], seed)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,25 @@ def test_modes_become_rgb(tmp_path: Path, mode: str, colour: object, expected: t
     assert decode(tmp_path / "x.png", 4)[2, 2].tolist() == list(expected)
 
 
+@pytest.mark.parametrize("ending", ["png", "jpeg", "tif", "bmp", "webp", "gif"])
+def test_file_formats(tmp_path: Path, ending: str) -> None:
+    smooth = Image.fromarray(random_images(1, 4)[0]).resize((64, 64), Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / f"x.{ending}")
+    expected = np.asarray(smooth.resize((16, 16), Image.Resampling.BILINEAR), float)
+    assert np.abs(decode(tmp_path / f"x.{ending}", 16) - expected).mean() < (12 if ending == "gif" else 4)
+
+
+def test_palettes_and_their_transparency(tmp_path: Path) -> None:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 200, 10, 20])
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "clear.png", transparency=1)
+    assert decode(tmp_path / "plain.png", 4)[0, 0].tolist() == [200, 10, 20]
+    assert decode(tmp_path / "clear.png", 4)[0, 0].tolist() == [255, 255, 255]
+    Image.new("LA", (8, 8), (50, 128)).save(tmp_path / "half.png")
+    assert decode(tmp_path / "half.png", 4)[0, 0].tolist() == [152, 152, 152]
+
+
 def test_cmyk_and_rotation_by_exif(tmp_path: Path) -> None:
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "x.jpg")
     red = decode(tmp_path / "x.jpg", 4)[1, 1].astype(int)
