@@ -60,7 +60,12 @@ def decoded(
         if _key(root, paths, image_size) != key:
             shutil.rmtree(place, ignore_errors=True)
             raise DataError(f"{root} changed while its images were read (try again when it rests)")
-    return _open(place)
+    try:
+        return _open(place)
+    except (OSError, ValueError, KeyError):  # altered by somebody: what can be made again is not worth an error
+        shutil.rmtree(place, ignore_errors=True)
+        _build(place, root, paths, image_size, progress)
+        return _open(place)
 
 
 def _key(root: Path, paths: Sequence[str], image_size: int) -> str:
@@ -79,6 +84,8 @@ def _open(place: Path) -> Decoded:
     index = json.loads((place / INDEX).read_text())
     size, count = index["image_size"], len(index["paths"])
     shape = (count, size, size, 3)
+    if (place / PIXELS).stat().st_size != count * size * size * 3:
+        raise ValueError(f"{place / PIXELS} has not the size that its index says")
     # Copy on write: torch wants writable memory, though nobody writes.
     images = np.memmap(place / PIXELS, np.uint8, "c", shape=shape) if count else np.zeros(shape, np.uint8)
     return Decoded(

@@ -18,6 +18,9 @@ MAX_HAMMING = 21
 CELL, MAX_CELLS = 200, 128**2
 """Descriptors aimed at in a cell; the most cells."""
 
+MAX_PAIRS = 12_000_000
+"""Pairs of images whose votes are kept at a time: half a gigabyte."""
+
 Ints = NDArray[np.int64]
 
 
@@ -105,7 +108,7 @@ def _by_votes(codes: Sequence[Codes], k: int) -> Ints:
     edges = np.flatnonzero(np.diff(cell[order], prepend=-1, append=-1))
     # Large sets need closer agreement, or chance votes (and the memory for them) grow with their square.
     limit = MAX_HAMMING - int(max(0.0, 1.3 * np.log2(max(len(image), 1) / 1e6)))
-    keys, weights = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+    tally = _Tally()
     for start, stop in pairwise(edges.tolist()):
         for low in range(start, stop, 512):
             high = min(low + 512, stop)
@@ -113,12 +116,54 @@ def _by_votes(codes: Sequence[Codes], k: int) -> Ints:
             i, j = np.nonzero(distance <= limit)
             a, b = image[low + i], image[low + j]
             keep = (i < j) & (a != b)  # each pair of descriptors once
-            keys.append((np.minimum(a, b) * len(codes) + np.maximum(a, b))[keep])
-            weights.append(np.exp(-((distance[i, j][keep] / np.float32(16)) ** 2)))
-    pair, index = np.unique(np.concatenate(keys), return_inverse=True)
-    score = np.bincount(index, np.concatenate(weights), minlength=len(pair))
-    often = np.bincount(index, minlength=len(pair)) > 1  # one vote alone is chance
-    return _best(pair[often], score[often].astype(np.float32), len(codes), k)
+            key = np.minimum(a, b) * len(codes) + np.maximum(a, b)
+            tally.add(key[keep], np.exp(-((distance[i, j][keep] / np.float32(16)) ** 2)))
+    pair, score = tally.often()
+    return _best(pair, score, len(codes), k)
+
+
+class _Tally:
+    """Votes for pairs, added up in bounded memory.
+
+    Repetitive images (the same nuclei everywhere) vote for nearly all pairs: beyond MAX_PAIRS the pairs with a single
+    vote so far are let go, then those with the lowest scores. The order of votes is fixed, so the result is too.
+    """
+
+    def __init__(self) -> None:
+        self._pair, self._score, self._votes = np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64)
+        self._keys: list[Ints] = []
+        self._weights: list[Floats] = []
+        self._waiting = 0
+
+    def add(self, keys: Ints, weights: Floats) -> None:
+        """Votes [n] for pairs, and their weights."""
+        self._keys.append(keys)
+        self._weights.append(weights)
+        self._waiting += len(keys)
+        if self._waiting > MAX_PAIRS // 2:
+            self._add_up()
+
+    def often(self) -> tuple[Ints, Floats]:
+        """The pairs with more than one vote (one alone is chance), and their scores."""
+        self._add_up()
+        chosen = self._votes > 1
+        return self._pair[chosen], self._score[chosen].astype(np.float32)
+
+    def _add_up(self) -> None:
+        keys = np.concatenate([self._pair, *self._keys])
+        pair, index = np.unique(keys, return_inverse=True)
+        old = len(self._pair)
+        score = np.bincount(index, np.concatenate([self._score, *self._weights]), minlength=len(pair))
+        votes = np.bincount(index[old:], minlength=len(pair))
+        votes[index[:old]] += self._votes
+        if len(pair) > MAX_PAIRS:
+            often = votes > 1
+            pair, score, votes = pair[often], score[often], votes[often]
+        if len(pair) > MAX_PAIRS:
+            best = np.sort(np.argsort(-score, kind="stable")[:MAX_PAIRS])
+            pair, score, votes = pair[best], score[best], votes[best]
+        self._pair, self._score, self._votes = pair, score, votes
+        self._keys, self._weights, self._waiting = [], [], 0
 
 
 def _best(pair: Ints, score: Floats, count: int, k: int) -> Ints:

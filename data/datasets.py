@@ -115,7 +115,7 @@ def load_folder(
     Raises DataError with one line that says what is wrong.
     """
     try:
-        folders = class_folders(root)
+        folders = class_folders(root, cache)
         files = {
             path.relative_to(root).as_posix(): label
             for label, folder in enumerate(folders.values())
@@ -123,6 +123,9 @@ def load_folder(
         }
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
+    strange = [path for path in files if not _encodes(path)]
+    if strange:
+        raise DataError(f"{len(strange)} file names are not UTF-8, for example {strange[0]!a} in {root} (rename them)")
     images = decoded(root, list(files), image_size, cache, progress)
     if images.bad and not skip_bad:
         raise DataError(_bad_files(images.bad, len(files)))
@@ -132,19 +135,31 @@ def load_folder(
         raise DataError(f"class folder without images: {list(folders)[int(np.argmin(counts))]} in {root}")
     fingerprint = _fingerprint(images.paths, images.contents)
     names, origin = sources(root, images.paths, images.bad, groups, cache, fingerprint, progress)
+    joined = join(zip(names, images.contents, strict=True))
+    merged = len(set(names)) - len(set(joined.tolist()))
+    if merged:
+        origin += f"; identical files in several groups joined {merged + 1} or more of them"
     return ImageSet(
         root=root,
         images=images.images,
         labels=labels,
         classes=tuple(folders),
         paths=images.paths,
-        groups=join(zip(names, images.contents, strict=True)),
+        groups=joined,
         contents=images.contents,
         groups_from=origin,
         fingerprint=fingerprint,
         skipped=tuple(f"{path}: {why}" for path, why in images.bad.items()),
         synthetic=all(name.startswith("synthetic_") for name in folders),
     )
+
+
+def _encodes(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _bad_files(bad: dict[str, str], total: int) -> str:
@@ -156,13 +171,14 @@ def _bad_files(bad: dict[str, str], total: int) -> str:
     )
 
 
-def class_folders(root: Path) -> dict[str, Path]:
-    """Class name -> folder, sorted by name; LC25000's archive layout is looked through."""
+def class_folders(root: Path, cache: Path) -> dict[str, Path]:
+    """Class name -> folder, sorted by name; LC25000's archive layout is looked through, and our own runs/ left out."""
+    own = {cache.resolve(), *cache.resolve().parents}
     found: dict[str, Path] = {}
     queue = [root]
     while queue:
         for folder in sorted(path for path in queue.pop().iterdir() if path.is_dir()):
-            if folder.name.startswith((".", "__")):
+            if folder.name.startswith((".", "__")) or folder.resolve() in own:
                 continue
             if folder.name in CONTAINERS:
                 queue.append(folder)
@@ -189,6 +205,14 @@ def _files(folder: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(parent, name) for name in files if not name.startswith(".") and name.lower() != "thumbs.db"]
     return sorted(found)
+
+
+def conflicting(dataset: ImageSet) -> int:
+    """How many files have the same content as a file of another class."""
+    labels: dict[str, set[int]] = {}
+    for content, label in zip(dataset.contents, dataset.labels.tolist(), strict=True):
+        labels.setdefault(content, set()).add(label)
+    return sum(len(labels[content]) > 1 for content in dataset.contents)
 
 
 def _fingerprint(paths: Sequence[str], contents: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """One image file as pixels: every mode becomes RGB on purpose."""
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from data import DataError
 
 DECODING = "RGB, EXIF orientation applied, squashed to the square, bilinear, JPEG draft at twice the size"
 """How images are decoded; recorded with every cache and model."""
+
+# Pillow warns above 89 megapixels and refuses above twice that; the refusal is enough.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def decode(source: Path | bytes, image_size: int) -> NDArray[np.uint8]:
@@ -30,12 +34,18 @@ def decode(source: Path | bytes, image_size: int) -> NDArray[np.uint8]:
         raise DataError("too many pixels for an image (possible decompression bomb)") from error
     except UnidentifiedImageError as error:
         raise DataError("not an image") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for broken files
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(error.strerror or f"broken image ({error})") from error
+    except Exception as error:  # Pillow's many decoders raise whatever broken bytes make them raise
         raise DataError(f"broken image ({error})") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB from any mode: 16-bit greys scaled to 8 bits, transparency laid on white."""
+    if image.mode == "F":
+        raise DataError("floating-point pixels, whose range is not known (convert the image to 8 or 16 bits)")
     if image.mode.startswith("I;16") or image.mode == "I":
         grey = np.clip(np.asarray(image, np.int64) // 257, 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")

@@ -1,7 +1,10 @@
 """One image described, two images laid over each other: the part of `groups` that looks at pixels."""
 
+import ctypes
 import hashlib
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -205,6 +208,9 @@ def _fitted(zp: Complexes, zq: Complexes, chosen: NDArray[np.bool_]) -> int:
     return min(len(np.unique(np.round(z[chosen] / 3))) for z in (zp, zq))
 
 
+PR_SET_PDEATHSIG = 1
+"""From linux/prctl.h: the signal that a process gets when its parent dies."""
+
 Map = Callable[[Callable[[Any], Any], Sequence[Any], int], Iterator[Any]]
 """map(function, items, chunk), in order."""
 
@@ -215,8 +221,11 @@ def processes_map(processes: int | None, count: int) -> Iterator[Map]:
     workers = min(processes or os.cpu_count() or 1, count // 32)
     if workers > 1:
         # Not forked: the threads of torch and BLAS do not survive it.
-        with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
+        try:
             yield lambda function, items, chunk: pool.map(function, items, chunksize=chunk)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
         return
     threads = cv2.getNumThreads()
     try:
@@ -227,6 +236,10 @@ def processes_map(processes: int | None, count: int) -> Iterator[Map]:
         cv2.setNumThreads(threads)
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
+    """One thread; the keyboard's interrupt is the parent's business; nobody outlives a parent that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     cv2.setNumThreads(1)
     threadpool_limits(1)

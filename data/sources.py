@@ -87,8 +87,9 @@ def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:
 def read_groups(listed: Path, paths: Sequence[str], left_out: Iterable[str] = ()) -> list[str]:
     """The group of each path from a CSV file with the columns path and group (or group_id).
 
-    Where there is a `label` column too, group ids count per label (LC25000-clean's format). Raises DataError when
-    columns or images are missing, or when the list names images that are not there.
+    A `group` is one source wherever it stands; a `group_id` beside a `label` column counts per label (LC25000-clean's
+    format). Raises DataError when columns, cells or images are missing, or when the list names images that are not
+    there.
     """
     try:
         with listed.open(newline="", encoding="utf-8-sig") as handle:
@@ -97,7 +98,7 @@ def read_groups(listed: Path, paths: Sequence[str], left_out: Iterable[str] = ()
             key = next((name for name in ("group", "group_id") if name in columns), None)
             if key is None or "path" not in columns:
                 raise DataError(f"{listed} needs the columns path and group; it has: {', '.join(columns) or 'none'}")
-            found = {_normal(row["path"]): f"{row.get('label') or ''}/{row[key]}" for row in rows}
+            found = _groups_of(rows, key, listed)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read the groups in {listed}: {error}") from error
     missing = [path for path in paths if path not in found]
@@ -111,6 +112,19 @@ def read_groups(listed: Path, paths: Sequence[str], left_out: Iterable[str] = ()
         ending = " that are not there" if extra else ""
         raise DataError(f"{listed} {' and '.join(problems)}{ending}; it must list the folder's {len(paths)} images")
     return [found[path] for path in paths]
+
+
+def _groups_of(rows: "csv.DictReader[str]", key: str, listed: Path) -> dict[str, str]:
+    """Path -> group; every row must name both, and no path may have two groups."""
+    found: dict[str, str] = {}
+    for row in rows:
+        if not row["path"] or not row[key]:
+            raise DataError(f"{listed}, line {rows.line_num}: a row needs a path and a {key}")
+        path = _normal(row["path"])
+        group = f"{row.get('label') or ''}/{row[key]}" if key == "group_id" else row[key]
+        if found.setdefault(path, group) != group:
+            raise DataError(f"{listed}, line {rows.line_num}: {path} stands in two groups, {found[path]} and {group}")
+    return found
 
 
 def _normal(path: str) -> str:

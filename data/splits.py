@@ -82,7 +82,7 @@ def _check_groups(table: NDArray[np.int64], classes: Sequence[str]) -> None:
     if owned[worst] < len(SHARES):
         raise DataError(
             f"class {classes[worst]} has {table[:, worst].sum()} images of {owned[worst]} sources; "
-            f"the parts {', '.join(SHARES)} need at least {len(SHARES)} sources of each class"
+            f"the parts {', '.join(SHARES)} need at least {len(SHARES)} sources a class (add images, or leave it out)"
         )
 
 

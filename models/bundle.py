@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -126,7 +127,9 @@ def _load_folder(path: Path) -> Bundle:
         return Bundle(predictor=predictor.eval(), classes=tuple(card["classes"]), image_size=config.image_size)
     except FileNotFoundError as error:
         raise ModelError(f"no model in {path}: {Path(error.filename).name} is missing") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is not a model folder of this program ({type(error).__name__}: {error})") from error
 
 
@@ -141,6 +144,8 @@ def load_weights(file: Path, config: CNNConfig) -> CNN:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to load it unsafely
+        return "it holds more than tensors and plain containers"
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

@@ -43,7 +43,7 @@ class StudyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     preset: str = Field("full", description="where unnamed fields come from: " + ", ".join(PRESETS))
-    data: str = Field("digits", description="digits, tissue, or a folder of class folders")
+    data: str = Field("digits", min_length=1, description="digits, tissue, or a folder of class folders")
     groups: str | None = Field(
         None,
         description="who shares a source: a CSV file, a pattern with (?P<group>...), auto (from the pixels) or none; "
@@ -53,7 +53,7 @@ class StudyConfig(BaseModel):
         "grouped", description="grouped (parts whole by source), or random: the published, leaky 80/20"
     )
     image_size: int = Field(128, ge=8, le=1024, description="pixels, height and width")
-    seed: int = Field(0, ge=0, description="of the parts, the sampler and all training")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the parts, the sampler and all training")
     trials: int | None = Field(None, ge=1, description="total number of trials")
     hours: float | None = Field(None, gt=0, description="no trial starts after this much training time")
     epochs: int = Field(27, ge=1, description="of a trial that is not pruned")
@@ -242,9 +242,8 @@ def set_field(fields: dict[str, Any], name: str, value: Any) -> None:
 def explain(error: ValidationError) -> str:
     """One line from pydantic's error: the field, what was given, what is allowed."""
     first, *others = error.errors()
-    place = ".".join(
-        str(part) for part in first["loc"] if not re.match(r"(list|Range|bool|int|float|str)\b", str(part))
-    )
+    types = r"(list|Range|bool|int|float|str|function-\w+|tagged-union)\b"  # pydantic names the union's branches too
+    place = ".".join(str(part) for part in first["loc"] if not re.match(types, str(part)))
     more = f" (and {len(others)} more)" if others and first["type"] == "extra_forbidden" else ""
     if first["type"] == "extra_forbidden":
         table = AugmentConfig.model_fields if place.startswith("augment.") else StudyConfig.model_fields

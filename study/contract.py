@@ -8,9 +8,10 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
+from pydantic import ValidationError
 
 from study import StudyError
-from study.config import StudyConfig
+from study.config import StudyConfig, explain
 from study.sampling import make_pruner, make_sampler
 from study.storage import load_study, study_names
 
@@ -68,7 +69,7 @@ def _compare(name: str, kept: dict[str, Any], wanted: dict[str, Any]) -> None:
     more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
     raise StudyError(
         f"the study {name!r} exists with another definition: {', '.join(shown)}{more} "
-        "(go on with the old one: study resume NAME; or start another with --name)"
+        f"(go on with the old one: study resume {name}; or start another with --name)"
     )
 
 
@@ -93,4 +94,7 @@ def stored_config(study: optuna.Study) -> StudyConfig:
     fields = study.user_attrs.get(CONFIG)
     if fields is None:
         raise StudyError(f"the study {study.study_name!r} has no configuration: it was not made by this program")
-    return StudyConfig.model_validate(fields)
+    try:
+        return StudyConfig.model_validate(fields)
+    except ValidationError as error:
+        raise StudyError(f"the study {study.study_name!r} was made by another version: {explain(error)}") from error

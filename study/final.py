@@ -1,5 +1,6 @@
 """The winner from fresh weights, the test opened once, and the bundle: the protocol of the score."""
 
+import hashlib
 import json
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from models.cnn import CNN, CNNConfig
 from models.evaluation import Scores, fit_temperature, predict_logits, score
 from models.training import EpochResult, derive_seed
 from study import StudyError
+from study.contract import CONTRACT
 from study.objective import Workspace, start_training, versions
 from study.report import write_report
 from study.space import cnn_config, full_point
@@ -58,7 +60,8 @@ def winner(study: optuna.Study) -> FrozenTrial:
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not finished:
         raise StudyError(
-            f"the study {study.study_name!r} has no finished trial yet (go on: study resume {study.study_name})"
+            f"the study {study.study_name!r} has no trial that ran to its end "
+            f"(search on with a larger total: study resume {study.study_name} --trials MORE)"
         )
     return max(finished, key=lambda trial: (trial.value or 0.0, -trial.number))
 
@@ -71,13 +74,13 @@ def finish(
     What a killed run already made is used again unless `fresh`; a folder that already holds this result is left as
     it is. The last item is the Outcome.
     """
-    done = _finished_card(directory, study, trial)
+    done = _finished_card(directory, study, trial, _identity(study, trial))
     if done and not fresh:
         yield Outcome(directory, done)
         return
     trained: list[Trained] = []
     for seed in range(work.config.final_seeds):
-        one = yield from _train(work, trial, seed, fresh)
+        one = yield from _train(work, trial, seed, _identity(study, trial), fresh)
         trained.append(one)
     opening = _open_test(study, [one.digest for one in trained], work.parts.hash)
     temperature = _temperature(work, trained[0].model)
@@ -85,21 +88,37 @@ def finish(
     card = _card(study, work, trial, trained, scores, temperature, opening)
     card = bundle.save(directory, trained[0].model, _architecture(work, trial), card)
     write_report(directory, study, work.config, card, trained[0].epochs)
-    bundle.write_json(directory / "finished.json", {"weights_sha256": trained[0].digest, "trial": trial.number})
+    mark = {"weights_sha256": trained[0].digest, "identity": _identity(study, trial)}
+    bundle.write_json(directory / "finished.json", mark)
     yield Outcome(directory, card)
 
 
-def _finished_card(directory: Path, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any] | None:
-    """The card of a folder that was finished for this trial and these numbers of trials; None when work is left."""
+def _identity(study: optuna.Study, trial: FrozenTrial) -> str:
+    """What a final training is a function of: the study's contract and the trial's point.
+
+    Files of an older study of the same name (its database deleted, or another database beside the same runs/) have
+    another identity: their weights may have been trained on what is test here.
+    """
+    content = {"contract": study.user_attrs[CONTRACT], "trial": trial.number, "params": trial.params}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _finished_card(directory: Path, study: optuna.Study, trial: FrozenTrial, identity: str) -> dict[str, Any] | None:
+    """The card of a folder that was finished for this trial, history and number of openings; None when work is left."""
     try:
         mark = json.loads((directory / "finished.json").read_text())
         card: dict[str, Any] = json.loads((directory / bundle.CARD).read_text())
         whole = bundle.file_hash(directory / bundle.WEIGHTS) == card["weights_sha256"] == mark["weights_sha256"]
-    except (OSError, ValueError, KeyError):
+        same = mark["identity"] == identity and card["study"]["name"] == study.study_name
+        current = card["study"]["trials"] == _count(study) and card["test_openings"] == len(_openings(study))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    same = card["study"]["name"] == study.study_name and card["study"]["trial"] == trial.number
-    counted = card["study"]["trials"] == _count(study)
-    return card if whole and same and counted else None
+    return card if whole and same and current else None
+
+
+def _openings(study: optuna.Study) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = study.user_attrs.get(OPENINGS, [])
+    return found
 
 
 def _architecture(work: Workspace, trial: FrozenTrial) -> CNNConfig:
@@ -107,12 +126,14 @@ def _architecture(work: Workspace, trial: FrozenTrial) -> CNNConfig:
     return cnn_config(point, len(work.dataset.classes), work.config.image_size)
 
 
-def _train(work: Workspace, trial: FrozenTrial, seed: int, fresh: bool) -> Generator[FinalEpoch, None, Trained]:
+def _train(
+    work: Workspace, trial: FrozenTrial, seed: int, identity: str, fresh: bool
+) -> Generator[FinalEpoch, None, Trained]:
     """One final training from fresh weights to the last epoch; returns Trained. Kept on disk once done."""
     config = work.config
     stem = work.folder / "final" / f"trial-{trial.number:04d}-seed-{seed}"
     weights, record = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
-    if not fresh and (kept := _kept(weights, record, _architecture(work, trial))):
+    if not fresh and (kept := _kept(weights, record, identity, _architecture(work, trial))):
         return kept
     training = start_training(
         work,
@@ -127,21 +148,22 @@ def _train(work: Workspace, trial: FrozenTrial, seed: int, fresh: bool) -> Gener
         if result.diverged:
             raise StudyError(
                 f"the final training of trial {trial.number} diverged in epoch {result.epoch} "
-                f"(another trial can be shipped: study retrain NAME --trial N)"
+                f"(ship another trial: study retrain {work.folder.name} --trial N; "
+                f"or search on: study resume {work.folder.name} --trials MORE)"
             )
         epochs.append(asdict(result))
         yield FinalEpoch(trial.number, seed, result)
     weights.parent.mkdir(parents=True, exist_ok=True)
     digest = bundle.save_weights(weights, training.model)
-    bundle.write_json(record, {"weights_sha256": digest, "epochs": epochs})
+    bundle.write_json(record, {"weights_sha256": digest, "identity": identity, "epochs": epochs})
     return Trained(training.model, digest, epochs)
 
 
-def _kept(weights: Path, record: Path, architecture: CNNConfig) -> Trained | None:
-    """A final training that an earlier run completed; None when there is none, or it is torn."""
+def _kept(weights: Path, record: Path, identity: str, architecture: CNNConfig) -> Trained | None:
+    """A final training that an earlier run of this very study completed; None when there is none, or it is torn."""
     try:
         fields = json.loads(record.read_text())
-        if bundle.file_hash(weights) != fields["weights_sha256"]:
+        if fields["identity"] != identity or bundle.file_hash(weights) != fields["weights_sha256"]:
             return None
     except (OSError, ValueError, KeyError):
         return None
@@ -150,7 +172,7 @@ def _kept(weights: Path, record: Path, architecture: CNNConfig) -> Trained | Non
 
 def _open_test(study: optuna.Study, digests: list[str], split_hash: str) -> dict[str, Any]:
     """Record that the test part is about to be scored by these weights; the same weights are the same opening."""
-    openings: list[dict[str, Any]] = study.user_attrs.get(OPENINGS, [])
+    openings = _openings(study)
     for opening in openings:
         if opening["weights_sha256"] == digests and opening["parts"] == split_hash:
             return opening
@@ -213,9 +235,11 @@ def _card(
         "test": asdict(scores[0]),
         "test_accuracy_of_seeds": [one.accuracy for one in scores],
         "test_opening": opening,
+        "test_openings": len(_openings(study)),
         "study": {
             "name": study.study_name,
             "trial": trial.number,
+            "winner": winner(study).number,
             "params": trial.params,
             "metric": config.metric,
             "selection_score": trial.value,

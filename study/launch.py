@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import torch
 
-from data import datasets
+from data import DataError, datasets
 from data.datasets import ImageSet
 from data.known import FETCHED
 from data.sources import Progress
@@ -61,10 +61,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def with_absolute_data(config: StudyConfig) -> StudyConfig:
-    """The same with the folder of images as an absolute path, so that resuming works from anywhere."""
-    if config.data in (*datasets.EMBEDDED, *FETCHED):
-        return config
-    return config.model_copy(update={"data": str(Path(config.data).expanduser().resolve())})
+    """The same with absolute paths, so that resuming works from anywhere."""
+    changes = {}
+    if config.data not in (*datasets.EMBEDDED, *FETCHED):
+        changes["data"] = str(Path(config.data).expanduser().resolve())
+    if config.groups and config.groups.lower().endswith(".csv"):
+        changes["groups"] = str(Path(config.groups).expanduser().resolve())
+    return config.model_copy(update=changes)
 
 
 def load_parts(config: StudyConfig, runs: Path, progress: Progress | None) -> tuple[ImageSet, Parts]:
@@ -79,7 +82,10 @@ def load_parts(config: StudyConfig, runs: Path, progress: Progress | None) -> tu
     )
     if config.protocol == "random":
         return dataset, random_parts(len(dataset.labels), dataset.paths, config.seed)
-    return dataset, make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, config.seed)
+    try:
+        return dataset, make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, config.seed)
+    except DataError as error:
+        raise DataError(f"{error}; groups are from {dataset.groups_from}") from error
 
 
 def run(

@@ -132,27 +132,43 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, work: Workspace) -> Iter
     _forget_verdict(study, trial, config, last)
     params = suggest(trial, distributions(config.space))
     seed = derive_seed(config.seed, "trial", trial.number)
-    training = start_training(
-        work, params, epochs=config.epochs, batch_size=config.batch_size, train_parts=("train",), seed=seed
-    )
-    _describe(trial, training.model, config, study.study_name, work.device)
     reason: str | None = None
     seen: list[tuple[float, EpochResult]] = []
-    for result in training.epochs:
-        value = _value(result, config)
-        if result.diverged:
-            reason = f"diverged: the loss is not a number in epoch {result.epoch}"
-            break
-        seen.append((value, result))
-        if result.epoch not in reported:
-            trial.report(value, result.epoch)
-        elif not math.isclose(value, reported[result.epoch], abs_tol=1e-12):
-            trial.set_user_attr("replay_differs", f"epoch {result.epoch}: {reported[result.epoch]}, again {value}")
-        yield TrialEpoch(trial.number, result.epoch, value)
-        if last <= result.epoch < config.epochs and trial.should_prune():
-            reason = f"not among the best 1/{config.eta} of its bracket after {result.epoch} epochs"
-            break
+    try:
+        training = start_training(
+            work, params, epochs=config.epochs, batch_size=config.batch_size, train_parts=("train",), seed=seed
+        )
+        _describe(trial, training.model, config, study.study_name, work.device)
+        for result in training.epochs:
+            value = _value(result, config)
+            if result.diverged:
+                reason = f"diverged: the loss is not a number in epoch {result.epoch}"
+                break
+            seen.append((value, result))
+            _report(trial, value, result.epoch, reported)
+            yield TrialEpoch(trial.number, result.epoch, value)
+            if last <= result.epoch < config.epochs and trial.should_prune():
+                reason = f"not among the best 1/{config.eta} of its bracket after {result.epoch} epochs"
+                break
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        # FAIL would be invisible to TPE, which would propose the like of it again and again.
+        reason = "out of memory: the network does not fit the device at this batch size"
     yield _finish(study, trial, seen, reason, time.perf_counter() - start)
+
+
+def _report(trial: optuna.Trial, value: float, epoch: int, reported: dict[int, float]) -> None:
+    """Report an epoch, unless it was reported before; a replay that gives another number is written down."""
+    if epoch not in reported:
+        trial.report(value, epoch)
+    elif not math.isclose(value, reported[epoch], abs_tol=1e-12):
+        trial.set_user_attr("replay_differs", f"epoch {epoch}: {reported[epoch]}, again {value}")
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the processor's allocator, had no memory left (torch has a class for devices only)."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _forget_verdict(study: optuna.Study, trial: optuna.Trial, config: StudyConfig, last: int) -> None:

@@ -23,7 +23,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         if place.is_dir():
-            inside = [Path(parent, name) for parent, _, names in os.walk(place) for name in names]
+            inside = [Path(parent, n) for parent, _, names in os.walk(place) for n in names if not n.startswith(".")]
             images = sorted(path for path in inside if path.suffix.lower() in endings)
             if not images:
                 raise DataError(f"no images in {place} (files ending in .png, .jpg, .tif and the like)")

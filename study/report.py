@@ -203,7 +203,7 @@ def page(
         plotly.io.to_html(figure, full_html=False, include_plotlyjs=number == 0)
         for number, figure in enumerate(figures)
     ]
-    opening = card["test_opening"]["number"]
+    opening = card["test_openings"]
     warnings = [
         *([LEAKY] if card["leaky"] else []),
         *(["The images are synthetic: no score here says anything about tissue."] if card["synthetic_data"] else []),
@@ -286,7 +286,7 @@ def table(head: tuple[str, ...], rows: list[Row]) -> str:
 
     def cell(tag: str, value: object) -> str:
         number = ' class="number"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
-        return f"<{tag}{number}>{html.escape(str(value))}</{tag}>"
+        return f"<{tag}{number}>{html.escape(f'{value:.5g}' if isinstance(value, float) else str(value))}</{tag}>"
 
     top = "".join(cell("th", name) for name in head)
     lines = "".join(f"<tr>{''.join(cell('td', value) for value in row)}</tr>" for row in rows)

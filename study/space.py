@@ -43,8 +43,8 @@ class Range(BaseModel):
             raise ValueError(f"low must be below high, not {self.low} and {self.high}")
         if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("a log range needs low above 0 and no step")
-        if self.step is not None and self.step <= 0:
-            raise ValueError(f"step must be above 0, not {self.step}")
+        if self.step is not None and not 0 < self.step <= self.high - self.low:
+            raise ValueError(f"step must lie above 0 and within the range, not {self.step}")
         return self
 
 
@@ -138,6 +138,8 @@ def _validated_entry(parameter: Parameter, entry: Entry) -> Entry:
     if isinstance(entry, Range):
         if parameter.choices or parameter.pattern or isinstance(parameter.default, bool):
             raise ValueError("takes a list of values, not a range")
+        if isinstance(parameter.default, int) and entry.step is not None and entry.step != int(entry.step):
+            raise ValueError(f"step must be a whole number, not {entry.step}")
         low, high = parameter.check(entry.low), parameter.check(entry.high)
         return entry.model_copy(update={"low": low, "high": high})
     if isinstance(entry, list):

@@ -33,8 +33,12 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
         return _open_sqlite(url, sqlite_file(place), create)
     try:
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 2})
-    except ModuleNotFoundError as error:
-        raise StudyError(f"storage {url}: the driver {error.name} is not installed") from error
+    except ImportError as error:  # Optuna's own, which hides the driver's name
+        driver = place.get_driver_name() or place.get_backend_name()
+        raise StudyError(
+            f"storage {place.render_as_string()}: the driver {driver} is not installed "
+            "(for PostgreSQL: pip install 'psycopg[binary]', and an address that starts with postgresql+psycopg://)"
+        ) from error
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise StudyError(f"cannot open the storage {place.render_as_string()}: {_cause(error)}") from error
 
@@ -42,8 +46,12 @@ def open_storage(url: str, *, create: bool) -> RDBStorage:
 def parse_url(url: str) -> URL:
     """SQLAlchemy's view of a storage address; StudyError when it is none."""
     try:
-        return make_url(url)
-    except sqlalchemy.exc.ArgumentError as error:
+        place = make_url(url)
+        place.get_dialect()
+        return place
+    except ImportError:
+        return place  # a driver that is not installed; opening says so
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise StudyError(f"not a storage address: {url!r} (for example {DEFAULT_URL})") from error
 
 

@@ -82,6 +82,15 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(photos: tuple[Path, l
     assert len(decoded(root, names, 16, tmp_path / "c").paths) == 60
 
 
+def test_a_cache_that_somebody_damaged_is_made_again(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
+    root, names = photos
+    first = np.array(decoded(root, names, 16, tmp_path / "c").images)
+    place = next((tmp_path / "c").iterdir())
+    for name, content in (("images.bin", b"short"), ("index.json", b"{broken")):
+        (place / name).write_bytes(content)
+        assert np.array_equal(decoded(root, names, 16, tmp_path / "c").images, first)
+
+
 def slow_build(root: Path, names: list[str], place: Path) -> None:
     def crawl(what: str, done: int, total: int) -> None:
         time.sleep(0.02)

@@ -5,12 +5,15 @@ import io
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from PIL import Image
 
+from study.storage import open_storage
 from tests.conftest import Shell, random_images, shrink, tiny_options
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -136,6 +139,10 @@ def few_images(root: Path) -> Path:
         (["run", "--storage", "sqlite://"], "a study in memory cannot be resumed"),
         (["run", "--storage", "sqlite:///text.db"], "cannot open text.db as a SQLite database: file is not a database"),
         (["run", "--storage", "sqlite:////proc/optuna.db"], "cannot open /proc/optuna.db as a SQLite database: unable"),
+        (["run", "--storage", "sqlite+foo:///x.db"], "not a storage address: 'sqlite+foo:///x.db'"),
+        (["run", "--storage", "mysql://u@h/d"], "the driver mysqldb is not installed"),
+        (["run", "--set", "seed=99999999999"], "seed = 99999999999: input should be less than 4294967296"),
+        (["run", "--data", ""], "data = '': string should have at least 1 character"),
         (["run", "--name", "a/b"], "not a study name: 'a/b'"),
         (["run", "--device", "gpu"], "--device gpu: unknown (use auto, cpu or cuda)"),
         (["run", "none.toml"], "no such study file: none.toml"),
@@ -165,12 +172,50 @@ def test_cuda_that_is_not_there(shell: Shell) -> None:
     assert (code, err) == (2, "study: --device cuda: no CUDA device was found (use --device cpu, or auto)\n")
 
 
-@pytest.mark.parametrize("arguments", [["run", "--trials", "-3"], ["run", "--trials", "many"], ["run", "--nonsense"]])
-def test_options_that_do_not_parse(shell: Shell, arguments: list[str]) -> None:
-    code, _, err = shell(*arguments)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--trials", "-3"], "Invalid value for '--trials': Input should be greater than or equal to 1"),
+        (["run", "--trials", "many"], "Invalid value for '--trials'"),
+        (["run", "--nonsense"], "No such option: --nonsense (see: study run --help)"),
+        (["predict"], "Missing argument"),
+        (["nothing"], "No such command 'nothing'"),
+    ],
+)
+def test_a_command_line_that_does_not_parse(shell: Shell, arguments: list[str], message: str) -> None:
+    code, out, err = shell(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("study: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_without_arguments_it_helps(shell: Shell) -> None:
+    code, out, err = shell()
     assert code == 2
-    assert "Traceback" not in err
-    assert arguments[1] in err
+    assert "Usage: study" in out + err
+
+
+def test_a_study_of_another_version_does_not_hide_the_others(shell: Shell, model: Path) -> None:
+    storage = open_storage("sqlite:///optuna.db", create=False)
+    study = optuna.create_study(study_name="later", storage=storage)
+    study.set_user_attr("config", {"preset": "quick", "warp_drive": True})
+    code, out, _ = shell("status", "--json")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["s"]["complete"] + rows["s"]["pruned"] == 2
+    assert "made by another version: unknown field 'warp_drive'" in rows["later"]["note"]
+    code, _, err = shell("resume", "later")
+    assert code == 2
+    assert "made by another version" in err
+
+
+def test_the_same_image_in_two_classes_is_said(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
+    folder = shrink(small_folder, tmp_path / "photos", classes=4, each=40)
+    shutil.copy(folder / "0" / "0000.png", folder / "1" / "twin.png")
+    code, _, err = run_tiny(shell, folder)
+    assert code == 0
+    assert "2 files stand in several classes with the same content" in err
 
 
 def test_an_unknown_study_names_those_there_are(shell: Shell, model: Path) -> None:
@@ -184,7 +229,7 @@ def test_another_definition_under_the_same_name(shell: Shell, model: Path, small
     code, _, err = run_tiny(shell, small_folder, "--set", "epochs=8")
     assert code == 2
     assert "the study 's' exists with another definition: epochs (was 4, now 8)" in err
-    assert "study resume NAME" in err
+    assert "study resume s;" in err
 
 
 def test_a_read_only_folder_is_named(shell: Shell, small_folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """One contract for every dataset, and one clear line for every folder that is none."""
 
+import contextlib
 import csv
 import dataclasses
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 
 from data import DataError
-from data.datasets import ImageSet, load
+from data.datasets import ImageSet, conflicting, load
 from data.datasets import load_folder as load_folder_cached
 from data.images import decode
 from data.sources import join
@@ -115,7 +117,7 @@ def test_groups_csv_is_honoured_and_identical_images_join(tmp_path: Path) -> Non
     assert groups["a/2.png"] == groups["a/3.png"] != groups["a/0.png"]
     assert groups["b/0.png"] == groups["b/1.png"]
     assert dataset.groups.max() == 2
-    assert dataset.groups_from == "groups.csv"
+    assert dataset.groups_from.startswith("groups.csv; identical files")
 
 
 def test_group_ids_count_per_label_where_a_label_column_says_so(tmp_path: Path) -> None:
@@ -240,6 +242,75 @@ def missing_rows(root: Path) -> None:
 def extra_rows(root: Path) -> None:
     make_folder(root, {"a": 1, "b": 1})
     (root / "groups.csv").write_text("path,group\na/0.png,1\nb/0.png,2\na/9.png,3\n")
+
+
+def test_a_label_column_does_not_tear_groups_apart(tmp_path: Path) -> None:
+    """A patient with images of two classes is one group; only a `group_id` counts per label."""
+    root = make_folder(tmp_path / "d", {"a": 2, "b": 2})
+    rows = [(f"{c}/{i}.png", c, f"patient{i}") for c in "ab" for i in range(2)]
+    with (root / "groups.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([("path", "label", "group"), *rows])
+    assert load_folder(root, 8).groups.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,group\na/0.png,1\nb/0.png,\n", "line 3: a row needs a path and a group"),
+        ("group,path\n1,a/0.png\nx\n", "line 3: a row needs a path and a group"),
+        ("path,group\na/0.png,1\nb/0.png,2\na/0.png,3\n", "line 4: a/0.png stands in two groups, 1 and 3"),
+    ],
+)
+def test_rows_that_say_nothing_or_too_much(tmp_path: Path, text: str, message: str) -> None:
+    root = make_folder(tmp_path / "d", {"a": 1, "b": 1})
+    (root / "groups.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_folder(root, 8)
+
+
+def test_identical_files_that_join_groups_are_told(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d", {"a": 3, "b": 3})
+    for name in ("a/1.png", "b/1.png"):
+        (root / name).write_bytes((root / "a/0.png").read_bytes())
+    found = load_folder(root, 8, groups="none")
+    assert "identical files in several groups joined" in found.groups_from
+    assert conflicting(found) == 3
+
+
+def test_our_own_runs_folder_is_no_class(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d", {"a": 2, "b": 2})
+    assert load_folder_cached(root, 8, root / "runs" / "cache", groups="none").classes == ("a", "b")
+    assert load_folder_cached(root, 8, root / "runs" / "cache", groups="none").classes == ("a", "b")
+
+
+def test_floating_point_images_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).random((8, 8)).astype(np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(DataError, match="floating-point pixels"):
+        decode(tmp_path / "x.tif", 4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("ending", ["avif", "dds", "webp", "tif", "gif", "jpeg", "png", "bmp"])
+def test_damaged_files_of_any_format_are_data_errors(tmp_path: Path, ending: str) -> None:
+    rng = np.random.default_rng(0)
+    try:
+        Image.fromarray(random_images(1, 32)[0]).save(tmp_path / f"x.{ending}")
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow cannot write {ending}")
+    whole = (tmp_path / f"x.{ending}").read_bytes()
+    for _ in range(60):
+        damaged = bytearray(whole[: int(rng.integers(1, len(whole) + 1))])
+        for place in rng.integers(0, len(damaged), 6):
+            damaged[place] = int(rng.integers(0, 256))
+        with contextlib.suppress(DataError):  # anything else is a bug
+            decode(bytes(damaged), 8)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d", {"a": 2, "b": 2})
+    (root / "a" / "0.png").rename(root / "a" / os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(DataError, match="1 file names are not UTF-8"):
+        load_folder(root, 8)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from data import candidates
 from data.groups import Groups, find_groups
 from data.leak import share_with_sibling
 
@@ -154,3 +155,22 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     broken.write_bytes(b"\xff\xd8 no")
     with pytest.raises(OSError, match=r"broken\.jpeg: cannot be read"):
         find_groups([broken], processes=1)
+
+
+def test_votes_are_added_up_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    votes = [(rng.integers(0, 500, 200), rng.random(200).astype(np.float32)) for _ in range(20)]
+    results = []
+    for limit in (10_000_000, 700):
+        monkeypatch.setattr(candidates, "MAX_PAIRS", limit)
+        tally = candidates._Tally()
+        for keys, weights in votes:
+            tally.add(keys, weights)
+        results.append(tally.often())
+    assert np.array_equal(results[0][0], results[1][0])
+    assert np.allclose(results[0][1], results[1][1])
+    monkeypatch.setattr(candidates, "MAX_PAIRS", 100)  # and never more than are allowed
+    tally = candidates._Tally()
+    for keys, weights in votes:
+        tally.add(keys, weights)
+    assert len(tally.often()[0]) <= 100

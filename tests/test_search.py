@@ -1,6 +1,7 @@
 """Searches in this process: what a trial leaves behind, budgets, adoption, idempotence, and the sealed test part."""
 
 import dataclasses
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def test_diverged_trials_are_pruned_with_a_reason(tiny: MakeConfig, workspace: M
     drain(search(study, work))
     assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
     assert all("diverged" in trial.user_attrs["pruned_because"] for trial in study.trials)
-    with pytest.raises(StudyError, match="has no finished trial yet"):
+    with pytest.raises(StudyError, match="has no trial that ran to its end"):
         winner(study)
 
 
@@ -224,6 +225,74 @@ def test_finishing_again_does_nothing_and_opens_nothing(
     if other.state == TrialState.COMPLETE:
         drain(finish(study, work, other, tmp_path / "other"))
         assert len(study.user_attrs[OPENINGS]) == 2
+
+
+def test_files_of_another_study_of_the_same_name_are_not_used(
+    tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
+) -> None:
+    """The database was deleted, or another one lies beside the same runs/: those weights may have seen our test."""
+    folder = tmp_path / "runs" / "s" / "model"
+    cards = []
+    for seed in (0, 2):
+        (tmp_path / f"db{seed}").mkdir()
+        work = workspace(tiny(trials=2, seed=seed))
+        study = opened(work, tmp_path / f"db{seed}")
+        drain(search(study, work))
+        cards.append(drain(finish(study, work, winner(study), folder))[-1].card)
+    (tmp_path / "alone").mkdir()
+    fresh = dataclasses.replace(work, folder=tmp_path / "alone")
+    expected = drain(finish(study, fresh, winner(study), tmp_path / "alone" / "model"))[-1].card
+    assert cards[1]["weights_sha256"] == expected["weights_sha256"] != cards[0]["weights_sha256"]
+    assert cards[1]["test"] == expected["test"]
+
+
+def test_every_opening_of_the_test_is_counted_in_every_card(
+    tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
+) -> None:
+    work = workspace(tiny(trials=3, pruner="none"))
+    study = opened(work, tmp_path)
+    drain(search(study, work))
+    best = winner(study)
+    first = drain(finish(study, work, best, tmp_path / "model"))[-1].card
+    assert first["test_openings"] == 1
+    other = next(trial for trial in study.trials if trial.number != best.number)
+    second = drain(finish(study, work, other, tmp_path / "other"))[-1].card
+    assert (second["test_openings"], second["study"]["winner"]) == (2, best.number)
+    again = drain(finish(study, work, best, tmp_path / "model"))[-1].card
+    assert again["test_openings"] == 2
+    assert again["test"] == first["test"]
+    assert "opened 2 times" in (tmp_path / "model" / "report.html").read_text()
+
+
+def test_out_of_memory_prunes_the_trial_and_the_study_goes_on(
+    tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
+) -> None:
+    """A dense layer of 100 TB: the processor's own allocator refuses."""
+    space = {"dense_units": ["-".join(["99999"] * 2), "8"], "num_conv_blocks": 1, "base_filters": 512}
+    work = workspace(tiny(space={**space, "filters_multiplier": 16, "learning_rate": 0.01}, trials=6, epochs=2))
+    study = opened(work, tmp_path)
+    with_limit = MemoryLimit(8)
+    with with_limit:
+        news = search(study, work)
+        next(item for item in news if isinstance(item, objective.TrialEnd) and item.state == "PRUNED")
+        news.close()
+    reasons = [trial.user_attrs.get("pruned_because", "") for trial in study.trials]
+    assert any("out of memory" in reason for reason in reasons)
+
+
+class MemoryLimit:
+    """No more than so many gigabytes of address space beyond what is used now."""
+
+    def __init__(self, gigabytes: int) -> None:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        self._limit = used + gigabytes * 2**30
+
+    def __enter__(self) -> None:
+        self._before = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (self._limit, self._before[1]))
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_AS, self._before)
 
 
 def test_the_test_images_change_nothing_before_they_are_opened(

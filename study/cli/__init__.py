@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shlex
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,9 +18,9 @@ from models import ModelError
 from models.bundle import load
 from study import StudyError, launch
 from study.cli import data as data_commands
-from study.cli.display import err, print_table, show
+from study.cli.display import Display, err, print_table, show
 from study.config import StudyConfig, parse_setting, resolve
-from study.contract import CONFIG, stored_config
+from study.contract import stored_config
 from study.final import winner
 from study.predict import find_images, predict_files
 from study.report import percent
@@ -87,9 +89,7 @@ def retrain(
 ) -> None:
     """Train a trial's architecture again from fresh weights, score it, and write its model folder."""
     chosen = launch.choose_device(device)
-    with show(err) as display:
-        display.follow(launch.retrain(name, storage, chosen, trial, display.images))
-    display.summary(name, storage)
+    _follow(name, storage, lambda display: launch.retrain(name, storage, chosen, trial, display.images))
 
 
 @app.command(epilog="Example: study status quick-digits --json")
@@ -101,9 +101,9 @@ def status(
     """What a study has found so far, and what is left."""
     database = open_storage(storage, create=False)
     if name is None:
-        rows = [_status(load_study(database, one)) for one in study_names(database)]
+        rows = [_status(load_study(database, one), storage) for one in study_names(database)]
     else:
-        rows = [_status(load_study(database, name))]
+        rows = [_status(load_study(database, name), storage)]
     if as_json:
         sys.stdout.write(json.dumps(rows if name is None else rows[0], indent=2) + "\n")
         return
@@ -123,6 +123,8 @@ def predict(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
 ) -> None:
     """Class and probabilities of each image."""
+    if as_json and as_csv:
+        raise StudyError("--json and --csv exclude each other")
     bundle = load(model).to(launch.choose_device(device))
     files = find_images(images)
     rows = predict_files(bundle, files, skip_bad=skip_bad, warn=lambda text: err.print(escape(text)))
@@ -143,20 +145,26 @@ def predict(
 def _run(config: StudyConfig, name: str, storage: str, device: str) -> None:
     chosen = launch.choose_device(device)
     launch.check_name(name)
-    try:
-        with show(err) as display:
-            display.follow(launch.run(config, name, storage, chosen, display.images))
-    except KeyboardInterrupt:
-        err.print(f"stopped; nothing is lost. Go on with: study resume {name}{_storage_option(storage)}")
-        raise typer.Exit(130) from None
+    _follow(name, storage, lambda display: launch.run(config, name, storage, chosen, display.images))
+
+
+def _follow(name: str, storage: str, start: Callable[[Display], Iterator[launch.News]]) -> None:
+    """Run a study to its end before the user's eyes, and say how to go on where it is stopped."""
+    with show(err) as display:
+        try:
+            display.follow(start(display))
+        except KeyboardInterrupt:
+            resume = f"study resume {name}{_storage_option(storage)}"
+            err.print(f"stopped; nothing is lost. Go on with {'the same command' if not display.opened else resume}")
+            raise typer.Exit(130) from None
     display.summary(name, storage)
 
 
 def _storage_option(storage: str) -> str:
-    return "" if storage == DEFAULT_URL else f" --storage {storage}"
+    return "" if storage == DEFAULT_URL else f" --storage {shlex.quote(storage)}"
 
 
-def _status(study: optuna.Study) -> dict[str, Any]:
+def _status(study: optuna.Study, storage: str) -> dict[str, Any]:
     """One study's standing, as plain values."""
     trials = study.get_trials(deepcopy=False)
     counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
@@ -164,11 +172,16 @@ def _status(study: optuna.Study) -> dict[str, Any]:
     if any(trial.state == TrialState.COMPLETE for trial in trials):
         best = winner(study)
         row |= {"best_trial": best.number, "best_selection_score": best.value, "best_params": best.params}
-    if CONFIG in study.user_attrs:
+    differing = [trial.number for trial in trials if "replay_differs" in trial.user_attrs]
+    if differing:  # another machine, thread count or version went on with it
+        row["replays_that_differ"] = differing
+    try:
         config = stored_config(study)
-        row |= {"protocol": "random (LEAKY)" if config.protocol == "random" else config.protocol}
-        row |= {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
-    row["go_on"] = f"study resume {study.study_name}"
+    except StudyError as error:  # plain Optuna's, or another version's: no reason to hide the others
+        return row | {"note": str(error)}
+    row |= {"protocol": "random (LEAKY)" if config.protocol == "random" else config.protocol}
+    row |= {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
+    row["go_on"] = f"study resume {study.study_name}{_storage_option(storage)}"
     return row
 
 
@@ -178,10 +191,24 @@ def _fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+_USAGE_ERROR: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+"""What a command line that does not parse raises (typer brings its own click, so its class has no public name)."""
+
+
 def main() -> None:
     """Run the command; the user's mistakes end in one line, our own stay loud."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        app()
+        code = app(standalone_mode=False)
     except (DataError, ModelError, StudyError) as error:
         _fail(str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except _USAGE_ERROR as error:
+        message = error.format_message()  # type: ignore[attr-defined]
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(message + "\n")
+            raise SystemExit(2) from None
+        command = getattr(getattr(error, "ctx", None), "command_path", "study")
+        _fail(f"{message} (see: {command} --help)")
+    raise SystemExit(code if isinstance(code, int) else 0)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from data.datasets import conflicting
 from study.final import FinalEpoch, Outcome
 from study.launch import News, Opened
 from study.objective import TrialEnd, TrialEpoch
@@ -43,6 +45,11 @@ class Display:
         self._pruned = 0
         self._best: float | None = None
 
+    @property
+    def opened(self) -> bool:
+        """Whether the study exists by now."""
+        return self._opened is not None
+
     def images(self, what: str, done: int, total: int) -> None:
         """Progress of reading the images."""
         self._show(what, done, total, "")
@@ -63,6 +70,8 @@ class Display:
 
     def _open(self, opened: Opened) -> None:
         self._opened = opened
+        if clash := conflicting(opened.dataset):
+            err.print(f"{clash} files stand in several classes with the same content (see: study data audit)")
         self._started = time.monotonic()
         finished = [trial for trial in opened.study.get_trials(deepcopy=False) if trial.state.is_finished()]
         self._pruned = sum(trial.state.name == "PRUNED" for trial in finished)
@@ -121,16 +130,18 @@ class Display:
         out.print(table)
         if card["leaky"]:
             out.print(LEAKY)
+        if card["test_openings"] > 1:
+            out.print(f"The test part was opened {card['test_openings']} times in this study: the score is optimistic.")
         if card["synthetic_data"]:
             out.print("The images are synthetic: the score says nothing about tissue.")
         parts = self._opened.parts
         path = self._opened.dataset.paths[int((parts.test if len(parts.test) else parts.val)[0])]
-        option = "" if storage == DEFAULT_URL else f" --storage {storage}"
+        option = "" if storage == DEFAULT_URL else f" --storage {quote(storage)}"
         more = (self._opened.config.trials or card["study"]["trials"]) * 2
         for command in (
-            f"study predict {self._outcome.directory} {self._opened.dataset.root / path}",
+            f"study predict {quote(str(self._outcome.directory))} {quote(str(self._opened.dataset.root / path))}",
             f"study resume {name} --trials {more}{option}",
-            f"optuna-dashboard {storage}",
+            f"optuna-dashboard {quote(storage)}",
         ):
             out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
@@ -142,7 +153,7 @@ def _summary_rows(name: str, card: dict[str, Any]) -> list[tuple[str, str]]:
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in study["params"].items()
     )
     return [
-        ("study", f"{name}: {study['trials']} trials, winner trial {study['trial']}"),
+        ("study", f"{name}: {study['trials']} trials, {_which(study)}"),
         ("architecture", f"{params} ({final['num_params']:,} parameters)"),
         ("selection score", f"{percent(study['selection_score'])} (validation; the best of many, not a performance)"),
         (
@@ -152,6 +163,12 @@ def _summary_rows(name: str, card: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("report", "report.html and card.json in the model folder"),
     ]
+
+
+def _which(study: dict[str, Any]) -> str:
+    if study["trial"] == study["winner"]:
+        return f"winner trial {study['trial']}"
+    return f"here trial {study['trial']} (the winner is trial {study['winner']})"
 
 
 def _duration(seconds: float) -> str:
