@@ -130,7 +130,9 @@ class _Tally:
     """
 
     def __init__(self) -> None:
-        self._pair, self._score, self._votes = np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64)
+        self._pair: Ints = np.zeros(0, np.int64)
+        self._score: NDArray[np.float64] = np.zeros(0)
+        self._votes: Ints = np.zeros(0, np.int64)
         self._keys: list[Ints] = []
         self._weights: list[Floats] = []
         self._waiting = 0
@@ -153,7 +155,8 @@ class _Tally:
         keys = np.concatenate([self._pair, *self._keys])
         pair, index = np.unique(keys, return_inverse=True)
         old = len(self._pair)
-        score = np.bincount(index, np.concatenate([self._score, *self._weights]), minlength=len(pair))
+        weights = np.concatenate([self._score, *self._weights])
+        score: NDArray[np.float64] = np.bincount(index, weights, minlength=len(pair)).astype(np.float64)
         votes = np.bincount(index[old:], minlength=len(pair))
         votes[index[:old]] += self._votes
         if len(pair) > MAX_PAIRS:

@@ -114,6 +114,7 @@ def test_settings_are_toml_values_or_strings() -> None:
     assert parse_setting("epochs=9") == ("epochs", 9)
     assert parse_setting('space.head = ["gap"]') == ("space.head", ["gap"])
     assert parse_setting("sampler=random") == ("sampler", "random")
+    assert parse_setting(r"groups=(?P<group>patient\d+)_") == ("groups", r"(?P<group>patient\d+)_")
     with pytest.raises(StudyError, match="--set takes field=value, not 'epochs'"):
         parse_setting("epochs")
 
