@@ -1,5 +1,6 @@
 """Groups found from pixels, on small pictures drawn here."""
 
+import csv
 import math
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from data import candidates
+from data import candidates, tissue
 from data.groups import Groups, find_groups
 from data.leak import share_with_sibling
 
@@ -174,3 +175,16 @@ def test_votes_are_added_up_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) 
     for keys, weights in votes:
         tally.add(keys, weights)
     assert len(tally.often()[0]) <= 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "size", "copies"), [(11, 96, 3), (12, 128, 8), (13, 224, 4)])
+def test_synthetic_tissue_never_leaks(tmp_path: Path, seed: int, size: int, copies: int) -> None:
+    """Judged against the generator's truth: no source in two groups, and hardly two sources in one."""
+    root = tissue.generate(tmp_path / "t", sources=8, copies=copies, size=size, seed=seed)
+    with (root / "groups.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    found = find_groups([root / row["path"] for row in rows], processes=1).group
+    truth = np.array([row["group"] for row in rows])
+    assert all(len(set(found[truth == source].tolist())) == 1 for source in set(truth.tolist()))
+    assert found.max() + 1 >= len(set(truth.tolist())) - 1
