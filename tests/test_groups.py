@@ -2,6 +2,9 @@
 
 import csv
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +178,37 @@ def test_votes_are_added_up_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) 
     for keys, weights in votes:
         tally.add(keys, weights)
     assert len(tally.often()[0]) <= 100
+
+
+def children(pid: int) -> set[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return {int(line) for line in listed.split()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.5, 1.5])
+def test_nobody_outlives_a_killed_search(tmp_path: Path, delay: float) -> None:
+    for seed in range(80):
+        save(draw(seed), tmp_path / "images" / f"{seed}.png")
+    script = tmp_path / "search.py"
+    script.write_text(
+        "from pathlib import Path\nfrom data.groups import find_groups\n"
+        "if __name__ == '__main__':\n"
+        f"    paths = sorted(Path({str(tmp_path / 'images')!r}).iterdir())\n"
+        "    while True:\n        find_groups(paths, processes=2)\n"
+    )
+    process = subprocess.Popen([sys.executable, script])
+    while len(children(process.pid)) < 3:  # two workers and multiprocessing's own tracker
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(delay)
+    workers = children(process.pid)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
