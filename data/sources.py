@@ -60,7 +60,7 @@ def found_groups(
         part.write_text(json.dumps(content))
         os.replace(part, kept)
     content = json.loads(kept.read_text())
-    return [str(number) for number in content["group"]], content["method"]
+    return [str(number) for number in content["group"]], f"{content['method']}; this finds copies, not patients"
 
 
 def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:

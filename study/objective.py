@@ -188,6 +188,8 @@ def _describe(trial: optuna.Trial, model: CNN, config: StudyConfig, study_name: 
     trial.set_user_attr("num_params", count_parameters(model))
     trial.set_user_attr("bracket", bracket_of(study_name, trial.number, config))
     trial.set_user_attr("versions", versions(device))
+    if config.protocol == "random":
+        trial.set_user_attr("leaky", True)
 
 
 def versions(device: torch.device) -> dict[str, str | int]:

@@ -262,6 +262,8 @@ def test_the_leaky_protocol_is_marked_wherever_it_is_shown(shell: Shell, small_f
     model = tmp_path / "runs" / "s" / "model"
     card = json.loads((model / "card.json").read_text())
     assert card["leaky"] is True
+    study = optuna.load_study(study_name="s", storage=open_storage("sqlite:///optuna.db", create=False))
+    assert all(trial.user_attrs["leaky"] for trial in study.trials)
     assert card["temperature"] == 1.0
     assert all(row["leaky"] for row in json.loads((model / "results.json").read_text()))
     assert (model / "classification_report.txt").read_text().startswith("LEAKY")
