@@ -93,6 +93,16 @@ def test_known_datasets_are_recognised_by_their_folders() -> None:
     assert known.recognise(["lung_n"]) is None
 
 
+def test_a_known_dataset_says_whose_it_is_and_how_it_leaks(shell: Shell, tissue_folder: Path, tmp_path: Path) -> None:
+    for folder in tissue_folder.glob("synthetic_*"):
+        shutil.copytree(folder, tmp_path / "lc" / folder.name.removeprefix("synthetic_"))
+    code, _, err = shell("data", "split", tmp_path / "lc", "--groups", "none", "--csv")
+    assert code == 0
+    assert "90 of 25,000 images" in err
+    assert "Borkowski" in err
+    assert "source tiles" in err
+
+
 def idx_file(path: Path, values: np.ndarray) -> None:
     """The format of MNIST's files: magic number, shape, bytes."""
     header = struct.pack(">HBB", 0, 8, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape)

@@ -30,6 +30,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 def _load(folder: str, groups: str | None, seed: int, skip_bad: bool) -> tuple[ImageSet, Parts]:
     with show(err) as display:
         dataset = load(folder, IMAGE_SIZE, CACHE, groups=groups, skip_bad=skip_bad, progress=display.images)
+    if recognised := known.recognise(dataset.classes):
+        spec = recognised[1]
+        err.print(
+            f"{spec.title}: {len(dataset.labels):,} of {spec.images:,} images; licence: {spec.licence}", markup=False
+        )
+        err.print(f"cite: {spec.citation}\nmind: {spec.leak}", markup=False)
     return dataset, make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, seed)
 
 
@@ -58,9 +64,8 @@ def audit(
     for title, head, rows in tables(found):
         print_table(head, rows, title)
     err.print(f"groups: {found['groups_from']}", markup=False)
-    for note in (found["leak_note"], SUSPECT if found["suspect"] else None):
-        if note:
-            err.print(note, markup=False)
+    if found["suspect"]:
+        err.print(SUSPECT, markup=False)
 
 
 @app.command(epilog="Example: study data split my_images --csv > split.csv")
