@@ -51,21 +51,20 @@ def decoded(
     """
     key = _key(root, paths, image_size)
     place = cache / f"images-{key[:24]}"
-    if not place.is_dir():
+    if place.is_dir():
         try:
-            _build(place, root, paths, image_size, progress)
-        except OSError as error:
-            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-            raise DataError(f"cannot write the image cache in {cache}: {reason}") from error
-        if _key(root, paths, image_size) != key:
+            return _open(place)
+        except (OSError, ValueError, KeyError):  # altered by somebody: what can be made again is not worth an error
             shutil.rmtree(place, ignore_errors=True)
-            raise DataError(f"{root} changed while its images were read (try again when it rests)")
     try:
-        return _open(place)
-    except (OSError, ValueError, KeyError):  # altered by somebody: what can be made again is not worth an error
-        shutil.rmtree(place, ignore_errors=True)
         _build(place, root, paths, image_size, progress)
-        return _open(place)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise DataError(f"cannot write the image cache in {cache}: {reason}") from error
+    if _key(root, paths, image_size) != key:
+        shutil.rmtree(place, ignore_errors=True)
+        raise DataError(f"{root} changed while its images were read (try again when it rests)")
+    return _open(place)
 
 
 def _key(root: Path, paths: Sequence[str], image_size: int) -> str:
@@ -116,7 +115,6 @@ def _build(place: Path, root: Path, paths: Sequence[str], image_size: int, progr
 
 def _sweep(place: Path) -> None:
     """Remove what killed builders of this cache left, unless it is being written just now."""
-    newest = 0.0
     for part in place.parent.glob(f"{place.name}.*.part"):
         try:
             newest = max(file.stat().st_mtime for file in [part, *part.iterdir()])

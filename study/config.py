@@ -16,8 +16,10 @@ from study import StudyError
 from study.presets import PRESETS
 from study.space import PARAMETERS, Entry, Range, Value, contains, distributions, nearest, validated
 
-MAY_CHANGE = ("preset", "data", "skip_bad", "trials", "hours")
-"""Fields that may differ when a study is continued; everything else defines it."""
+MAY_CHANGE = ("preset", "data", "groups", "skip_bad", "trials", "hours")
+"""Fields that may differ when a study is continued; everything else defines it.
+
+The images and the parts are compared by their content, so that a moved folder or list is still the same."""
 
 
 class AugmentConfig(BaseModel):

@@ -58,12 +58,14 @@ def _compare(name: str, kept: dict[str, Any], wanted: dict[str, Any]) -> None:
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if not differing:
         return
-    if "data content" in differing:
-        differing = ["data content", *(key for key in differing if key not in ("data content", "parts"))]
+    if len(differing) > 1 and "parts" in differing:  # a consequence of the others
+        differing.remove("parts")
+    by_content = {
+        "data content": "the images (files were added, removed or altered)",
+        "parts": "the parts (other groups put the images elsewhere)",
+    }
     shown = [
-        "the images (files were added, removed or altered)"
-        if key == "data content"
-        else f"{key} (was {_short(old.get(key))}, now {_short(new.get(key))})"
+        by_content.get(key) or f"{key} (was {_short(old.get(key))}, now {_short(new.get(key))})"
         for key in differing[:5]
     ]
     more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""

@@ -120,8 +120,12 @@ def test_old_leftovers_are_swept(photos: tuple[Path, list[str]], tmp_path: Path)
     (leftover / "images.bin").write_bytes(b"x")
     for path in (leftover / "images.bin", leftover):
         os.utime(path, (time.time() - 9999, time.time() - 9999))
+    at_work = [leftover.with_name(f"images-{key[:24]}.{name}.part") for name in "aw"]  # before and after it in order
+    for folder in at_work:
+        folder.mkdir()
     decoded(root, names, 16, tmp_path / "c")
     assert not leftover.exists()
+    assert all(folder.exists() for folder in at_work)
 
 
 def test_two_builders_at_once_give_one_whole_cache(photos: tuple[Path, list[str]], tmp_path: Path) -> None:

@@ -351,6 +351,16 @@ def test_other_images_are_refused(tiny: MakeConfig, workspace: MakeWork, small_s
         opened(workspace(tiny(), changed), tmp_path)
 
 
+def test_a_moved_list_of_groups_is_the_same_and_other_parts_are_not(
+    tiny: MakeConfig, workspace: MakeWork, small_set: ImageSet, tmp_path: Path
+) -> None:
+    opened(workspace(tiny(groups="/here/groups.csv")), tmp_path)
+    opened(workspace(tiny(groups="/there/groups.csv")), tmp_path)
+    pairs = dataclasses.replace(small_set, groups=small_set.groups // 2)
+    with pytest.raises(StudyError, match=r"another definition: the parts \(other groups put the images elsewhere\) \("):
+        opened(workspace(tiny(), pairs), tmp_path)
+
+
 def test_a_foreign_study_is_refused(tiny: MakeConfig, workspace: MakeWork, tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True)
     study = optuna.create_study(study_name="s", storage=storage)
