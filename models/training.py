@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -85,30 +85,77 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True, fused=True)
 
 
+@dataclass(frozen=True)
+class Learner:
+    """What training changes: the network, the optimiser, and the one schedule that remembers losses."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    plateau: torch.optim.lr_scheduler.ReduceLROnPlateau
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that the next epoch depends on: tensors by name, and the rest as JSON."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        kept = self.optimizer.state_dict()
+        for number, slots in kept["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": slot for name, slot in slots.items()}
+        rates = [group["lr"] for group in kept["param_groups"]]
+        return tensors, {"rates": rates, "plateau": self.plateau.state_dict()}
+
+    def load(self, tensors: dict[str, Tensor], fields: dict[str, Any]) -> None:
+        """Take over a state that `state` gave. Raises RuntimeError or KeyError when it belongs to another network."""
+        weights = {name[len("model.") :]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        fresh = self.optimizer.state_dict()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, slot = name.split(".")
+                slots.setdefault(int(number), {})[slot] = _laid_out_like(parameters[int(number)], tensor)
+        for group, rate in zip(fresh["param_groups"], fields["rates"], strict=True):
+            group["lr"] = rate
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict({"state": slots, "param_groups": fresh["param_groups"]})
+        self.plateau.load_state_dict(fields["plateau"])
+
+
+def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A copy with the parameter's strides: fused optimisers walk through both memories side by side."""
+    if tensor.shape != parameter.shape:
+        return tensor.clone()  # the number of steps
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+
+
+def make_learner(model: nn.Module, config: TrainConfig) -> Learner:
+    """A network at the start of its training."""
+    optimizer = make_optimizer(model, config)
+    return Learner(model, optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=2))
+
+
 def fit(
-    model: nn.Module,
+    learner: Learner,
     config: TrainConfig,
     train: Callable[[], Iterable[Batch]],
     steps: int,
     val: Callable[[], Iterable[Batch]] | None,
     seed: int,
+    done: int = 0,
 ) -> Iterator[EpochResult]:
-    """Train `model` in place, one epoch per item asked for.
+    """Train the learner in place, one epoch per item asked for, from epoch `done` + 1.
 
     train() and val() give the batches of one epoch; `steps` is the number of training batches in each. Everything
     random in epoch e is drawn after torch.manual_seed(f(seed, e)), so an epoch depends on nothing but the weights,
     the optimiser and e. Stop by not asking for more.
     """
-    optimizer = make_optimizer(model, config)
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
-    for epoch in range(1, config.epochs + 1):
+    model, optimizer = learner.model, learner.optimizer
+    for epoch in range(done + 1, config.epochs + 1):
         start = time.perf_counter()
         torch.manual_seed(derive_seed(seed, epoch))
-        done = (epoch - 1) * steps
-        loss, hits, images = _train_epoch(model, optimizer, config, train(), done, config.epochs * steps)
+        before = (epoch - 1) * steps
+        loss, hits, images = _train_epoch(model, optimizer, config, train(), before, config.epochs * steps)
         checked = evaluate(model, val()) if val else None
         if config.schedule == "plateau" and checked:
-            plateau.step(checked[0])
+            learner.plateau.step(checked[0])
         yield EpochResult(
             epoch=epoch,
             train_loss=loss,

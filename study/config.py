@@ -16,7 +16,7 @@ from study import StudyError
 from study.presets import PRESETS
 from study.space import PARAMETERS, Entry, Range, Value, contains, distributions, nearest, validated
 
-MAY_CHANGE = ("preset", "data", "groups", "skip_bad", "trials", "hours")
+MAY_CHANGE = ("preset", "data", "groups", "skip_bad", "trials", "hours", "checkpoint_seconds")
 """Fields that may differ when a study is continued; everything else defines it.
 
 The images and the parts are compared by their content, so that a moved folder or list is still the same."""
@@ -74,9 +74,12 @@ class StudyConfig(BaseModel):
         1, ge=1, le=100, description="final trainings; the first is shipped, the others show the spread"
     )
     final_data: Literal["train", "train+val"] = Field("train+val", description="images of the final training")
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="of training between two checkpoints of a network; 0: after every epoch"
+    )
     skip_bad: bool = Field(False, description="leave unreadable files out instead of stopping")
 
-    @field_validator("hours", mode="before")
+    @field_validator("hours", "checkpoint_seconds", mode="before")
     @classmethod
     def _whole_hours(cls, value: object) -> object:
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

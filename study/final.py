@@ -1,6 +1,5 @@
 """The winner from fresh weights, the test opened once, and the bundle: the protocol of the score."""
 
-import hashlib
 import json
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
@@ -18,8 +17,7 @@ from models.cnn import CNN, CNNConfig
 from models.evaluation import Scores, fit_temperature, predict_logits, score
 from models.training import EpochResult, derive_seed
 from study import StudyError
-from study.contract import CONTRACT
-from study.objective import Workspace, start_training, versions
+from study.objective import Workspace, identity_of, start_training, versions
 from study.report import write_report
 from study.space import cnn_config, full_point
 
@@ -74,13 +72,14 @@ def finish(
     What a killed run already made is used again unless `fresh`; a folder that already holds this result is left as
     it is. The last item is the Outcome.
     """
-    done = _finished_card(directory, study, trial, _identity(study, trial))
+    identity = identity_of(study, trial)
+    done = _finished_card(directory, study, trial, identity)
     if done and not fresh:
         yield Outcome(directory, done)
         return
     trained: list[Trained] = []
     for seed in range(work.config.final_seeds):
-        one = yield from _train(work, trial, seed, _identity(study, trial), fresh)
+        one = yield from _train(work, trial, seed, identity, fresh)
         trained.append(one)
     opening = _open_test(study, [one.digest for one in trained], work.parts.hash)
     temperature = _temperature(work, trained[0].model)
@@ -88,19 +87,9 @@ def finish(
     card = _card(study, work, trial, trained, scores, temperature, opening)
     card = bundle.save(directory, trained[0].model, _architecture(work, trial), card)
     write_report(directory, study, work.config, card, trained[0].epochs)
-    mark = {"weights_sha256": trained[0].digest, "identity": _identity(study, trial)}
+    mark = {"weights_sha256": trained[0].digest, "identity": identity}
     bundle.write_json(directory / "finished.json", mark)
     yield Outcome(directory, card)
-
-
-def _identity(study: optuna.Study, trial: FrozenTrial) -> str:
-    """What a final training is a function of: the study's contract and the trial's point.
-
-    Files of an older study of the same name (its database deleted, or another database beside the same runs/) have
-    another identity: their weights may have been trained on what is test here.
-    """
-    content = {"contract": study.user_attrs[CONTRACT], "trial": trial.number, "params": trial.params}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _finished_card(directory: Path, study: optuna.Study, trial: FrozenTrial, identity: str) -> dict[str, Any] | None:
@@ -135,6 +124,9 @@ def _train(
     weights, record = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
     if not fresh and (kept := _kept(weights, record, identity, _architecture(work, trial))):
         return kept
+    checkpoints = work.checkpoints(f"final-{stem.name}", identity)
+    if fresh:
+        checkpoints.remove()
     training = start_training(
         work,
         trial.params,
@@ -142,6 +134,7 @@ def _train(
         batch_size=config.final_batch_size,
         train_parts=("train", "val") if config.final_data == "train+val" else ("train",),
         seed=derive_seed(config.seed, "final", trial.number, seed),
+        checkpoints=checkpoints,
     )
     epochs = []
     for result in training.epochs:
@@ -156,6 +149,7 @@ def _train(
     weights.parent.mkdir(parents=True, exist_ok=True)
     digest = bundle.save_weights(weights, training.model)
     bundle.write_json(record, {"weights_sha256": digest, "identity": identity, "epochs": epochs})
+    checkpoints.remove()
     return Trained(training.model, digest, epochs)
 
 

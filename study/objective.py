@@ -1,5 +1,8 @@
 """One trial: suggest, build, train, report each epoch, prune or finish."""
 
+import hashlib
+import json
+import logging
 import math
 import platform
 import time
@@ -12,19 +15,23 @@ from typing import Any
 import optuna
 import torch
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
 from data.batches import Batch, Pixels, eval_batches, to_device, train_batches
 from data.datasets import ImageSet
 from data.splits import Parts
-from models.cnn import CNN, CNNConfig, build_cnn, count_parameters, prepare
-from models.training import EpochResult, TrainConfig, derive_seed, fit
+from models.checkpoint import Checkpoints
+from models.cnn import CNN, build_cnn, count_parameters, prepare
+from models.training import EpochResult, Learner, TrainConfig, derive_seed, fit, make_learner
 from study.config import StudyConfig, bracket_of, brackets
+from study.contract import CONTRACT
 from study.space import cnn_config, distributions, full_point, suggest, train_config
 from study.storage import forget_rung
 
 EVAL_BATCH = 256
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,10 @@ class Workspace:
         """The part that the final score comes from: the leaky protocol has no test."""
         return "val" if self.config.protocol == "random" else "test"
 
+    def checkpoints(self, training: str, identity: str) -> Checkpoints:
+        """Where the checkpoints of a training lie."""
+        return Checkpoints(self.folder / "checkpoints" / training, identity, self.config.checkpoint_seconds)
+
     def eval_batches(self, part: str) -> Iterator[Batch]:
         """The images of a part, once and in order."""
         return eval_batches(self.pixels, self.index(part), EVAL_BATCH)
@@ -62,10 +73,9 @@ def make_workspace(
 
 @dataclass(frozen=True)
 class Training:
-    """A network about to be trained: take epochs from `epochs`."""
+    """A network about to be trained, or to be trained on: take epochs from `epochs`, first those it has behind it."""
 
     model: CNN
-    architecture: CNNConfig
     epochs: Iterator[EpochResult]
 
 
@@ -77,10 +87,12 @@ def start_training(
     batch_size: int,
     train_parts: tuple[str, ...],
     seed: int,
+    checkpoints: Checkpoints,
 ) -> Training:
     """Fresh weights for a point of the space, and the loop that will train them.
 
-    Validation runs each epoch unless val is trained on.
+    Validation runs each epoch unless val is trained on. The epochs of a checkpoint that a dead worker left
+    are not trained again, but handed out like new ones.
     """
     point = full_point(work.config.space, params)
     architecture = cnn_config(point, len(work.dataset.classes), work.config.image_size)
@@ -98,7 +110,40 @@ def start_training(
     recipe: TrainConfig = train_config(point, epochs)
     steps = max(1, len(index) // batch_size)
     checked: Callable[[], Iterator[Batch]] | None = None if "val" in train_parts else val
-    return Training(model, architecture, fit(model, recipe, train, steps, checked, seed))
+    learner = make_learner(model, recipe)
+    behind = checkpoints.restore(learner)
+    ahead = fit(learner, recipe, train, steps, checked, seed, len(behind))
+    return Training(model, _saved(learner, checkpoints, behind, ahead, epochs))
+
+
+def _saved(
+    learner: Learner,
+    checkpoints: Checkpoints,
+    behind: list[EpochResult],
+    ahead: Iterator[EpochResult],
+    epochs: int,
+) -> Iterator[EpochResult]:
+    """The epochs behind, then each one ahead once its checkpoint is written (the last needs none)."""
+    yield from behind
+    results = list(behind)
+    for result in ahead:
+        results.append(result)
+        if result.epoch < epochs and not result.diverged:
+            try:
+                checkpoints.after_epoch(learner, results)
+            except OSError as error:  # a full disk costs a replay at most, so it is no reason to stop training
+                logger.warning(f"no checkpoint was written ({error.strerror or error}); the training goes on without")
+        yield result
+
+
+def identity_of(study: optuna.Study, trial: FrozenTrial) -> str:
+    """What a training is a function of: the study's contract and the trial's point.
+
+    Files of an older study of the same name (its database deleted, or another database beside the same runs/) have
+    another identity: their weights may have been trained on what is test here.
+    """
+    content = {"contract": study.user_attrs.get(CONTRACT), "trial": trial.number, "params": trial.params}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -122,8 +167,8 @@ class TrialEnd:
 def run_trial(study: optuna.Study, trial: optuna.Trial, work: Workspace) -> Iterator[TrialEpoch | TrialEnd]:
     """Run a trial to its end and tell the study; yields after each epoch.
 
-    A trial that was interrupted is replayed: its epochs give the same numbers again, what was reported is not
-    reported twice, and its last report is judged anew, since the verdict may have been lost.
+    A trial that was interrupted goes on from its checkpoint, or is replayed: its epochs give the same numbers again,
+    what was reported is not reported twice, and its last report is judged anew, since the verdict may have been lost.
     """
     config = work.config
     start = time.perf_counter()
@@ -132,11 +177,19 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, work: Workspace) -> Iter
     _forget_verdict(study, trial, config, last)
     params = suggest(trial, distributions(config.space))
     seed = derive_seed(config.seed, "trial", trial.number)
+    identity = identity_of(study, study._storage.get_trial(trial._trial_id))
+    checkpoints = work.checkpoints(f"trial-{trial.number:04d}", identity)
     reason: str | None = None
     seen: list[tuple[float, EpochResult]] = []
     try:
         training = start_training(
-            work, params, epochs=config.epochs, batch_size=config.batch_size, train_parts=("train",), seed=seed
+            work,
+            params,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            train_parts=("train",),
+            seed=seed,
+            checkpoints=checkpoints,
         )
         _describe(trial, training.model, config, study.study_name, work.device)
         for result in training.epochs:
@@ -155,7 +208,9 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, work: Workspace) -> Iter
             raise
         # FAIL would be invisible to TPE, which would propose the like of it again and again.
         reason = "out of memory: the network does not fit the device at this batch size"
-    yield _finish(study, trial, seen, reason, time.perf_counter() - start)
+    end = _finish(study, trial, seen, reason, time.perf_counter() - start)
+    checkpoints.remove()
+    yield end
 
 
 def _report(trial: optuna.Trial, value: float, epoch: int, reported: dict[int, float]) -> None:
@@ -218,7 +273,8 @@ def _finish(
     seconds: float,
 ) -> TrialEnd:
     """Write the trial's attributes and close it."""
-    attributes: dict[str, Any] = {"seconds": round(seconds, 3)}
+    # What a dead worker trained before the checkpoint counts too.
+    attributes: dict[str, Any] = {"seconds": round(max(seconds, sum(result.seconds for _, result in seen)), 3)}
     if seen:
         best, at = max(seen, key=lambda entry: entry[0])
         training = sum(result.seconds for _, result in seen)

@@ -24,6 +24,8 @@ POINTS: dict[str, tuple[str, str]] = {
     "verdict": ("optuna:Trial", "should_prune"),
     "attribute": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_user_attr"),
     "tell": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_state_values"),
+    "checkpoint": ("models.checkpoint:", "write"),
+    "checkpoint rename": ("models.checkpoint:", "_flush"),
     "ask": ("optuna:Study", "ask"),
     "create": ("optuna.storages._cached_storage:_CachedStorage", "set_study_user_attr"),
     "enqueue": ("optuna:Study", "enqueue_trial"),

@@ -18,6 +18,7 @@ FLOORS = [
     ["study.config"],
     ["study.presets", "study.space"],
     ["models.bundle"],
+    ["models.checkpoint"],
     ["models.training", "models.evaluation", "models.cnn"],
     ["data.audit"],
     ["data.datasets", "data.splits", "data.batches", "data.leak"],

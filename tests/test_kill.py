@@ -110,11 +110,25 @@ def test_killed_at_a_point(
     assert everything(tmp_path) == undisturbed
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("count", [1, 4, 9, 14, 23])
+@pytest.mark.parametrize("point", ["checkpoint", "checkpoint rename"])
+def test_killed_around_a_checkpoint(
+    small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...], point: str, count: int, when: str
+) -> None:
+    """With a checkpoint after every epoch: the same as without any, and none is left behind."""
+    command = options(small_folder, checkpoint_seconds=0)
+    assert killer.run(command, tmp_path, point, when, count) == -signal.SIGKILL
+    assert killer.run(command, tmp_path) == 0
+    assert everything(tmp_path) == undisturbed
+    assert list((tmp_path / "runs" / "s" / "checkpoints").iterdir()) == []
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_moments_again_and_again(
     small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...], seed: int
 ) -> None:
-    command = options(small_folder)
+    command = options(small_folder, checkpoint_seconds=0 if seed else 30)
     rng = random.Random(seed)
     kills = 0
     for _ in range(8):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.cnn import CNNConfig, build_cnn
-from models.training import Batch, EpochResult, TrainConfig, derive_seed, evaluate, fit, rate_factor
+from models.training import Batch, EpochResult, TrainConfig, derive_seed, evaluate, fit, make_learner, rate_factor
 
 SMALL = CNNConfig(
     num_classes=2,
@@ -42,7 +42,9 @@ def run(config: TrainConfig, seed: int = 0, epochs: int | None = None) -> tuple[
     train, steps = easy_batches()
     torch.manual_seed(7)
     fixed = easy_batches()[0]()
-    results = list(itertools.islice(fit(model, config, train, steps, lambda: fixed, seed), epochs))
+    results = list(
+        itertools.islice(fit(make_learner(model, config), config, train, steps, lambda: fixed, seed), epochs)
+    )
     return results, model.state_dict()
 
 
@@ -70,7 +72,7 @@ def test_what_happens_between_epochs_does_not_matter() -> None:
     torch.manual_seed(derive_seed(0, "weights"))
     model = build_cnn(SMALL)
     train, steps = easy_batches()
-    for _ in fit(model, config, train, steps, None, 0):
+    for _ in fit(make_learner(model, config), config, train, steps, None, 0):
         torch.rand(17)  # somebody else draws
         torch.manual_seed(99)
     undisturbed = run(config)[1]

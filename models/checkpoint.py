@@ -1,0 +1,118 @@
+"""A training on disk: written whole or not at all, found again only when it is the very same training.
+
+The file's name carries the epoch and the hash of its content, so a torn or altered file is known before it is read,
+and the one before it stays until the new one is safe.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from models.training import EpochResult, Learner
+
+COST = 0.02
+"""Largest share of the training time that may go into writing checkpoints."""
+
+
+class Checkpoints:
+    """The checkpoints of one training, in a folder of their own.
+
+    `identity` says which training it is; a file with another one is never used. After an epoch a file is written when
+    `seconds` have passed since the last, or longer where writing is so slow that it would take more than 2 % of the
+    time. 0 seconds: after every epoch, whatever it costs.
+    """
+
+    def __init__(self, folder: Path, identity: str, seconds: float) -> None:
+        self._folder = folder
+        self._identity = identity
+        self._seconds = seconds
+        self._cost = 0.0  # seconds that the last one took
+        self._last = time.monotonic()
+
+    def restore(self, learner: Learner) -> list[EpochResult]:
+        """Put the newest good checkpoint into the learner; returns the results of its epochs, [] when there is none."""
+        for file in sorted(self._folder.glob("epoch-*.safetensors"), reverse=True):
+            try:
+                tensors, fields = _read(file)
+                if fields["identity"] != self._identity:
+                    continue
+                results = [EpochResult(**result) for result in fields["results"]]
+                learner.load(tensors, fields["state"])
+                return results
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError):
+                continue  # torn, altered or foreign: the one before it, or a replay from the first epoch
+        return []
+
+    def after_epoch(self, learner: Learner, results: Sequence[EpochResult]) -> None:
+        """Write a checkpoint when one is due. Raises OSError when the disk does not take it."""
+        wait = max(self._seconds, self._cost / COST) if self._seconds else 0.0
+        if time.monotonic() - self._last < wait:
+            return
+        start = time.monotonic()
+        try:
+            write(self._folder, self._identity, learner, results)
+        finally:  # an attempt that failed took its time too
+            self._last = time.monotonic()
+            self._cost = self._last - start
+
+    def remove(self) -> None:
+        """The training has ended: nothing will go on from here."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def write(folder: Path, identity: str, learner: Learner, results: Sequence[EpochResult]) -> None:
+    """Write beside, flush, rename, and only then remove what came before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors, state = learner.state()
+    fields = {"identity": identity, "results": [asdict(result) for result in results], "state": state}
+    content = save(
+        {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, {"training": json.dumps(fields)}
+    )
+    name = f"epoch-{len(results):06d}-{hashlib.sha256(content).hexdigest()}.safetensors"
+    part = folder / "writing.part"
+    try:
+        with part.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(part, folder / name)
+    except OSError:
+        part.unlink(missing_ok=True)  # half a file on a full disk is in everybody's way
+        raise
+    _flush(folder)
+    for file in folder.glob("epoch-*.safetensors"):
+        if file.name != name:
+            file.unlink(missing_ok=True)
+
+
+def _flush(folder: Path) -> None:
+    """Make a rename last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and fields of a checkpoint; ValueError when the content is not what the name says."""
+    content = file.read_bytes()
+    named = re.fullmatch(r"epoch-\d+-([0-9a-f]{64})", file.stem)
+    if named is None or hashlib.sha256(content).hexdigest() != named[1]:
+        raise ValueError(f"{file} is torn or altered")
+    length = int.from_bytes(content[:8], "little")
+    fields: dict[str, Any] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["training"])
+    with torch.no_grad():
+        return load(content), fields
