@@ -14,7 +14,7 @@ FLOORS = [
     ["study.worker", "study.final", "study.predict", "study.audit_page"],
     ["study.report", "study.objective"],
     ["study.contract", "study.leases"],
-    ["study.sampling", "study.storage"],
+    ["study.sampling", "study.storage", "study.signals"],
     ["study.config"],
     ["study.presets", "study.space"],
     ["models.bundle"],

@@ -149,6 +149,41 @@ def test_killed_at_random_moments_again_and_again(
     assert (tmp_path / "runs" / "s" / "model" / "card.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_in_time_and_the_study_goes_on(
+    small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...], number: signal.Signals, code: int
+) -> None:
+    command = options(small_folder, checkpoint_seconds=0)
+    for share in (0.3, 0.6):
+        process = killer.start(command, tmp_path)
+        while not (tmp_path / "runs" / "s" / "parts.json").exists():  # its handlers stand by then
+            process.join(0.02)
+        process.join(share * SECONDS["undisturbed"])
+        if process.exitcode is not None:
+            assert process.exitcode == 0
+            continue
+        sent = time.monotonic()
+        os.kill(process.pid, number)
+        process.join(10)
+        assert process.exitcode == code
+        assert time.monotonic() - sent < 5
+    assert killer.run(command, tmp_path) == 0
+    assert everything(tmp_path) == undisturbed
+
+
+def test_a_second_signal_ends_at_once(small_folder: Path, tmp_path: Path) -> None:
+    command = options(small_folder, epochs=60, min_epochs=20)
+    process = killer.start(command, tmp_path)
+    while not (tmp_path / "runs" / "s" / "parts.json").exists():
+        process.join(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(5)
+    assert process.exitcode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    check = sqlite3.connect(tmp_path / "optuna.db").execute("PRAGMA integrity_check").fetchone()
+    assert check == ("ok",)
+
+
 def test_two_runners_of_one_study_are_refused(small_folder: Path, tmp_path: Path) -> None:
     first = killer.start(options(small_folder, epochs=60, min_epochs=20), tmp_path)
     while not (tmp_path / "runs" / "s" / "parts.json").exists():

@@ -24,6 +24,7 @@ from study.contract import stored_config
 from study.final import winner
 from study.predict import find_images, predict_files
 from study.report import percent
+from study.signals import Stopped, stoppable
 from study.storage import DEFAULT_URL, load_study, open_storage, study_names
 from study.worker import search_seconds
 
@@ -150,13 +151,13 @@ def _run(config: StudyConfig, name: str, storage: str, device: str) -> None:
 
 def _follow(name: str, storage: str, start: Callable[[Display], Iterator[launch.News]]) -> None:
     """Run a study to its end before the user's eyes, and say how to go on where it is stopped."""
-    with show(err) as display:
+    with stoppable(), show(err) as display:
         try:
             display.follow(start(display))
-        except KeyboardInterrupt:
+        except Stopped as stop:
             resume = f"study resume {name}{_storage_option(storage)}"
             err.print(f"stopped; nothing is lost. Go on with {'the same command' if not display.opened else resume}")
-            raise typer.Exit(130) from None
+            raise typer.Exit(stop.exit_code) from None
     display.summary(name, storage)
 
 

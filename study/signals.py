@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM: unwind at once, and never take longer than five seconds about it."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+PATIENCE = 4.0
+"""Seconds to unwind in; what is on disk by then is whole, because every file appears by being renamed."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The user, or the machine's owner, wants this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Raise Stopped on the first SIGINT or SIGTERM; a second one, or four seconds, end the process at once."""
+
+    def first(number: int, frame: FrameType | None) -> None:
+        def at_once(*_: object) -> None:
+            os._exit(128 + number)
+
+        for again in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+            signal.signal(again, at_once)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        raise Stopped(number)
+
+    before: dict[signal.Signals, Any] = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        before[number] = signal.getsignal(number)
+    signal.signal(signal.SIGINT, first)
+    signal.signal(signal.SIGTERM, first)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
