@@ -20,23 +20,25 @@ from models.cnn import CNNConfig, build_cnn, count_parameters, prepare
 from models.training import Batch, TrainConfig, fit, make_learner
 
 NETWORKS = {
-    "smallest reference": ((32, 64, 128), (256,)),
-    "best reference": ((64, 128, 256, 512, 1024), (512,)),
-    "largest reference": ((96, 192, 384, 768, 1536), (512, 256)),
+    "smallest": ((32, 64, 128), (3, 3, 3), (256,)),
+    "published best": ((128, 256, 512, 1024), (3, 3, 5, 3), (256, 128)),
+    "largest": ((128, 256, 512), (5, 3, 5), (512, 256)),
 }
-"""Filters of the blocks and dense units, at 128 px."""
-IMAGES, BATCH, WRITES = 64, 16, 5
+"""Corners of the reference's space: filters and kernels of the blocks, dense units, at 128 px."""
+IMAGES, BATCH, WRITES = 32, 16, 5
 INTERVAL = 30.0
 
 
-def measure(filters: tuple[int, ...], dense: tuple[int, ...], device: torch.device) -> dict[str, float]:
+def measure(
+    filters: tuple[int, ...], kernels: tuple[int, ...], dense: tuple[int, ...], device: torch.device
+) -> dict[str, float]:
     """One epoch of a few images, then some checkpoints of the same state."""
     config = CNNConfig(
         num_classes=5,
         image_size=128,
         filters=filters,
-        kernel_sizes=(3,) * len(filters),
-        batch_norm=True,
+        kernel_sizes=kernels,
+        batch_norm=False,
         conv_dropout=0.1,
         dense_units=dense,
         dense_dropout=0.2,
