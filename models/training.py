@@ -85,6 +85,10 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True, fused=True)
 
 
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Everything that the next epoch depends on: tensors by name, and the rest as JSON."""
+
+
 @dataclass(frozen=True)
 class Learner:
     """What training changes: the network, the optimiser, and the one schedule that remembers losses."""
@@ -93,8 +97,8 @@ class Learner:
     optimizer: torch.optim.Optimizer
     plateau: torch.optim.lr_scheduler.ReduceLROnPlateau
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that the next epoch depends on: tensors by name, and the rest as JSON."""
+    def state(self) -> State:
+        """What `load` takes; the tensors are the learner's own, which training goes on to change."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         kept = self.optimizer.state_dict()
         for number, slots in kept["state"].items():

@@ -16,7 +16,7 @@ from study import StudyError
 from study.presets import PRESETS
 from study.space import PARAMETERS, Entry, Range, Value, contains, distributions, nearest, validated
 
-MAY_CHANGE = ("preset", "data", "groups", "skip_bad", "trials", "hours", "checkpoint_seconds")
+MAY_CHANGE = ("preset", "data", "groups", "skip_bad", "trials", "hours", "workers", "checkpoint_seconds")
 """Fields that may differ when a study is continued; everything else defines it.
 
 The images and the parts are compared by their content, so that a moved folder or list is still the same."""
@@ -58,6 +58,7 @@ class StudyConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**32, description="of the parts, the sampler and all training")
     trials: int | None = Field(None, ge=1, description="total number of trials")
     hours: float | None = Field(None, gt=0, description="no trial starts after this much training time")
+    workers: int = Field(1, ge=1, le=256, description="processes on this machine that search at the same time")
     epochs: int = Field(27, ge=1, description="of a trial that is not pruned")
     min_epochs: int = Field(3, ge=1, description="the first rung: epochs before a trial may be pruned")
     eta: int = Field(3, ge=2, description="one of eta trials is promoted at each rung")
@@ -133,6 +134,15 @@ class StudyConfig(BaseModel):
     def contract(self) -> dict[str, Any]:
         """The fields that define the study, as JSON."""
         return self.model_dump(mode="json", exclude=set(MAY_CHANGE))
+
+    def with_budget(self, trials: int | None, hours: float | None, workers: int | None) -> Self:
+        """The same study with what is given changed. Raises StudyError."""
+        given = {"trials": trials, "hours": hours, "workers": workers}
+        changes = {name: value for name, value in given.items() if value is not None}
+        try:
+            return self.model_validate({**self.model_dump(mode="json"), **changes})
+        except ValidationError as error:
+            raise StudyError(explain(error)) from error
 
 
 def check_rungs(min_epochs: int, epochs: int, eta: int) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
 from pydantic import ValidationError
 
 from study import StudyError
-from study.config import StudyConfig, explain
+from study.config import MAY_CHANGE, AugmentConfig, StudyConfig, explain
 from study.sampling import make_pruner, make_sampler
 from study.storage import load_study, study_names
 
@@ -30,12 +32,17 @@ def open_study(storage: RDBStorage, name: str, config: StudyConfig, fingerprint:
     if name in study_names(storage):
         found = load_study(storage, name)
         kept = found.user_attrs.get(CONTRACT)
-        if kept is None and any(trial.state.is_finished() for trial in found.trials):
+        if kept is None and any(trial.state != TrialState.WAITING for trial in found.get_trials(deepcopy=False)):
             raise StudyError(
                 f"the study {name!r} in this database was not made by this program (choose another --name)"
             )
+        if found.direction != StudyDirection.MAXIMIZE:
+            raise StudyError(
+                f"the study {name!r} in this database looks for the smallest value, an accuracy should be large "
+                "(choose another --name, or make it anew with direction='maximize')"
+            )
         if kept is not None:
-            _compare(name, kept, contract)
+            _compare(name, _with_defaults(kept), contract)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -51,6 +58,14 @@ def open_study(storage: RDBStorage, name: str, config: StudyConfig, fingerprint:
     if study.user_attrs.get(CONFIG) != config.model_dump(mode="json"):
         study.set_user_attr(CONFIG, config.model_dump(mode="json"))
     return study
+
+
+def _with_defaults(kept: dict[str, Any]) -> dict[str, Any]:
+    """A contract with the fields that its version did not have yet: what they do by default is what it did."""
+    fields = StudyConfig.model_fields
+    defaults = {key: field.default for key, field in fields.items() if key not in MAY_CHANGE}
+    augment = AugmentConfig().model_dump() | kept.get("augment", {})
+    return defaults | kept | {"augment": augment}
 
 
 def _compare(name: str, kept: dict[str, Any], wanted: dict[str, Any]) -> None:

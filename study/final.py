@@ -20,6 +20,7 @@ from study import StudyError
 from study.objective import Workspace, identity_of, start_training, versions
 from study.report import write_report
 from study.space import cnn_config, full_point
+from study.storage import backend, make_durable
 
 OPENINGS = "openings"
 """Study attribute: when the test was opened, and for which weights."""
@@ -127,29 +128,29 @@ def _train(
     checkpoints = work.checkpoints(f"final-{stem.name}", identity)
     if fresh:
         checkpoints.remove()
-    training = start_training(
-        work,
-        trial.params,
-        epochs=config.final_epochs,
-        batch_size=config.final_batch_size,
-        train_parts=("train", "val") if config.final_data == "train+val" else ("train",),
-        seed=derive_seed(config.seed, "final", trial.number, seed),
-        checkpoints=checkpoints,
-    )
-    epochs = []
-    for result in training.epochs:
-        if result.diverged:
-            raise StudyError(
-                f"the final training of trial {trial.number} diverged in epoch {result.epoch} "
-                f"(ship another trial: study retrain {work.folder.name} --trial N; "
-                f"or search on: study resume {work.folder.name} --trials MORE)"
-            )
-        epochs.append(asdict(result))
-        yield FinalEpoch(trial.number, seed, result)
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    digest = bundle.save_weights(weights, training.model)
-    bundle.write_json(record, {"weights_sha256": digest, "identity": identity, "epochs": epochs})
-    checkpoints.remove()
+    with checkpoints:
+        training = start_training(
+            work,
+            trial.params,
+            epochs=config.final_epochs,
+            batch_size=config.final_batch_size,
+            train_parts=("train", "val") if config.final_data == "train+val" else ("train",),
+            seed=derive_seed(config.seed, "final", trial.number, seed),
+            checkpoints=checkpoints,
+        )
+        epochs = []
+        for result in training.epochs:
+            if result.diverged:
+                raise StudyError(
+                    f"the final training of trial {trial.number} diverged in epoch {result.epoch} "
+                    f"(ship another trial: study retrain {work.folder.name} --trial N; "
+                    f"or search on: study resume {work.folder.name} --trials MORE)"
+                )
+            epochs.append(asdict(result))
+            yield FinalEpoch(trial.number, seed, result)
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        digest = bundle.save_weights(weights, training.model)
+        bundle.write_json(record, {"weights_sha256": digest, "identity": identity, "epochs": epochs})
     return Trained(training.model, digest, epochs)
 
 
@@ -173,6 +174,7 @@ def _open_test(study: optuna.Study, digests: list[str], split_hash: str) -> dict
     now = datetime.now(UTC).isoformat(timespec="seconds")
     opening = {"number": len(openings) + 1, "time": now, "weights_sha256": digests, "parts": split_hash}
     study.set_user_attr(OPENINGS, [*openings, opening])
+    make_durable(backend(study))  # a power cut must not make a second look at the test the first
     return opening
 
 

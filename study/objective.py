@@ -14,7 +14,6 @@ from typing import Any
 
 import optuna
 import torch
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
@@ -27,7 +26,7 @@ from models.training import EpochResult, Learner, TrainConfig, derive_seed, fit,
 from study.config import StudyConfig, bracket_of, brackets
 from study.contract import CONTRACT
 from study.space import cnn_config, distributions, full_point, suggest, train_config
-from study.storage import forget_rung
+from study.storage import backend, forget_rung
 
 EVAL_BATCH = 256
 
@@ -160,13 +159,16 @@ class TrialEnd:
     """News of a finished trial."""
 
     number: int
-    state: str  # COMPLETE or PRUNED
+    state: str  # COMPLETE or PRUNED; FAIL for what was none of this study
     value: float | None
 
 
-def run_trial(study: optuna.Study, trial: optuna.Trial, work: Workspace) -> Iterator[TrialEpoch | TrialEnd]:
+def run_trial(
+    study: optuna.Study, trial: optuna.Trial, work: Workspace, confirm: Callable[[], None]
+) -> Iterator[TrialEpoch | TrialEnd]:
     """Run a trial to its end and tell the study; yields after each epoch.
 
+    `confirm` is called before anything is written about it, and raises when the trial is another worker's by now.
     A trial that was interrupted goes on from its checkpoint, or is replayed: its epochs give the same numbers again,
     what was reported is not reported twice, and its last report is judged anew, since the verdict may have been lost.
     """
@@ -181,35 +183,37 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, work: Workspace) -> Iter
     checkpoints = work.checkpoints(f"trial-{trial.number:04d}", identity)
     reason: str | None = None
     seen: list[tuple[float, EpochResult]] = []
-    try:
-        training = start_training(
-            work,
-            params,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            train_parts=("train",),
-            seed=seed,
-            checkpoints=checkpoints,
-        )
-        _describe(trial, training.model, config, study.study_name, work.device)
-        for result in training.epochs:
-            value = _value(result, config)
-            if result.diverged:
-                reason = f"diverged: the loss is not a number in epoch {result.epoch}"
-                break
-            seen.append((value, result))
-            _report(trial, value, result.epoch, reported)
-            yield TrialEpoch(trial.number, result.epoch, value)
-            if last <= result.epoch < config.epochs and trial.should_prune():
-                reason = f"not among the best 1/{config.eta} of its bracket after {result.epoch} epochs"
-                break
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        # FAIL would be invisible to TPE, which would propose the like of it again and again.
-        reason = "out of memory: the network does not fit the device at this batch size"
-    end = _finish(study, trial, seen, reason, time.perf_counter() - start)
-    checkpoints.remove()
+    with checkpoints:
+        try:
+            training = start_training(
+                work,
+                params,
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                train_parts=("train",),
+                seed=seed,
+                checkpoints=checkpoints,
+            )
+            _describe(trial, training.model, config, study.study_name, work.device)
+            for result in training.epochs:
+                value = _value(result, config)
+                if result.diverged:
+                    reason = f"diverged: the loss is not a number in epoch {result.epoch}"
+                    break
+                seen.append((value, result))
+                confirm()
+                _report(trial, value, result.epoch, reported)
+                yield TrialEpoch(trial.number, result.epoch, value)
+                if last <= result.epoch < config.epochs and trial.should_prune():
+                    reason = f"not among the best 1/{config.eta} of its bracket after {result.epoch} epochs"
+                    break
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            # FAIL would be invisible to TPE, which would propose the like of it again and again.
+            reason = "out of memory: the network does not fit the device at this batch size"
+        confirm()
+        end = _finish(study, trial, seen, reason, time.perf_counter() - start)
     yield end
 
 
@@ -233,10 +237,7 @@ def _forget_verdict(study: optuna.Study, trial: optuna.Trial, config: StudyConfi
         return
     rungs = brackets(config.min_epochs, config.epochs, config.eta)[bracket]
     if last in rungs:
-        storage = study._storage
-        rdb = getattr(storage, "_backend", storage)  # Optuna wraps the database in a cache
-        assert isinstance(rdb, RDBStorage)
-        forget_rung(rdb, trial._trial_id, rungs.index(last))
+        forget_rung(backend(study), trial._trial_id, rungs.index(last))
 
 
 def _describe(trial: optuna.Trial, model: CNN, config: StudyConfig, study_name: str, device: torch.device) -> None:
@@ -292,3 +293,15 @@ def _finish(
     value = None if reason else seen[-1][0]
     study.tell(trial, value, state=TrialState.PRUNED if reason else TrialState.COMPLETE)
     return TrialEnd(trial.number, "PRUNED" if reason else "COMPLETE", seen[-1][0] if seen else None)
+
+
+def close(study: optuna.Study, trial: optuna.Trial, state: TrialState, reason: str) -> TrialEnd:
+    """Close a trial that will not be run (again), as PRUNED with what it has reported, or as FAIL."""
+    reported = study._storage.get_trial(trial._trial_id).intermediate_values
+    if reported and state == TrialState.PRUNED:
+        best = max(reported, key=lambda step: (reported[step], -step))
+        trial.set_user_attr("best_accuracy", reported[best])
+        trial.set_user_attr("best_epoch", best)
+    trial.set_user_attr("pruned_because" if state == TrialState.PRUNED else "failed_because", reason)
+    study.tell(trial, state=state)
+    return TrialEnd(trial.number, state.name, reported[max(reported)] if reported else None)

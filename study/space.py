@@ -188,6 +188,17 @@ def contains(space: Mapping[str, Entry], name: str, value: Value) -> bool:
         return False
 
 
+def misfit(space: Mapping[str, Entry], params: Mapping[str, Any]) -> str | None:
+    """What is wrong with a point or part of one, in words; None when the space holds it."""
+    searched = distributions(space)
+    for name, value in params.items():
+        if name not in searched:
+            return f"{name} is not searched{nearest(name, searched)}"
+        if not contains(space, name, value):
+            return f"{name} = {value!r} lies outside the space"
+    return None
+
+
 def suggest(trial: optuna.Trial, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     """Draw (or read back) every searched parameter of a trial."""
     params: dict[str, Any] = {}

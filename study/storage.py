@@ -1,46 +1,58 @@
 """The only door to the database: how it is opened, and the few things Optuna's API lacks."""
 
-import os
+import errno
 import sqlite3
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
 import sqlalchemy.exc
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models as tables
-from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL, make_url
 
 from study import StudyError
+from study.sqlite import check_file, reader, wait_in_line, when_free, writer
 
 DEFAULT_URL = "sqlite:///optuna.db"
 
-BUSY_SECONDS = 60
-"""How long a statement waits for another process's lock."""
+# What a driver raises for a lock, a full disk, a lost connection, a damaged file; its other errors are our bugs.
+TROUBLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DatabaseError)
+
+# What a disk answers when it is full, or may no longer be written to.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
-def open_storage(url: str, *, create: bool) -> RDBStorage:
-    """Open the database of studies, making it when asked to.
+def open_storage(url: str, *, create: bool, write: bool = True) -> RDBStorage:
+    """Open the database of studies, making it when asked to; readers (`write` false) wait for nobody.
 
     Raises StudyError when it is not there, cannot be written, or is no database.
     """
     place = parse_url(url)
     if place.get_backend_name() == "sqlite":
-        return _open_sqlite(url, sqlite_file(place), create)
+        return _open_sqlite(url, sqlite_file(place), create, write)
+    if place.get_backend_name() != "postgresql":
+        raise StudyError(
+            f"storage {place.render_as_string()}: studies are kept in SQLite or PostgreSQL "
+            f"({DEFAULT_URL} or postgresql+psycopg://USER@HOST/DATABASE)"
+        )
     try:
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 2})
+        return _made(url, {"pool_pre_ping": True, "pool_size": 2})
     except ImportError as error:  # Optuna's own, which hides the driver's name
         driver = place.get_driver_name() or place.get_backend_name()
         raise StudyError(
             f"storage {place.render_as_string()}: the driver {driver} is not installed "
             "(for PostgreSQL: pip install 'psycopg[binary]', and an address that starts with postgresql+psycopg://)"
         ) from error
-    except sqlalchemy.exc.SQLAlchemyError as error:
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
         raise StudyError(f"cannot open the storage {place.render_as_string()}: {_cause(error)}") from error
+    except RuntimeError as error:
+        raise _other_schema(url, error) from error
 
 
 def parse_url(url: str) -> URL:
@@ -68,51 +80,75 @@ def runs_folder(url: str) -> Path:
     return (sqlite_file(place).parent if place.get_backend_name() == "sqlite" else Path()) / "runs"
 
 
-def _open_sqlite(url: str, file: Path, create: bool) -> RDBStorage:
-    _check_file(file, create)
-
-    def connect() -> sqlite3.Connection:
-        # No implicit transactions: SQLAlchemy's begin event below opens each one as a writer.
-        connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        return connection
-
+def _open_sqlite(url: str, file: Path, create: bool, write: bool) -> RDBStorage:
+    check_file(file, create=create, write=write)
+    connect = writer(file) if write else reader(file)
     try:
-        storage = _made(url, {"creator": connect})
-    except (sqlalchemy.exc.DatabaseError, sqlite3.Error) as error:
+        storage = when_free(lambda: _made(url, {"creator": connect}, tables=write), file)
+    except (sqlalchemy.exc.DatabaseError, sqlite3.Error, StorageInternalError) as error:
+        if not write and "no such table" in _cause(error):
+            raise StudyError(f"no studies in {file} (start one with: study run)") from error
         raise StudyError(f"cannot open {file} as a SQLite database: {_cause(error)}") from error
-
-    # A transaction that reads first and writes later can lose its snapshot to another writer; taking the write lock
-    # at once makes the others wait instead.
-    @event.listens_for(storage.engine, "begin")
-    def _immediate(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
+    except RuntimeError as error:
+        raise _other_schema(url, error) from error
+    if write:
+        wait_in_line(storage.engine, file)
     return storage
 
 
-def _made(url: str, engine: dict[str, Any]) -> RDBStorage:
+def _made(url: str, engine: dict[str, Any], *, tables: bool = True) -> RDBStorage:
     """Optuna's storage; two processes may create the same tables at once, so one loser tries again."""
-    with suppress(sqlalchemy.exc.OperationalError, sqlalchemy.exc.IntegrityError):
-        return RDBStorage(url, engine_kwargs=engine)
-    time.sleep(0.5)
-    return RDBStorage(url, engine_kwargs=engine)
+    for pause in (0.1, 0.5):
+        with suppress(sqlalchemy.exc.OperationalError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
+            return RDBStorage(url, engine_kwargs=engine, skip_table_creation=not tables)
+        time.sleep(pause)
+    return RDBStorage(url, engine_kwargs=engine, skip_table_creation=not tables)
 
 
-def _check_file(file: Path, create: bool) -> None:
-    if not file.exists():
-        if not create:
-            raise StudyError(f"no database at {file} (start a study with: study run; or name it with --storage)")
-        if not file.parent.is_dir():
-            raise StudyError(f"cannot make {file}: there is no folder {file.parent}")
-    target = file if file.exists() else file.parent
-    if not os.access(target, os.W_OK) or not os.access(file.parent, os.W_OK):
-        raise StudyError(f"cannot write {file}: no permission (name another place with --storage sqlite:///FILE)")
+def _other_schema(url: str, error: RuntimeError) -> StudyError:
+    """Optuna changed its tables between the version that made them and this one."""
+    shown = parse_url(url).render_as_string()
+    what = str(error).partition(". ")[0]
+    return StudyError(f"{what} (make a copy, then: optuna storage upgrade --storage {shown})")
 
 
-def _cause(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
+def _cause(error: BaseException) -> str:
+    inner = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    return str(getattr(inner, "orig", None) or inner).splitlines()[0]
+
+
+@contextmanager
+def storage_trouble(url: str) -> Iterator[None]:
+    """Turn what a disk or a database refuses into StudyError: one line, and what to do about it."""
+    place = parse_url(url).render_as_string()
+    again = "what is saved stays; put it right, then give the same command"
+    try:
+        yield
+    except (StorageInternalError, sqlalchemy.exc.DBAPIError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        if type(cause) not in TROUBLE:
+            raise
+        raise StudyError(f"the database {place} does not answer as it should: {_cause(error)} ({again})") from error
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise StudyError(f"cannot write {error.filename or 'a file'}: {error.strerror} ({again})") from error
+
+
+def backend(study: optuna.Study) -> RDBStorage:
+    """The database of a study; Optuna wraps it in a cache."""
+    storage = getattr(study._storage, "_backend", study._storage)
+    assert isinstance(storage, RDBStorage)
+    return storage
+
+
+def make_durable(storage: RDBStorage) -> None:
+    """Let what was committed so far survive a power cut too (SQLite's commits alone survive only a kill)."""
+    if storage.engine.dialect.name == "sqlite":
+        with storage.engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)
+            raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # flushes the log before it copies from it
 
 
 def study_names(storage: RDBStorage) -> list[str]:

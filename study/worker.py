@@ -1,39 +1,102 @@
 """The life of a worker: adopt an orphan or ask for a trial, run it, and so on until the budget is reached."""
 
+import time
 from collections.abc import Iterator
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from study.config import StudyConfig
-from study.objective import TrialEnd, TrialEpoch, Workspace, run_trial
+from study.contract import stored_config
+from study.leases import DEATHS, Lease, LeaseLostError, Leases, turn
+from study.objective import TrialEnd, TrialEpoch, Workspace, close, run_trial
+from study.space import distributions, misfit, suggest
+from study.storage import backend
+
+LOOK_SECONDS = 0.5
+"""Between two looks for a trial while others run the last ones."""
 
 
 def search(study: optuna.Study, work: Workspace) -> Iterator[TrialEpoch | TrialEnd]:
-    """Run trials until the budget is reached; yields news. The caller holds the study's lock."""
-    while (trial := _next_trial(study, work.config)) is not None:
-        yield from run_trial(study, trial, work)
+    """Run trials until all that the budget allows are finished, by this worker or others; yields news of its own."""
+    storage = backend(study)
+    leases = Leases(storage)
+    leases.prepare()
+    while True:
+        with turn(storage, work.folder):
+            claim = _claim(study, work.config, leases)
+        if claim:
+            yield from _run(study, *claim, work)
+        elif any(trial.state == TrialState.RUNNING for trial in study.get_trials(deepcopy=False)):
+            time.sleep(LOOK_SECONDS)  # another worker's; should that one die, this one goes on with it
+        else:
+            return
 
 
-def _next_trial(study: optuna.Study, config: StudyConfig) -> optuna.Trial | None:
-    """An orphan first (the sampler would count it as running), then a new one; None when the budget is reached."""
+def _claim(study: optuna.Study, config: StudyConfig, leases: Leases) -> tuple[optuna.Trial, Lease] | None:
+    """A trial to run, an orphan first (the sampler would count it as running); None when there is none for now.
+
+    The caller has the turn, so that no two workers see the same budget or the same history; the trial's parameters
+    are drawn before it ends.
+    """
     trials = study.get_trials(deepcopy=False)  # also fills the cache that adopting needs
-    orphans = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    if orphans:
-        return optuna.Trial(study, min(orphans, key=lambda trial: trial.number)._trial_id)
-    if budget_reached(trials, config):
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    for orphan in sorted(running, key=lambda trial: trial.number):
+        if lease := leases.adopt(orphan._trial_id, len(orphan.intermediate_values)):
+            return _drawn(study, optuna.Trial(study, orphan._trial_id), config), lease
+    if budget_reached(trials, stored_config(study)):
         return None
-    return study.ask()
+    trial = _drawn(study, study.ask(), config)
+    return trial, leases.take_new(trial._trial_id)
 
 
-def budget_reached(trials: list[optuna.trial.FrozenTrial], config: StudyConfig) -> bool:
-    """Whether the trials or the hours are used up, whichever ends first."""
-    done = [trial for trial in trials if trial.state.is_finished()]
-    if config.trials is not None and len(done) >= config.trials:
+def _drawn(study: optuna.Study, trial: optuna.Trial, config: StudyConfig) -> optuna.Trial:
+    """The trial with all its parameters, unless it is none of this study's."""
+    if not _strange(study._storage.get_trial(trial._trial_id), config):
+        suggest(trial, distributions(config.space))
+    return trial
+
+
+def _run(study: optuna.Study, trial: optuna.Trial, lease: Lease, work: Workspace) -> Iterator[TrialEpoch | TrialEnd]:
+    """Run a trial that this worker holds, or close it unrun with the reason."""
+    try:
+        with lease:
+            frozen = study._storage.get_trial(trial._trial_id)
+            if reason := _strange(frozen, work.config):
+                yield close(study, trial, TrialState.FAIL, reason)
+            elif lease.deaths >= DEATHS:
+                reason = f"its worker died {lease.deaths} times at this place (out of memory, or a crash)"
+                yield close(study, trial, TrialState.PRUNED, reason)
+            else:
+                yield from run_trial(study, trial, work, lease.confirm)
+    except LeaseLostError:
+        return  # this process stood still for a minute, and another one has gone on
+
+
+def _strange(trial: FrozenTrial, config: StudyConfig) -> str | None:
+    """Why a trial that came from elsewhere (plain Optuna, a notebook) is none of this study; None when it is one."""
+    given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    if reason := misfit(config.space, given):
+        return f"not a point of this study: {reason}"
+    if any(distributions(config.space)[name] != drawn_from for name, drawn_from in trial.distributions.items()):
+        return "its parameters were drawn from another space"
+    steps = sorted(trial.intermediate_values)
+    if steps != list(range(1, len(steps) + 1)) or len(steps) > config.epochs:
+        return "its steps are not this study's epochs"
+    return None
+
+
+def budget_reached(trials: list[FrozenTrial], config: StudyConfig) -> bool:
+    """Whether the trials, with those that run, or the hours are used up, whichever ends first.
+
+    A failed trial is one that came from elsewhere and was none of this study: it uses up nothing.
+    """
+    counted = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING) for trial in trials)
+    if config.trials is not None and counted >= config.trials:
         return True
-    return config.hours is not None and search_seconds(done) >= 3600 * config.hours
+    return config.hours is not None and search_seconds(trials) >= 3600 * config.hours
 
 
-def search_seconds(trials: list[optuna.trial.FrozenTrial]) -> float:
-    """Seconds of training in these trials; pauses between runs do not count."""
-    return float(sum(trial.user_attrs.get("seconds", 0.0) for trial in trials))
+def search_seconds(trials: list[FrozenTrial]) -> float:
+    """Seconds of training in these trials, over all workers; pauses between runs do not count."""
+    return float(sum(trial.user_attrs.get("seconds", 0.0) for trial in trials if trial.state.is_finished()))

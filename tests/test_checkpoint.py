@@ -64,7 +64,7 @@ def two_checkpoints(folder: Path) -> tuple[TrainConfig, list[EpochResult]]:
     results: list[EpochResult] = []
     for result in itertools.islice(epochs_of(learner, config), 2):
         results.append(result)
-        checkpoint.write(folder / str(result.epoch), "me", learner, results)
+        checkpoint.write(folder / str(result.epoch), "me", learner.state(), results)
     for part in ("1", "2"):
         for file in (folder / part).iterdir():
             shutil.move(file, folder)
@@ -99,13 +99,13 @@ def test_the_one_before_goes_only_when_the_new_one_is_safe(tmp_path: Path, monke
     config = TrainConfig(epochs=3, learning_rate=0.01)
     learner = learner_of(config)
     results = list(itertools.islice(epochs_of(learner, config), 2))
-    checkpoint.write(tmp_path, "me", learner, results[:1])
+    checkpoint.write(tmp_path, "me", learner.state(), results[:1])
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint.os, "fsync", fails)  # type: ignore[attr-defined]
         with pytest.raises(OSError, match="Input/output error"):
-            checkpoint.write(tmp_path, "me", learner, results)
+            checkpoint.write(tmp_path, "me", learner.state(), results)
     assert len(Checkpoints(tmp_path, "me", 0).restore(learner_of(config))) == 1
-    checkpoint.write(tmp_path, "me", learner, results)
+    checkpoint.write(tmp_path, "me", learner.state(), results)
     assert [file.name[:12] for file in tmp_path.iterdir()] == ["epoch-000002"]
 
 

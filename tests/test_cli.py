@@ -140,7 +140,8 @@ def few_images(root: Path) -> Path:
         (["run", "--storage", "sqlite:///text.db"], "cannot open text.db as a SQLite database: file is not a database"),
         (["run", "--storage", "sqlite:////proc/optuna.db"], "cannot open /proc/optuna.db as a SQLite database: unable"),
         (["run", "--storage", "sqlite+foo:///x.db"], "not a storage address: 'sqlite+foo:///x.db'"),
-        (["run", "--storage", "mysql://u@h/d"], "the driver mysqldb is not installed"),
+        (["run", "--storage", "postgresql+pg8000://u@h/d"], "the driver pg8000 is not installed"),
+        (["run", "--storage", "mysql://u@h/d"], "storage mysql://u@h/d: studies are kept in SQLite or PostgreSQL"),
         (["run", "--set", "seed=99999999999"], "seed = 99999999999: input should be less than 4294967296"),
         (["run", "--data", ""], "data = '': string should have at least 1 character"),
         (["run", "--name", "a/b"], "not a study name: 'a/b'"),
@@ -275,14 +276,16 @@ def test_the_leaky_protocol_is_marked_wherever_it_is_shown(shell: Shell, small_f
 
 
 SURFACE = {
-    "run": ["--preset", "--data", "--name", "--storage", "--trials", "--device", "--set", "--skip-bad"],
-    "resume": ["--storage", "--trials", "--device"],
+    "run": ["--preset", "--data", "--name", "--storage", "--trials", "--workers", "--device", "--set", "--skip-bad"],
+    "resume": ["--storage", "--trials", "--hours", "--workers", "--device"],
     "retrain": ["--trial", "--storage", "--device"],
     "status": ["--storage", "--json"],
     "predict": ["--json", "--csv", "--device", "--skip-bad"],
     "data audit": ["--groups", "--seed", "--json", "--html", "--skip-bad"],
     "data split": ["--groups", "--seed", "--csv", "--skip-bad"],
     "data fetch": [],
+    "db copy": [],
+    "db delete": ["--storage", "--yes"],
 }
 
 

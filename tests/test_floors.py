@@ -7,14 +7,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the top floor to the ground; a module may import only from floors below its own.
 FLOORS = [
+    ["study.__main__"],
     ["study.cli"],
-    ["study.cli.data"],
+    ["study.cli.data", "study.cli.db"],
     ["study.cli.display"],
     ["study.launch"],
-    ["study.worker", "study.final", "study.predict", "study.audit_page"],
+    ["study.crew"],
+    ["study.worker", "study.final", "study.predict", "study.audit_page", "study.opening"],
     ["study.report", "study.objective"],
     ["study.contract", "study.leases"],
-    ["study.sampling", "study.storage", "study.signals"],
+    ["study.sampling", "study.storage"],
+    ["study.sqlite", "study.signals"],
     ["study.config"],
     ["study.presets", "study.space"],
     ["models.bundle"],

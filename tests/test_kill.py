@@ -184,13 +184,12 @@ def test_a_second_signal_ends_at_once(small_folder: Path, tmp_path: Path) -> Non
     assert check == ("ok",)
 
 
-def test_two_runners_of_one_study_are_refused(small_folder: Path, tmp_path: Path) -> None:
-    first = killer.start(options(small_folder, epochs=60, min_epochs=20), tmp_path)
-    while not (tmp_path / "runs" / "s" / "parts.json").exists():
-        first.join(0.1)
-        assert first.exitcode is None
-    assert killer.run(options(small_folder, epochs=60, min_epochs=20), tmp_path) == 2
-    assert first.exitcode is None
-    os.kill(first.pid, signal.SIGINT)
-    first.join(20)
-    assert first.exitcode == 130
+def test_two_runners_of_one_study_share_its_trials(small_folder: Path, tmp_path: Path) -> None:
+    command = options(small_folder)
+    runners = [killer.start(command, tmp_path) for _ in range(2)]
+    for runner in runners:
+        runner.join()
+        assert runner.exitcode == 0
+    trials, _, openings, check = everything(tmp_path)
+    assert [number for number, *_ in trials] == list(range(12))
+    assert (openings, check) == (1, ("ok",))

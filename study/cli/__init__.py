@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import optuna
+import torch
 import typer
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 
 from data import DataError
@@ -18,14 +19,18 @@ from models import ModelError
 from models.bundle import load
 from study import StudyError, launch
 from study.cli import data as data_commands
+from study.cli import db as db_commands
 from study.cli.display import Display, err, print_table, show
 from study.config import StudyConfig, parse_setting, resolve
 from study.contract import stored_config
+from study.crew import work
 from study.final import winner
+from study.leases import holders
+from study.opening import check_name, choose_device, default_name
 from study.predict import find_images, predict_files
 from study.report import percent
 from study.signals import Stopped, stoppable
-from study.storage import DEFAULT_URL, load_study, open_storage, study_names
+from study.storage import DEFAULT_URL, backend, load_study, open_storage, storage_trouble, study_names
 from study.worker import search_seconds
 
 app = typer.Typer(
@@ -38,10 +43,12 @@ app = typer.Typer(
 )
 
 app.add_typer(data_commands.app, name="data")
+app.add_typer(db_commands.app, name="db")
 
 Storage = Annotated[str, typer.Option(help="Database of studies: sqlite:///FILE or postgresql+psycopg://...")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-Trials = Annotated[int | None, typer.Option(min=1, help="Total number of trials, over all runs.")]
+Trials = Annotated[int | None, typer.Option(min=1, help="Total number of trials, over all runs and workers.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that search at the same time.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
@@ -53,6 +60,7 @@ def run(
     name: Annotated[str | None, typer.Option(help="Default: preset and data, as in quick-digits.")] = None,
     storage: Storage = DEFAULT_URL,
     trials: Trials = None,
+    workers: Workers = None,
     device: Device = "auto",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the study; repeatable.")
@@ -61,10 +69,10 @@ def run(
 ) -> None:
     """Bring a study to its budget, then train, score and export the winner. Give it again to go on."""
     given: dict[str, Any] = dict(parse_setting(text) for text in settings or [])
-    flags = {"preset": preset, "data": data, "trials": trials, "skip_bad": skip_bad or None}
+    flags = {"preset": preset, "data": data, "trials": trials, "workers": workers, "skip_bad": skip_bad or None}
     given |= {key: value for key, value in flags.items() if value is not None}
     config = resolve(file, given)
-    _run(config, name or launch.default_name(config), storage, device)
+    _run(config, name or default_name(config), storage, device)
 
 
 @app.command(epilog="Example: study resume quick-digits --trials 24")
@@ -72,13 +80,13 @@ def resume(
     name: str,
     storage: Storage = DEFAULT_URL,
     trials: Trials = None,
+    hours: Annotated[float | None, typer.Option(help="Hours of training after which no trial starts.")] = None,
+    workers: Workers = None,
     device: Device = "auto",
 ) -> None:
-    """Go on with a study, by its name alone; to a larger number of trials if you like."""
-    config = stored_config(load_study(open_storage(storage, create=False), name))
-    if trials is not None:
-        config = config.model_copy(update={"trials": trials})
-    _run(config, name, storage, device)
+    """Go on with a study, by its name alone; with more trials, hours or workers if you like."""
+    config = stored_config(load_study(open_storage(storage, create=False, write=False), name))
+    _run(config.with_budget(trials, hours, workers), name, storage, device)
 
 
 @app.command(epilog="Example: study retrain quick-digits --trial 3")
@@ -89,8 +97,27 @@ def retrain(
     device: Device = "auto",
 ) -> None:
     """Train a trial's architecture again from fresh weights, score it, and write its model folder."""
-    chosen = launch.choose_device(device)
+    chosen = choose_device(device)
     _follow(name, storage, lambda display: launch.retrain(name, storage, chosen, trial, display.images))
+
+
+@app.command(hidden=True)
+def worker(
+    name: str,
+    storage: Storage = DEFAULT_URL,
+    device: Device = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of this worker.")] = None,
+) -> None:
+    """Search beside others for a study that exists, without its final training."""
+    if threads:
+        torch.set_num_threads(threads)
+    chosen = choose_device(device)
+    with stoppable():
+        try:
+            for _ in work(name, storage, chosen):
+                pass
+        except Stopped as stop:
+            raise typer.Exit(stop.exit_code) from None
 
 
 @app.command(epilog="Example: study status quick-digits --json")
@@ -100,16 +127,16 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """What a study has found so far, and what is left."""
-    database = open_storage(storage, create=False)
-    if name is None:
-        rows = [_status(load_study(database, one), storage) for one in study_names(database)]
-    else:
-        rows = [_status(load_study(database, name), storage)]
+    with storage_trouble(storage):
+        database = open_storage(storage, create=False, write=False)
+        names = study_names(database) if name is None else [name]
+        rows = [_status(load_study(database, one), storage) for one in names]
     if as_json:
         sys.stdout.write(json.dumps(rows if name is None else rows[0], indent=2) + "\n")
         return
     for row in rows:
-        print_table(("", row["name"]), [(key, value) for key, value in row.items() if key != "name"])
+        lines = [(key, _lines(value)) for key, value in row.items() if key != "name"]
+        print_table(("", row["name"]), lines)
     if not rows:
         err.print("no studies yet; start one with: study run")
 
@@ -126,7 +153,7 @@ def predict(
     """Class and probabilities of each image."""
     if as_json and as_csv:
         raise StudyError("--json and --csv exclude each other")
-    bundle = load(model).to(launch.choose_device(device))
+    bundle = load(model).to(choose_device(device))
     files = find_images(images)
     rows = predict_files(bundle, files, skip_bad=skip_bad, warn=lambda text: err.print(escape(text)))
     if as_json:
@@ -144,8 +171,8 @@ def predict(
 
 
 def _run(config: StudyConfig, name: str, storage: str, device: str) -> None:
-    chosen = launch.choose_device(device)
-    launch.check_name(name)
+    chosen = choose_device(device)
+    check_name(name)
     _follow(name, storage, lambda display: launch.run(config, name, storage, chosen, display.images))
 
 
@@ -173,6 +200,7 @@ def _status(study: optuna.Study, storage: str) -> dict[str, Any]:
     if any(trial.state == TrialState.COMPLETE for trial in trials):
         best = winner(study)
         row |= {"best_trial": best.number, "best_selection_score": best.value, "best_params": best.params}
+    row |= _unfinished(trials, holders(backend(study)))
     differing = [trial.number for trial in trials if "replay_differs" in trial.user_attrs]
     if differing:  # another machine, thread count or version went on with it
         row["replays_that_differ"] = differing
@@ -184,6 +212,28 @@ def _status(study: optuna.Study, storage: str) -> dict[str, Any]:
     row |= {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
     row["go_on"] = f"study resume {study.study_name}{_storage_option(storage)}"
     return row
+
+
+def _lines(value: object) -> object:
+    """A table of trials, one per line; everything else as it is."""
+    if isinstance(value, dict) and all(isinstance(key, int) for key in value):
+        return "\n".join(f"{key}: {text}" for key, text in value.items())
+    return value
+
+
+def _unfinished(trials: list[FrozenTrial], held: dict[int, str]) -> dict[str, Any]:
+    """What becomes of the trials that are not finished, and why some failed; by number."""
+    found: dict[str, dict[int, str]] = {"running_trials": {}, "waiting_trials": {}, "failed_trials": {}}
+    for trial in trials:
+        if trial.state == TrialState.RUNNING:
+            left = "left behind; the next run goes on with it"
+            found["running_trials"][trial.number] = held.get(trial._trial_id, left)
+        elif trial.state == TrialState.WAITING:
+            found["waiting_trials"][trial.number] = "enqueued; tried before new ones are drawn"
+        elif trial.state == TrialState.FAIL:
+            why = trial.user_attrs.get("failed_because", "closed by another program")
+            found["failed_trials"][trial.number] = f"{why}; it does not count"
+    return {name: rows for name, rows in found.items() if rows}
 
 
 def _fail(message: str) -> NoReturn:

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from data.datasets import conflicting
 from study.final import FinalEpoch, Outcome
-from study.launch import News, Opened
+from study.launch import News
 from study.objective import TrialEnd, TrialEpoch
+from study.opening import Opened
 from study.report import LEAKY, percent, score_name
 from study.storage import DEFAULT_URL
 
@@ -62,7 +63,7 @@ class Display:
             elif isinstance(item, TrialEpoch):
                 self._epoch(item)
             elif isinstance(item, TrialEnd):
-                self._end(item)
+                self._end()
             elif isinstance(item, FinalEpoch):
                 self._final(item)
             else:
@@ -73,10 +74,17 @@ class Display:
         if clash := conflicting(opened.dataset):
             err.print(f"{clash} files stand in several classes with the same content (see: study data audit)")
         self._started = time.monotonic()
-        finished = [trial for trial in opened.study.get_trials(deepcopy=False) if trial.state.is_finished()]
-        self._pruned = sum(trial.state.name == "PRUNED" for trial in finished)
-        self._best = max((t.value for t in finished if t.state.name == "COMPLETE" and t.value), default=None)
-        self._show("search", len(finished), opened.config.trials, "")
+        self._show("search", self._standing(), opened.config.trials, "")
+
+    def _standing(self) -> int:
+        """Number of trials done, by whomever."""
+        assert self._opened is not None
+        states: dict[str, list[float]] = {"COMPLETE": [], "PRUNED": []}
+        for trial in self._opened.study.get_trials(deepcopy=False):
+            states.get(trial.state.name, []).append(trial.value or 0.0)
+        self._pruned = len(states["PRUNED"])
+        self._best = max(states["COMPLETE"], default=None)
+        return sum(map(len, states.values()))
 
     def _epoch(self, news: TrialEpoch) -> None:
         assert self._opened is not None
@@ -86,11 +94,8 @@ class Display:
         self._show("search", None, self._opened.config.trials, note)
         self._show("epoch", news.epoch, self._opened.config.epochs, "")
 
-    def _end(self, news: TrialEnd) -> None:
-        self._pruned += news.state == "PRUNED"
-        if news.state == "COMPLETE" and news.value is not None:
-            self._best = max(self._best or 0.0, news.value)
-        self._progress.advance(self._tasks["search"])
+    def _end(self) -> None:
+        self._progress.update(self._tasks["search"], completed=self._standing())
 
     def _final(self, news: FinalEpoch) -> None:
         assert self._opened is not None

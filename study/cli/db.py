@@ -1,0 +1,48 @@
+"""`study db`: the database as a whole."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from study import StudyError, launch
+from study.cli.display import err
+from study.opening import check_name
+from study.sqlite import copy_file
+from study.storage import DEFAULT_URL, load_study, open_storage, parse_url, runs_folder, sqlite_file
+
+app = typer.Typer(no_args_is_help=True, help="Copy the database of studies, or delete a study.")
+
+Place = Annotated[str, typer.Argument(help="sqlite:///FILE, or just the file.")]
+
+
+@app.command(epilog="Example: study db copy optuna.db backup.db")
+def copy(source: Place, target: Place) -> None:
+    """Copy a SQLite database, also while workers write to it; the copy is checked."""
+    files = []
+    for place in (source, target):
+        url = parse_url(place if "://" in place else f"sqlite:///{place}")
+        if url.get_backend_name() != "sqlite":
+            raise StudyError(f"{url.render_as_string()}: only SQLite files are copied (for PostgreSQL: pg_dump)")
+        files.append(sqlite_file(url))
+    copy_file(*files)
+    sys.stdout.write(f"{files[1]}\n")
+
+
+@app.command(epilog="Example: study db delete quick-digits")
+def delete(
+    name: str,
+    storage: Annotated[str, typer.Option(help="Database of studies.")] = DEFAULT_URL,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a study: its trials, and its files in runs/."""
+    study = load_study(open_storage(storage, create=False, write=False), check_name(name))
+    trials = len(study.get_trials(deepcopy=False))
+    what = f"{name}: {trials} trials, and all files in {runs_folder(storage) / name}"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise StudyError(f"this deletes {what} (add --yes to do so)")
+        if not typer.confirm(f"Delete {what}?", err=True):
+            return
+    launch.delete(name, storage)
+    err.print(f"deleted {what}", markup=False)

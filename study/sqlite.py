@@ -1,0 +1,175 @@
+"""SQLite for many workers: one writer at a time, who waits for the lock, in a file that is still the one opened."""
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, event
+
+from study import StudyError
+
+PATIENCE = 600.0
+"""Seconds to wait for another program's lock before giving up."""
+SLICE = 1.0
+"""Seconds of that spent inside SQLite at a time: Python hears no signal there."""
+SAY_AFTER = 10.0
+"""Seconds after which the user is told what is waited for."""
+
+# Their locks do not reach other machines, or not in time: two workers would write at once.
+NETWORK = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs"}
+    | {"fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse"}
+)
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+def check_file(file: Path, *, create: bool, write: bool = True) -> None:
+    """Raise StudyError when the database cannot be there, or not be written."""
+    if not file.exists():
+        if not create:
+            raise StudyError(f"no database at {file} (start a study with: study run; or name it with --storage)")
+        if not file.parent.is_dir():
+            raise StudyError(f"cannot make {file}: there is no folder {file.parent}")
+    if not write:
+        return
+    kind = file_system(file)
+    if kind in NETWORK:
+        raise StudyError(
+            f"{file} lies on a network file system ({kind}), where SQLite's locks cannot be trusted (put it on a local "
+            "disk with --storage sqlite:////PLACE/optuna.db, or use PostgreSQL: --storage postgresql+psycopg://...)"
+        )
+    target = file if file.exists() else file.parent
+    if not os.access(target, os.W_OK) or not os.access(file.parent, os.W_OK):
+        raise StudyError(f"cannot write {file}: no permission (name another place with --storage sqlite:///FILE)")
+
+
+def file_system(file: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
+    """The type of the file system that a file is or would be on, such as ext4; "" where the system does not tell."""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return ""
+    place = file.resolve()
+    best, kind = -1, ""
+    for line in lines:
+        _, point, found, *_ = line.split(" ")
+        folder = Path(point.encode().decode("unicode_escape"))  # a space is written as \040
+        if place.is_relative_to(folder) and len(folder.parts) >= best:  # of two on one point, the later hides the first
+            best, kind = len(folder.parts), found
+    return kind
+
+
+def writer(file: Path) -> Callable[[], sqlite3.Connection]:
+    """Makes connections that write."""
+
+    def connect() -> sqlite3.Connection:
+        # No implicit transactions: the begin event opens each one as a writer.
+        connection = sqlite3.connect(file, timeout=SLICE, isolation_level=None, check_same_thread=False)
+        when_free(lambda: connection.execute("PRAGMA journal_mode=WAL"), file)
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    return connect
+
+
+def reader(file: Path) -> Callable[[], sqlite3.Connection]:
+    """Makes connections that cannot write, and that no writer's lock keeps waiting."""
+
+    def connect() -> sqlite3.Connection:
+        address = f"{file.absolute().as_uri()}?mode=ro"
+        return sqlite3.connect(address, uri=True, timeout=SLICE, check_same_thread=False)
+
+    return connect
+
+
+def wait_in_line(engine: Engine, file: Path) -> None:
+    """Let every transaction of the engine start as a writer, however long another one takes.
+
+    A transaction that reads first and writes later can lose its snapshot to another writer; taking the write lock at
+    once makes the others wait instead. A file that was deleted or replaced is noticed before anything is written to
+    what no longer has a name.
+    """
+    opened = _identity(file)
+
+    @event.listens_for(engine, "begin")
+    def _immediate(connection: Connection) -> None:
+        if _identity(file) != opened:
+            raise StudyError(
+                f"the database {file} was deleted or replaced while the study ran (put it back, or start anew; "
+                "then give the same command)"
+            )
+        patience: float = connection.get_execution_options().get("patience", PATIENCE)
+        when_free(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"), file, patience)
+
+
+def when_free(action: Callable[[], Result], file: Path, patience: float = PATIENCE) -> Result:
+    """Try an action until no other program's lock is in its way; StudyError after `patience` seconds."""
+    start, said = time.monotonic(), False
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if not is_locked(error):
+                raise
+            waited = time.monotonic() - start
+            if waited > patience:
+                raise StudyError(
+                    f"the database {file} has been locked by another program for {waited:.0f} seconds (end that "
+                    "program, then give the same command)"
+                ) from error
+            if waited > SAY_AFTER and not said:
+                said = True
+                logger.warning(f"the database {file} is locked by another program; waiting for it")
+            time.sleep(0.05)
+
+
+def is_locked(error: Exception) -> bool:
+    """Whether SQLite says that somebody else holds a lock (SQLITE_BUSY, SQLITE_LOCKED and their kin)."""
+    codes = [getattr(getattr(one, "orig", one), "sqlite_errorcode", 0) for one in (error, error.__cause__)]
+    return any(code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) for code in codes)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a database while others write to it: SQLite's online backup, checked, then renamed.
+
+    Raises StudyError when the target exists or the copy is not whole.
+    """
+    check_file(source, create=False, write=False)
+    if target.exists():
+        raise StudyError(f"{target} exists already (name another place, or remove it first)")
+    check_file(target, create=True)
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    origin, copy = reader(source)(), sqlite3.connect(part)
+    try:
+        when_free(lambda: origin.backup(copy), source)  # all pages in one read: nobody's commit starts it over
+        copy.execute("PRAGMA journal_mode=DELETE")  # one file, that may be carried away as it is
+        if copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'leases'").fetchone():
+            copy.execute("DELETE FROM leases")  # those who work on the original do not work on the copy
+            copy.commit()
+        (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(f"it is damaged: {verdict}")
+    except sqlite3.Error as error:
+        part.unlink(missing_ok=True)
+        raise StudyError(f"cannot copy {source} to {target}: {error}") from error
+    finally:
+        copy.close()
+        origin.close()
+    with part.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    os.replace(part, target)
