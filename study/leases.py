@@ -53,6 +53,8 @@ LEASES = Table(
     Column("steps", Integer, nullable=False),  # reported when it was taken
 )
 
+_ID, _STATE = tables.TrialModel.trial_id, tables.TrialModel.state
+
 
 @dataclass(frozen=True)
 class Process:
@@ -117,8 +119,7 @@ class Leases:
     def prepare(self) -> None:
         """Make the table, and drop the leases of trials that have ended or were deleted."""
         LEASES.metadata.create_all(self._engine)
-        trials = tables.TrialModel
-        running = sqlalchemy.select(trials.trial_id).where(trials.state == TrialState.RUNNING)
+        running = sqlalchemy.select(_ID).where(_STATE == TrialState.RUNNING)
         with self._engine.begin() as connection:
             connection.execute(sqlalchemy.delete(LEASES).where(LEASES.c.trial_id.not_in(running)))
 
@@ -130,9 +131,12 @@ class Leases:
         return Lease(self._engine, trial_id, self._worker, deaths=0)
 
     def adopt(self, trial_id: int, steps: int) -> "Lease | None":
-        """A lease on a RUNNING trial with so many reported steps; None while another worker holds it."""
+        """A lease on a trial with so many reported steps; None while another worker holds it, or when it has ended."""
         with self._engine.begin() as connection:
             row = connection.execute(sqlalchemy.select(LEASES).where(LEASES.c.trial_id == trial_id)).first()
+            # In this order: a lease ends after its trial has ended.
+            if connection.scalar(sqlalchemy.select(_STATE).where(trial_id == _ID)) != TrialState.RUNNING:
+                return None
             if row is None:  # of plain Optuna, of an older version, or killed between asking and taking
                 connection.execute(sqlalchemy.insert(LEASES).values(self._row(trial_id, deaths=0, steps=steps)))
                 return Lease(self._engine, trial_id, self._worker, deaths=0)

@@ -145,6 +145,11 @@ def identity_of(study: optuna.Study, trial: FrozenTrial) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def trial_checkpoints(study: optuna.Study, trial: FrozenTrial, work: Workspace) -> Checkpoints:
+    """Where the checkpoints of a trial lie."""
+    return work.checkpoints(f"trial-{trial.number:04d}", identity_of(study, trial))
+
+
 @dataclass(frozen=True)
 class TrialEpoch:
     """News of a running trial."""
@@ -179,8 +184,7 @@ def run_trial(
     _forget_verdict(study, trial, config, last)
     params = suggest(trial, distributions(config.space))
     seed = derive_seed(config.seed, "trial", trial.number)
-    identity = identity_of(study, study._storage.get_trial(trial._trial_id))
-    checkpoints = work.checkpoints(f"trial-{trial.number:04d}", identity)
+    checkpoints = trial_checkpoints(study, study._storage.get_trial(trial._trial_id), work)
     reason: str | None = None
     seen: list[tuple[float, EpochResult]] = []
     with checkpoints:

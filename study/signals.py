@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: unwind at once, and never take longer than five seconds about it."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ def stoppable() -> Iterator[None]:
         for again in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(again, at_once)
         signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)  # what is cut off in the middle is no news
         raise Stopped(number)
 
     before: dict[signal.Signals, Any] = {}

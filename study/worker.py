@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from study.config import StudyConfig
 from study.contract import stored_config
 from study.leases import DEATHS, Lease, LeaseLostError, Leases, turn
-from study.objective import TrialEnd, TrialEpoch, Workspace, close, run_trial
+from study.objective import TrialEnd, TrialEpoch, Workspace, close, run_trial, trial_checkpoints
 from study.space import distributions, misfit, suggest
 from study.storage import backend
 
@@ -22,6 +22,7 @@ def search(study: optuna.Study, work: Workspace) -> Iterator[TrialEpoch | TrialE
     storage = backend(study)
     leases = Leases(storage)
     leases.prepare()
+    _sweep(study, work)
     while True:
         with turn(storage, work.folder):
             claim = _claim(study, work.config, leases)
@@ -31,6 +32,13 @@ def search(study: optuna.Study, work: Workspace) -> Iterator[TrialEpoch | TrialE
             time.sleep(LOOK_SECONDS)  # another worker's; should that one die, this one goes on with it
         else:
             return
+
+
+def _sweep(study: optuna.Study, work: Workspace) -> None:
+    """Remove checkpoints of trials that ended just before their worker did."""
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state.is_finished():
+            trial_checkpoints(study, trial, work).remove()
 
 
 def _claim(study: optuna.Study, config: StudyConfig, leases: Leases) -> tuple[optuna.Trial, Lease] | None:

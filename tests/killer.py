@@ -1,20 +1,24 @@
 """Run `study` in a process of its own that kills itself with SIGKILL at a named point, or is killed from outside.
 
-A fork server that has imported everything once gives a real process in milliseconds instead of seconds.
+A fork server that has imported everything once gives a real process in milliseconds instead of seconds. What happens
+is written to files in the study's folder: `kills.log`, and with `watch` also `workers.log`, `epochs.log` and
+`wrong.log`.
 """
 
+import functools
 import multiprocessing
 import os
 import signal
+import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["study.cli", "sklearn.metrics", "scipy.optimize", "plotly.io", "alembic.command", "torch._dynamo"]
+    ["study.cli", "sklearn.metrics", "scipy.optimize", "plotly.io", "alembic.command", "torch._dynamo", "tests.killer"]
 )
 
 POINTS: dict[str, tuple[str, str]] = {
@@ -27,53 +31,160 @@ POINTS: dict[str, tuple[str, str]] = {
     "checkpoint": ("models.checkpoint:", "write"),
     "checkpoint rename": ("models.checkpoint:", "_flush"),
     "ask": ("optuna:Study", "ask"),
+    "lease": ("study.leases:Leases", "_row"),
+    "lease end": ("study.leases:Lease", "__exit__"),
     "create": ("optuna.storages._cached_storage:_CachedStorage", "set_study_user_attr"),
     "enqueue": ("optuna:Study", "enqueue_trial"),
+    "cache": ("data.cache:", "_write"),
     "weights": ("models.bundle:", "save_weights"),
     "opening": ("study.final:", "_open_test"),
     "bundle": ("models.bundle:", "write_json"),
+    "model": ("models.bundle:", "save"),
     "report page": ("study.final:", "write_report"),
 }
 """Name -> (owner, function): the process dies just before or just after the n-th call."""
 
+Plan = tuple[str, str, int]
+"""Point, "before" or "after", and at which call."""
 
-def deadly(function: Callable[..., Any], when: str, count: int) -> Callable[..., Any]:
+
+def note(file: str, *words: object) -> None:
+    """Add a line to a file in the current folder; several processes may do so at once."""
+    with Path(file).open("a") as handle:
+        handle.write(" ".join(map(str, words)) + "\n")
+
+
+def arm(plan: Plan | None) -> None:
+    """Make this process kill itself at a point."""
+    if plan:
+        point, when, count = plan
+        owner, name = _owner(*POINTS[point])
+        setattr(owner, name, _deadly(getattr(owner, name), point, when, count))
+
+
+def _owner(place: str, name: str) -> tuple[Any, str]:
+    module, _, attribute = place.partition(":")
+    owner = import_module(module)
+    return (getattr(owner, attribute) if attribute else owner), name
+
+
+def _deadly(function: Callable[..., Any], point: str, when: str, count: int) -> Callable[..., Any]:
     calls = 0
+
+    def die() -> None:
+        note("kills.log", point, when)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == count and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         result = function(*args, **kwargs)
         if calls == count:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         return result
 
     return wrapped
 
 
-def _child(arguments: list[str], folder: str, point: str | None, when: str, count: int) -> None:
+def watch() -> None:
+    """Write down what this process trains, and what must never happen."""
+    from optuna.storages._cached_storage import _CachedStorage
+
+    from study import objective, worker
+
+    report, fit, run = _CachedStorage.set_trial_intermediate_value, objective.fit, worker.run_trial
+
+    def reported_once(self: Any, trial_id: int, step: int, value: float) -> Any:
+        query = "SELECT count(*) FROM trial_intermediate_values WHERE trial_id = ? AND step = ?"
+        with sqlite3.connect("optuna.db", timeout=60) as connection:
+            if connection.execute(query, (trial_id, step)).fetchone() != (0,):
+                note("wrong.log", f"step {step} of trial id {trial_id} is reported twice")
+        return report(self, trial_id, step, value)
+
+    def counted(learner: Any, config: Any, train: Any, steps: int, val: Any, seed: int, done: int = 0) -> Iterator[Any]:
+        for result in fit(learner, config, train, steps, val, seed, done):
+            note("epochs.log", seed, result.epoch)
+            yield result
+
+    def run_by_one(study: Any, trial: Any, work: Any, confirm: Any) -> Iterator[Any]:
+        held = Path(f"held-{trial.number}")
+        if held.exists() and (text := held.read_text()) and Path(f"/proc/{text}").exists() and not _is_dead(text):
+            note("wrong.log", f"trial {trial.number} is run by process {text} and by {os.getpid()}")
+        held.write_text(str(os.getpid()))
+        try:
+            yield from run(study, trial, work, confirm)
+        finally:
+            held.unlink(missing_ok=True)
+
+    _CachedStorage.set_trial_intermediate_value = reported_once  # type: ignore[method-assign]
+    objective.fit = counted
+    worker.run_trial = run_by_one
+
+
+def _is_dead(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def _live(plan: Plan | None, watched: bool, *args: Any) -> None:
+    """A crew's worker that will die at a point."""
+    from study import crew
+
+    if watched:
+        watch()
+    arm(plan)
+    crew._live(*args)
+
+
+def _arm_crew(plans: list[Plan | None], watched: bool) -> None:
+    from study import crew
+
+    hire = crew._hire
+
+    def armed(hands: dict[Any, Any], *args: Any) -> None:
+        crew._live = functools.partial(_live, plans.pop(0) if plans else None, watched)  # type: ignore[assignment]
+        hire(hands, *args)
+        note("workers.log", list(hands.values())[-1].pid)
+
+    crew._hire = armed
+
+
+def _child(arguments: list[str], folder: str, plan: Plan | None, crew: list[Plan | None], watched: bool) -> None:
     import torch
 
     from study import cli
 
     torch.set_num_threads(1)
     os.chdir(folder)
-    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
-    if point:
-        place, name = POINTS[point]
-        module, _, attribute = place.partition(":")
-        owner = import_module(module)
-        owner = getattr(owner, attribute) if attribute else owner
-        setattr(owner, name, deadly(getattr(owner, name), when, count))
+    sys.stdout = sys.stderr = Path("output.log").open("a")  # noqa: SIM115
+    _arm_crew(crew, watched)
+    if watched:
+        watch()
+    arm(plan)
     sys.argv = ["study", *arguments]
     cli.main()
 
 
-def start(arguments: list[str], folder: object, point: str | None = None, when: str = "before", count: int = 1) -> Any:
-    """Start `study ARGUMENTS` in `folder`; join() it and read its exitcode (-9 when it was killed)."""
-    process = CONTEXT.Process(target=_child, args=(arguments, str(folder), point, when, count))
+def start(
+    arguments: list[str],
+    folder: object,
+    point: str | None = None,
+    when: str = "before",
+    count: int = 1,
+    *,
+    crew: list[Plan | None] | None = None,
+    watched: bool = False,
+) -> Any:
+    """Start `study ARGUMENTS` in `folder`; join() it and read its exitcode (-9 when it was killed).
+
+    `crew`: what the workers die of that it starts, in that order.
+    """
+    plan = (point, when, count) if point else None
+    process = CONTEXT.Process(target=_child, args=(arguments, str(folder), plan, crew or [], watched))
     process.start()
     return process
 
