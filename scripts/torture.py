@@ -34,13 +34,6 @@ NAMES = {"opening": "test opening", "model": "bundle write", "cache": "cache wri
 RANDOM_KILLS = 5
 
 
-def reports(folder: Path) -> int:
-    """How many epochs the database knows of."""
-    with suppress(sqlite3.Error), sqlite3.connect(f"file:{folder}/optuna.db?mode=ro", uri=True) as connection:
-        return int(connection.execute("SELECT count(*) FROM trial_intermediate_values").fetchone()[0])
-    return 0
-
-
 def lines(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
@@ -89,9 +82,9 @@ class Round:
 
     def get_further(self, process: Any) -> None:
         """Wait for a report: a trial that kills three workers at one place is given up, and rightly so."""
-        while process.exitcode is None and reports(self.folder) == self.reports:
+        while process.exitcode is None and killer.reports(self.folder) == self.reports:
             process.join(0.02)
-        self.reports = reports(self.folder)
+        self.reports = killer.reports(self.folder)
 
     def end(self, process: Any) -> None:
         """Kill the parent at a random moment soon."""
@@ -122,9 +115,6 @@ class Round:
             states = Counter(state for (state,) in connection.execute("SELECT state FROM trials"))
             (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
             (leases,) = connection.execute("SELECT count(*) FROM leases").fetchone()
-            given_up = "SELECT count(*) FROM trial_user_attributes WHERE value_json LIKE '%worker died%'"
-            if connection.execute(given_up).fetchone() != (0,):
-                self.errors.append("a trial was given up")
             (numbers,) = connection.execute("SELECT count(DISTINCT number) FROM trials").fetchone()
         if set(states) - {"COMPLETE", "PRUNED"} or states.total() != TRIALS or numbers != TRIALS:
             self.errors.append(f"trials: {dict(states)}, {numbers} numbers")
@@ -138,6 +128,10 @@ class Round:
         if list((self.folder / "runs" / "s" / "checkpoints").glob("*")):
             self.errors.append("checkpoints are left behind")
         result = outcome(self.folder)
+        for trial, steps in result["given up"]:  # others may have got further meanwhile
+            begun = lines(self.folder / "runs.log")
+            if self.workers == 1 or begun.count(f"{trial} {steps}") < 2:
+                self.errors.append(f"trial {trial} was given up after {steps} epochs")
         if result["openings"] != 1:
             self.errors.append(f"the test part was opened {result['openings']} times")
         if self.workers == 1 and result != undisturbed:
@@ -152,6 +146,11 @@ def outcome(folder: Path) -> dict[str, Any]:
     card = json.loads((folder / "runs" / "s" / "model" / "card.json").read_text())
     return {
         "trials": [(one.number, one.state, one.value, one.params, one.intermediate_values) for one in study.trials],
+        "given up": [
+            (one.number, len(one.intermediate_values))
+            for one in study.trials
+            if "worker died" in one.user_attrs.get("pruned_because", "")
+        ],
         "weights": card["weights_sha256"],
         "test": card["test"],
         "openings": len(study.user_attrs["openings"]),

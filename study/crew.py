@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -42,13 +43,18 @@ def work(name: str, url: str, device: torch.device) -> Iterator[TrialEpoch | Tri
         yield from search(opened.study, opened.workspace(device))
 
 
+def gather() -> None:
+    """Let the server import, which takes seconds, while its caller does something else."""
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+
+
 def crew(name: str, url: str, device: str, workers: int) -> Iterator[TrialEpoch | TrialEnd]:
     """Run the trials of a study by so many worker processes; yields the news of all.
 
     A worker that dies is replaced, and the log says so. Raises StudyError with a worker's own complaint, or when
     they die without getting anywhere.
     """
-    CONTEXT.set_forkserver_preload(PRELOADED)
     threads = max(1, torch.get_num_threads() // workers)
     hands: dict[Connection, BaseProcess] = {}
     patience = 2 * workers + 3  # deaths in a row without a single epoch

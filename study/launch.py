@@ -12,7 +12,7 @@ from data.sources import Progress
 from study import StudyError
 from study.config import StudyConfig
 from study.contract import stored_config
-from study.crew import crew
+from study.crew import crew, gather
 from study.final import FinalEpoch, Outcome, finish, winner
 from study.leases import HELD, Leases, holders, turn
 from study.objective import TrialEnd, TrialEpoch
@@ -36,6 +36,8 @@ def run(
     Finishes what an earlier run left. While another process runs the same study, this one works beside it.
     """
     config = with_absolute_data(config)
+    if config.workers > 1:
+        gather()
     with storage_trouble(url):
         opened = open_all(config, check_name(name), open_storage(url, create=True), url, progress)
         yield opened

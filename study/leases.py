@@ -53,7 +53,7 @@ LEASES = Table(
     Column("steps", Integer, nullable=False),  # reported when it was taken
 )
 
-_ID, _STATE = tables.TrialModel.trial_id, tables.TrialModel.state
+TRIALS = tables.TrialModel
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Leases:
     def prepare(self) -> None:
         """Make the table, and drop the leases of trials that have ended or were deleted."""
         LEASES.metadata.create_all(self._engine)
-        running = sqlalchemy.select(_ID).where(_STATE == TrialState.RUNNING)
+        running = sqlalchemy.select(TRIALS.trial_id).where(TRIALS.state == TrialState.RUNNING)
         with self._engine.begin() as connection:
             connection.execute(sqlalchemy.delete(LEASES).where(LEASES.c.trial_id.not_in(running)))
 
@@ -135,7 +135,10 @@ class Leases:
         with self._engine.begin() as connection:
             row = connection.execute(sqlalchemy.select(LEASES).where(LEASES.c.trial_id == trial_id)).first()
             # In this order: a lease ends after its trial has ended.
-            if connection.scalar(sqlalchemy.select(_STATE).where(trial_id == _ID)) != TrialState.RUNNING:
+            if (
+                connection.scalar(sqlalchemy.select(TRIALS.state).where(TRIALS.trial_id == trial_id))
+                != TrialState.RUNNING
+            ):
                 return None
             if row is None:  # of plain Optuna, of an older version, or killed between asking and taking
                 connection.execute(sqlalchemy.insert(LEASES).values(self._row(trial_id, deaths=0, steps=steps)))

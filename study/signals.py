@@ -21,11 +21,15 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Raise Stopped on the first SIGINT or SIGTERM; a second one, or four seconds, end the process at once."""
+def stoppable(farewell: str = "") -> Iterator[None]:
+    """Raise Stopped on the first SIGINT or SIGTERM; a second one, or four seconds, end the process at once.
+
+    `farewell` is the last that is heard of a process that ends at once.
+    """
 
     def first(number: int, frame: FrameType | None) -> None:
         def at_once(*_: object) -> None:
+            os.write(2, farewell.encode())
             os._exit(128 + number)
 
         for again in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):

@@ -12,7 +12,9 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,13 @@ def _deadly(function: Callable[..., Any], point: str, when: str, count: int) -> 
     return wrapped
 
 
+def reports(folder: Path) -> int:
+    """How many epochs the database knows of."""
+    with suppress(sqlite3.Error), sqlite3.connect(f"file:{folder}/optuna.db?mode=ro", uri=True) as connection:
+        return int(connection.execute("SELECT count(*) FROM trial_intermediate_values").fetchone()[0])
+    return 0
+
+
 def watch() -> None:
     """Write down what this process trains, and what must never happen."""
     from optuna.storages._cached_storage import _CachedStorage
@@ -113,6 +122,7 @@ def watch() -> None:
         if held.exists() and (text := held.read_text()) and Path(f"/proc/{text}").exists() and not _is_dead(text):
             note("wrong.log", f"trial {trial.number} is run by process {text} and by {os.getpid()}")
         held.write_text(str(os.getpid()))
+        note("runs.log", trial.number, len(study._storage.get_trial(trial._trial_id).intermediate_values))
         try:
             yield from run(study, trial, work, confirm)
         finally:
@@ -153,11 +163,22 @@ def _arm_crew(plans: list[Plan | None], watched: bool) -> None:
     crew._hire = armed
 
 
-def _child(arguments: list[str], folder: str, plan: Plan | None, crew: list[Plan | None], watched: bool) -> None:
+def _share_server(address: object) -> None:
+    """Let a child start processes from its parent's fork server, instead of waiting seconds for one of its own."""
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server._forkserver_address = address
+    server.ensure_running = lambda: None
+    forkserver.ensure_running = server.ensure_running
+
+
+def _child(
+    arguments: list[str], folder: str, server: object, plan: Plan | None, crew: list[Plan | None], watched: bool
+) -> None:
     import torch
 
     from study import cli
 
+    _share_server(server)
     torch.set_num_threads(1)
     os.chdir(folder)
     sys.stdout = sys.stderr = Path("output.log").open("a")  # noqa: SIM115
@@ -184,7 +205,9 @@ def start(
     `crew`: what the workers die of that it starts, in that order.
     """
     plan = (point, when, count) if point else None
-    process = CONTEXT.Process(target=_child, args=(arguments, str(folder), plan, crew or [], watched))
+    forkserver.ensure_running()
+    server = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
+    process = CONTEXT.Process(target=_child, args=(arguments, str(folder), server, plan, crew or [], watched))
     process.start()
     return process
 

@@ -178,12 +178,13 @@ def _run(config: StudyConfig, name: str, storage: str, device: str) -> None:
 
 def _follow(name: str, storage: str, start: Callable[[Display], Iterator[launch.News]]) -> None:
     """Run a study to its end before the user's eyes, and say how to go on where it is stopped."""
-    with stoppable(), show(err) as display:
+    stopped = "stopped; nothing is lost. Go on with"
+    with stoppable(f"\n{stopped} the same command\n"), show(err) as display:
         try:
             display.follow(start(display))
         except Stopped as stop:
             resume = f"study resume {name}{_storage_option(storage)}"
-            err.print(f"stopped; nothing is lost. Go on with {'the same command' if not display.opened else resume}")
+            err.print(f"{stopped} {'the same command' if not display.opened else resume}", markup=False)
             raise typer.Exit(stop.exit_code) from None
     display.summary(name, storage)
 
