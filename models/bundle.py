@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from models import ModelError
@@ -80,11 +81,9 @@ def save(directory: Path, model: CNN, config: CNNConfig, card: dict[str, Any]) -
 
 def save_weights(file: Path, model: nn.Module) -> str:
     """Write the state dict as safetensors, atomically; returns the file's SHA-256."""
-    part = file.with_name(f"{file.name}.part")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, part)
-    digest = file_hash(part)
-    os.replace(part, file)
-    return digest
+    content = save_tensors({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
+    _write(file, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def file_hash(file: Path) -> str:
@@ -95,8 +94,20 @@ def file_hash(file: Path) -> str:
 
 def write_json(file: Path, content: object) -> None:
     """Write JSON atomically, readable by people."""
+    _write(file, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Whole or not at all, also when the power fails. Raises OSError."""
     part = file.with_name(f"{file.name}.part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
+    try:
+        with part.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError:
+        part.unlink(missing_ok=True)  # half a file on a full disk is in everybody's way
+        raise
     os.replace(part, file)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def file_system(file: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
     best, kind = -1, ""
     for line in lines:
         _, point, found, *_ = line.split(" ")
-        folder = Path(point.encode().decode("unicode_escape"))  # a space is written as \040
+        folder = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point))  # a space is written as \040
         if place.is_relative_to(folder) and len(folder.parts) >= best:  # of two on one point, the later hides the first
             best, kind = len(folder.parts), found
     return kind
@@ -101,8 +102,7 @@ def wait_in_line(engine: Engine, file: Path) -> None:
     def _immediate(connection: Connection) -> None:
         if _identity(file) != opened:
             raise StudyError(
-                f"the database {file} was deleted or replaced while the study ran (put it back, or start anew; "
-                "then give the same command)"
+                f"the database {file} was deleted or replaced while the study ran{_rescue(connection, file)}"
             )
         patience: float = connection.get_execution_options().get("patience", PATIENCE)
         when_free(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"), file, patience)
@@ -143,6 +143,18 @@ def _identity(file: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _rescue(connection: Connection, file: Path) -> str:
+    """Save what an open connection still sees of a database that has lost its name; says what to do now."""
+    rescued = file.with_name(f"{file.name}.rescued")
+    origin = connection.connection.driver_connection
+    assert isinstance(origin, sqlite3.Connection)
+    try:
+        _copy(origin, rescued)
+    except (sqlite3.Error, OSError):
+        return " (put it back with its -wal file, then give the same command)"
+    return f" (what it held is in {rescued}: go on with --storage sqlite:///{rescued})"
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Copy a database while others write to it: SQLite's online backup, checked, then renamed.
 
@@ -152,11 +164,21 @@ def copy_file(source: Path, target: Path) -> None:
     if target.exists():
         raise StudyError(f"{target} exists already (name another place, or remove it first)")
     check_file(target, create=True)
-    part = target.with_name(f"{target.name}.part")
-    part.unlink(missing_ok=True)
-    origin, copy = reader(source)(), sqlite3.connect(part)
+    origin = reader(source)()
     try:
-        when_free(lambda: origin.backup(copy), source)  # all pages in one read: nobody's commit starts it over
+        when_free(lambda: _copy(origin, target), source)
+    except sqlite3.Error as error:
+        raise StudyError(f"cannot copy {source} to {target}: {error}") from error
+    finally:
+        origin.close()
+
+
+def _copy(origin: sqlite3.Connection, target: Path) -> None:
+    """Raises sqlite3.Error and OSError; then there is no target."""
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    copy = sqlite3.connect(part)
+    try:
+        origin.backup(copy)  # all pages in one read: nobody's commit starts it over
         copy.execute("PRAGMA journal_mode=DELETE")  # one file, that may be carried away as it is
         if copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'leases'").fetchone():
             copy.execute("DELETE FROM leases")  # those who work on the original do not work on the copy
@@ -164,12 +186,11 @@ def copy_file(source: Path, target: Path) -> None:
         (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(f"it is damaged: {verdict}")
-    except sqlite3.Error as error:
-        part.unlink(missing_ok=True)
-        raise StudyError(f"cannot copy {source} to {target}: {error}") from error
-    finally:
         copy.close()
-        origin.close()
-    with part.open("rb+") as handle:
-        os.fsync(handle.fileno())
-    os.replace(part, target)
+        with part.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(part, target)
+    except (sqlite3.Error, OSError):
+        copy.close()
+        part.unlink(missing_ok=True)
+        raise

@@ -1,5 +1,6 @@
 """Shared by all tests: one torch thread, small real images."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from data.splits import make_parts
 from study import cli
 from study.config import StudyConfig, resolve
 from study.objective import Workspace, make_workspace
+from tests import killer
 
 torch.set_num_threads(1)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -130,3 +132,17 @@ def tiny_options(folder: Path, **changes: Any) -> list[str]:
 
 def random_images(count: int, size: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """What a run that nobody disturbs leaves; see killer.everything."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    killer.run(["status"], folder)  # starts the fork server
+    start = time.monotonic()
+    assert killer.run(killer.options(small_folder), folder) == 0
+    killer.SECONDS["undisturbed"] = time.monotonic() - start
+    result = killer.everything(folder)
+    assert len(result[0]) == 12
+    assert {state for _, state, *_ in result[0]} == {"COMPLETE", "PRUNED"}
+    return result

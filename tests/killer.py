@@ -6,6 +6,7 @@ is written to files in the study's folder: `kills.log`, and with `watch` also `w
 """
 
 import functools
+import json
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,8 @@ from importlib import import_module
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+
+import optuna
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -119,7 +122,7 @@ def watch() -> None:
 
     def run_by_one(study: Any, trial: Any, work: Any, confirm: Any) -> Iterator[Any]:
         held = Path(f"held-{trial.number}")
-        if held.exists() and (text := held.read_text()) and Path(f"/proc/{text}").exists() and not _is_dead(text):
+        if held.exists() and (text := held.read_text()) and Path(f"/proc/{text}").exists() and not is_dead(text):
             note("wrong.log", f"trial {trial.number} is run by process {text} and by {os.getpid()}")
         held.write_text(str(os.getpid()))
         note("runs.log", trial.number, len(study._storage.get_trial(trial._trial_id).intermediate_values))
@@ -133,7 +136,30 @@ def watch() -> None:
     worker.run_trial = run_by_one
 
 
-def _is_dead(pid: str) -> bool:
+def keep_copy(point: str, when: str, count: int) -> None:
+    """Copy the database at a point to earlier.db: what a power cut may take it back to."""
+    owner, name = _owner(*POINTS[point])
+    function = getattr(owner, name)
+    calls = 0
+
+    def copy() -> None:
+        with sqlite3.connect("optuna.db") as database, sqlite3.connect("earlier.db") as earlier:
+            database.backup(earlier)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == count and when == "before":
+            copy()
+        result = function(*args, **kwargs)
+        if calls == count and when == "after":
+            copy()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def is_dead(pid: str) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
@@ -172,7 +198,13 @@ def _share_server(address: object) -> None:
 
 
 def _child(
-    arguments: list[str], folder: str, server: object, plan: Plan | None, crew: list[Plan | None], watched: bool
+    arguments: list[str],
+    folder: str,
+    server: object,
+    plan: Plan | None,
+    crew: list[Plan | None],
+    watched: bool,
+    first: Callable[[], None] | None,
 ) -> None:
     import torch
 
@@ -185,6 +217,8 @@ def _child(
     _arm_crew(crew, watched)
     if watched:
         watch()
+    if first:
+        first()
     arm(plan)
     sys.argv = ["study", *arguments]
     cli.main()
@@ -199,15 +233,16 @@ def start(
     *,
     crew: list[Plan | None] | None = None,
     watched: bool = False,
+    first: Callable[[], None] | None = None,
 ) -> Any:
     """Start `study ARGUMENTS` in `folder`; join() it and read its exitcode (-9 when it was killed).
 
-    `crew`: what the workers die of that it starts, in that order.
+    `crew`: what the workers die of that it starts, in that order. `first` is called in the process before anything.
     """
     plan = (point, when, count) if point else None
     forkserver.ensure_running()
     server = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
-    process = CONTEXT.Process(target=_child, args=(arguments, str(folder), server, plan, crew or [], watched))
+    process = CONTEXT.Process(target=_child, args=(arguments, str(folder), server, plan, crew or [], watched, first))
     process.start()
     return process
 
@@ -217,3 +252,50 @@ def run(arguments: list[str], folder: object, point: str | None = None, when: st
     process.join()
     assert process.exitcode is not None
     return int(process.exitcode)
+
+
+SECONDS: dict[str, float] = {}
+"""How long the undisturbed run takes here: random kills are spread over it."""
+
+BASELINE = {
+    "num_conv_blocks": 1,
+    "filters_multiplier": 2,
+    "kernel_sizes": "3-3-3",
+    "use_batch_norm": True,
+    "conv_dropout": 0.0,
+    "dense_units": "64",
+    "learning_rate": 0.003,
+}
+
+
+def options(folder: Path, **changes: Any) -> list[str]:
+    from tests.conftest import tiny_options
+
+    given = tiny_options(folder, trials=12, **changes)
+    for name, value in BASELINE.items():
+        given += ["--set", f"baseline.{name}={json.dumps(value)}"]
+    return ["run", "--name", "s", *given]
+
+
+def everything(folder: Path) -> tuple[Any, ...]:
+    """Trials as the database has them, the winner's weights, and the number of openings."""
+    from study.storage import open_storage
+
+    study = optuna.load_study(study_name="s", storage=open_storage(f"sqlite:///{folder}/optuna.db", create=False))
+    trials = [
+        (
+            trial.number,
+            trial.state.name,
+            trial.value,
+            trial.params,
+            trial.intermediate_values,
+            {key: value for key, value in trial.system_attrs.items() if key.startswith("completed_rung")},
+            trial.user_attrs["best_accuracy"],
+            trial.user_attrs.get("pruned_because"),
+        )
+        for trial in study.trials
+    ]
+    card = json.loads((folder / "runs" / "s" / "model" / "card.json").read_text())
+    check = sqlite3.connect(folder / "optuna.db").execute("PRAGMA integrity_check").fetchone()
+    kept = ("weights_sha256", "test", "temperature", "classes")
+    return trials, [card[key] for key in kept], len(study.user_attrs["openings"]), check

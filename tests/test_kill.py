@@ -1,6 +1,5 @@
 """SIGKILL at any moment, the same command again: the same trials, values, states and weights as undisturbed."""
 
-import json
 import os
 import random
 import signal
@@ -9,70 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 
-from study.storage import open_storage
 from tests import killer
-from tests.conftest import tiny_options
+from tests.killer import SECONDS, everything, options
 
 pytestmark = pytest.mark.slow
-
-BASELINE = {
-    "num_conv_blocks": 1,
-    "filters_multiplier": 2,
-    "kernel_sizes": "3-3-3",
-    "use_batch_norm": True,
-    "conv_dropout": 0.0,
-    "dense_units": "64",
-    "learning_rate": 0.003,
-}
-
-
-def options(folder: Path, **changes: Any) -> list[str]:
-    given = tiny_options(folder, trials=12, **changes)
-    for name, value in BASELINE.items():
-        given += ["--set", f"baseline.{name}={json.dumps(value)}"]
-    return ["run", "--name", "s", *given]
-
-
-def everything(folder: Path) -> tuple[Any, ...]:
-    """Trials as the database has them, the winner's weights, and the number of openings."""
-    study = optuna.load_study(study_name="s", storage=open_storage(f"sqlite:///{folder}/optuna.db", create=False))
-    trials = [
-        (
-            trial.number,
-            trial.state.name,
-            trial.value,
-            trial.params,
-            trial.intermediate_values,
-            {key: value for key, value in trial.system_attrs.items() if key.startswith("completed_rung")},
-            trial.user_attrs["best_accuracy"],
-            trial.user_attrs.get("pruned_because"),
-        )
-        for trial in study.trials
-    ]
-    card = json.loads((folder / "runs" / "s" / "model" / "card.json").read_text())
-    check = sqlite3.connect(folder / "optuna.db").execute("PRAGMA integrity_check").fetchone()
-    kept = ("weights_sha256", "test", "temperature", "classes")
-    return trials, [card[key] for key in kept], len(study.user_attrs["openings"]), check
-
-
-@pytest.fixture(scope="module")
-def undisturbed(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    killer.run(["status"], folder)  # starts the fork server
-    start = time.monotonic()
-    assert killer.run(options(small_folder), folder) == 0
-    SECONDS["undisturbed"] = time.monotonic() - start
-    result = everything(folder)
-    assert len(result[0]) == 12
-    assert {state for _, state, *_ in result[0]} == {"COMPLETE", "PRUNED"}
-    return result
-
-
-SECONDS: dict[str, float] = {}
-"""How long the undisturbed run takes here: random kills are spread over it."""
 
 MOMENTS = [
     ("create", 1),
