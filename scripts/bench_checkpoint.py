@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What checkpoints cost: seconds to write one, beside the seconds of training between two.
+"""What checkpoints cost: seconds to write one, beside the seconds of training between two; and to keep one in memory.
 
 Usage: python scripts/bench_checkpoint.py [--json]      (a minute on 2 cores)
 """
@@ -57,9 +57,17 @@ def measure(
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         for _ in range(WRITES):
             start = time.perf_counter()
-            checkpoint.write(Path(folder), "bench", learner, results)
+            checkpoint.write(Path(folder), "bench", learner.state(), results)
             seconds.append(time.perf_counter() - start)
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
+        kept = checkpoint.Checkpoints(Path(folder), "bench", 1e9)
+        copies = []
+        for _ in range(WRITES):
+            start = time.perf_counter()
+            kept.after_epoch(learner, results)  # not due: copied, for a signal to save
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            copies.append(time.perf_counter() - start)
     cost = statistics.median(seconds)
     between = max(INTERVAL, max(seconds) / checkpoint.COST)
     return {
@@ -69,6 +77,7 @@ def measure(
         "write_seconds_worst": max(seconds),
         "training_seconds_between": between,
         "share_percent": 100 * cost / (between + cost),
+        "copy_seconds": statistics.median(copies),
         "seconds_per_1000_images": 1000 * results[0].seconds / IMAGES,
     }
 
@@ -88,7 +97,8 @@ def main() -> None:
             f"{name:20} {row['parameters'] / 1e6:5.1f} M parameters  {row['megabytes']:5.0f} MB  "
             f"written in {row['write_seconds']:.2f} s (worst {row['write_seconds_worst']:.2f})  "
             f"every {row['training_seconds_between']:.0f} s of training or more: {row['share_percent']:.2f} %  "
-            f"(training: {row['seconds_per_1000_images']:.0f} s per 1,000 images)"
+            f"(copied each epoch in {row['copy_seconds']:.2f} s; "
+            f"training: {row['seconds_per_1000_images']:.0f} s per 1,000 images)"
         )
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from multiprocessing import forkserver
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -21,13 +21,10 @@ from study import StudyError
 from study.contract import stored_config
 from study.objective import TrialEnd, TrialEpoch
 from study.opening import open_all
+from study.server import CONTEXT
 from study.signals import Stopped, stoppable
 from study.storage import load_study, open_storage, storage_trouble
 from study.worker import search
-
-# A server that has imported everything once gives a worker in milliseconds; it never touches the device.
-CONTEXT = multiprocessing.get_context("forkserver")
-PRELOADED = ["study.crew", "torch._dynamo", "alembic.command"]
 
 SECONDS_TO_END = 4.2
 """For workers that were told to stop: a little more than they give themselves."""
@@ -43,18 +40,13 @@ def work(name: str, url: str, device: torch.device) -> Iterator[TrialEpoch | Tri
         yield from search(opened.study, opened.workspace(device))
 
 
-def gather() -> None:
-    """Let the server import, which takes seconds, while its caller does something else."""
-    CONTEXT.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
-
-
 def crew(name: str, url: str, device: str, workers: int) -> Iterator[TrialEpoch | TrialEnd]:
     """Run the trials of a study by so many worker processes; yields the news of all.
 
     A worker that dies is replaced, and the log says so. Raises StudyError with a worker's own complaint, or when
     they die without getting anywhere.
     """
+    import_module("torch._dynamo")  # the final training needs it; now the server imports too, and nobody trains yet
     threads = max(1, torch.get_num_threads() // workers)
     hands: dict[Connection, BaseProcess] = {}
     patience = 2 * workers + 3  # deaths in a row without a single epoch

@@ -12,11 +12,12 @@ from data.sources import Progress
 from study import StudyError
 from study.config import StudyConfig
 from study.contract import stored_config
-from study.crew import crew, gather
+from study.crew import crew
 from study.final import FinalEpoch, Outcome, finish, winner
 from study.leases import HELD, Leases, holders, turn
 from study.objective import TrialEnd, TrialEpoch
 from study.opening import Opened, check_name, open_all, with_absolute_data
+from study.server import gather
 from study.storage import backend, load_study, open_storage, runs_folder, storage_trouble
 from study.worker import search
 

@@ -24,6 +24,9 @@ DEFAULT_URL = "sqlite:///optuna.db"
 # What a driver raises for a lock, a full disk, a lost connection, a damaged file; its other errors are our bugs.
 TROUBLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DatabaseError)
 
+NOT_FOUND = "Record does not exist."
+"""What Optuna says of a study or trial that somebody else has deleted."""
+
 # What a disk answers when it is full, or may no longer be written to.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -129,6 +132,10 @@ def storage_trouble(url: str) -> Iterator[None]:
         if type(cause) not in TROUBLE:
             raise
         raise StudyError(f"the database {place} does not answer as it should: {_cause(error)} ({again})") from error
+    except KeyError as error:
+        if NOT_FOUND not in error.args:
+            raise
+        raise StudyError(f"the study was deleted from the database {place} while it ran") from error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise

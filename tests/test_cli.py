@@ -275,6 +275,33 @@ def test_the_leaky_protocol_is_marked_wherever_it_is_shown(shell: Shell, small_f
     assert 'set final_data = "train"' in err
 
 
+def test_resume_takes_a_larger_budget_and_keeps_it(shell: Shell, small_folder: Path) -> None:
+    assert run_tiny(shell, small_folder)[0] == 0
+    assert shell("resume", "s", "--trials", 3, "--hours", 5)[0] == 0
+    status = json.loads(shell("status", "s", "--json")[1])
+    assert (status["trials_wanted"], status["hours_wanted"]) == (3, 5.0)
+    assert status["complete"] + status["pruned"] == 3
+    code, _, err = shell("resume", "s", "--hours", 0)
+    assert (code, err) == (2, "study: hours = 0.0: input should be greater than 0\n")
+    assert json.loads(shell("status", "s", "--json")[1])["hours_wanted"] == 5.0
+
+
+def test_status_says_what_becomes_of_unfinished_trials(shell: Shell, small_folder: Path) -> None:
+    assert run_tiny(shell, small_folder)[0] == 0
+    study = optuna.load_study(study_name="s", storage=open_storage("sqlite:///optuna.db", create=False))
+    study.ask()
+    study.enqueue_trial({"dense_units": "77"})
+    out = shell("status", "s")[1]
+    assert "2: left behind; the next run goes on with it" in out
+    assert "3: enqueued; tried before new ones are drawn" in out
+    assert shell("resume", "s", "--trials", 4)[0] == 0
+    status = json.loads(shell("status", "s", "--json")[1])
+    assert status["failed_trials"] == {
+        "3": "not a point of this study: dense_units = '77' lies outside the space; it does not count"
+    }
+    assert "running_trials" not in status
+
+
 SURFACE = {
     "run": ["--preset", "--data", "--name", "--storage", "--trials", "--workers", "--device", "--set", "--skip-bad"],
     "resume": ["--storage", "--trials", "--hours", "--workers", "--device"],

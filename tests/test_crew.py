@@ -143,7 +143,8 @@ def test_eight_workers_share_waiting_and_new_trials_through_a_lock(small_folder:
     assert runs == {str(number): 1 for number in range(96)}
     states = Counter(trial.state.name for trial in study.get_trials())
     assert states["COMPLETE"] + states["PRUNED"] == len(study.get_trials()) == 96
-    tried = [trial.params["learning_rate"] for trial in study.get_trials() if "fixed_params" in trial.system_attrs]
+    enqueued = [t for t in study.get_trials() if "fixed_params" in t.system_attrs and "baseline" not in t.user_attrs]
+    tried = [trial.params["learning_rate"] for trial in enqueued]
     assert sorted(tried) == pytest.approx([0.001 + 0.0005 * number for number in range(40)])
 
 

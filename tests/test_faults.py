@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import sqlalchemy.exc
 
@@ -182,6 +183,15 @@ def test_a_database_that_is_taken_away(
         away.rename(database)
         assert killer.run(options(small_folder), tmp_path) == 0
     assert everything(tmp_path) == undisturbed
+
+
+def test_a_study_that_is_deleted_while_it_runs(small_folder: Path, tmp_path: Path) -> None:
+    process = killer.start(options(small_folder), tmp_path)
+    when_reported(process, tmp_path, 3)
+    optuna.delete_study(study_name="s", storage=open_storage(f"sqlite:///{tmp_path}/optuna.db", create=False))
+    process.join(30)
+    assert process.exitcode == 2
+    assert "the study was deleted from the database sqlite:///optuna.db while it ran" in last_line(tmp_path)
 
 
 def test_a_disk_that_may_only_be_read(small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...]) -> None:
