@@ -23,7 +23,7 @@ from study.objective import TrialEnd, TrialEpoch
 from study.opening import open_all
 from study.server import CONTEXT
 from study.signals import Stopped, stoppable
-from study.storage import load_study, open_storage, storage_trouble
+from study.storage import load_study, open_storage, storage_trouble, while_it_exists
 from study.worker import search
 
 SECONDS_TO_END = 4.2
@@ -37,7 +37,8 @@ def work(name: str, url: str, device: torch.device) -> Iterator[TrialEpoch | Tri
     with storage_trouble(url):
         storage = open_storage(url, create=False)
         opened = open_all(stored_config(load_study(storage, name)), name, storage, url)
-        yield from search(opened.study, opened.workspace(device))
+        with while_it_exists(opened.study, url):
+            yield from search(opened.study, opened.workspace(device))
 
 
 def crew(name: str, url: str, device: str, workers: int) -> Iterator[TrialEpoch | TrialEnd]:

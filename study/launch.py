@@ -18,7 +18,7 @@ from study.leases import HELD, Leases, holders, turn
 from study.objective import TrialEnd, TrialEpoch
 from study.opening import Opened, check_name, open_all, with_absolute_data
 from study.server import gather
-from study.storage import backend, load_study, open_storage, runs_folder, storage_trouble
+from study.storage import backend, load_study, open_storage, runs_folder, storage_trouble, while_it_exists
 from study.worker import search
 
 News = Opened | TrialEpoch | TrialEnd | FinalEpoch | Outcome
@@ -42,14 +42,15 @@ def run(
     with storage_trouble(url):
         opened = open_all(config, check_name(name), open_storage(url, create=True), url, progress)
         yield opened
-        if config.workers > 1:
-            yield from crew(name, url, str(device), config.workers)
-            work = opened.workspace(device)
-        else:
-            work = opened.workspace(device)
-            yield from search(opened.study, work)
-        with turn(backend(opened.study), opened.folder, FINAL, _waiting):
-            yield from finish(opened.study, work, winner(opened.study), work.folder / "model")
+        with while_it_exists(opened.study, url):
+            if config.workers > 1:
+                yield from crew(name, url, str(device), config.workers)
+                work = opened.workspace(device)
+            else:
+                work = opened.workspace(device)
+                yield from search(opened.study, work)
+            with turn(backend(opened.study), opened.folder, FINAL, _waiting):
+                yield from finish(opened.study, work, winner(opened.study), work.folder / "model")
 
 
 def retrain(

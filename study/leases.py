@@ -118,7 +118,9 @@ class Leases:
 
     def prepare(self) -> None:
         """Make the table, and drop the leases of trials that have ended or were deleted."""
-        LEASES.metadata.create_all(self._engine)
+        # Two PostgreSQL sessions may both find it missing; the slower one is told that it is there by now.
+        with suppress(sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            LEASES.metadata.create_all(self._engine)
         running = sqlalchemy.select(TRIALS.trial_id).where(TRIALS.state == TrialState.RUNNING)
         with self._engine.begin() as connection:
             connection.execute(sqlalchemy.delete(LEASES).where(LEASES.c.trial_id.not_in(running)))
@@ -213,6 +215,7 @@ class Lease:
         self.deaths = deaths  # of workers before this one, since the trial last got further
         self._engine = engine
         self._mine = (LEASES.c.trial_id == trial_id) & (LEASES.c.worker == worker)
+        self._confirmed = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._heartbeat, daemon=True, name=f"heartbeat of trial {trial_id}")
 
@@ -232,10 +235,16 @@ class Lease:
             with suppress(sqlalchemy.exc.SQLAlchemyError, StudyError):  # the first error is the one to be heard of
                 self._write(sqlalchemy.update(LEASES).where(self._mine).values(change), RELEASE_PATIENCE)
 
-    def confirm(self) -> None:
-        """One more heartbeat, now. Raises LeaseLostError when the trial is another worker's."""
+    def confirm(self, within: float = 0.0) -> None:
+        """One more heartbeat, now, unless there was one `within` so many seconds.
+
+        Raises LeaseLostError when the trial is another worker's.
+        """
+        if within and time.monotonic() - self._confirmed < within:
+            return
         if not self._write(sqlalchemy.update(LEASES).where(self._mine).values(beat=LEASES.c.beat + 1)):
             raise LeaseLostError
+        self._confirmed = time.monotonic()
 
     def _heartbeat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):

@@ -25,10 +25,14 @@ from models.cnn import CNN, build_cnn, count_parameters, prepare
 from models.training import EpochResult, Learner, TrainConfig, derive_seed, fit, make_learner
 from study.config import StudyConfig, bracket_of, brackets
 from study.contract import CONTRACT
-from study.space import cnn_config, distributions, full_point, suggest, train_config
-from study.storage import backend, forget_rung
+from study.leases import Lease
+from study.space import cnn_config, full_point, train_config
+from study.storage import backend, forget_rung, set_attributes
 
 EVAL_BATCH = 256
+
+CONFIRM_SECONDS = 5.0
+"""A lease that was good so long ago is still good: it takes a minute without a heartbeat to lose it."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +59,12 @@ class Workspace:
 
     def checkpoints(self, training: str, identity: str) -> Checkpoints:
         """Where the checkpoints of a training lie."""
-        return Checkpoints(self.folder / "checkpoints" / training, identity, self.config.checkpoint_seconds)
+        return Checkpoints(self.checkpoint_folder / training, identity, self.config.checkpoint_seconds)
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where the checkpoints of all trainings lie, in a folder each."""
+        return self.folder / "checkpoints"
 
     def eval_batches(self, part: str) -> Iterator[Batch]:
         """The images of a part, once and in order."""
@@ -145,9 +154,9 @@ def identity_of(study: optuna.Study, trial: FrozenTrial) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def trial_checkpoints(study: optuna.Study, trial: FrozenTrial, work: Workspace) -> Checkpoints:
-    """Where the checkpoints of a trial lie."""
-    return work.checkpoints(f"trial-{trial.number:04d}", identity_of(study, trial))
+def checkpoint_name(number: int) -> str:
+    """The folder of a trial's checkpoints."""
+    return f"trial-{number:04d}"
 
 
 @dataclass(frozen=True)
@@ -169,46 +178,50 @@ class TrialEnd:
 
 
 def run_trial(
-    study: optuna.Study, trial: optuna.Trial, work: Workspace, confirm: Callable[[], None]
+    study: optuna.Study, trial: optuna.Trial, frozen: FrozenTrial, work: Workspace, lease: Lease
 ) -> Iterator[TrialEpoch | TrialEnd]:
     """Run a trial to its end and tell the study; yields after each epoch.
 
-    `confirm` is called before anything is written about it, and raises when the trial is another worker's by now.
+    Raises LeaseLostError instead of writing anything when the trial is another worker's by now.
     A trial that was interrupted goes on from its checkpoint, or is replayed: its epochs give the same numbers again,
     what was reported is not reported twice, and its last report is judged anew, since the verdict may have been lost.
     """
     config = work.config
     start = time.perf_counter()
-    reported = dict(study._storage.get_trial(trial._trial_id).intermediate_values)
+    reported = dict(frozen.intermediate_values)
     last = max(reported, default=0)
-    _forget_verdict(study, trial, config, last)
-    params = suggest(trial, distributions(config.space))
+    rungs = _rungs(study.study_name, trial.number, config)
+    if last in rungs:
+        forget_rung(backend(study), trial._trial_id, rungs.index(last))
     seed = derive_seed(config.seed, "trial", trial.number)
-    checkpoints = trial_checkpoints(study, study._storage.get_trial(trial._trial_id), work)
+    checkpoints = work.checkpoints(checkpoint_name(trial.number), identity_of(study, frozen))
     reason: str | None = None
     seen: list[tuple[float, EpochResult]] = []
     with checkpoints:
         try:
             training = start_training(
                 work,
-                params,
+                frozen.params,
                 epochs=config.epochs,
                 batch_size=config.batch_size,
                 train_parts=("train",),
                 seed=seed,
                 checkpoints=checkpoints,
             )
-            _describe(trial, training.model, config, study.study_name, work.device)
+            set_attributes(
+                backend(study), trial._trial_id, _description(frozen, training.model, study.study_name, work)
+            )
             for result in training.epochs:
                 value = _value(result, config)
                 if result.diverged:
                     reason = f"diverged: the loss is not a number in epoch {result.epoch}"
                     break
                 seen.append((value, result))
-                confirm()
+                lease.confirm(within=CONFIRM_SECONDS)
                 _report(trial, value, result.epoch, reported)
                 yield TrialEpoch(trial.number, result.epoch, value)
-                if last <= result.epoch < config.epochs and trial.should_prune():
+                # Between the rungs Hyperband keeps every trial; asking it there costs a look at the whole history.
+                if result.epoch in rungs and last <= result.epoch < config.epochs and trial.should_prune():
                     reason = f"not among the best 1/{config.eta} of its bracket after {result.epoch} epochs"
                     break
         except RuntimeError as error:
@@ -216,7 +229,7 @@ def run_trial(
                 raise
             # FAIL would be invisible to TPE, which would propose the like of it again and again.
             reason = "out of memory: the network does not fit the device at this batch size"
-        confirm()
+        lease.confirm()
         end = _finish(study, trial, seen, reason, time.perf_counter() - start)
     yield end
 
@@ -234,22 +247,21 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _forget_verdict(study: optuna.Study, trial: optuna.Trial, config: StudyConfig, last: int) -> None:
-    """Take back the rung that the last report reached, if it reached one."""
-    bracket = bracket_of(study.study_name, trial.number, config)
-    if bracket is None or not last:
-        return
-    rungs = brackets(config.min_epochs, config.epochs, config.eta)[bracket]
-    if last in rungs:
-        forget_rung(backend(study), trial._trial_id, rungs.index(last))
+def _rungs(study_name: str, number: int, config: StudyConfig) -> tuple[int, ...]:
+    """The epochs at which a trial is judged; none without Hyperband."""
+    bracket = bracket_of(study_name, number, config)
+    return () if bracket is None else brackets(config.min_epochs, config.epochs, config.eta)[bracket]
 
 
-def _describe(trial: optuna.Trial, model: CNN, config: StudyConfig, study_name: str, device: torch.device) -> None:
-    trial.set_user_attr("num_params", count_parameters(model))
-    trial.set_user_attr("bracket", bracket_of(study_name, trial.number, config))
-    trial.set_user_attr("versions", versions(device))
-    if config.protocol == "random":
-        trial.set_user_attr("leaky", True)
+def _description(trial: FrozenTrial, model: CNN, study_name: str, work: Workspace) -> dict[str, Any]:
+    """What is known of a trial before it is trained."""
+    leaky = {"leaky": True} if work.config.protocol == "random" else {}
+    return {
+        "num_params": count_parameters(model),
+        "bracket": bracket_of(study_name, trial.number, work.config),
+        "versions": versions(work.device),
+        **leaky,
+    }
 
 
 def versions(device: torch.device) -> dict[str, str | int]:
@@ -292,20 +304,19 @@ def _finish(
         }
     if reason:
         attributes["pruned_because"] = reason
-    for key, attribute in attributes.items():
-        trial.set_user_attr(key, attribute)
+    set_attributes(backend(study), trial._trial_id, attributes)
     value = None if reason else seen[-1][0]
     study.tell(trial, value, state=TrialState.PRUNED if reason else TrialState.COMPLETE)
     return TrialEnd(trial.number, "PRUNED" if reason else "COMPLETE", seen[-1][0] if seen else None)
 
 
-def close(study: optuna.Study, trial: optuna.Trial, state: TrialState, reason: str) -> TrialEnd:
+def close(study: optuna.Study, trial: FrozenTrial, state: TrialState, reason: str) -> TrialEnd:
     """Close a trial that will not be run (again), as PRUNED with what it has reported, or as FAIL."""
-    reported = study._storage.get_trial(trial._trial_id).intermediate_values
+    reported = trial.intermediate_values
+    attributes: dict[str, Any] = {"pruned_because" if state == TrialState.PRUNED else "failed_because": reason}
     if reported and state == TrialState.PRUNED:
         best = max(reported, key=lambda step: (reported[step], -step))
-        trial.set_user_attr("best_accuracy", reported[best])
-        trial.set_user_attr("best_epoch", best)
-    trial.set_user_attr("pruned_because" if state == TrialState.PRUNED else "failed_because", reason)
-    study.tell(trial, state=state)
+        attributes |= {"best_accuracy": reported[best], "best_epoch": best}
+    set_attributes(backend(study), trial._trial_id, attributes)
+    study.tell(trial.number, state=state)
     return TrialEnd(trial.number, state.name, reported[max(reported)] if reported else None)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -197,19 +196,6 @@ def misfit(space: Mapping[str, Entry], params: Mapping[str, Any]) -> str | None:
         if not contains(space, name, value):
             return f"{name} = {value!r} lies outside the space"
     return None
-
-
-def suggest(trial: optuna.Trial, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """Draw (or read back) every searched parameter of a trial."""
-    params: dict[str, Any] = {}
-    for name, kind in space.items():
-        if isinstance(kind, CategoricalDistribution):
-            params[name] = trial.suggest_categorical(name, kind.choices)
-        elif isinstance(kind, IntDistribution):
-            params[name] = trial.suggest_int(name, kind.low, kind.high, step=kind.step, log=kind.log)
-        elif isinstance(kind, FloatDistribution):
-            params[name] = trial.suggest_float(name, kind.low, kind.high, step=kind.step, log=kind.log)
-    return params
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -1,9 +1,10 @@
 """The only door to the database: how it is opened, and the few things Optuna's API lacks."""
 
 import errno
+import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import optuna
 import sqlalchemy
 import sqlalchemy.exc
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models as tables
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 
 from study import StudyError
@@ -23,9 +26,6 @@ DEFAULT_URL = "sqlite:///optuna.db"
 
 # What a driver raises for a lock, a full disk, a lost connection, a damaged file; its other errors are our bugs.
 TROUBLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DatabaseError)
-
-NOT_FOUND = "Record does not exist."
-"""What Optuna says of a study or trial that somebody else has deleted."""
 
 # What a disk answers when it is full, or may no longer be written to.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -132,14 +132,29 @@ def storage_trouble(url: str) -> Iterator[None]:
         if type(cause) not in TROUBLE:
             raise
         raise StudyError(f"the database {place} does not answer as it should: {_cause(error)} ({again})") from error
-    except KeyError as error:
-        if NOT_FOUND not in error.args:
-            raise
-        raise StudyError(f"the study was deleted from the database {place} while it ran") from error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
         raise StudyError(f"cannot write {error.filename or 'a file'}: {error.strerror} ({again})") from error
+
+
+@contextmanager
+def while_it_exists(study: optuna.Study, url: str) -> Iterator[None]:
+    """Turn what goes wrong because somebody else has deleted the study into StudyError."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, StudyError) or _exists(study):
+            raise
+        there = parse_url(url).render_as_string()
+        raise StudyError(f"the study was deleted from the database {there} while it ran") from error
+
+
+def _exists(study: optuna.Study) -> bool:
+    query = sqlalchemy.select(tables.StudyModel.study_id).where(tables.StudyModel.study_id == study._study_id)
+    with suppress(sqlalchemy.exc.SQLAlchemyError), backend(study).engine.connect() as connection:
+        return connection.scalar(query) is not None
+    return True  # as far as we know
 
 
 def backend(study: optuna.Study) -> RDBStorage:
@@ -173,6 +188,44 @@ def load_study(storage: RDBStorage, name: str) -> optuna.Study:
         raise StudyError(f"no study named {name!r} in this database ({there})") from error
 
 
+def set_params(
+    storage: RDBStorage, trial_id: int, params: Mapping[str, Any], space: Mapping[str, BaseDistribution]
+) -> None:
+    """Write all parameters of a trial in one transaction (Optuna's API takes one for each); those there stay."""
+    if params:
+        rows = [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": space[name].to_internal_repr(value),
+                "distribution_json": distribution_to_json(space[name]),
+            }
+            for name, value in params.items()
+        ]
+        _write(storage, _insert(storage, tables.TrialParamModel).values(rows).on_conflict_do_nothing())
+
+
+def set_attributes(storage: RDBStorage, trial_id: int, attributes: Mapping[str, Any]) -> None:
+    """Write user attributes of a trial in one transaction (Optuna's API takes one for each)."""
+    if attributes:
+        rows = [
+            {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()
+        ]
+        statement = _insert(storage, tables.TrialUserAttributeModel).values(rows)
+        new = {"value_json": statement.excluded.value_json}
+        _write(storage, statement.on_conflict_do_update(index_elements=["trial_id", "key"], set_=new))
+
+
+def _insert(storage: RDBStorage, table: type[Any]) -> Any:
+    """The dialect's INSERT, which knows what to do on a conflict."""
+    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[storage.engine.dialect.name](table)
+
+
+def _write(storage: RDBStorage, statement: Any) -> None:
+    with storage.engine.begin() as connection:
+        connection.execute(statement)
+
+
 def forget_rung(storage: RDBStorage, trial_id: int, rung: int) -> None:
     """Take back a trial's entry in a rung, so that its last report can be judged again.
 
@@ -180,9 +233,5 @@ def forget_rung(storage: RDBStorage, trial_id: int, rung: int) -> None:
     a verdict. Optuna's API has no way to remove an attribute.
     """
     attributes = tables.TrialSystemAttributeModel
-    with storage.engine.begin() as connection:
-        connection.execute(
-            sqlalchemy.delete(attributes).where(
-                attributes.trial_id == trial_id, attributes.key == f"completed_rung_{rung}"
-            )
-        )
+    entry = (attributes.trial_id == trial_id) & (attributes.key == f"completed_rung_{rung}")
+    _write(storage, sqlalchemy.delete(attributes).where(entry))

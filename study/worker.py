@@ -1,7 +1,9 @@
 """The life of a worker: adopt an orphan or ask for a trial, run it, and so on until the budget is reached."""
 
+import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -9,9 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 from study.config import StudyConfig
 from study.contract import stored_config
 from study.leases import DEATHS, Lease, LeaseLostError, Leases, turn
-from study.objective import TrialEnd, TrialEpoch, Workspace, close, run_trial, trial_checkpoints
-from study.space import distributions, misfit, suggest
-from study.storage import backend
+from study.objective import TrialEnd, TrialEpoch, Workspace, checkpoint_name, close, run_trial
+from study.space import distributions, misfit
+from study.storage import backend, set_params
 
 LOOK_SECONDS = 0.5
 """Between two looks for a trial while others run the last ones."""
@@ -27,7 +29,7 @@ def search(study: optuna.Study, work: Workspace) -> Iterator[TrialEpoch | TrialE
         with turn(storage, work.folder):
             claim = _claim(study, work.config, leases)
         if claim:
-            yield from _run(study, *claim, work)
+            yield from _run(study, claim, work)
         elif any(trial.state == TrialState.RUNNING for trial in study.get_trials(deepcopy=False)):
             time.sleep(LOOK_SECONDS)  # another worker's; should that one die, this one goes on with it
         else:
@@ -36,12 +38,23 @@ def search(study: optuna.Study, work: Workspace) -> Iterator[TrialEpoch | TrialE
 
 def _sweep(study: optuna.Study, work: Workspace) -> None:
     """Remove checkpoints of trials that ended just before their worker did."""
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state.is_finished():
-            trial_checkpoints(study, trial, work).remove()
+    left = {folder.name for folder in work.checkpoint_folder.glob("trial-*")}
+    for trial in study.get_trials(deepcopy=False) if left else ():
+        if trial.state.is_finished() and checkpoint_name(trial.number) in left:
+            shutil.rmtree(work.checkpoint_folder / checkpoint_name(trial.number), ignore_errors=True)
 
 
-def _claim(study: optuna.Study, config: StudyConfig, leases: Leases) -> tuple[optuna.Trial, Lease] | None:
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this worker holds."""
+
+    trial: optuna.Trial
+    frozen: FrozenTrial  # with all its parameters
+    strange: str | None  # why it is none of this study
+    lease: Lease
+
+
+def _claim(study: optuna.Study, config: StudyConfig, leases: Leases) -> Claim | None:
     """A trial to run, an orphan first (the sampler would count it as running); None when there is none for now.
 
     The caller has the turn, so that no two workers see the same budget or the same history; the trial's parameters
@@ -51,32 +64,38 @@ def _claim(study: optuna.Study, config: StudyConfig, leases: Leases) -> tuple[op
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
     for orphan in sorted(running, key=lambda trial: trial.number):
         if lease := leases.adopt(orphan._trial_id, len(orphan.intermediate_values)):
-            return _drawn(study, optuna.Trial(study, orphan._trial_id), config), lease
+            trial = optuna.Trial(study, orphan._trial_id)
+            return Claim(trial, *_drawn(study, trial, config), lease)
     if budget_reached(trials, stored_config(study)):
         return None
-    trial = _drawn(study, study.ask(), config)
-    return trial, leases.take_new(trial._trial_id)
+    trial = study.ask()
+    return Claim(trial, *_drawn(study, trial, config), leases.take_new(trial._trial_id))
 
 
-def _drawn(study: optuna.Study, trial: optuna.Trial, config: StudyConfig) -> optuna.Trial:
-    """The trial with all its parameters, unless it is none of this study's."""
-    if not _strange(study._storage.get_trial(trial._trial_id), config):
-        suggest(trial, distributions(config.space))
-    return trial
+def _drawn(study: optuna.Study, trial: optuna.Trial, config: StudyConfig) -> tuple[FrozenTrial, str | None]:
+    """The trial with all its parameters, and why it is none of this study's if it is not."""
+    frozen = study._storage.get_trial(trial._trial_id)
+    space = distributions(config.space)
+    strange = _strange(frozen, config)
+    if strange or frozen.params.keys() >= space.keys():
+        return frozen, strange
+    point = {**trial.relative_params, **frozen.system_attrs.get("fixed_params", {})}
+    set_params(backend(study), trial._trial_id, {name: point[name] for name in space.keys() - frozen.params}, space)
+    return study._storage.get_trial(trial._trial_id), None
 
 
-def _run(study: optuna.Study, trial: optuna.Trial, lease: Lease, work: Workspace) -> Iterator[TrialEpoch | TrialEnd]:
+def _run(study: optuna.Study, claim: Claim, work: Workspace) -> Iterator[TrialEpoch | TrialEnd]:
     """Run a trial that this worker holds, or close it unrun with the reason."""
+    lease = claim.lease
     try:
         with lease:
-            frozen = study._storage.get_trial(trial._trial_id)
-            if reason := _strange(frozen, work.config):
-                yield close(study, trial, TrialState.FAIL, reason)
+            if claim.strange:
+                yield close(study, claim.frozen, TrialState.FAIL, claim.strange)
             elif lease.deaths >= DEATHS:
                 reason = f"its worker died {lease.deaths} times at this place (out of memory, or a crash)"
-                yield close(study, trial, TrialState.PRUNED, reason)
+                yield close(study, claim.frozen, TrialState.PRUNED, reason)
             else:
-                yield from run_trial(study, trial, work, lease.confirm)
+                yield from run_trial(study, claim.trial, claim.frozen, work, lease)
     except LeaseLostError:
         return  # this process stood still for a minute, and another one has gone on
 

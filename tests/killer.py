@@ -27,11 +27,11 @@ CONTEXT.set_forkserver_preload(
 )
 
 POINTS: dict[str, tuple[str, str]] = {
-    "suggest": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_param"),
+    "suggest": ("study.worker:", "set_params"),
     "report": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_intermediate_value"),
     "rung": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_system_attr"),
     "verdict": ("optuna:Trial", "should_prune"),
-    "attribute": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_user_attr"),
+    "attribute": ("study.objective:", "set_attributes"),
     "tell": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_state_values"),
     "checkpoint": ("models.checkpoint:", "write"),
     "checkpoint rename": ("models.checkpoint:", "_flush"),
@@ -62,35 +62,35 @@ def note(file: str, *words: object) -> None:
 def arm(plan: Plan | None) -> None:
     """Make this process kill itself at a point."""
     if plan:
-        point, when, count = plan
-        owner, name = _owner(*POINTS[point])
-        setattr(owner, name, _deadly(getattr(owner, name), point, when, count))
+
+        def die() -> None:
+            note("kills.log", *plan[:2])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        at(*plan, die)
 
 
-def _owner(place: str, name: str) -> tuple[Any, str]:
+def at(point: str, when: str, count: int, act: Callable[[], None]) -> None:
+    """Act just before or just after the n-th call of what a point names, in this process."""
+    place, name = POINTS[point]
     module, _, attribute = place.partition(":")
-    owner = import_module(module)
-    return (getattr(owner, attribute) if attribute else owner), name
-
-
-def _deadly(function: Callable[..., Any], point: str, when: str, count: int) -> Callable[..., Any]:
+    owner: Any = import_module(module)
+    owner = getattr(owner, attribute) if attribute else owner
+    function = getattr(owner, name)
     calls = 0
-
-    def die() -> None:
-        note("kills.log", point, when)
-        os.kill(os.getpid(), signal.SIGKILL)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == count and when == "before":
-            die()
+        now = calls == count
+        if now and when == "before":
+            act()
         result = function(*args, **kwargs)
-        if calls == count:
-            die()
+        if now and when == "after":
+            act()
         return result
 
-    return wrapped
+    setattr(owner, name, wrapped)
 
 
 def reports(folder: Path) -> int:
@@ -98,6 +98,13 @@ def reports(folder: Path) -> int:
     with suppress(sqlite3.Error), sqlite3.connect(f"file:{folder}/optuna.db?mode=ro", uri=True) as connection:
         return int(connection.execute("SELECT count(*) FROM trial_intermediate_values").fetchone()[0])
     return 0
+
+
+def when_reported(process: Any, folder: Path, epochs: int) -> None:
+    """Wait until the database knows of so many epochs."""
+    while reports(folder) < epochs:
+        assert process.exitcode is None
+        process.join(0.01)
 
 
 def watch() -> None:
@@ -120,14 +127,14 @@ def watch() -> None:
             note("epochs.log", seed, result.epoch)
             yield result
 
-    def run_by_one(study: Any, trial: Any, work: Any, confirm: Any) -> Iterator[Any]:
+    def run_by_one(study: Any, trial: Any, *args: Any) -> Iterator[Any]:
         held = Path(f"held-{trial.number}")
         if held.exists() and (text := held.read_text()) and Path(f"/proc/{text}").exists() and not is_dead(text):
             note("wrong.log", f"trial {trial.number} is run by process {text} and by {os.getpid()}")
         held.write_text(str(os.getpid()))
         note("runs.log", trial.number, len(study._storage.get_trial(trial._trial_id).intermediate_values))
         try:
-            yield from run(study, trial, work, confirm)
+            yield from run(study, trial, *args)
         finally:
             held.unlink(missing_ok=True)
 
@@ -136,27 +143,17 @@ def watch() -> None:
     worker.run_trial = run_by_one
 
 
-def keep_copy(point: str, when: str, count: int) -> None:
-    """Copy the database at a point to earlier.db: what a power cut may take it back to."""
-    owner, name = _owner(*POINTS[point])
-    function = getattr(owner, name)
-    calls = 0
+def keep_copy() -> None:
+    """Copy the database to earlier.db: what a power cut may take it back to."""
+    with sqlite3.connect("optuna.db") as database, sqlite3.connect("earlier.db") as earlier:
+        database.backup(earlier)
 
-    def copy() -> None:
-        with sqlite3.connect("optuna.db") as database, sqlite3.connect("earlier.db") as earlier:
-            database.backup(earlier)
 
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == count and when == "before":
-            copy()
-        result = function(*args, **kwargs)
-        if calls == count and when == "after":
-            copy()
-        return result
+def delete_study() -> None:
+    """As `optuna delete-study` would, from another program."""
+    from study.storage import open_storage
 
-    setattr(owner, name, wrapped)
+    optuna.delete_study(study_name="s", storage=open_storage("sqlite:///optuna.db", create=False))
 
 
 def is_dead(pid: str) -> bool:

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import sqlalchemy.exc
 
@@ -70,15 +69,9 @@ def last_line(folder: Path) -> str:
     return lines[-1] if lines else ""
 
 
-def when_reported(process: Any, folder: Path, epochs: int) -> None:
-    while killer.reports(folder) < epochs:
-        assert process.exitcode is None
-        process.join(0.01)
-
-
 def test_a_locked_database_is_waited_for(small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...]) -> None:
     process = killer.start(options(small_folder), tmp_path)
-    when_reported(process, tmp_path, 5)
+    killer.when_reported(process, tmp_path, 5)
     with locked(tmp_path / "optuna.db"):
         process.join(11)
         assert process.exitcode is None
@@ -93,7 +86,7 @@ def test_a_signal_is_heard_while_the_database_is_locked(
     small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...]
 ) -> None:
     process = killer.start(options(small_folder), tmp_path)
-    when_reported(process, tmp_path, 5)
+    killer.when_reported(process, tmp_path, 5)
     with locked(tmp_path / "optuna.db"):
         process.join(1.5)
         sent = time.monotonic()
@@ -123,7 +116,7 @@ def test_a_full_disk_under_the_database(small_folder: Path, tmp_path: Path, undi
     with small_disk(tmp_path / "disk", "8m") as disk:
         command = [*options(small_folder), "--storage", "sqlite:///disk/optuna.db"]
         process = killer.start(command, tmp_path)
-        when_reported(process, disk, 5)
+        killer.when_reported(process, disk, 5)
         os.kill(process.pid, signal.SIGSTOP)
         filler = disk / "filler"
         with suppress_full(), filler.open("wb") as handle:
@@ -164,7 +157,7 @@ def test_a_database_that_is_taken_away(
 ) -> None:
     database, away = tmp_path / "optuna.db", tmp_path / "away.db"
     process = killer.start(options(small_folder), tmp_path)
-    when_reported(process, tmp_path, 5)
+    killer.when_reported(process, tmp_path, 5)
     os.kill(process.pid, signal.SIGSTOP)
     database.rename(away)
     if replaced:
@@ -185,11 +178,27 @@ def test_a_database_that_is_taken_away(
     assert everything(tmp_path) == undisturbed
 
 
-def test_a_study_that_is_deleted_while_it_runs(small_folder: Path, tmp_path: Path) -> None:
-    process = killer.start(options(small_folder), tmp_path)
-    when_reported(process, tmp_path, 3)
-    optuna.delete_study(study_name="s", storage=open_storage(f"sqlite:///{tmp_path}/optuna.db", create=False))
-    process.join(30)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("point", "count"),
+    [
+        ("ask", 3),
+        ("suggest", 11),
+        ("attribute", 5),
+        ("report", 7),
+        ("rung", 4),
+        ("verdict", 3),
+        ("tell", 3),
+        ("lease end", 2),
+        ("opening", 1),
+    ],
+)
+def test_a_study_that_is_deleted_while_it_runs(
+    small_folder: Path, tmp_path: Path, point: str, count: int, when: str
+) -> None:
+    deleting = functools.partial(killer.at, point, when, count, killer.delete_study)
+    process = killer.start(options(small_folder), tmp_path, first=deleting)
+    process.join()
     assert process.exitcode == 2
     assert "the study was deleted from the database sqlite:///optuna.db while it ran" in last_line(tmp_path)
 
@@ -307,7 +316,7 @@ def test_a_power_cut_takes_back_the_last_commits(
 ) -> None:
     """The database is what it was some commits before the end; the files in runs/ are ahead of it."""
     command = options(small_folder, checkpoint_seconds=0)
-    copying = functools.partial(killer.keep_copy, point, when, count)
+    copying = functools.partial(killer.at, point, when, count, killer.keep_copy)
     process = killer.start(command, tmp_path, point, "after", count + later, first=copying)
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -321,9 +330,8 @@ def test_a_power_cut_takes_back_the_end(
     small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...], point: str
 ) -> None:
     command = options(small_folder)
-    process = killer.start(
-        command, tmp_path, point, "after", first=functools.partial(killer.keep_copy, "tell", "before", 11)
-    )
+    copying = functools.partial(killer.at, "tell", "before", 11, killer.keep_copy)
+    process = killer.start(command, tmp_path, point, "after", first=copying)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     go_back(tmp_path)
@@ -382,7 +390,7 @@ def test_bugs_of_ours_in_sql_stay_loud(tmp_path: Path) -> None:
 
 def test_a_copy_while_a_study_runs(small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...]) -> None:
     process = killer.start(options(small_folder), tmp_path)
-    when_reported(process, tmp_path, 3)
+    killer.when_reported(process, tmp_path, 3)
     for number in range(3):
         process.join(0.2)
         assert killer.run(["db", "copy", "optuna.db", f"copy-{number}.db"], tmp_path) == 0
@@ -423,7 +431,7 @@ def test_copy_and_delete_are_careful(shell: Shell, small_folder: Path, tmp_path:
 
 def test_a_running_study_is_not_deleted(small_folder: Path, tmp_path: Path) -> None:
     process = killer.start(options(small_folder, epochs=40, min_epochs=10), tmp_path)
-    when_reported(process, tmp_path, 1)
+    killer.when_reported(process, tmp_path, 1)
     assert killer.run(["db", "delete", "s", "--yes"], tmp_path) == 2
     assert "another process works on 's'" in last_line(tmp_path)
     os.kill(process.pid, signal.SIGKILL)

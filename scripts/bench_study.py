@@ -1,0 +1,229 @@
+#!/usr/bin/env python
+"""What the study around the training costs: processor and wall milliseconds of a trial, beside plain Optuna's.
+
+Twelve parameters, fifteen reports, TPE and Hyperband, in SQLite; the training is replaced by a curve that is computed
+at once. The history is filled up to 100, 1,000 or 10,000 trials first, then some trials are timed. Plain Optuna is a
+loop of ask, suggest, report, should_prune and tell on the storage that Optuna makes by itself, and on one with the
+write-ahead log that we use.
+
+Usage: python scripts/bench_study.py [--sizes 100 1000 10000] [--trials 20] [--workers 1 2 4 8] [--json]   (ten minutes)
+"""
+
+import argparse
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import platform
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from data.datasets import load
+from data.splits import make_parts
+from models.training import EpochResult
+from study import objective
+from study.config import StudyConfig, resolve
+from study.contract import open_study
+from study.objective import Training, TrialEnd, make_workspace
+from study.sampling import make_pruner
+from study.space import distributions
+from study.storage import open_storage
+from study.worker import search
+
+EPOCHS = 15
+WARM = 3
+SPACE = {
+    "num_conv_blocks": [1, 2, 3],
+    "base_filters": [4, 8],
+    "filters_multiplier": [1, 2],
+    "kernel_sizes": ["3-3-3", "5-3-3"],
+    "use_batch_norm": [True, False],
+    "conv_dropout": {"low": 0.0, "high": 0.5},
+    "dense_units": ["none", "64"],
+    "dense_dropout": {"low": 0.0, "high": 0.5},
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True},
+    "label_smoothing": {"low": 0.0, "high": 0.2},
+    "augment_strength": {"low": 0.0, "high": 2.0},
+}
+
+
+def make_config(trials: int, sampler: str) -> StudyConfig:
+    given = {"data": "digits", "preset": "quick", "image_size": 8, "space": SPACE, "baseline": {}, "trials": trials}
+    return resolve(None, {**given, "sampler": sampler, "epochs": EPOCHS, "min_epochs": 1, "eta": 3})
+
+
+def curve(params: dict[str, Any]) -> Iterator[EpochResult]:
+    """Learning as a formula: better with a rate near 0.002 and little dropout."""
+    best = 0.95 - 0.05 * abs(math.log10(params["learning_rate"] / 0.002)) - 0.1 * params["conv_dropout"]
+    for epoch in range(1, EPOCHS + 1):
+        value = best * (1 - math.exp(-epoch / 4))
+        yield EpochResult(
+            epoch=epoch,
+            train_loss=1 - value,
+            train_accuracy=value,
+            val_loss=1 - value,
+            val_accuracy=value,
+            val_balanced_accuracy=value,
+            learning_rate=0.001,
+            images=1000,
+            seconds=1.0,
+        )
+
+
+def no_training(work: Any, params: dict[str, Any], **_: Any) -> Training:
+    return Training(torch.nn.Linear(1, 1), curve(params))  # type: ignore[arg-type]
+
+
+def fill(study: optuna.Study, config: StudyConfig, size: int) -> None:
+    """Finished trials as a long search would have left them, in one transaction each."""
+    space = distributions(config.space)
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    have = len(study.get_trials(deepcopy=False))
+    for number in range(have, size):
+        frozen = optuna.trial.create_trial(state=TrialState.RUNNING)
+        params = {name: sampler.sample_independent(study, frozen, name, one) for name, one in space.items()}
+        values = [result.val_accuracy or 0.0 for result in curve(params)][
+            : EPOCHS if number % 3 == 0 else 1 + number % 2 * 2
+        ]
+        rungs = {f"completed_rung_{rung}": values[3**rung - 1] for rung in range(3) if len(values) >= 3**rung}
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.COMPLETE if len(values) == EPOCHS else TrialState.PRUNED,
+                value=values[-1],
+                params=params,
+                distributions=space,
+                intermediate_values=dict(enumerate(values, start=1)),
+                system_attrs=rungs,
+                user_attrs={"seconds": 1.0},
+            )
+        )
+
+
+def ours(url: str, folder: Path, trials: int, sampler: str) -> Iterator[int]:
+    """Runs the next trials up to `trials` in all; yields at the end of each."""
+    objective.start_training = no_training
+    config = make_config(trials, sampler)
+    dataset = load("digits", config.image_size, Path(tempfile.gettempdir()) / "bench-cache", groups="none")
+    parts = make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, 0)
+    work = make_workspace(config, dataset, parts, torch.device("cpu"), folder / "runs" / "s")
+    study = open_study(open_storage(url, create=True), "s", config, dataset.fingerprint, parts.hash)
+    return (news.number for news in search(study, work) if isinstance(news, TrialEnd))
+
+
+def plain(url: str, trials: int, sampler: str, *, wal: bool) -> Iterator[int]:
+    """The same with Optuna alone."""
+    config = make_config(trials, sampler)
+    if wal:
+        sqlite3.connect(url.removeprefix("sqlite:///")).execute("PRAGMA journal_mode=WAL")
+    kind = optuna.samplers.TPESampler if sampler == "tpe" else optuna.samplers.RandomSampler
+    study = optuna.load_study(study_name="s", storage=url, sampler=kind(seed=0), pruner=make_pruner(config))
+
+    for number in range(len(study.get_trials(deepcopy=False)), trials):
+        trial = study.ask()
+        params = {name: trial._suggest(name, one) for name, one in distributions(config.space).items()}
+        state, value = TrialState.COMPLETE, 0.0
+        for result in curve(params):
+            value = result.val_accuracy or 0.0
+            trial.report(value, result.epoch)
+            if result.epoch < EPOCHS and trial.should_prune():
+                state = TrialState.PRUNED
+                break
+        study.tell(trial, None if state == TrialState.PRUNED else value, state=state)
+        yield number
+
+
+def measure(side: str, size: int, trials: int, sampler: str) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        url = f"sqlite:///{folder}/optuna.db"
+        ours(url, folder, size, sampler)
+        study = optuna.load_study(study_name="s", storage=open_storage(url, create=False))
+        fill(study, make_config(size, sampler), size)
+        total = size + WARM + trials
+        run = ours(url, folder, total, sampler) if side == "ours" else plain(url, total, sampler, wal="wal" in side)
+        first = list(itertools.islice(run, WARM))  # the first reads the whole history, once in the life of a process
+        wall, cpu = time.perf_counter(), time.process_time()
+        ran = len(list(run))
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        assert (len(first), ran) == (WARM, trials)
+        new = [trial for trial in study.get_trials() if trial.number >= size + WARM]
+        reports = sum(len(trial.intermediate_values) for trial in new)
+    return {
+        "cpu_ms_per_trial": 1000 * cpu / ran,
+        "wall_ms_per_trial": 1000 * wall / ran,
+        "reports_per_trial": reports / ran,
+        "cpu_ms_per_report": 1000 * cpu / reports,
+    }
+
+
+def _one_of_many(url: str, folder: Path, trials: int, sampler: str, gate: Any) -> None:
+    run = ours(url, folder, trials, sampler)
+    gate.wait()
+    list(run)
+
+
+def many(workers: int, trials: int, sampler: str) -> dict[str, float]:
+    """Wall milliseconds per trial of several processes that train nothing: how far the database carries."""
+    context = multiprocessing.get_context("forkserver")
+    with tempfile.TemporaryDirectory() as place:
+        folder, url = Path(place), f"sqlite:///{place}/optuna.db"
+        ours(url, folder, trials, sampler)
+        gate = context.Barrier(workers + 1)
+        processes = [
+            context.Process(target=_one_of_many, args=(url, folder, trials, sampler, gate)) for _ in range(workers)
+        ]
+        for process in processes:
+            process.start()
+        gate.wait()
+        start = time.perf_counter()
+        for process in processes:
+            process.join()
+        seconds = time.perf_counter() - start
+    return {"workers": workers, "wall_ms_per_trial": 1000 * seconds / trials}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[100, 1000, 10000])
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--samplers", nargs="*", default=["tpe", "random"])
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    rows: list[dict[str, Any]] = []
+    for sampler in given.samplers:
+        for size in given.sizes:
+            for side in ("plain Optuna", "plain Optuna, wal", "ours"):
+                rows.append(
+                    {"sampler": sampler, "trials": size, "side": side, **measure(side, size, given.trials, sampler)}
+                )
+                print(rows[-1], file=sys.stderr)
+    crews = [many(workers, 200, "tpe") for workers in given.workers]
+    if given.json:
+        print(json.dumps({"machine": platform.machine(), "cores": os.cpu_count(), "sides": rows, "workers": crews}))
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} cores, n = {given.trials} trials each")
+    print(f"{'sampler':8} {'trials':>7}  {'side':20} {'CPU ms':>8} {'wall ms':>8} {'reports':>8} {'CPU ms/report':>14}")
+    for row in rows:
+        print(
+            f"{row['sampler']:8} {row['trials']:7}  {row['side']:20} {row['cpu_ms_per_trial']:8.1f} "
+            f"{row['wall_ms_per_trial']:8.1f} {row['reports_per_trial']:8.1f} {row['cpu_ms_per_report']:14.2f}"
+        )
+    for row in crews:
+        print(f"{row['workers']} workers, 200 trials that train nothing: {row['wall_ms_per_trial']:.1f} ms a trial")
+
+
+if __name__ == "__main__":
+    main()
