@@ -7,13 +7,13 @@ changed half-way is no study.
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from pydantic import ValidationError
 
 from study import StudyError
 from study.config import MAY_CHANGE, AugmentConfig, StudyConfig, explain
+from study.rdb import LeanStorage
 from study.sampling import make_pruner, make_sampler
 from study.storage import load_study, study_names
 
@@ -23,7 +23,7 @@ CONFIG = "config"
 """Study attribute: the whole configuration as last given, so that `resume` needs only the name."""
 
 
-def open_study(storage: RDBStorage, name: str, config: StudyConfig, fingerprint: str, split_hash: str) -> optuna.Study:
+def open_study(storage: LeanStorage, name: str, config: StudyConfig, fingerprint: str, split_hash: str) -> optuna.Study:
     """Create the study, or open it after comparing its contract with this one.
 
     Raises StudyError that names the fields that differ.

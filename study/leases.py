@@ -19,12 +19,12 @@ from typing import Any, Self
 from uuid import uuid4
 
 import sqlalchemy
-from optuna.storages import RDBStorage
 from optuna.storages._rdb import models as tables
 from optuna.trial import TrialState
 from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Table
 
 from study import StudyError
+from study.rdb import LeanStorage
 from study.storage import NO_ROOM
 
 BEAT_SECONDS = 10.0
@@ -110,7 +110,7 @@ class LeaseLostError(Exception):
 class Leases:
     """One worker's dealings with the leases of a database."""
 
-    def __init__(self, storage: RDBStorage) -> None:
+    def __init__(self, storage: LeanStorage) -> None:
         self._engine = storage.engine
         self._one_machine = storage.engine.dialect.name == "sqlite"  # on a network file system it is refused
         self._worker = uuid4().hex
@@ -258,7 +258,7 @@ class Lease:
             return connection.execute(statement).rowcount
 
 
-def holders(storage: RDBStorage) -> dict[int, str]:
+def holders(storage: LeanStorage) -> dict[int, str]:
     """Who holds each leased trial, in words, by trial id; for readers."""
     if not sqlalchemy.inspect(storage.engine).has_table(LEASES.name):
         return {}
@@ -272,7 +272,7 @@ def holders(storage: RDBStorage) -> dict[int, str]:
 
 @contextmanager
 def turn(
-    storage: RDBStorage, folder: Path, what: str = "lock", waiting: Callable[[], None] | None = None
+    storage: LeanStorage, folder: Path, what: str = "lock", waiting: Callable[[], None] | None = None
 ) -> Iterator[None]:
     """Be the only process that does `what` for the study whose files lie in `folder`, on all machines of the database.
 

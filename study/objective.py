@@ -27,7 +27,7 @@ from study.config import StudyConfig, bracket_of, brackets
 from study.contract import CONTRACT
 from study.leases import Lease
 from study.space import cnn_config, full_point, train_config
-from study.storage import backend, forget_rung, set_attributes
+from study.storage import backend
 
 EVAL_BATCH = 256
 
@@ -192,7 +192,7 @@ def run_trial(
     last = max(reported, default=0)
     rungs = _rungs(study.study_name, trial.number, config)
     if last in rungs:
-        forget_rung(backend(study), trial._trial_id, rungs.index(last))
+        backend(study).forget_rung(trial._trial_id, rungs.index(last))
     seed = derive_seed(config.seed, "trial", trial.number)
     checkpoints = work.checkpoints(checkpoint_name(trial.number), identity_of(study, frozen))
     reason: str | None = None
@@ -208,9 +208,8 @@ def run_trial(
                 seed=seed,
                 checkpoints=checkpoints,
             )
-            set_attributes(
-                backend(study), trial._trial_id, _description(frozen, training.model, study.study_name, work)
-            )
+            description = _description(frozen, training.model, study.study_name, work)
+            backend(study).set_attributes(trial._trial_id, description)
             for result in training.epochs:
                 value = _value(result, config)
                 if result.diverged:
@@ -304,7 +303,7 @@ def _finish(
         }
     if reason:
         attributes["pruned_because"] = reason
-    set_attributes(backend(study), trial._trial_id, attributes)
+    backend(study).set_attributes(trial._trial_id, attributes)
     value = None if reason else seen[-1][0]
     study.tell(trial, value, state=TrialState.PRUNED if reason else TrialState.COMPLETE)
     return TrialEnd(trial.number, "PRUNED" if reason else "COMPLETE", seen[-1][0] if seen else None)
@@ -317,6 +316,6 @@ def close(study: optuna.Study, trial: FrozenTrial, state: TrialState, reason: st
     if reported and state == TrialState.PRUNED:
         best = max(reported, key=lambda step: (reported[step], -step))
         attributes |= {"best_accuracy": reported[best], "best_epoch": best}
-    set_attributes(backend(study), trial._trial_id, attributes)
+    backend(study).set_attributes(trial._trial_id, attributes)
     study.tell(trial.number, state=state)
     return TrialEnd(trial.number, state.name, reported[max(reported)] if reported else None)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import optuna
 import torch
-from optuna.storages import RDBStorage
 
 from data import DataError, datasets
 from data.datasets import ImageSet
@@ -18,6 +17,7 @@ from study.config import StudyConfig
 from study.contract import open_study
 from study.leases import turn
 from study.objective import Workspace, make_workspace
+from study.rdb import LeanStorage
 from study.storage import runs_folder
 
 
@@ -36,7 +36,9 @@ class Opened:
         return make_workspace(self.config, self.dataset, self.parts, device, self.folder)
 
 
-def open_all(config: StudyConfig, name: str, storage: RDBStorage, url: str, progress: Progress | None = None) -> Opened:
+def open_all(
+    config: StudyConfig, name: str, storage: LeanStorage, url: str, progress: Progress | None = None
+) -> Opened:
     """Load the images, then create the study or compare it. Raises DataError and StudyError."""
     runs = runs_folder(url)
     dataset, parts = load_parts(config, runs, progress)

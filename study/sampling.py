@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
@@ -12,6 +13,42 @@ from optuna.trial import FrozenTrial, TrialState
 from models.training import derive_seed
 from study.config import StudyConfig
 from study.space import distributions
+
+
+class Recalling(TPESampler):
+    """TPE that remembers its numbers for finished trials; Optuna's works all of them out for every suggestion."""
+
+    def __init__(self, seed: int, known: dict[int, dict[str, float]]) -> None:
+        super().__init__(seed=seed)
+        self._known = known
+
+    def _get_internal_repr(
+        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: optuna.Study
+    ) -> dict[str, np.ndarray]:
+        rows = [self._recall(trial) for trial in trials if search_space.keys() <= trial.params.keys()]
+        return {name: np.asarray([row[name] for row in rows]) for name in search_space}
+
+    def _recall(self, trial: FrozenTrial) -> dict[str, float]:
+        if trial.number not in self._known:
+            kinds = trial.distributions
+            self._known[trial.number] = {name: kinds[name].to_internal_repr(trial.params[name]) for name in kinds}
+        return self._known[trial.number]
+
+
+class RecallingHyperband(HyperbandPruner):
+    """Hyperband that remembers which bracket a trial belongs to; Optuna's hashes the names of all at every rung."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        super().__init__(min_resource=config.min_epochs, max_resource=config.epochs, reduction_factor=config.eta)
+        self._known: dict[tuple[str, int], int] = {}
+
+    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        if not self._pruners:  # it makes its brackets when it is first asked to judge
+            return super()._get_bracket_id(study, trial)
+        key = (study.study_name, trial.number)
+        if key not in self._known:
+            self._known[key] = super()._get_bracket_id(study, trial)
+        return self._known[key]
 
 
 class PerTrialSampler(BaseSampler):
@@ -60,12 +97,16 @@ class PerTrialSampler(BaseSampler):
 
 def make_sampler(config: StudyConfig) -> BaseSampler:
     """The study's sampler: TPE (Bergstra et al. 2011; Optuna's multivariate form) or random."""
-    kind = TPESampler if config.sampler == "tpe" else RandomSampler
-    return PerTrialSampler(lambda seed: kind(seed=seed), config.seed, distributions(config.space))
+    known: dict[int, dict[str, float]] = {}
+
+    def make(seed: int) -> BaseSampler:
+        return Recalling(seed, known) if config.sampler == "tpe" else RandomSampler(seed=seed)
+
+    return PerTrialSampler(make, config.seed, distributions(config.space))
 
 
 def make_pruner(config: StudyConfig) -> BasePruner:
     """The study's pruner: Hyperband (Li et al. 2018) or none."""
     if config.pruner == "none":
         return NopPruner()
-    return HyperbandPruner(min_resource=config.min_epochs, max_resource=config.epochs, reduction_factor=config.eta)
+    return RecallingHyperband(config)

@@ -104,6 +104,9 @@ def wait_in_line(engine: Engine, file: Path) -> None:
             raise StudyError(
                 f"the database {file} was deleted or replaced while the study ran{_rescue(connection, file)}"
             )
+        if connection.get_execution_options().get("reads"):
+            connection.exec_driver_sql("BEGIN")
+            return
         patience: float = connection.get_execution_options().get("patience", PATIENCE)
         when_free(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"), file, patience)
 

@@ -1,10 +1,9 @@
 """The only door to the database: how it is opened, and the few things Optuna's API lacks."""
 
 import errno
-import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,12 @@ from typing import Any
 import optuna
 import sqlalchemy
 import sqlalchemy.exc
-from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 from optuna.storages._rdb import models as tables
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 
 from study import StudyError
+from study.rdb import LeanStorage
 from study.sqlite import check_file, reader, wait_in_line, when_free, writer
 
 DEFAULT_URL = "sqlite:///optuna.db"
@@ -31,7 +28,7 @@ TROUBLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlal
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
-def open_storage(url: str, *, create: bool, write: bool = True) -> RDBStorage:
+def open_storage(url: str, *, create: bool, write: bool = True) -> LeanStorage:
     """Open the database of studies, making it when asked to; readers (`write` false) wait for nobody.
 
     Raises StudyError when it is not there, cannot be written, or is no database.
@@ -83,7 +80,7 @@ def runs_folder(url: str) -> Path:
     return (sqlite_file(place).parent if place.get_backend_name() == "sqlite" else Path()) / "runs"
 
 
-def _open_sqlite(url: str, file: Path, create: bool, write: bool) -> RDBStorage:
+def _open_sqlite(url: str, file: Path, create: bool, write: bool) -> LeanStorage:
     check_file(file, create=create, write=write)
     connect = writer(file) if write else reader(file)
     try:
@@ -99,13 +96,13 @@ def _open_sqlite(url: str, file: Path, create: bool, write: bool) -> RDBStorage:
     return storage
 
 
-def _made(url: str, engine: dict[str, Any], *, tables: bool = True) -> RDBStorage:
+def _made(url: str, engine: dict[str, Any], *, tables: bool = True) -> LeanStorage:
     """Optuna's storage; two processes may create the same tables at once, so one loser tries again."""
     for pause in (0.1, 0.5):
         with suppress(sqlalchemy.exc.OperationalError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
-            return RDBStorage(url, engine_kwargs=engine, skip_table_creation=not tables)
+            return LeanStorage(url, engine_kwargs=engine, skip_table_creation=not tables)
         time.sleep(pause)
-    return RDBStorage(url, engine_kwargs=engine, skip_table_creation=not tables)
+    return LeanStorage(url, engine_kwargs=engine, skip_table_creation=not tables)
 
 
 def _other_schema(url: str, error: RuntimeError) -> StudyError:
@@ -157,14 +154,14 @@ def _exists(study: optuna.Study) -> bool:
     return True  # as far as we know
 
 
-def backend(study: optuna.Study) -> RDBStorage:
+def backend(study: optuna.Study) -> LeanStorage:
     """The database of a study; Optuna wraps it in a cache."""
     storage = getattr(study._storage, "_backend", study._storage)
-    assert isinstance(storage, RDBStorage)
+    assert isinstance(storage, LeanStorage)
     return storage
 
 
-def make_durable(storage: RDBStorage) -> None:
+def make_durable(storage: LeanStorage) -> None:
     """Let what was committed so far survive a power cut too (SQLite's commits alone survive only a kill)."""
     if storage.engine.dialect.name == "sqlite":
         with storage.engine.connect() as connection:
@@ -173,12 +170,12 @@ def make_durable(storage: RDBStorage) -> None:
             raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # flushes the log before it copies from it
 
 
-def study_names(storage: RDBStorage) -> list[str]:
+def study_names(storage: LeanStorage) -> list[str]:
     """Names of all studies in the database."""
     return sorted(optuna.get_all_study_names(storage))
 
 
-def load_study(storage: RDBStorage, name: str) -> optuna.Study:
+def load_study(storage: LeanStorage, name: str) -> optuna.Study:
     """An existing study (without its sampler and pruner); StudyError names what there is."""
     try:
         return optuna.load_study(study_name=name, storage=storage)
@@ -186,52 +183,3 @@ def load_study(storage: RDBStorage, name: str) -> optuna.Study:
         names = study_names(storage)
         there = f"there are: {', '.join(names)}" if names else "there are none; start one with: study run"
         raise StudyError(f"no study named {name!r} in this database ({there})") from error
-
-
-def set_params(
-    storage: RDBStorage, trial_id: int, params: Mapping[str, Any], space: Mapping[str, BaseDistribution]
-) -> None:
-    """Write all parameters of a trial in one transaction (Optuna's API takes one for each); those there stay."""
-    if params:
-        rows = [
-            {
-                "trial_id": trial_id,
-                "param_name": name,
-                "param_value": space[name].to_internal_repr(value),
-                "distribution_json": distribution_to_json(space[name]),
-            }
-            for name, value in params.items()
-        ]
-        _write(storage, _insert(storage, tables.TrialParamModel).values(rows).on_conflict_do_nothing())
-
-
-def set_attributes(storage: RDBStorage, trial_id: int, attributes: Mapping[str, Any]) -> None:
-    """Write user attributes of a trial in one transaction (Optuna's API takes one for each)."""
-    if attributes:
-        rows = [
-            {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()
-        ]
-        statement = _insert(storage, tables.TrialUserAttributeModel).values(rows)
-        new = {"value_json": statement.excluded.value_json}
-        _write(storage, statement.on_conflict_do_update(index_elements=["trial_id", "key"], set_=new))
-
-
-def _insert(storage: RDBStorage, table: type[Any]) -> Any:
-    """The dialect's INSERT, which knows what to do on a conflict."""
-    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[storage.engine.dialect.name](table)
-
-
-def _write(storage: RDBStorage, statement: Any) -> None:
-    with storage.engine.begin() as connection:
-        connection.execute(statement)
-
-
-def forget_rung(storage: RDBStorage, trial_id: int, rung: int) -> None:
-    """Take back a trial's entry in a rung, so that its last report can be judged again.
-
-    Optuna writes the entry before it decides; a worker that died in between would leave a trial that passed without
-    a verdict. Optuna's API has no way to remove an attribute.
-    """
-    attributes = tables.TrialSystemAttributeModel
-    entry = (attributes.trial_id == trial_id) & (attributes.key == f"completed_rung_{rung}")
-    _write(storage, sqlalchemy.delete(attributes).where(entry))

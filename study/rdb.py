@@ -1,0 +1,236 @@
+"""Optuna's storage in SQLite or PostgreSQL with a few statements where it takes dozens: same tables, same contents.
+
+Optuna goes through SQLAlchemy's object mapper and loads six tables for every look at a trial. Here each look is six
+plain SELECTs, which wait for no writer, and each write is one transaction of one or two statements.
+"""
+
+import json
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+import sqlalchemy
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models as tables
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Table
+from sqlalchemy.dialects import postgresql, sqlite
+
+AT_ONCE = 500
+"""Trials whose rows are fetched by one statement; SQLite allows some thousand parameters in one."""
+
+TRIALS: Table = tables.TrialModel.__table__
+REPORTS: Table = tables.TrialIntermediateValueModel.__table__
+USER_ATTRIBUTES: Table = tables.TrialUserAttributeModel.__table__
+SYSTEM_ATTRIBUTES: Table = tables.TrialSystemAttributeModel.__table__
+PARAMS: Table = tables.TrialParamModel.__table__
+
+PARTS = (PARAMS, tables.TrialValueModel.__table__, USER_ATTRIBUTES, SYSTEM_ATTRIBUTES, REPORTS)
+"""The rows that belong to a trial, in the order they were written."""
+
+# Built once: putting a statement together takes longer than running it.
+IDS: Any = sqlalchemy.bindparam("ids", expanding=True)
+ROWS = [
+    sqlalchemy.select(table).where(table.c.trial_id.in_(IDS)).order_by(table.c.trial_id, *table.primary_key)
+    for table in PARTS
+]
+STATE = sqlalchemy.select(TRIALS.c.state).where(TRIALS.c.trial_id == sqlalchemy.bindparam("id"))
+ONE = sqlalchemy.select(TRIALS).where(TRIALS.c.trial_id == sqlalchemy.bindparam("id"))
+NEW = (
+    sqlalchemy.select(TRIALS)
+    .where(TRIALS.c.study_id == sqlalchemy.bindparam("study"))
+    .where((TRIALS.c.trial_id > sqlalchemy.bindparam("last")) | TRIALS.c.trial_id.in_(IDS))
+    .order_by(TRIALS.c.trial_id)
+)
+STUDY_ATTRIBUTES = sqlalchemy.select(
+    tables.StudyUserAttributeModel.key, tables.StudyUserAttributeModel.value_json
+).where(tables.StudyUserAttributeModel.study_id == sqlalchemy.bindparam("id"))
+NAMED = sqlalchemy.select(tables.StudyModel.study_id).where(
+    tables.StudyModel.study_name == sqlalchemy.bindparam("name")
+)
+STUDY = sqlalchemy.select(tables.StudyModel.study_id).where(tables.StudyModel.study_id == sqlalchemy.bindparam("id"))
+
+
+NOT_FINITE = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
+
+
+class LeanStorage(RDBStorage):
+    """RDBStorage with faster reads of trials, reports and attributes; the rest is inherited."""
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """A trial. Raises KeyError when there is none."""
+        with self.reading() as connection:
+            found = _read(connection, connection.execute(ONE, {"id": trial_id}).all())
+        if not found:
+            raise KeyError(tables.NOT_FOUND_MSG)
+        return found[0]
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        which = {"study": study_id, "last": trial_id_greater_than, "ids": list(included_trial_ids)}
+        with self.reading() as connection:
+            trials = connection.execute(NEW, which).all()
+            if not trials and connection.scalar(STUDY, {"id": study_id}) is None:
+                raise KeyError(tables.NOT_FOUND_MSG)
+            return _read(connection, [trial for trial in trials if states is None or trial.state in states])
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Report a value. Raises KeyError for no trial, UpdateFinishedTrialError for one that has ended."""
+        kind = tables.TrialIntermediateValueModel
+        stored, stored_kind = kind.intermediate_value_to_stored_repr(intermediate_value)
+        row = {"step": step, "intermediate_value": stored, "intermediate_value_type": stored_kind}
+        with self._updating(trial_id) as connection:
+            self._write(connection, REPORTS, "step", [{"trial_id": trial_id, **row}])
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """The id of a study. Raises KeyError when there is none."""
+        with self.reading() as connection:
+            found: int | None = connection.scalar(NAMED, {"name": study_name})
+        if found is None:
+            raise KeyError(tables.NOT_FOUND_MSG)
+        return found
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """Attributes of a study. Raises KeyError when there is none."""
+        with self.reading() as connection:
+            found = {
+                row.key: json.loads(row.value_json) for row in connection.execute(STUDY_ATTRIBUTES, {"id": study_id})
+            }
+            if not found and connection.scalar(STUDY, {"id": study_id}) is None:
+                raise KeyError(tables.NOT_FOUND_MSG)
+        return found
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write an attribute; raises as set_trial_intermediate_value does."""
+        self.set_attributes(trial_id, {key: value})
+
+    def set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Write several attributes in one transaction; raises as set_trial_intermediate_value does."""
+        self._set_attributes(USER_ATTRIBUTES, trial_id, attributes)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write one of Optuna's own attributes; raises as set_trial_intermediate_value does."""
+        self._set_attributes(SYSTEM_ATTRIBUTES, trial_id, {key: value})
+
+    def _set_attributes(self, table: Table, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        rows = [
+            {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()
+        ]
+        with self._updating(trial_id) as connection:
+            self._write(connection, table, "key", rows)
+
+    def set_params(self, trial_id: int, params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> None:
+        """Write several parameters of a trial in one transaction; raises as set_trial_intermediate_value does.
+
+        The contract of the study sees to it that a parameter has one distribution in all trials.
+        """
+        rows = [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": space[name].to_internal_repr(value),
+                "distribution_json": distribution_to_json(space[name]),
+            }
+            for name, value in params.items()
+        ]
+        with self._updating(trial_id) as connection:
+            self._write(connection, PARAMS, "param_name", rows)
+
+    def forget_rung(self, trial_id: int, rung: int) -> None:
+        """Take back a trial's entry in a rung, so that its last report can be judged again.
+
+        A kill between SuccessiveHalvingPruner's note that a rung was reached and the end of the trial would lose the
+        verdict. Optuna's API has no way to remove an attribute.
+        """
+        attributes = SYSTEM_ATTRIBUTES.c
+        entry = (attributes.trial_id == trial_id) & (attributes.key == f"completed_rung_{rung}")
+        with self._updating(trial_id) as connection:
+            connection.execute(sqlalchemy.delete(SYSTEM_ATTRIBUTES).where(entry))
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database, and waits for nobody."""
+        with self.engine.connect().execution_options(reads=True) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _updating(self, trial_id: int) -> Iterator[Connection]:
+        """A transaction on a trial that is still running."""
+        with self.engine.begin() as connection:
+            state = connection.scalar(STATE, {"id": trial_id})
+            if state is None:
+                raise KeyError(tables.NOT_FOUND_MSG)
+            self.check_trial_is_updatable(trial_id, state)
+            yield connection
+
+    def _write(self, connection: Connection, table: Table, key: str, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            connection.execute(_upsert(table, key, self.engine.dialect.name), rows)
+
+
+def _read(connection: Connection, trials: Sequence[Any]) -> list[FrozenTrial]:
+    """The trials of these rows, with what belongs to them."""
+    found = []
+    for start in range(0, len(trials), AT_ONCE):
+        some = trials[start : start + AT_ONCE]
+        ids = [trial.trial_id for trial in some]
+        params, values, user, system, reports = (_by_trial(connection.execute(query, {"ids": ids})) for query in ROWS)
+        for row in some:
+            mine = row.trial_id
+            trial = FrozenTrial(
+                number=row.number,
+                state=row.state,
+                value=None,
+                values=[_number(one.value, one.value_type) for one in values.get(mine, [])] or None,
+                datetime_start=_local(row.datetime_start),
+                datetime_complete=_local(row.datetime_complete),
+                params={},
+                distributions={one.param_name: _distribution(one.distribution_json) for one in params.get(mine, [])},
+                user_attrs={one.key: json.loads(one.value_json) for one in user.get(mine, [])},
+                system_attrs={one.key: json.loads(one.value_json) for one in system.get(mine, [])},
+                intermediate_values={
+                    one.step: _number(one.intermediate_value, one.intermediate_value_type)
+                    for one in reports.get(mine, [])
+                },
+                trial_id=mine,
+            )
+            kinds = trial.distributions
+            trial.params = {
+                one.param_name: kinds[one.param_name].to_external_repr(one.param_value) for one in params.get(mine, [])
+            }
+            found.append(trial)
+    return found
+
+
+_distribution = cache(json_to_distribution)  # many trials have the same few, and nobody changes them
+
+
+def _number(value: float | None, kind: Any) -> float:
+    """What Optuna stores as a value and its type, since not every database has infinity and NaN."""
+    return NOT_FINITE[kind.name] if value is None else value
+
+
+def _local(utc: datetime | None) -> datetime | None:
+    return utc and utc.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+
+
+@cache
+def _upsert(table: Table, key: str, dialect: str) -> Any:
+    """Insert a row of a trial, or change the one with that key."""
+    statement = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(table)
+    new = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+    return statement.on_conflict_do_update(index_elements=["trial_id", key], set_=new)
+
+
+def _by_trial(rows: Iterable[Any]) -> dict[int, list[Any]]:
+    """Rows that are sorted by trial."""
+    return {trial_id: list(some) for trial_id, some in groupby(rows, key=lambda row: row.trial_id)}

@@ -1,0 +1,133 @@
+"""Our storage and Optuna's own read and write the same tables, in every kind of database."""
+
+import math
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from study.rdb import AT_ONCE, LeanStorage
+from study.storage import open_storage
+
+SPACE = {
+    "rate": FloatDistribution(1e-5, 1e-1, log=True),
+    "blocks": IntDistribution(1, 5),
+    "units": CategoricalDistribution(["none", "64", "64-32"]),
+}
+NUMBERS = st.floats(allow_nan=False, width=64)
+
+
+@st.composite
+def trials(draw: st.DrawFn) -> FrozenTrial:
+    """A trial as some program may have left it."""
+    state = draw(st.sampled_from(list(TrialState)))
+    params = {
+        "rate": draw(st.floats(1e-5, 1e-1)),
+        "blocks": draw(st.integers(1, 5)),
+        "units": draw(st.sampled_from(["none", "64", "64-32"])),
+    }
+    return create_trial(
+        state=state,
+        value=draw(NUMBERS) if state == TrialState.COMPLETE else None,
+        params=params,
+        distributions=SPACE,
+        intermediate_values=draw(st.dictionaries(st.integers(0, 20), st.floats(width=64), max_size=4)),
+        user_attrs=draw(st.dictionaries(st.text(max_size=5), st.none() | st.lists(st.integers()), max_size=3)),
+        system_attrs=draw(st.dictionaries(st.sampled_from(["completed_rung_0", "fixed_params"]), NUMBERS, max_size=2)),
+    )
+
+
+def content(trial: FrozenTrial) -> str:
+    """Everything, NaN included (it equals itself here), with the parameters in their order."""
+    fields = {
+        key: sorted(map(repr, value.items())) if isinstance(value, dict) else value
+        for key, value in vars(trial).items()
+    }
+    return repr((sorted(fields.items()), list(trial.params), list(trial.distributions)))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=st.lists(trials(), max_size=6))
+def test_reads_what_optuna_reads(url: str, history: list[FrozenTrial]) -> None:
+    ours, theirs = both(url)
+    study = optuna.create_study(storage=theirs)
+    study.add_trials(history)
+    number = study._study_id
+    for states in (None, (TrialState.WAITING, TrialState.RUNNING), (TrialState.COMPLETE,)):
+        read, expected = ours.get_all_trials(number, states=states), theirs.get_all_trials(number, states=states)
+        assert list(map(content, read)) == list(map(content, expected))
+    for trial in theirs.get_all_trials(number):
+        assert content(ours.get_trial(trial._trial_id)) == content(trial)
+
+
+def both(url: str) -> tuple[LeanStorage, RDBStorage]:
+    ours = open_storage(url, create=True)
+    return ours, RDBStorage(url)
+
+
+def test_writes_what_optuna_writes(url: str) -> None:
+    ours, theirs = both(url)
+    study = optuna.create_study(study_name="s", storage=theirs)
+    one, other = study.ask(), study.ask()
+    for storage, trial in ((ours, one), (theirs, other)):
+        number = trial._trial_id
+        for step, value in enumerate((0.25, math.nan, math.inf, -math.inf, 1 / 3)):
+            storage.set_trial_intermediate_value(number, step, value)
+        storage.set_trial_intermediate_value(number, 0, 0.5)
+        storage.set_trial_user_attr(number, "ä", {"b": [1, None]})
+        storage.set_trial_user_attr(number, "ä", {"b": [2, None]})
+        storage.set_trial_system_attr(number, "completed_rung_0", 0.5)
+    for name, kind, value in (("rate", SPACE["rate"], 0.01), ("units", SPACE["units"], "64-32")):
+        theirs.set_trial_param(other._trial_id, name, kind.to_internal_repr(value), kind)
+    ours.set_params(one._trial_id, {"rate": 0.01, "units": "64-32"}, SPACE)
+    ours.set_attributes(one._trial_id, {"many": 1, "ä": {"b": [3, None]}})
+    theirs.set_trial_user_attr(other._trial_id, "ä", {"b": [3, None]})
+    theirs.set_trial_user_attr(other._trial_id, "many", 1)
+    fields = ("params", "distributions", "user_attrs", "system_attrs", "state")
+    written, expected = theirs.get_trial(one._trial_id), theirs.get_trial(other._trial_id)
+    assert [getattr(written, field) for field in fields] == [getattr(expected, field) for field in fields]
+    assert repr(written.intermediate_values) == repr(expected.intermediate_values)
+    ours.forget_rung(one._trial_id, 0)
+    assert theirs.get_trial(one._trial_id).system_attrs == {}
+
+
+def test_what_has_ended_or_is_not_there(url: str) -> None:
+    ours, _ = both(url)
+    study = optuna.create_study(study_name="s", storage=ours)
+    number = study.ask()._trial_id
+    study.tell(0, 1.0)
+    for act in (
+        lambda one: ours.set_trial_intermediate_value(one, 1, 0.5),
+        lambda one: ours.set_attributes(one, {"a": 1}),
+        lambda one: ours.set_params(one, {"blocks": 1}, SPACE),
+        lambda one: ours.forget_rung(one, 0),
+    ):
+        with pytest.raises(UpdateFinishedTrialError):
+            act(number)
+        with pytest.raises(KeyError):
+            act(number + 1)
+    for look in (ours.get_trial, ours.get_all_trials, ours.get_study_user_attrs):
+        with pytest.raises(KeyError):
+            look(number + 1)
+
+
+def test_a_long_history(url: str) -> None:
+    ours, theirs = both(url)
+    study = optuna.create_study(study_name="s", storage=theirs)
+    study.add_trials(create_trial(value=float(number)) for number in range(AT_ONCE + 3))
+    assert [trial.value for trial in ours.get_all_trials(study._study_id)] == list(range(AT_ONCE + 3))
+
+
+def test_a_reader_waits_for_nobody(url: str) -> None:
+    ours, _ = both(url)
+    study = optuna.create_study(study_name="s", storage=ours)
+    number = study.ask()._trial_id
+    other = open_storage(url, create=False)
+    with other._updating(number):
+        assert ours.get_trial(number).number == 0
+        assert len(ours.get_all_trials(study._study_id)) == 1
