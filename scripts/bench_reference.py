@@ -338,7 +338,7 @@ def compare(folder: Path, given: Any) -> dict[str, Any]:
 def show(found: dict[str, Any]) -> None:
     parts = ", ".join(f"{name} {count}" for name, count in found["images"].items())
     print(
-        f"{found['machine']}, {found['cores']} cores, {found['threads']} threads; {parts} images at {found['size']} px; "
+        f"{found['machine']}, {found['cores']} cores, {found['threads']} threads; {parts} images, {found['size']} px; "
         f"{found['configurations']} configurations of {found['epochs']} epochs, the best for twice that; n = 1"
     )
     print(f"{'':18} {'seconds':>8} {'search':>8} {'epochs':>7} {'ratio':>6} {'held out':>9}   difference (95 %)")

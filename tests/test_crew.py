@@ -117,9 +117,15 @@ def test_the_images_are_in_memory_once(small_folder: Path, tmp_path: Path) -> No
     """Workers map the cache's file; none has a copy of its own."""
     process = killer.start(crew_options(small_folder, 2, epochs=60, min_epochs=20), tmp_path, watched=True)
     killer.when_reported(process, tmp_path, 2)
-    for pid in log(tmp_path, "workers.log"):
+
+    def mapped(pid: str) -> bool:
         maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
-        assert any("runs/cache" in line and line.split()[1].startswith("r") for line in maps)
+        return any("runs/cache" in line and line.split()[1].startswith("r") for line in maps)
+
+    end = time.monotonic() + 20  # the second may still be opening the study when the first reports
+    while not all(map(mapped, log(tmp_path, "workers.log"))) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert all(map(mapped, log(tmp_path, "workers.log")))
     os.kill(process.pid, signal.SIGTERM)
     process.join()
 

@@ -1,6 +1,7 @@
 """Our storage and Optuna's own read and write the same tables, in every kind of database."""
 
 import math
+from collections.abc import Iterator
 
 import optuna
 import pytest
@@ -20,6 +21,19 @@ SPACE = {
     "units": CategoricalDistribution(["none", "64", "64-32"]),
 }
 NUMBERS = st.floats(allow_nan=False, width=64)
+
+
+Both = tuple[LeanStorage, RDBStorage]
+
+
+@pytest.fixture
+def both(url: str) -> Iterator[Both]:
+    """Ours and Optuna's, on one database."""
+    ours, theirs = open_storage(url, create=True), RDBStorage(url)
+    yield ours, theirs
+    for storage in (ours, theirs):
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 @st.composite
@@ -53,8 +67,8 @@ def content(trial: FrozenTrial) -> str:
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=st.lists(trials(), max_size=6))
-def test_reads_what_optuna_reads(url: str, history: list[FrozenTrial]) -> None:
-    ours, theirs = both(url)
+def test_reads_what_optuna_reads(both: Both, history: list[FrozenTrial]) -> None:
+    ours, theirs = both
     study = optuna.create_study(storage=theirs)
     study.add_trials(history)
     number = study._study_id
@@ -65,13 +79,8 @@ def test_reads_what_optuna_reads(url: str, history: list[FrozenTrial]) -> None:
         assert content(ours.get_trial(trial._trial_id)) == content(trial)
 
 
-def both(url: str) -> tuple[LeanStorage, RDBStorage]:
-    ours = open_storage(url, create=True)
-    return ours, RDBStorage(url)
-
-
-def test_writes_what_optuna_writes(url: str) -> None:
-    ours, theirs = both(url)
+def test_writes_what_optuna_writes(both: Both) -> None:
+    ours, theirs = both
     study = optuna.create_study(study_name="s", storage=theirs)
     one, other = study.ask(), study.ask()
     for storage, trial in ((ours, one), (theirs, other)):
@@ -96,8 +105,8 @@ def test_writes_what_optuna_writes(url: str) -> None:
     assert theirs.get_trial(one._trial_id).system_attrs == {}
 
 
-def test_what_has_ended_or_is_not_there(url: str) -> None:
-    ours, _ = both(url)
+def test_what_has_ended_or_is_not_there(both: Both) -> None:
+    ours, _ = both
     study = optuna.create_study(study_name="s", storage=ours)
     number = study.ask()._trial_id
     study.tell(0, 1.0)
@@ -116,15 +125,15 @@ def test_what_has_ended_or_is_not_there(url: str) -> None:
             look(number + 1)
 
 
-def test_a_long_history(url: str) -> None:
-    ours, theirs = both(url)
+def test_a_long_history(both: Both) -> None:
+    ours, theirs = both
     study = optuna.create_study(study_name="s", storage=theirs)
     study.add_trials(create_trial(value=float(number)) for number in range(AT_ONCE + 3))
     assert [trial.value for trial in ours.get_all_trials(study._study_id)] == list(range(AT_ONCE + 3))
 
 
-def test_a_reader_waits_for_nobody(url: str) -> None:
-    ours, _ = both(url)
+def test_a_reader_waits_for_nobody(both: Both, url: str) -> None:
+    ours, _ = both
     study = optuna.create_study(study_name="s", storage=ours)
     number = study.ask()._trial_id
     other = open_storage(url, create=False)
