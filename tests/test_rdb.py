@@ -20,6 +20,7 @@ SPACE = {
     "blocks": IntDistribution(1, 5),
     "units": CategoricalDistribution(["none", "64", "64-32"]),
 }
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)  # PostgreSQL takes no NUL
 NUMBERS = st.floats(allow_nan=False, width=64)
 
 
@@ -51,7 +52,7 @@ def trials(draw: st.DrawFn) -> FrozenTrial:
         params=params,
         distributions=SPACE,
         intermediate_values=draw(st.dictionaries(st.integers(0, 20), st.floats(width=64), max_size=4)),
-        user_attrs=draw(st.dictionaries(st.text(max_size=5), st.none() | st.lists(st.integers()), max_size=3)),
+        user_attrs=draw(st.dictionaries(TEXT, st.none() | st.lists(st.integers()), max_size=3)),
         system_attrs=draw(st.dictionaries(st.sampled_from(["completed_rung_0", "fixed_params"]), NUMBERS, max_size=2)),
     )
 
