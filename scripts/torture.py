@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests import killer
 
-TRIALS = 36
+TRIALS = 48
 WORKER_POINTS = ("checkpoint", "report", "rung", "tell")
 FIRST_POINTS = ("cache",)
 LAST_POINTS = ("opening", "model")
