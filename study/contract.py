@@ -4,18 +4,22 @@ Optuna stores neither sampler nor pruner and accepts most changes of a space sil
 changed half-way is no study.
 """
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
 from study import StudyError
 from study.config import MAY_CHANGE, AugmentConfig, StudyConfig, explain
 from study.rdb import LeanStorage
 from study.sampling import make_pruner, make_sampler
-from study.storage import load_study, study_names
+from study.space import distributions, misfit
+from study.storage import exists, load_study, parse_url, study_names
 
 CONTRACT = "contract"
 """Study attribute: what may not change."""
@@ -58,6 +62,24 @@ def open_study(storage: LeanStorage, name: str, config: StudyConfig, fingerprint
     if study.user_attrs.get(CONFIG) != config.model_dump(mode="json"):
         study.set_user_attr(CONFIG, config.model_dump(mode="json"))
     return study
+
+
+@contextmanager
+def while_it_exists(study: optuna.Study, url: str) -> Iterator[None]:
+    """Turn what goes wrong because somebody else has deleted the study into StudyError."""
+    contract = study.user_attrs[CONTRACT]
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, StudyError) or is_there(study, contract):
+            raise
+        there = parse_url(url).render_as_string()
+        raise StudyError(f"the study was deleted from the database {there} while it ran") from error
+
+
+def is_there(study: optuna.Study, contract: dict[str, Any]) -> bool:
+    """Whether a study with this contract is still in its database; another one may have got its number or its name."""
+    return exists(study) and bool(study.user_attrs.get(CONTRACT) == contract)
 
 
 def _with_defaults(kept: dict[str, Any]) -> dict[str, Any]:
@@ -115,3 +137,55 @@ def stored_config(study: optuna.Study) -> StudyConfig:
         return StudyConfig.model_validate(fields)
     except ValidationError as error:
         raise StudyError(f"the study {study.study_name!r} was made by another version: {explain(error)}") from error
+
+
+class Membership:
+    """Which trials are a study's own: anybody may write to its database, with plain Optuna or from a notebook."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        self._config = config
+        self.space = distributions(config.space)
+        self._known: dict[int, str | None] = {}  # a finished trial never changes
+
+    def own(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """The finished ones that this program ran, or could have run."""
+        return [trial for trial in trials if trial.state.is_finished() and self.stranger(trial) is None]
+
+    def stranger(self, trial: FrozenTrial) -> str | None:
+        """Why a trial is none of this study; None when it is one."""
+        if not trial.state.is_finished():
+            return self._unfit(trial) or self._other_steps(trial)
+        if trial.number not in self._known:
+            self._known[trial.number] = self._finished_elsewhere(trial)
+        return self._known[trial.number]
+
+    def _finished_elsewhere(self, trial: FrozenTrial) -> str | None:
+        if trial.state == TrialState.FAIL:
+            return str(trial.user_attrs.get("failed_because", "closed by another program"))
+        if trial.distributions != self.space:
+            return self._unfit(trial) or "it lacks parameters of this study"
+        steps = trial.intermediate_values
+        if trial.state == TrialState.COMPLETE and not (
+            len(steps) == self._config.epochs and math.isclose(steps.get(len(steps), math.nan), trial.value or 0.0)
+        ):
+            return "another program told its value"
+        return self._other_steps(trial)
+
+    def _unfit(self, trial: FrozenTrial) -> str | None:
+        given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if reason := misfit(self._config.space, given):
+            return f"not a point of this study: {reason}"
+        if any(self.space[name] != drawn_from for name, drawn_from in trial.distributions.items()):
+            return "its parameters were drawn from another space"
+        return None
+
+    def _other_steps(self, trial: FrozenTrial) -> str | None:
+        steps = sorted(trial.intermediate_values)
+        if steps != list(range(1, len(steps) + 1)) or len(steps) > self._config.epochs:
+            return "its steps are not this study's epochs"
+        return None
+
+
+def own_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The finished trials of a study that are its own; StudyError when this program did not make the study."""
+    return Membership(stored_config(study)).own(study.get_trials(deepcopy=False))

@@ -18,12 +18,12 @@ import torch
 
 from data import DataError
 from study import StudyError
-from study.contract import stored_config
+from study.contract import stored_config, while_it_exists
 from study.objective import TrialEnd, TrialEpoch
 from study.opening import open_all
 from study.server import CONTEXT
 from study.signals import Stopped, stoppable
-from study.storage import load_study, open_storage, storage_trouble, while_it_exists
+from study.storage import load_study, open_storage, storage_trouble
 from study.worker import search
 
 SECONDS_TO_END = 4.2
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 def work(name: str, url: str, device: torch.device) -> Iterator[TrialEpoch | TrialEnd]:
     """What one worker of an existing study does: open everything, search; yields news of its own trials."""
     with storage_trouble(url):
-        storage = open_storage(url, create=False)
-        opened = open_all(stored_config(load_study(storage, name)), name, storage, url)
+        kept = load_study(open_storage(url, create=False, write=False), name)
+        opened = open_all(stored_config(kept), name, url)
         with while_it_exists(opened.study, url):
             yield from search(opened.study, opened.workspace(device))
 
@@ -119,14 +119,19 @@ def _live(pipe: Connection, name: str, url: str, device: str, threads: int) -> N
     torch.set_num_threads(threads)
     with stoppable():
         try:
-            for news in work(name, url, torch.device(device)):
-                pipe.send(news)
+            _tell(pipe, work(name, url, torch.device(device)))
         except Stopped as stop:
             sys.exit(stop.exit_code)
-        except (StudyError, DataError) as error:
-            pipe.send(str(error))
         except BrokenPipeError:
             sys.exit(1)  # the parent has died
+
+
+def _tell(pipe: Connection, all_news: Iterator[TrialEpoch | TrialEnd]) -> None:
+    try:
+        for news in all_news:
+            pipe.send(news)
+    except (StudyError, DataError) as error:
+        pipe.send(str(error))
 
 
 def _end_with_parent() -> None:

@@ -17,6 +17,7 @@ from models.cnn import CNN, CNNConfig
 from models.evaluation import Scores, fit_temperature, predict_logits, score
 from models.training import EpochResult, derive_seed
 from study import StudyError
+from study.contract import own_trials
 from study.objective import Workspace, identity_of, start_training, versions
 from study.report import write_report
 from study.space import cnn_config, full_point
@@ -56,7 +57,7 @@ class Trained:
 
 def winner(study: optuna.Study) -> FrozenTrial:
     """The finished trial with the best selection score; StudyError when there is none."""
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    finished = [trial for trial in own_trials(study) if trial.state == TrialState.COMPLETE]
     if not finished:
         raise StudyError(
             f"the study {study.study_name!r} has no trial that ran to its end "
@@ -199,7 +200,7 @@ def _score(work: Workspace, model: CNN, temperature: float) -> Scores:
 
 
 def _count(study: optuna.Study) -> int:
-    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    return len(own_trials(study))
 
 
 def _card(

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 
 import optuna
 import torch
@@ -11,14 +12,14 @@ from optuna.trial import TrialState
 from data.sources import Progress
 from study import StudyError
 from study.config import StudyConfig
-from study.contract import stored_config
+from study.contract import own_trials, stored_config, while_it_exists
 from study.crew import crew
 from study.final import FinalEpoch, Outcome, finish, winner
-from study.leases import HELD, Leases, holders, turn
+from study.leases import Leases, turn
 from study.objective import TrialEnd, TrialEpoch
 from study.opening import Opened, check_name, open_all, with_absolute_data
 from study.server import gather
-from study.storage import backend, load_study, open_storage, runs_folder, storage_trouble, while_it_exists
+from study.storage import backend, load_study, open_storage, runs_folder, storage_trouble
 from study.worker import search
 
 News = Opened | TrialEpoch | TrialEnd | FinalEpoch | Outcome
@@ -40,7 +41,7 @@ def run(
     if config.workers > 1:
         gather()
     with storage_trouble(url):
-        opened = open_all(config, check_name(name), open_storage(url, create=True), url, progress)
+        opened = open_all(config, check_name(name), url, progress, create=True)
         yield opened
         with while_it_exists(opened.study, url):
             if config.workers > 1:
@@ -58,17 +59,17 @@ def retrain(
 ) -> Iterator[News]:
     """Train a trial's architecture again from fresh weights; the winner into model/, another beside it."""
     with storage_trouble(url):
-        storage = open_storage(url, create=False)
-        opened = open_all(stored_config(load_study(storage, name)), name, storage, url, progress)
+        kept = load_study(open_storage(url, create=False, write=False), name)
+        opened = open_all(stored_config(kept), name, url, progress)
         study = opened.study
         best = winner(study)
-        numbers = [trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-        if number is not None and number not in numbers:
-            raise StudyError(f"no finished trial {number} in {name!r} (there are: {', '.join(map(str, numbers))})")
+        trials = {trial.number: trial for trial in own_trials(study)}
+        if number is not None and number not in trials:
+            raise StudyError(f"no finished trial {number} in {name!r} (there are: {', '.join(map(str, trials))})")
         yield opened
-        trial = best if number is None else study.trials[number]
+        trial = best if number is None else trials[number]
         folder = "model" if trial.number == best.number else f"model-trial-{trial.number}"
-        with turn(storage, opened.folder, FINAL, _waiting):
+        with turn(backend(study), opened.folder, FINAL, _waiting):
             yield from finish(study, opened.workspace(device), trial, opened.folder / folder, fresh=True)
 
 
@@ -81,13 +82,19 @@ def delete(name: str, url: str) -> None:
     def refuse() -> None:
         raise StudyError(f"another process works on {name!r} (stop it first; see: study status {name})")
 
+    def watching() -> None:
+        logger.warning("a process that cannot be seen from here held a trial; watching its heartbeat for a minute")
+
     with storage_trouble(url), turn(storage, folder, FINAL, refuse), turn(storage, folder, waiting=refuse):
         ids = [trial._trial_id for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
-        if any(who.startswith(HELD) for trial_id, who in holders(storage).items() if trial_id in ids):
+        leases = Leases(storage)
+        leases.prepare()
+        if leases.somebody_works_on(ids, watching):
             refuse()
-        shutil.rmtree(folder)
+        with suppress(FileNotFoundError):  # with PostgreSQL they may lie on another machine
+            shutil.rmtree(folder)
         optuna.delete_study(study_name=name, storage=storage)
-        Leases(storage).prepare()
+        leases.prepare()
 
 
 def _waiting() -> None:

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +34,8 @@ GAP_SECONDS = 5.0
 """What one pause between two looks may add to that: while nobody can write, nobody's heart can beat either."""
 DEATHS = 3
 """A trial that has killed its worker so often at one place is given up."""
-HELD = "run by process"
+WATCH_SECONDS = 1.0
+"""Between two looks at a heartbeat."""
 RELEASE_PATIENCE = 2.0
 """Seconds that a process which is about to end waits for the database."""
 
@@ -103,6 +104,11 @@ def _started(pid: int) -> int | None:
     return None
 
 
+def _now() -> float:
+    """Seconds on a clock that nobody sets, and that goes on while the machine sleeps (on Linux)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 class LeaseLostError(Exception):
     """Another worker has taken the trial: what this one still has to say about it must not be written."""
 
@@ -156,6 +162,31 @@ class Leases:
             )
             return Lease(self._engine, trial_id, self._worker, deaths=deaths) if taken.rowcount else None
 
+    def somebody_works_on(self, trial_ids: Collection[int], watching: Callable[[], None]) -> bool:
+        """Whether a living process holds one of these trials.
+
+        One that cannot be looked at (another machine, another container) is watched for up to a minute; `watching` is
+        called before that.
+        """
+        query = sqlalchemy.select(LEASES).where(LEASES.c.trial_id.in_(trial_ids), LEASES.c.worker.is_not(None))
+        beats: set[tuple[int, str, int]] | None = None
+        end = _now() + GRACE_SECONDS
+        while True:
+            with self._engine.connect() as connection:
+                rows = connection.execute(query).all()
+            alive = [is_alive(_process(row), self._one_machine) for row in rows]
+            seen = {
+                (row.trial_id, row.worker, row.beat) for row, there in zip(rows, alive, strict=True) if there is None
+            }
+            if any(alive) or (beats is not None and not seen <= beats):
+                return True
+            if not seen or _now() >= end:
+                return False
+            if beats is None:
+                watching()
+            beats = seen
+            time.sleep(WATCH_SECONDS)
+
     def _row(self, trial_id: int, *, deaths: int, steps: int) -> dict[str, Any]:
         return {
             "trial_id": trial_id,
@@ -186,7 +217,7 @@ class _Watch:
 
     def still_for(self, sign: object) -> float:
         """Seconds, given what is seen now."""
-        now = time.monotonic()
+        now = _now()
         self._still = self._still + min(now - self._at, GAP_SECONDS) if sign == self._seen else 0.0
         self._seen, self._at = sign, now
         return self._still
@@ -215,7 +246,7 @@ class Lease:
         self.deaths = deaths  # of workers before this one, since the trial last got further
         self._engine = engine
         self._mine = (LEASES.c.trial_id == trial_id) & (LEASES.c.worker == worker)
-        self._confirmed = time.monotonic()
+        self._confirmed = _now()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._heartbeat, daemon=True, name=f"heartbeat of trial {trial_id}")
 
@@ -240,11 +271,11 @@ class Lease:
 
         Raises LeaseLostError when the trial is another worker's.
         """
-        if within and time.monotonic() - self._confirmed < within:
+        if within and _now() - self._confirmed < within:
             return
         if not self._write(sqlalchemy.update(LEASES).where(self._mine).values(beat=LEASES.c.beat + 1)):
             raise LeaseLostError
-        self._confirmed = time.monotonic()
+        self._confirmed = _now()
 
     def _heartbeat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
@@ -266,7 +297,9 @@ def holders(storage: LeanStorage) -> dict[int, str]:
     with storage.engine.connect() as connection:
         for row in connection.execute(sqlalchemy.select(LEASES)):
             alive = is_alive(_process(row), storage.engine.dialect.name == "sqlite") if row.worker else False
-            found[row.trial_id] = "waits to be gone on with" if alive is False else f"{HELD} {row.pid} on {row.host}"
+            found[row.trial_id] = (
+                "waits to be gone on with" if alive is False else f"run by process {row.pid} on {row.host}"
+            )
     return found
 
 
@@ -319,4 +352,5 @@ def _database_turn(engine: Engine, name: str, waiting: Callable[[], None] | None
         try:
             yield
         finally:
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+            with suppress(sqlalchemy.exc.SQLAlchemyError):  # a connection that is lost holds no lock either
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": key})

@@ -305,8 +305,8 @@ def _finish(
         attributes["pruned_because"] = reason
     backend(study).set_attributes(trial._trial_id, attributes)
     value = None if reason else seen[-1][0]
-    study.tell(trial, value, state=TrialState.PRUNED if reason else TrialState.COMPLETE)
-    return TrialEnd(trial.number, "PRUNED" if reason else "COMPLETE", seen[-1][0] if seen else None)
+    told = study.tell(trial, value, state=TrialState.PRUNED if reason else TrialState.COMPLETE, skip_if_finished=True)
+    return TrialEnd(trial.number, told.state.name, seen[-1][0] if seen else None)
 
 
 def close(study: optuna.Study, trial: FrozenTrial, state: TrialState, reason: str) -> TrialEnd:

@@ -17,8 +17,7 @@ from study.config import StudyConfig
 from study.contract import open_study
 from study.leases import turn
 from study.objective import Workspace, make_workspace
-from study.rdb import LeanStorage
-from study.storage import runs_folder
+from study.storage import check_storage, open_storage, runs_folder
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,13 @@ class Opened:
 
 
 def open_all(
-    config: StudyConfig, name: str, storage: LeanStorage, url: str, progress: Progress | None = None
+    config: StudyConfig, name: str, url: str, progress: Progress | None = None, *, create: bool = False
 ) -> Opened:
-    """Load the images, then create the study or compare it. Raises DataError and StudyError."""
+    """Load the images, then create the study or compare it. Raises DataError and StudyError, and then made nothing."""
     runs = runs_folder(url)
+    check_storage(url)  # before the images are read, which may take minutes
     dataset, parts = load_parts(config, runs, progress)
+    storage = open_storage(url, create=create)
     folder = runs / name
     with turn(storage, folder):
         study = open_study(storage, name, config, dataset.fingerprint, parts.hash)

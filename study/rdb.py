@@ -158,7 +158,10 @@ class LeanStorage(RDBStorage):
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database, and waits for nobody."""
+        """A transaction that waits for nobody; it sees one state of a SQLite database.
+
+        On PostgreSQL the rows of a trial may be a commit apart, as with Optuna's own storage.
+        """
         with self.engine.connect().execution_options(reads=True) as connection, connection.begin():
             yield connection
 

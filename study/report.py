@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from models.bundle import write_json
 from study.config import StudyConfig
+from study.contract import own_trials
 from study.space import full_point, numbers
 
 STYLE = """
@@ -35,7 +36,7 @@ def write_report(
     directory: Path, study: optuna.Study, config: StudyConfig, card: dict[str, Any], epochs: list[dict[str, Any]]
 ) -> None:
     """Write the report's files beside the model: one page, and each table as a file of its own."""
-    trials = study.get_trials(deepcopy=False)
+    trials = own_trials(study)
     times = times_table(trials, card)
     write_json(directory / "results.json", results(trials, config))
     write_json(directory / "times.json", times)
@@ -49,7 +50,7 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, An
     """All finished trials, best first, with the reference's fields (val_accuracy in percent) and ours."""
     rows = []
     for trial in trials:
-        if not trial.state.is_finished() or trial.value is None:
+        if trial.value is None:
             continue
         point = full_point(config.space, trial.params)
         attributes = trial.user_attrs
@@ -72,15 +73,14 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, An
 
 def times_table(trials: list[FrozenTrial], card: dict[str, Any]) -> dict[str, float | int]:
     """Where the time went, in seconds; pauses between runs do not count."""
-    finished = [trial for trial in trials if trial.state.is_finished()]
-    epochs = sum(len(trial.intermediate_values) for trial in finished)
-    search = sum(trial.user_attrs.get("seconds", 0.0) for trial in finished)
+    epochs = sum(len(trial.intermediate_values) for trial in trials)
+    search = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
     final_epochs = card["final"]["epochs"] * len(card["test_accuracy_of_seeds"])
     config = card["study"]["config"]
     return {
         "search_seconds": round(search, 2),
         "search_epochs": epochs,
-        "search_epochs_without_pruning": len(finished) * config["epochs"],
+        "search_epochs_without_pruning": len(trials) * config["epochs"],
         "search_seconds_per_epoch": round(search / max(1, epochs), 3),
         "final_seconds": round(card["final"]["seconds"], 2),
         "final_epochs": final_epochs,
@@ -262,8 +262,7 @@ def _model_rows(card: dict[str, Any]) -> list[Row]:
 
 
 def _trial_rows(trials: list[FrozenTrial]) -> list[Row]:
-    finished = [trial for trial in trials if trial.state.is_finished()]
-    finished.sort(key=lambda trial: (trial.state != TrialState.COMPLETE, -(trial.value or 0)))
+    trials = sorted(trials, key=lambda trial: (trial.state != TrialState.COMPLETE, -(trial.value or 0)))
     return [
         (
             trial.number,
@@ -273,7 +272,7 @@ def _trial_rows(trials: list[FrozenTrial]) -> list[Row]:
             round(trial.user_attrs.get("seconds", 0), 1),
             ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items()),
         )
-        for trial in finished
+        for trial in trials
     ]
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -32,11 +33,22 @@ def stoppable(farewell: str = "") -> Iterator[None]:
             os.write(2, farewell.encode())
             os._exit(128 + number)
 
-        for again in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-            signal.signal(again, at_once)
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        def again(*_: object) -> None:
+            for other in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+                signal.signal(other, at_once)
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+            raise Stopped(number)
+
+        def swallowed(what: Any) -> None:
+            if isinstance(what.exc_value, Stopped):  # Python was in a place that lets no exception out: raise it later
+                signal.signal(signal.SIGALRM, again)
+                signal.setitimer(signal.ITIMER_REAL, 0.01)
+            else:
+                sys.__unraisablehook__(what)
+
+        sys.unraisablehook = swallowed
         logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)  # what is cut off in the middle is no news
-        raise Stopped(number)
+        again()
 
     before: dict[signal.Signals, Any] = {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
@@ -47,5 +59,6 @@ def stoppable(farewell: str = "") -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = sys.__unraisablehook__
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,9 +1,13 @@
 """SQLite for many workers: one writer at a time, who waits for the lock, in a file that is still the one opened."""
 
+import filecmp
+import itertools
 import logging
 import os
 import re
 import sqlite3
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +41,12 @@ def check_file(file: Path, *, create: bool, write: bool = True) -> None:
             raise StudyError(f"no database at {file} (start a study with: study run; or name it with --storage)")
         if not file.parent.is_dir():
             raise StudyError(f"cannot make {file}: there is no folder {file.parent}")
+        try:
+            tempfile.TemporaryFile(dir=file.parent).close()
+        except OSError as error:
+            raise StudyError(f"cannot make {file}: {error.strerror} (name another with --storage)") from error
+    elif not file.is_file():
+        raise StudyError(f"{file} is a folder, not a database (name a file in it, such as {file / 'optuna.db'})")
     if not write:
         return
     kind = file_system(file)
@@ -97,13 +107,17 @@ def wait_in_line(engine: Engine, file: Path) -> None:
     what no longer has a name.
     """
     opened = _identity(file)
+    anchor = reader(file)()
+    anchor.execute("SELECT 1 FROM sqlite_master").fetchall()  # it is opened now, and sees this file for ever
+    turn = threading.Lock()
+    said: list[str] = []
 
     @event.listens_for(engine, "begin")
     def _immediate(connection: Connection) -> None:
         if _identity(file) != opened:
-            raise StudyError(
-                f"the database {file} was deleted or replaced while the study ran{_rescue(connection, file)}"
-            )
+            with turn:  # whichever thread notices first
+                said[:] = said or [_rescue(anchor, file)]
+            raise StudyError(f"the database {file} was deleted or replaced while the study ran{said[0]}")
         if connection.get_execution_options().get("reads"):
             connection.exec_driver_sql("BEGIN")
             return
@@ -146,16 +160,19 @@ def _identity(file: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _rescue(connection: Connection, file: Path) -> str:
-    """Save what an open connection still sees of a database that has lost its name; says what to do now."""
-    rescued = file.with_name(f"{file.name}.rescued")
-    origin = connection.connection.driver_connection
-    assert isinstance(origin, sqlite3.Connection)
+def _rescue(origin: sqlite3.Connection, file: Path) -> str:
+    """Save what an open connection still sees of a database that has lost its name; says what to do now.
+
+    Every worker does so; an older rescue, which somebody may have gone on with, stays as it is.
+    """
     try:
-        _copy(origin, rescued)
+        for number in itertools.count(1):
+            rescued = file.with_name(f"{file.name}.rescued{f'-{number}' if number > 1 else ''}")
+            if _copy(origin, rescued):
+                return f" (what it held is in {rescued}: go on with --storage sqlite:///{rescued})"
     except (sqlite3.Error, OSError):
-        return " (put it back with its -wal file, then give the same command)"
-    return f" (what it held is in {rescued}: go on with --storage sqlite:///{rescued})"
+        pass
+    return " (put it back with its -wal file, then give the same command)"
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -169,15 +186,16 @@ def copy_file(source: Path, target: Path) -> None:
     check_file(target, create=True)
     origin = reader(source)()
     try:
-        when_free(lambda: _copy(origin, target), source)
+        if not when_free(lambda: _copy(origin, target), source):
+            raise StudyError(f"{target} was made by another program meanwhile")
     except sqlite3.Error as error:
         raise StudyError(f"cannot copy {source} to {target}: {error}") from error
     finally:
         origin.close()
 
 
-def _copy(origin: sqlite3.Connection, target: Path) -> None:
-    """Raises sqlite3.Error and OSError; then there is no target."""
+def _copy(origin: sqlite3.Connection, target: Path) -> bool:
+    """False when the target exists with another content. Raises sqlite3.Error and OSError; then there is no target."""
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     copy = sqlite3.connect(part)
     try:
@@ -192,8 +210,18 @@ def _copy(origin: sqlite3.Connection, target: Path) -> None:
         copy.close()
         with part.open("rb+") as handle:
             os.fsync(handle.fileno())
-        os.replace(part, target)
-    except (sqlite3.Error, OSError):
+        return _renamed(part, target)
+    finally:
         copy.close()
         part.unlink(missing_ok=True)
-        raise
+
+
+def _renamed(part: Path, target: Path) -> bool:
+    """Never over a file that is there, unless it is the same."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        return filecmp.cmp(part, target, shallow=False)
+    except OSError:  # a file system without links
+        os.rename(part, target)
+    return True

@@ -12,7 +12,6 @@ import optuna
 import sqlalchemy
 import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
-from optuna.storages._rdb import models as tables
 from sqlalchemy.engine import URL, make_url
 
 from study import StudyError
@@ -42,7 +41,9 @@ def open_storage(url: str, *, create: bool, write: bool = True) -> LeanStorage:
             f"({DEFAULT_URL} or postgresql+psycopg://USER@HOST/DATABASE)"
         )
     try:
-        return _made(url, {"pool_pre_ping": True, "pool_size": 2})
+        # A lock's connection is silent for a whole final training; psycopg's parameter.
+        alive = {"keepalives_idle": 60} if place.get_driver_name().startswith("psycopg") else {}
+        return _made(url, {"pool_pre_ping": True, "pool_size": 2, "connect_args": alive})
     except ImportError as error:  # Optuna's own, which hides the driver's name
         driver = place.get_driver_name() or place.get_backend_name()
         raise StudyError(
@@ -53,6 +54,15 @@ def open_storage(url: str, *, create: bool, write: bool = True) -> LeanStorage:
         raise StudyError(f"cannot open the storage {place.render_as_string()}: {_cause(error)}") from error
     except RuntimeError as error:
         raise _other_schema(url, error) from error
+
+
+def check_storage(url: str) -> None:
+    """Raise StudyError when the database cannot be opened or made, and make nothing."""
+    place = parse_url(url)
+    if place.get_backend_name() == "sqlite" and not sqlite_file(place).exists():
+        check_file(sqlite_file(place), create=True)
+    else:
+        open_storage(url, create=False).engine.dispose()
 
 
 def parse_url(url: str) -> URL:
@@ -135,23 +145,14 @@ def storage_trouble(url: str) -> Iterator[None]:
         raise StudyError(f"cannot write {error.filename or 'a file'}: {error.strerror} ({again})") from error
 
 
-@contextmanager
-def while_it_exists(study: optuna.Study, url: str) -> Iterator[None]:
-    """Turn what goes wrong because somebody else has deleted the study into StudyError."""
+def exists(study: optuna.Study) -> bool:
+    """Whether it is still in its database, as far as one can see; SQLite gives a deleted study's id to the next."""
     try:
-        yield
-    except Exception as error:
-        if isinstance(error, StudyError) or _exists(study):
-            raise
-        there = parse_url(url).render_as_string()
-        raise StudyError(f"the study was deleted from the database {there} while it ran") from error
-
-
-def _exists(study: optuna.Study) -> bool:
-    query = sqlalchemy.select(tables.StudyModel.study_id).where(tables.StudyModel.study_id == study._study_id)
-    with suppress(sqlalchemy.exc.SQLAlchemyError), backend(study).engine.connect() as connection:
-        return connection.scalar(query) is not None
-    return True  # as far as we know
+        return backend(study).get_study_id_from_name(study.study_name) == study._study_id
+    except KeyError:
+        return False
+    except sqlalchemy.exc.SQLAlchemyError:
+        return True
 
 
 def backend(study: optuna.Study) -> LeanStorage:

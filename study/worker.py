@@ -1,5 +1,6 @@
 """The life of a worker: adopt an orphan or ask for a trial, run it, and so on until the budget is reached."""
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -7,17 +8,19 @@ from copy import copy
 from dataclasses import dataclass
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from study.config import StudyConfig
-from study.contract import stored_config
+from study.contract import CONTRACT, Membership, is_there, stored_config
 from study.leases import DEATHS, Lease, LeaseLostError, Leases, turn
 from study.objective import TrialEnd, TrialEpoch, Workspace, checkpoint_name, close, run_trial
-from study.space import distributions, misfit
 from study.storage import backend
 
 LOOK_SECONDS = 0.5
 """Between two looks for a trial while others run the last ones."""
+
+logger = logging.getLogger(__name__)
 
 
 def search(study: optuna.Study, work: Workspace) -> Iterator[TrialEpoch | TrialEnd]:
@@ -26,9 +29,13 @@ def search(study: optuna.Study, work: Workspace) -> Iterator[TrialEpoch | TrialE
     leases = Leases(storage)
     leases.prepare()
     _sweep(study, work)
+    members = Membership(work.config)
+    contract = study.user_attrs[CONTRACT]
     while True:
         with turn(storage, work.folder):
-            claim = _claim(study, work.config, leases)
+            if not is_there(study, contract):
+                raise KeyError(study.study_name)
+            claim = _claim(study, members, leases)
         if claim:
             yield from _run(study, claim, work)
         elif any(trial.state == TrialState.RUNNING for trial in study.get_trials(deepcopy=False)):
@@ -55,7 +62,7 @@ class Claim:
     lease: Lease
 
 
-def _claim(study: optuna.Study, config: StudyConfig, leases: Leases) -> Claim | None:
+def _claim(study: optuna.Study, members: Membership, leases: Leases) -> Claim | None:
     """A trial to run, an orphan first (the sampler would count it as running); None when there is none for now.
 
     The caller has the turn, so that no two workers see the same budget or the same history; the trial's parameters
@@ -66,18 +73,18 @@ def _claim(study: optuna.Study, config: StudyConfig, leases: Leases) -> Claim | 
     for orphan in sorted(running, key=lambda trial: trial.number):
         if lease := leases.adopt(orphan._trial_id, len(orphan.intermediate_values)):
             trial = optuna.Trial(study, orphan._trial_id)
-            return Claim(trial, *_drawn(study, trial, config), lease)
-    if budget_reached(trials, stored_config(study)):
+            return Claim(trial, *_drawn(study, trial, members), lease)
+    if budget_reached(running + members.own(trials), stored_config(study)):
         return None
     trial = study.ask()
-    return Claim(trial, *_drawn(study, trial, config), leases.take_new(trial._trial_id))
+    return Claim(trial, *_drawn(study, trial, members), leases.take_new(trial._trial_id))
 
 
-def _drawn(study: optuna.Study, trial: optuna.Trial, config: StudyConfig) -> tuple[FrozenTrial, str | None]:
+def _drawn(study: optuna.Study, trial: optuna.Trial, members: Membership) -> tuple[FrozenTrial, str | None]:
     """The trial with all its parameters, and why it is none of this study's if it is not."""
     frozen = copy(trial._cached_frozen_trial)  # as it was a moment ago
-    space = distributions(config.space)
-    strange = _strange(frozen, config)
+    space = members.space
+    strange = members.stranger(frozen)
     if strange or frozen.params.keys() >= space.keys():
         return frozen, strange
     point = {**trial.relative_params, **frozen.system_attrs.get("fixed_params", {})}
@@ -101,28 +108,13 @@ def _run(study: optuna.Study, claim: Claim, work: Workspace) -> Iterator[TrialEp
                 yield from run_trial(study, claim.trial, claim.frozen, work, lease)
     except LeaseLostError:
         return  # this process stood still for a minute, and another one has gone on
-
-
-def _strange(trial: FrozenTrial, config: StudyConfig) -> str | None:
-    """Why a trial that came from elsewhere (plain Optuna, a notebook) is none of this study; None when it is one."""
-    given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    if reason := misfit(config.space, given):
-        return f"not a point of this study: {reason}"
-    if any(distributions(config.space)[name] != drawn_from for name, drawn_from in trial.distributions.items()):
-        return "its parameters were drawn from another space"
-    steps = sorted(trial.intermediate_values)
-    if steps != list(range(1, len(steps) + 1)) or len(steps) > config.epochs:
-        return "its steps are not this study's epochs"
-    return None
+    except UpdateFinishedTrialError:
+        logger.warning(f"another program has ended trial {claim.trial.number} while it ran; going on with the next")
 
 
 def budget_reached(trials: list[FrozenTrial], config: StudyConfig) -> bool:
-    """Whether the trials, with those that run, or the hours are used up, whichever ends first.
-
-    A failed trial is one that came from elsewhere and was none of this study: it uses up nothing.
-    """
-    counted = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING) for trial in trials)
-    if config.trials is not None and counted >= config.trials:
+    """Whether a study's own trials, with those that run, or its hours are used up, whichever ends first."""
+    if config.trials is not None and len(trials) >= config.trials:
         return True
     return config.hours is not None and search_seconds(trials) >= 3600 * config.hours
 

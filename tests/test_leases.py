@@ -114,7 +114,7 @@ def test_a_machine_that_cannot_be_looked_at_gets_its_time(url: str, monkeypatch:
     Leases(storage).take_new(trial)
     change(storage, namespace="pid:[1]")
     now = 1000.0
-    monkeypatch.setattr(leases.time, "monotonic", lambda: now)
+    monkeypatch.setattr(leases, "_now", lambda: now)
     other = Leases(storage)
     for second in range(12):
         now = 1000.0 + second * 5

@@ -22,7 +22,7 @@ from study.cli import data as data_commands
 from study.cli import db as db_commands
 from study.cli.display import Display, err, print_table, show
 from study.config import StudyConfig, parse_setting, resolve
-from study.contract import stored_config
+from study.contract import Membership, stored_config
 from study.crew import work
 from study.final import winner
 from study.leases import holders
@@ -198,9 +198,6 @@ def _status(study: optuna.Study, storage: str) -> dict[str, Any]:
     trials = study.get_trials(deepcopy=False)
     counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
     row: dict[str, Any] = {"name": study.study_name, **counts, "seconds": round(search_seconds(trials), 1)}
-    if any(trial.state == TrialState.COMPLETE for trial in trials):
-        best = winner(study)
-        row |= {"best_trial": best.number, "best_selection_score": best.value, "best_params": best.params}
     row |= _unfinished(trials, holders(backend(study)))
     differing = [trial.number for trial in trials if "replay_differs" in trial.user_attrs]
     if differing:  # another machine, thread count or version went on with it
@@ -209,6 +206,14 @@ def _status(study: optuna.Study, storage: str) -> dict[str, Any]:
         config = stored_config(study)
     except StudyError as error:  # plain Optuna's, or another version's: no reason to hide the others
         return row | {"note": str(error)}
+    members = Membership(config)
+    if strangers := {
+        trial.number: why for trial in trials if trial.state.is_finished() and (why := members.stranger(trial))
+    }:
+        row["not_counted"] = strangers
+    if any(trial.state == TrialState.COMPLETE for trial in members.own(trials)):
+        best = winner(study)
+        row |= {"best_trial": best.number, "best_selection_score": best.value, "best_params": best.params}
     row |= {"protocol": "random (LEAKY)" if config.protocol == "random" else config.protocol}
     row |= {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
     row["go_on"] = f"study resume {study.study_name}{_storage_option(storage)}"
@@ -223,17 +228,14 @@ def _lines(value: object) -> object:
 
 
 def _unfinished(trials: list[FrozenTrial], held: dict[int, str]) -> dict[str, Any]:
-    """What becomes of the trials that are not finished, and why some failed; by number."""
-    found: dict[str, dict[int, str]] = {"running_trials": {}, "waiting_trials": {}, "failed_trials": {}}
+    """What becomes of the trials that are not finished, by number."""
+    found: dict[str, dict[int, str]] = {"running_trials": {}, "waiting_trials": {}}
     for trial in trials:
         if trial.state == TrialState.RUNNING:
             left = "left behind; the next run goes on with it"
             found["running_trials"][trial.number] = held.get(trial._trial_id, left)
         elif trial.state == TrialState.WAITING:
             found["waiting_trials"][trial.number] = "enqueued; tried before new ones are drawn"
-        elif trial.state == TrialState.FAIL:
-            why = trial.user_attrs.get("failed_because", "closed by another program")
-            found["failed_trials"][trial.number] = f"{why}; it does not count"
     return {name: rows for name, rows in found.items() if rows}
 
 

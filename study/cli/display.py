@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from data.datasets import conflicting
+from study.contract import Membership
 from study.final import FinalEpoch, Outcome
 from study.launch import News
 from study.objective import TrialEnd, TrialEpoch
@@ -71,6 +72,7 @@ class Display:
 
     def _open(self, opened: Opened) -> None:
         self._opened = opened
+        self._members = Membership(opened.config)
         if clash := conflicting(opened.dataset):
             err.print(f"{clash} files stand in several classes with the same content (see: study data audit)")
         self._started = time.monotonic()
@@ -80,8 +82,8 @@ class Display:
         """Number of trials done, by whomever."""
         assert self._opened is not None
         states: dict[str, list[float]] = {"COMPLETE": [], "PRUNED": []}
-        for trial in self._opened.study.get_trials(deepcopy=False):
-            states.get(trial.state.name, []).append(trial.value or 0.0)
+        for trial in self._members.own(self._opened.study.get_trials(deepcopy=False)):
+            states[trial.state.name].append(trial.value or 0.0)
         self._pruned = len(states["PRUNED"])
         self._best = max(states["COMPLETE"], default=None)
         return sum(map(len, states.values()))
