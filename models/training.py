@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.memory import OutOfMemoryError, is_out_of_memory
+
 Batch = tuple[Tensor, Tensor]
 """Normalised images float [B, 3, H, W] and labels int64 [B], both on the network's device."""
 
@@ -89,13 +91,14 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 """Everything that the next epoch depends on: tensors by name, and the rest as JSON."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Learner:
     """What training changes: the network, the optimiser, and the one schedule that remembers losses."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     plateau: torch.optim.lr_scheduler.ReduceLROnPlateau
+    micro_batch: int | None = None  # images that go through the network at once; None: the whole batch
 
     def state(self) -> State:
         """What `load` takes; the tensors are the learner's own, which training goes on to change."""
@@ -104,7 +107,7 @@ class Learner:
         for number, slots in kept["state"].items():
             tensors |= {f"optimizer.{number}.{name}": slot for name, slot in slots.items()}
         rates = [group["lr"] for group in kept["param_groups"]]
-        return tensors, {"rates": rates, "plateau": self.plateau.state_dict()}
+        return tensors, {"rates": rates, "plateau": self.plateau.state_dict(), "micro_batch": self.micro_batch}
 
     def load(self, tensors: dict[str, Tensor], fields: dict[str, Any]) -> None:
         """Take over a state that `state` gave. Raises RuntimeError or KeyError when it belongs to another network."""
@@ -121,6 +124,7 @@ class Learner:
         self.model.load_state_dict(weights)
         self.optimizer.load_state_dict({"state": slots, "param_groups": fresh["param_groups"]})
         self.plateau.load_state_dict(fields["plateau"])
+        self.micro_batch = fields["micro_batch"]
 
 
 def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
@@ -150,14 +154,17 @@ def fit(
     train() and val() give the batches of one epoch; `steps` is the number of training batches in each. Everything
     random in epoch e is drawn after torch.manual_seed(f(seed, e)), so an epoch depends on nothing but the weights,
     the optimiser and e. Stop by not asking for more.
+
+    A batch that does not fit the device is repeated in halves, whose gradients are added up; batch normalisation then
+    sees the halves only. Raises OutOfMemoryError when a single image does not fit.
     """
-    model, optimizer = learner.model, learner.optimizer
+    optimizer = learner.optimizer
     for epoch in range(done + 1, config.epochs + 1):
         start = time.perf_counter()
         torch.manual_seed(derive_seed(seed, epoch))
         before = (epoch - 1) * steps
-        loss, hits, images = _train_epoch(model, optimizer, config, train(), before, config.epochs * steps)
-        checked = evaluate(model, val()) if val else None
+        loss, hits, images = _train_epoch(learner, config, train(), before, config.epochs * steps)
+        checked = evaluate(learner, val()) if val else None
         if config.schedule == "plateau" and checked:
             learner.plateau.step(checked[0])
         yield EpochResult(
@@ -174,46 +181,66 @@ def fit(
 
 
 def _train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    batches: Iterable[Batch],
-    done: int,
-    total: int,
+    learner: Learner, config: TrainConfig, batches: Iterable[Batch], done: int, total: int
 ) -> tuple[float, float, int]:
     """One pass; returns (mean loss, accuracy, images). Sums stay on the device until the end of the epoch."""
-    model.train()
+    learner.model.train()
     images = 0
     sums: list[Tensor] = []  # loss and hits of each batch
     for step, (x, y) in enumerate(batches, start=done):
         if config.schedule != "plateau":
-            for group in optimizer.param_groups:
+            for group in learner.optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate_factor(config.schedule, step / total)
-        with _autocast(x.device):
-            logits = model(x)
-            loss = F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        hits = (logits.argmax(dim=1) == y).sum()
-        sums.append(torch.stack([loss.detach().double() * len(y), hits.double()]))
+        sums.append(_fitting(learner, x, lambda micro: _step(learner, config, x, y, micro)))  # noqa: B023
         images += len(y)
     loss_sum, hit_sum = torch.stack(sums).sum(dim=0).tolist()
     return loss_sum / images, hit_sum / images, images
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch]) -> tuple[float, float, float]:
+def _step(learner: Learner, config: TrainConfig, x: Tensor, y: Tensor, micro: int) -> Tensor:
+    """One step of the optimiser on a batch, `micro` images at a time; returns the sums of loss and hits."""
+    learner.optimizer.zero_grad(set_to_none=True)
+    sums = []
+    for images, labels in zip(torch.split(x, micro), torch.split(y, micro), strict=True):
+        with _autocast(x.device):
+            logits = learner.model(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        (loss * (len(labels) / len(y))).backward()  # type: ignore[no-untyped-call]
+        hits = (logits.argmax(dim=1) == labels).sum()
+        sums.append(torch.stack([loss.detach().double() * len(labels), hits.double()]))
+    learner.optimizer.step()
+    return torch.stack(sums).sum(dim=0)
+
+
+def _fitting(learner: Learner, x: Tensor, work: Callable[[int], Tensor]) -> Tensor:
+    """work(images at once), with half as many until it fits the device."""
+    while True:
+        micro = min(learner.micro_batch or len(x), len(x))
+        try:
+            return work(micro)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the exception: it keeps the tensors of the failed attempt alive.
+        if micro == 1:
+            raise OutOfMemoryError("out of memory: the device does not hold the network and a single image")
+        learner.micro_batch = (micro + 1) // 2
+        learner.optimizer.zero_grad(set_to_none=True)
+        if x.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def evaluate(learner: Learner, batches: Iterable[Batch]) -> tuple[float, float, float]:
     """(mean cross-entropy, accuracy, balanced accuracy) without touching the weights.
 
     Balanced accuracy is the mean recall of the classes that occur.
     """
-    model.eval()
+    model = learner.model.eval()
     loss: Tensor | None = None
     table: Tensor | None = None
     with torch.inference_mode():
         for x, y in batches:
-            with _autocast(x.device):
-                logits = model(x)
+            logits = _fitting(learner, x, lambda micro: _logits(model, x, micro))  # noqa: B023
             classes = logits.shape[1]
             part = F.cross_entropy(logits.float(), y, reduction="sum").double()
             loss = part if loss is None else loss + part
@@ -230,6 +257,11 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> tuple[float, float, 
         float(confusion.diagonal().sum() / support.sum()),
         float(recall.mean()),
     )
+
+
+def _logits(model: nn.Module, x: Tensor, micro: int) -> Tensor:
+    with _autocast(x.device):
+        return torch.cat([model(images) for images in torch.split(x, micro)])
 
 
 def _autocast(device: torch.device) -> torch.autocast:

@@ -21,7 +21,8 @@ from data.batches import Batch, Pixels, eval_batches, to_device, train_batches
 from data.datasets import ImageSet
 from data.splits import Parts
 from models.checkpoint import Checkpoints
-from models.cnn import CNN, build_cnn, count_parameters, prepare
+from models.cnn import CNN, CNNConfig, build_cnn, count_parameters, prepare
+from models.memory import OutOfMemoryError, in_words, is_out_of_memory, total_bytes, training_bytes
 from models.training import EpochResult, Learner, TrainConfig, derive_seed, fit, make_learner
 from study.config import StudyConfig, bracket_of, brackets
 from study.contract import CONTRACT
@@ -84,6 +85,7 @@ class Training:
     """A network about to be trained, or to be trained on: take epochs from `epochs`, first those it has behind it."""
 
     model: CNN
+    learner: Learner
     epochs: Iterator[EpochResult]
 
 
@@ -99,13 +101,20 @@ def start_training(
 ) -> Training:
     """Fresh weights for a point of the space, and the loop that will train them.
 
-    Validation runs each epoch unless val is trained on. The epochs of a checkpoint that a dead worker left
-    are not trained again, but handed out like new ones.
+    Raises OutOfMemoryError, here or in an epoch, when the device does not hold the network. Validation runs each epoch
+    unless val is trained on. The epochs of a checkpoint that a dead worker left are not trained again, but handed out
+    like new ones.
     """
     point = full_point(work.config.space, params)
     architecture = cnn_config(point, len(work.dataset.classes), work.config.image_size)
+    _refuse_what_cannot_fit(architecture, work.device)
     torch.manual_seed(derive_seed(seed, "weights"))
-    model = prepare(build_cnn(architecture), work.device)
+    try:
+        model = prepare(build_cnn(architecture), work.device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError("out of memory: the device does not hold the network") from None
     index = work.index(*train_parts)
     augment = work.config.augment.at(point["augment_strength"])
 
@@ -121,7 +130,17 @@ def start_training(
     learner = make_learner(model, recipe)
     behind = checkpoints.restore(learner)
     ahead = fit(learner, recipe, train, steps, checked, seed, len(behind))
-    return Training(model, _saved(learner, checkpoints, behind, ahead, epochs))
+    return Training(model, learner, _saved(learner, checkpoints, behind, ahead, epochs))
+
+
+def _refuse_what_cannot_fit(architecture: CNNConfig, device: torch.device) -> None:
+    """Before the kernel ends this process for asking: Linux grants memory that it does not have."""
+    number_bytes = 2 if device.type == "cuda" else 4  # as autocast has it
+    needed, there = training_bytes(architecture, 1, number_bytes), total_bytes(device)
+    if needed > there:
+        raise OutOfMemoryError(
+            f"out of memory: the network needs at least {in_words(needed)} to train, the device has {in_words(there)}"
+        )
 
 
 def _saved(
@@ -196,6 +215,7 @@ def run_trial(
     seed = derive_seed(config.seed, "trial", trial.number)
     checkpoints = work.checkpoints(checkpoint_name(trial.number), identity_of(study, frozen))
     reason: str | None = None
+    micro_batch: int | None = None
     seen: list[tuple[float, EpochResult]] = []
     with checkpoints:
         try:
@@ -211,6 +231,7 @@ def run_trial(
             description = _description(frozen, training.model, study.study_name, work)
             backend(study).set_attributes(trial._trial_id, description)
             for result in training.epochs:
+                micro_batch = training.learner.micro_batch
                 value = _value(result, config)
                 if result.diverged:
                     reason = f"diverged: the loss is not a number in epoch {result.epoch}"
@@ -223,13 +244,11 @@ def run_trial(
                 if result.epoch in rungs and last <= result.epoch < config.epochs and trial.should_prune():
                     reason = f"not among the best 1/{config.eta} of its bracket after {result.epoch} epochs"
                     break
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
+        except OutOfMemoryError as error:
             # FAIL would be invisible to TPE, which would propose the like of it again and again.
-            reason = "out of memory: the network does not fit the device at this batch size"
+            reason = str(error)
         lease.confirm()
-        end = _finish(study, trial, seen, reason, time.perf_counter() - start)
+        end = _finish(study, trial, seen, reason, micro_batch, time.perf_counter() - start)
     yield end
 
 
@@ -239,11 +258,6 @@ def _report(trial: optuna.Trial, value: float, epoch: int, reported: dict[int, f
         trial.report(value, epoch)
     elif not math.isclose(value, reported[epoch], abs_tol=1e-12):
         trial.set_user_attr("replay_differs", f"epoch {epoch}: {reported[epoch]}, again {value}")
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the processor's allocator, had no memory left (torch has a class for devices only)."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _rungs(study_name: str, number: int, config: StudyConfig) -> tuple[int, ...]:
@@ -286,6 +300,7 @@ def _finish(
     trial: optuna.Trial,
     seen: list[tuple[float, EpochResult]],
     reason: str | None,
+    micro_batch: int | None,
     seconds: float,
 ) -> TrialEnd:
     """Write the trial's attributes and close it."""
@@ -301,6 +316,8 @@ def _finish(
             "epoch_seconds": round(training / len(seen), 4),
             "images_per_second": round(sum(result.images for _, result in seen) / training, 1),
         }
+    if micro_batch:
+        attributes["micro_batch"] = micro_batch  # the batch did not fit: its gradient was added up from parts
     if reason:
         attributes["pruned_because"] = reason
     backend(study).set_attributes(trial._trial_id, attributes)

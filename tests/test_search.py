@@ -1,7 +1,6 @@
 """Searches in this process: what a trial leaves behind, budgets, adoption, idempotence, and the sealed test part."""
 
 import dataclasses
-import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -262,37 +261,6 @@ def test_every_opening_of_the_test_is_counted_in_every_card(
     assert again["test_openings"] == 2
     assert again["test"] == first["test"]
     assert "opened 2 times" in (tmp_path / "model" / "report.html").read_text()
-
-
-def test_out_of_memory_prunes_the_trial_and_the_study_goes_on(
-    tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
-) -> None:
-    """A dense layer of 100 TB: the processor's own allocator refuses."""
-    space = {"dense_units": ["-".join(["99999"] * 2), "8"], "num_conv_blocks": 1, "base_filters": 512}
-    work = workspace(tiny(space={**space, "filters_multiplier": 16, "learning_rate": 0.01}, trials=6, epochs=2))
-    study = opened(work, tmp_path)
-    with_limit = MemoryLimit(8)
-    with with_limit:
-        news = search(study, work)
-        next(item for item in news if isinstance(item, objective.TrialEnd) and item.state == "PRUNED")
-        news.close()
-    reasons = [trial.user_attrs.get("pruned_because", "") for trial in study.trials]
-    assert any("out of memory" in reason for reason in reasons)
-
-
-class MemoryLimit:
-    """No more than so many gigabytes of address space beyond what is used now."""
-
-    def __init__(self, gigabytes: int) -> None:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        self._limit = used + gigabytes * 2**30
-
-    def __enter__(self) -> None:
-        self._before = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (self._limit, self._before[1]))
-
-    def __exit__(self, *_: object) -> None:
-        resource.setrlimit(resource.RLIMIT_AS, self._before)
 
 
 def test_the_test_images_change_nothing_before_they_are_opened(

@@ -98,7 +98,7 @@ def test_evaluation_matches_a_plain_computation() -> None:
     model = build_cnn(SMALL)
     batches = easy_batches(count=3)[0]()
     batches.append((torch.randn(5, 3, 8, 8), torch.zeros(5, dtype=torch.int64)))
-    loss, accuracy, balanced = evaluate(model, batches)
+    loss, accuracy, balanced = evaluate(make_learner(model, TrainConfig(epochs=1, learning_rate=0.1)), batches)
     model.eval()
     x, y = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
     with torch.no_grad():
