@@ -6,6 +6,7 @@ Everything random is drawn from torch's default generator, which the training lo
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -136,7 +137,7 @@ def recolour(pixels: Tensor, factors: Tensor) -> Tensor:
     valid range once at the end instead of after each. pixels: [B, 3, H, W] on the scale 0 to 255.
     """
     device = pixels.device
-    grey = torch.tensor(GREY, device=device)
+    grey = _constant(GREY, device)
     bright, contrast, saturation = factors.view(-1, 3, 1).unbind(1)  # [B, 1] each
     middle = bright * (pixels.mean(dim=(2, 3)) @ grey).unsqueeze(1)  # mean grey once brightened
     eye = torch.eye(3, device=device)
@@ -154,9 +155,9 @@ def stained(pixels: Tensor, factors: Tensor) -> Tensor:
 
     pixels: [B, 3, H, W] on the scale 0 to 255; optical density is linear in the stains (Beer-Lambert).
     """
-    stains = F.normalize(torch.tensor(STAINS, device=pixels.device), dim=1)
+    stains, unmixing = _stains(pixels.device)
     gains = torch.cat([factors, torch.ones_like(factors[:, :1])], dim=1)
-    matrix = torch.linalg.inv(stains) @ (gains.unsqueeze(2) * stains)  # [B, 3, 3], density -> density
+    matrix = unmixing @ (gains.unsqueeze(2) * stains)  # [B, 3, 3], density -> density
     density = -torch.log((pixels + 1) / 256)
     changed = matrix.transpose(1, 2) @ density.flatten(2)
     return (256 * torch.exp(-changed) - 1).clamp_(0, 255).view_as(pixels)
@@ -166,7 +167,26 @@ def _uniform(*shape: int, device: torch.device) -> Tensor:
     return 2 * torch.rand(*shape, device=device) - 1
 
 
+# Made once per device: a copy from the processor's memory would make a GPU wait at every batch.
+
+
+@cache
+def _constant(values: tuple[float, ...] | tuple[tuple[float, ...], ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values).to(device)
+
+
+@cache
+def _stains(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Optical densities of the stains, one row each [3, 3], and the inverse."""
+    with torch.inference_mode(False):
+        stains = F.normalize(torch.tensor(STAINS), dim=1)
+        return stains.to(device), torch.linalg.inv(stains).to(device)
+
+
+@cache
 def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
     """(scale, shift), [3] each: 0..255 -> normalised."""
-    mean, std = torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
-    return 1 / (255 * std), -mean / std
+    with torch.inference_mode(False):
+        mean, std = torch.tensor(MEAN), torch.tensor(STD)
+        return (1 / (255 * std)).to(device), (-mean / std).to(device)

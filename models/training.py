@@ -76,6 +76,21 @@ def rate_factor(schedule: Schedule, progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - rise) / (1 - rise)))
 
 
+def batch_for(images: int) -> int:
+    """Images per step: the power of two from 16 to 256 that fills a device best and still leaves 50 steps an epoch."""
+    return max(16, min(256, 1 << (max(1, images // 50).bit_length() - 1)))
+
+
+def rate_for_batch(rate: float, optimizer: Optimizer, batch: int, meant_for: int) -> float:
+    """A learning rate for batches of another size, such that training takes the same way.
+
+    In proportion to the batch for SGD (Goyal et al. 2017), to its square root for Adam and AdamW (Malladi et al. 2022,
+    whose rule also moves the betas; here they stay).
+    """
+    ratio = batch / meant_for
+    return rate * (ratio if optimizer == "sgd" else math.sqrt(ratio))
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Adam (decay as an L2 penalty, as in the reference), AdamW (decoupled) or SGD with Nesterov momentum 0.9."""
     rate, decay = config.learning_rate, config.weight_decay

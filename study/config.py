@@ -7,9 +7,9 @@ import tomllib
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data.batches import Augment
 from study import StudyError
@@ -39,6 +39,15 @@ class AugmentConfig(BaseModel):
         return Augment(**self.model_dump()).scaled(strength)
 
 
+def _batch_size(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65536):
+        return value
+    raise ValueError('allowed is a whole number from 1 to 65536, or "auto"')
+
+
+BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_batch_size)]
+
+
 class StudyConfig(BaseModel):
     """Everything that defines a study. TOML files, presets and --set use these names."""
 
@@ -65,12 +74,19 @@ class StudyConfig(BaseModel):
     sampler: Literal["tpe", "random"] = Field("tpe", description="tpe or random")
     pruner: Literal["hyperband", "none"] = Field("hyperband", description="hyperband or none")
     metric: Literal["accuracy", "balanced_accuracy"] = Field("accuracy", description="reported each epoch")
-    batch_size: int = Field(64, ge=1, le=65536, description="images per step in the search")
+    batch_size: BatchSize = Field(
+        64, description="images per step in the search; auto: 16 to 256, such that an epoch has 50 steps"
+    )
+    rate_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="learning rates are meant for batches of this size; by default for whatever size is used",
+    )
     augment: AugmentConfig = Field(AugmentConfig(), description="augmentation of training images")
     space: dict[str, Entry] = Field({}, description="what is searched")
     baseline: dict[str, Value] = Field({}, description="a point of the space that is tried first")
     final_epochs: int = Field(54, ge=1, description="of the final training")
-    final_batch_size: int = Field(64, ge=1, le=65536, description="images per step in the final training")
+    final_batch_size: BatchSize = Field(64, description="images per step in the final training, or auto")
     final_seeds: int = Field(
         1, ge=1, le=100, description="final trainings; the first is shipped, the others show the spread"
     )

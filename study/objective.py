@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import torch
@@ -23,7 +23,7 @@ from data.splits import Parts
 from models.checkpoint import Checkpoints
 from models.cnn import CNN, CNNConfig, build_cnn, count_parameters, prepare
 from models.memory import OutOfMemoryError, in_words, is_out_of_memory, total_bytes, training_bytes
-from models.training import EpochResult, Learner, TrainConfig, derive_seed, fit, make_learner
+from models.training import EpochResult, Learner, TrainConfig, batch_for, derive_seed, fit, make_learner
 from study.config import StudyConfig, bracket_of, brackets
 from study.contract import CONTRACT
 from study.leases import Lease
@@ -94,7 +94,7 @@ def start_training(
     params: dict[str, Any],
     *,
     epochs: int,
-    batch_size: int,
+    batch_size: int | Literal["auto"],
     train_parts: tuple[str, ...],
     seed: int,
     checkpoints: Checkpoints,
@@ -117,15 +117,16 @@ def start_training(
         raise OutOfMemoryError("out of memory: the device does not hold the network") from None
     index = work.index(*train_parts)
     augment = work.config.augment.at(point["augment_strength"])
+    batch = min(len(index), batch_for(len(index)) if batch_size == "auto" else batch_size)
 
     def train() -> Iterator[Batch]:
-        return train_batches(work.pixels, index, batch_size, augment)
+        return train_batches(work.pixels, index, batch, augment)
 
     def val() -> Iterator[Batch]:
         return work.eval_batches("val")
 
-    recipe: TrainConfig = train_config(point, epochs)
-    steps = max(1, len(index) // batch_size)
+    recipe: TrainConfig = train_config(point, epochs, batch, work.config.rate_batch_size)
+    steps = len(index) // batch
     checked: Callable[[], Iterator[Batch]] | None = None if "val" in train_parts else val
     learner = make_learner(model, recipe)
     behind = checkpoints.restore(learner)

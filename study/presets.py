@@ -70,9 +70,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "trials": 64,
         "epochs": 27,
         "min_epochs": 3,
-        "batch_size": 64,
+        "batch_size": "auto",
+        "rate_batch_size": 64,
         "final_epochs": 54,
-        "final_batch_size": 64,
+        "final_batch_size": "auto",
         "final_seeds": 3,
         "augment": {**REFERENCE_AUGMENT, "vflip": True, "stain": 0.15},
         "space": {

@@ -20,7 +20,7 @@ from optuna.distributions import (
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from models.cnn import CNNConfig
-from models.training import TrainConfig
+from models.training import TrainConfig, rate_for_batch
 from study import StudyError
 
 Value = bool | int | float | str
@@ -221,11 +221,11 @@ def cnn_config(point: Mapping[str, Any], num_classes: int, image_size: int) -> C
     )
 
 
-def train_config(point: Mapping[str, Any], epochs: int) -> TrainConfig:
-    """How a full point is trained."""
+def train_config(point: Mapping[str, Any], epochs: int, batch: int, meant_for: int | None) -> TrainConfig:
+    """How a full point, whose learning rate is meant for batches of some size, is trained with those of another."""
     return TrainConfig(
         epochs=epochs,
-        learning_rate=point["learning_rate"],
+        learning_rate=rate_for_batch(point["learning_rate"], point["optimizer"], batch, meant_for or batch),
         optimizer=point["optimizer"],
         weight_decay=point["weight_decay"],
         schedule=point["schedule"],

@@ -6,10 +6,23 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from models.cnn import CNNConfig, build_cnn
-from models.training import Batch, EpochResult, TrainConfig, derive_seed, evaluate, fit, make_learner, rate_factor
+from models.training import (
+    Batch,
+    EpochResult,
+    TrainConfig,
+    batch_for,
+    derive_seed,
+    evaluate,
+    fit,
+    make_learner,
+    rate_factor,
+    rate_for_batch,
+)
 
 SMALL = CNNConfig(
     num_classes=2,
@@ -114,3 +127,17 @@ def test_derived_seeds_are_stable_and_differ() -> None:
     assert len({derive_seed(0, "trial", number) for number in range(1000)}) == 1000
     assert 0 <= derive_seed("x") < 2**63
     assert math.log2(derive_seed(1)) > 40
+
+
+@given(images=st.integers(1, 200_000))
+def test_automatic_batches_leave_fifty_steps_where_they_can(images: int) -> None:
+    size = batch_for(images)
+    assert size in (16, 32, 64, 128, 256)
+    assert size == 16 or images // size >= 50
+    assert size == 256 or images // (2 * size) < 50
+
+
+def test_the_rate_follows_the_batch() -> None:
+    assert rate_for_batch(0.01, "sgd", 256, 64) == pytest.approx(0.04)
+    assert rate_for_batch(0.01, "adamw", 256, 64) == rate_for_batch(0.01, "adam", 256, 64) == pytest.approx(0.02)
+    assert rate_for_batch(0.0123, "adam", 48, 48) == 0.0123  # to the last bit
