@@ -30,13 +30,14 @@ from optuna.trial import TrialState
 
 from data.datasets import load
 from data.splits import make_parts
-from models.training import EpochResult
+from models.training import EpochResult, TrainConfig, make_learner
 from study import objective
 from study.config import StudyConfig, resolve
 from study.contract import open_study
 from study.objective import Training, TrialEnd, make_workspace
 from study.sampling import make_pruner
 from study.space import distributions
+from study.sqlite import copy_file
 from study.storage import open_storage
 from study.worker import search
 
@@ -82,7 +83,8 @@ def curve(params: dict[str, Any]) -> Iterator[EpochResult]:
 
 
 def no_training(work: Any, params: dict[str, Any], **_: Any) -> Training:
-    return Training(torch.nn.Linear(1, 1), curve(params))  # type: ignore[arg-type]
+    model = torch.nn.Linear(1, 1)
+    return Training(model, make_learner(model, TrainConfig(epochs=1, learning_rate=1.0)), curve(params))  # type: ignore[arg-type]
 
 
 def fill(study: optuna.Study, config: StudyConfig, size: int) -> None:
@@ -143,13 +145,22 @@ def plain(url: str, trials: int, sampler: str, *, wal: bool) -> Iterator[int]:
         yield number
 
 
-def measure(side: str, size: int, trials: int, sampler: str) -> dict[str, float]:
+def history(folder: Path, size: int, sampler: str) -> Path:
+    """A database with so many trials, made once."""
+    file = folder / f"{sampler}-{size}.db"
+    url = f"sqlite:///{file}"
+    ours(url, folder, size, sampler)
+    study = optuna.load_study(study_name="s", storage=open_storage(url, create=False))
+    fill(study, make_config(size, sampler), size)
+    study._storage.remove_session()
+    return file
+
+
+def measure(side: str, filled: Path, size: int, trials: int, sampler: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         url = f"sqlite:///{folder}/optuna.db"
-        ours(url, folder, size, sampler)
-        study = optuna.load_study(study_name="s", storage=open_storage(url, create=False))
-        fill(study, make_config(size, sampler), size)
+        copy_file(filled, folder / "optuna.db")
         total = size + WARM + trials
         run = ours(url, folder, total, sampler) if side == "ours" else plain(url, total, sampler, wal="wal" in side)
         first = list(itertools.islice(run, WARM))  # the first reads the whole history, once in the life of a process
@@ -157,6 +168,7 @@ def measure(side: str, size: int, trials: int, sampler: str) -> dict[str, float]
         ran = len(list(run))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         assert (len(first), ran) == (WARM, trials)
+        study = optuna.load_study(study_name="s", storage=open_storage(url, create=False))
         new = [trial for trial in study.get_trials() if trial.number >= size + WARM]
         reports = sum(len(trial.intermediate_values) for trial in new)
     return {
@@ -205,11 +217,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for sampler in given.samplers:
         for size in given.sizes:
-            for side in ("plain Optuna", "plain Optuna, wal", "ours"):
-                rows.append(
-                    {"sampler": sampler, "trials": size, "side": side, **measure(side, size, given.trials, sampler)}
-                )
-                print(rows[-1], file=sys.stderr)
+            with tempfile.TemporaryDirectory() as place:
+                filled = history(Path(place), size, sampler)
+                for side in ("plain Optuna", "plain Optuna, wal", "ours"):
+                    found = measure(side, filled, size, given.trials, sampler)
+                    rows.append({"sampler": sampler, "trials": size, "side": side, **found})
+                    print(rows[-1], file=sys.stderr)
     crews = [many(workers, 200, "tpe") for workers in given.workers]
     if given.json:
         print(json.dumps({"machine": platform.machine(), "cores": os.cpu_count(), "sides": rows, "workers": crews}))

@@ -28,8 +28,9 @@ REPORTS: Table = tables.TrialIntermediateValueModel.__table__
 USER_ATTRIBUTES: Table = tables.TrialUserAttributeModel.__table__
 SYSTEM_ATTRIBUTES: Table = tables.TrialSystemAttributeModel.__table__
 PARAMS: Table = tables.TrialParamModel.__table__
+VALUES: Table = tables.TrialValueModel.__table__
 
-PARTS = (PARAMS, tables.TrialValueModel.__table__, USER_ATTRIBUTES, SYSTEM_ATTRIBUTES, REPORTS)
+PARTS = (PARAMS, VALUES, USER_ATTRIBUTES, SYSTEM_ATTRIBUTES, REPORTS)
 """The rows that belong to a trial, in the order they were written."""
 
 # Built once: putting a statement together takes longer than running it.
@@ -90,6 +91,29 @@ class LeanStorage(RDBStorage):
         row = {"step": step, "intermediate_value": stored, "intermediate_value_type": stored_kind}
         with self._updating(trial_id) as connection:
             self._write(connection, REPORTS, "step", [{"trial_id": trial_id, **row}])
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """End a trial, or start a waiting one; False when another process has started it.
+
+        Raises as set_trial_intermediate_value does.
+        """
+        now = datetime.now(UTC).replace(tzinfo=None)
+        change: dict[str, Any] = {"state": state}
+        if state == TrialState.RUNNING:
+            change["datetime_start"] = now
+        elif state.is_finished():
+            change["datetime_complete"] = now
+        with self._updating(trial_id) as connection:
+            before = TrialState.WAITING if state == TrialState.RUNNING else None
+            if not connection.execute(_state_change(tuple(change), before), {"id": trial_id, **change}).rowcount:
+                return False
+            stored = map(tables.TrialValueModel.value_to_stored_repr, values or ())
+            rows = [
+                {"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind}
+                for objective, (value, kind) in enumerate(stored)
+            ]
+            self._write(connection, VALUES, "objective", rows)
+        return True
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """The id of a study. Raises KeyError when there is none."""
@@ -224,6 +248,15 @@ def _number(value: float | None, kind: Any) -> float:
 
 def _local(utc: datetime | None) -> datetime | None:
     return utc and utc.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+
+
+@cache
+def _state_change(columns: tuple[str, ...], before: TrialState | None) -> Any:
+    """Set these columns of a trial, if it is in that state."""
+    statement = sqlalchemy.update(TRIALS).where(TRIALS.c.trial_id == sqlalchemy.bindparam("id"))
+    if before is not None:
+        statement = statement.where(TRIALS.c.state == before)
+    return statement.values({column: sqlalchemy.bindparam(column) for column in columns})
 
 
 @cache

@@ -42,6 +42,16 @@ class RecallingHyperband(HyperbandPruner):
         super().__init__(min_resource=config.min_epochs, max_resource=config.epochs, reduction_factor=config.eta)
         self._known: dict[tuple[str, int], int] = {}
 
+    def _create_bracket_study(self, study: optuna.Study, bracket_id: int) -> optuna.Study:
+        bracket = super()._create_bracket_study(study, bracket_id)
+
+        def get_trials(deepcopy: bool = True, states: Any = None) -> list[FrozenTrial]:
+            trials = study._get_trials(deepcopy=deepcopy, states=states)
+            return [trial for trial in trials if self._get_bracket_id(study, trial) == bracket_id]
+
+        object.__setattr__(bracket, "get_trials", get_trials)  # its own asks for the bracket's attributes every time
+        return bracket
+
     def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
         if not self._pruners:  # it makes its brackets when it is first asked to judge
             return super()._get_bracket_id(study, trial)

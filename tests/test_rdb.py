@@ -106,6 +106,38 @@ def test_writes_what_optuna_writes(both: Both) -> None:
     assert theirs.get_trial(one._trial_id).system_attrs == {}
 
 
+def test_states_and_values_as_optuna_writes_them(both: Both) -> None:
+    ours, theirs = both
+    study = optuna.create_study(study_name="s", storage=theirs, directions=["maximize", "maximize"])
+    ends = [
+        (TrialState.COMPLETE, (0.5, math.inf)),
+        (TrialState.COMPLETE, (-math.inf, 1e-300)),
+        (TrialState.PRUNED, None),
+        (TrialState.FAIL, None),
+        (TrialState.WAITING, None),
+    ]
+    for state, values in ends:
+        trials = []
+        for storage in both:
+            number = study.ask()._trial_id
+            assert storage.set_trial_state_values(number, TrialState.RUNNING) is False
+            assert storage.set_trial_state_values(number, state, values) is True
+            trials.append(theirs.get_trial(number))
+        written, expected = trials
+        assert (written.state, written.values) == (expected.state, expected.values)
+        for field in ("datetime_start", "datetime_complete"):
+            apart = [getattr(trial, field).timestamp() if getattr(trial, field) else 0.0 for trial in trials]
+            assert abs(apart[0] - apart[1]) < 5
+    study.enqueue_trial({"a": 1})
+    number = study.get_trials()[-1]._trial_id
+    assert ours.set_trial_state_values(number, TrialState.RUNNING) is True
+    assert ours.set_trial_state_values(number, TrialState.RUNNING) is False
+    assert theirs.get_trial(number).datetime_start is not None
+    ours.set_trial_state_values(number, TrialState.COMPLETE, (1.0, 2.0))
+    with pytest.raises(UpdateFinishedTrialError):
+        ours.set_trial_state_values(number, TrialState.COMPLETE, (3.0, 4.0))
+
+
 def test_what_has_ended_or_is_not_there(both: Both) -> None:
     ours, _ = both
     study = optuna.create_study(study_name="s", storage=ours)
