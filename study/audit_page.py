@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.datasets import ImageSet
-from study.report import STYLE, percent, table
+from study.page import STYLE, percent, table
 
 THUMB = 72
 """Pixels."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -14,11 +15,12 @@ from data.batches import MEAN, STD
 from data.images import DECODING
 from models import bundle
 from models.cnn import CNN, CNNConfig
-from models.evaluation import Scores, fit_temperature, predict_logits, score
+from models.evaluation import Scores, fit_temperature, predict_logits, score, softmax
 from models.training import EpochResult, derive_seed
 from study import StudyError
 from study.contract import own_trials
 from study.objective import Workspace, identity_of, start_training, versions
+from study.page import Mistake
 from study.report import write_report
 from study.space import cnn_config, full_point
 from study.storage import backend, make_durable
@@ -26,6 +28,8 @@ from study.storage import backend, make_durable
 OPENINGS = "openings"
 """Study attribute: when the test was opened, and for which weights."""
 
+MISTAKES = 12
+"""Shown in the report."""
 NOTICE = "Research use only; not a medical device."
 
 
@@ -88,7 +92,7 @@ def finish(
     scores = [_score(work, one.model, temperature) for one in trained]
     card = _card(study, work, trial, trained, scores, temperature, opening)
     card = bundle.save(directory, trained[0].model, _architecture(work, trial), card)
-    write_report(directory, study, work.config, card, trained[0].epochs)
+    write_report(directory, study, work.config, card, trained[0].epochs, _mistakes(work, trained[0].model, temperature))
     mark = {"weights_sha256": trained[0].digest, "identity": identity}
     bundle.write_json(directory / "finished.json", mark)
     yield Outcome(directory, card)
@@ -197,6 +201,25 @@ def _score(work: Workspace, model: CNN, temperature: float) -> Scores:
         temperature,
         derive_seed(work.config.seed, "bootstrap"),
     )
+
+
+def _mistakes(work: Workspace, model: CNN, temperature: float) -> list[Mistake]:
+    """The held-out images that the model named wrongly, the surest first."""
+    index = getattr(work.parts, work.held_out)
+    dataset = work.dataset
+    probabilities = softmax(predict_logits(model.to(work.device), work.eval_batches(work.held_out)), temperature)
+    predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != dataset.labels[index])
+    return [
+        Mistake(
+            path=dataset.paths[index[place]],
+            true=dataset.classes[dataset.labels[index[place]]],
+            predicted=dataset.classes[predicted[place]],
+            probability=float(sure[place]),
+            image=np.asarray(dataset.images[index[place]]),
+        )
+        for place in wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]
+    ]
 
 
 def _count(study: optuna.Study) -> int:

@@ -1,49 +1,53 @@
-"""Trials and scores as tables, figures and one offline HTML page."""
+"""What a study found and what its model is worth, as plain values and as files beside the model."""
 
 import csv
-import html
 import io
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import optuna
-import plotly.graph_objects as go
-import plotly.io
+import tomli_w
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from models.bundle import write_json
-from study.config import StudyConfig
+from study.config import StudyConfig, brackets
 from study.contract import own_trials
-from study.space import full_point, numbers
+from study.figures import Rungs
+from study.page import LEAKY, Mistake, page
+from study.space import Entry, Range, full_point, numbers
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .8rem; text-align: left }
-th { border-bottom: 1px solid #888 } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-.score { font-size: 1.6rem; font-weight: 600 } .note { color: #666 } .warn { color: #a40 }
-"""
-
-Row = tuple[object, ...]
-
-LEAKY = (
-    "LEAKY: the published random 80/20 split. Copies of one source lie on both sides, and the same images chose the "
-    "architecture: compare this number with published ones, believe neither."
-)
-"""Stands wherever a number of the random protocol is shown."""
+ENOUGH = 8
+"""Complete trials, below which nothing is said about the importance of parameters."""
 
 
 def write_report(
-    directory: Path, study: optuna.Study, config: StudyConfig, card: dict[str, Any], epochs: list[dict[str, Any]]
+    directory: Path,
+    study: optuna.Study,
+    config: StudyConfig,
+    card: dict[str, Any],
+    epochs: list[dict[str, Any]],
+    mistakes: list[Mistake],
 ) -> None:
     """Write the report's files beside the model: one page, and each table as a file of its own."""
     trials = own_trials(study)
     times = times_table(trials, card)
+    found = {
+        "rungs": rungs_table(trials, config),
+        "importance": importances(study, trials),
+        "infeasible": sum(_infeasible(trial) for trial in trials),
+        "at_the_edge": edges(config.space, card["study"]["params"]),
+        "left_out": len(study.get_trials(deepcopy=False)) - len(trials),
+    }
     write_json(directory / "results.json", results(trials, config))
     write_json(directory / "times.json", times)
+    (directory / "study.toml").write_bytes(study_file(config))
     warning = f"{LEAKY}\n\n" if card["leaky"] else ""
     (directory / "classification_report.txt").write_text(warning + report_text(card["test"]["report"]))
     (directory / "confusion_matrix.csv").write_text(confusion_csv(card["test"]["confusion"], card["classes"]))
-    (directory / "report.html").write_text(page(trials, config, card, epochs, times), encoding="utf-8")
+    (directory / "report.html").write_text(page(trials, config, card, epochs, times, found, mistakes), encoding="utf-8")
 
 
 def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, Any]]:
@@ -113,180 +117,61 @@ def confusion_csv(confusion: list[list[int]], classes: list[str]) -> str:
     return text.getvalue()
 
 
-def learning_curves(trials: list[FrozenTrial], metric: str) -> go.Figure:
-    """Selection score by epoch, one line a trial; pruned trials end early and are pale."""
-    figure = go.Figure()
-    for trial in trials:
-        if trial.intermediate_values:
-            steps = sorted(trial.intermediate_values)
-            pruned = trial.state != TrialState.COMPLETE
-            figure.add_scatter(
-                x=steps,
-                y=[trial.intermediate_values[step] for step in steps],
-                name=f"trial {trial.number}{' (pruned)' if pruned else ''}",
-                mode="lines+markers",
-                opacity=0.35 if pruned else 1.0,
+def rungs_table(trials: list[FrozenTrial], config: StudyConfig) -> Rungs:
+    """How many trials of each bracket reached each rung, and how many of them went on."""
+    if config.pruner != "hyperband":
+        return []
+    found: Rungs = []
+    for bracket, rungs in enumerate(brackets(config.min_epochs, config.epochs, config.eta)):
+        lengths = [len(one.intermediate_values) for one in trials if one.user_attrs.get("bracket") == bracket]
+        found += [
+            (bracket, rung, sum(n >= rung for n in lengths), sum(n > rung for n in lengths)) for rung in rungs[:-1]
+        ]
+    return found
+
+
+def importances(study: optuna.Study, trials: list[FrozenTrial]) -> dict[str, float]:
+    """Shares of the parameters in the score (PED-ANOVA, Watanabe et al. 2023); {} where there is too little to say."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if len(complete) < ENOUGH:
+        return {}
+    own = optuna.create_study(direction="maximize")
+    own.add_trials(complete)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        try:
+            return optuna.importance.get_param_importances(
+                own, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
             )
-    figure.update_layout(
-        title="Search: validation by epoch", xaxis_title="epochs completed", yaxis_title=f"validation {metric}"
-    )
-    return figure
+        except (ValueError, RuntimeError):  # all values equal
+            return {}
 
 
-def training_curves(epochs: list[dict[str, Any]]) -> go.Figure:
-    """Loss and accuracy of the final training by epoch."""
-    steps = [epoch["epoch"] for epoch in epochs]
-    figure = go.Figure()
-    for key, axis, name in (
-        ("train_loss", "y2", "training loss"),
-        ("val_loss", "y2", "validation loss"),
-        ("train_accuracy", "y", "training accuracy"),
-        ("val_accuracy", "y", "validation accuracy"),
-    ):
-        if epochs[0][key] is not None:
-            dash = "dot" if axis == "y2" else "solid"
-            figure.add_scatter(x=steps, y=[epoch[key] for epoch in epochs], name=name, yaxis=axis, line_dash=dash)
-    figure.update_layout(
-        title="Final training (augmented images, dropout on)",
-        xaxis_title="epochs completed",
-        yaxis_title="accuracy",
-        yaxis2={"title": "loss (nats)", "overlaying": "y", "side": "right", "showgrid": False, "rangemode": "tozero"},
-        legend={"orientation": "h", "y": -0.2},
-    )
-    return figure
+def edges(space: dict[str, Entry], params: dict[str, Any]) -> list[str]:
+    """Parameters whose value lies in the last twentieth of its range: a wider range might hold a better one."""
+    found = []
+    for name, value in params.items():
+        entry = space.get(name)
+        if isinstance(entry, Range):
+            low, high, at = (math.log(x) if entry.log else float(x) for x in (entry.low, entry.high, value))
+            place = (at - low) / (high - low)
+        elif isinstance(entry, list) and len(entry) > 2 and not isinstance(value, str | bool):
+            place = sorted(entry, key=float).index(value) / (len(entry) - 1)
+        else:
+            continue
+        if not 0.05 <= place <= 0.95:
+            found.append(
+                f"{name} = {value:.4g} lies at the {'lower' if place < 0.5 else 'upper'} end of what was tried"
+            )
+    return found
 
 
-def confusion_figure(confusion: list[list[int]], classes: list[str]) -> go.Figure:
-    """Counts on the test part, coloured by share of the true class."""
-    shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
-    # Class names can be numbers (digits); plotly would draw those on a numeric axis.
-    figure = go.Figure(
-        go.Heatmap(
-            z=shares, x=classes, y=classes, text=confusion, texttemplate="%{text}", colorscale="Blues", zmin=0, zmax=1
-        )
-    )
-    figure.update_layout(
-        title="Confusion matrix on the test part",
-        xaxis={"title": "predicted", "type": "category"},
-        yaxis={"title": "true", "type": "category", "autorange": "reversed"},
-        height=160 + 60 * len(classes),
-    )
-    return figure
+def _infeasible(trial: FrozenTrial) -> bool:
+    """Whether it could not be trained at all: out of memory, diverged, or too many deaths."""
+    why = str(trial.user_attrs.get("pruned_because", ""))
+    return why.startswith(("out of memory", "diverged", "its worker died"))
 
 
-def score_name(card: dict[str, Any]) -> str:
-    """What the final score is called."""
-    return "leaky accuracy" if card["leaky"] else "test accuracy"
-
-
-def percent(share: float) -> str:
-    """0.97531 -> "97.5 %"."""
-    return f"{100 * share:.1f} %"
-
-
-def page(
-    trials: list[FrozenTrial],
-    config: StudyConfig,
-    card: dict[str, Any],
-    epochs: list[dict[str, Any]],
-    times: dict[str, float | int],
-) -> str:
-    """The report as one HTML page that needs no network (plotly's script is inside)."""
-    test, data, name = card["test"], card["data"], card["study"]["name"]
-    low, high = test["accuracy_interval"]
-    figures = [
-        confusion_figure(test["confusion"], card["classes"]),
-        training_curves(epochs),
-        learning_curves(trials, config.metric),
-    ]
-    drawn = [
-        plotly.io.to_html(figure, full_html=False, include_plotlyjs=number == 0)
-        for number, figure in enumerate(figures)
-    ]
-    opening = card["test_openings"]
-    warnings = [
-        *([LEAKY] if card["leaky"] else []),
-        *(["The images are synthetic: no score here says anything about tissue."] if card["synthetic_data"] else []),
-        *([f"The test part was opened {opening} times in this study; the score is optimistic."] if opening > 1 else []),
-    ]
-    seeds = card["test_accuracy_of_seeds"]
-    spread = f"; all {len(seeds)} seeds: {', '.join(percent(seed) for seed in seeds)}" if len(seeds) > 1 else ""
-    parts = ", ".join(f"{part} {count}" for part, count in data["parts"].items())
-    body = [
-        f"<h1>{html.escape(name)}</h1>",
-        f'<p class="score">{score_name(card).capitalize()} {percent(test["accuracy"])}</p>',
-        f"<p>95 % interval {percent(low)} to {percent(high)} (resampling {test['groups']} groups, {test['images']} "
-        f"images){spread}. Always naming the most frequent class gives {percent(test['majority'])}. "
-        f"Balanced accuracy {percent(test['balanced_accuracy'])}, macro F1 {test['macro_f1']:.3f}.</p>",
-        *(f'<p class="warn">{html.escape(warning)}</p>' for warning in warnings),
-        f'<p class="note">{data["images"]} images of {data["groups"]} groups ({html.escape(data["groups_from"])}); '
-        f"parts: {parts}. {card['notice']}</p>",
-        "<h2>Per class (test)</h2>",
-        table(("class", "precision", "recall", "F1", "images"), _class_rows(test["report"], card["classes"])),
-        drawn[0],
-        "<h2>The shipped model</h2>",
-        table(("parameter", "value"), [*sorted(card["study"]["params"].items()), *_model_rows(card)]),
-        drawn[1],
-        "<h2>The search</h2>",
-        '<p class="note">Selection scores come from the validation part, which chose the winner: the best of many '
-        "is not a performance.</p>",
-        table(("trial", "state", "selection score", "epochs", "seconds", "parameters"), _trial_rows(trials)),
-        drawn[2],
-        "<h2>Times</h2>",
-        table(("what", "value"), [(key.replace("_", " "), value) for key, value in times.items()]),
-    ]
-    head = f'<meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
-
-
-def _class_rows(report: dict[str, Any], classes: list[str]) -> list[Row]:
-    return [
-        (
-            name,
-            *(round(report[name][key], 4) for key in ("precision", "recall", "f1-score")),
-            int(report[name]["support"]),
-        )
-        for name in classes
-    ]
-
-
-def _model_rows(card: dict[str, Any]) -> list[Row]:
-    final = card["final"]
-    return [
-        ("trial", card["study"]["trial"]),
-        ("selection score", card["study"]["selection_score"]),
-        ("parameters of the network", final["num_params"]),
-        ("trained on", f"{final['data']}, {final['epochs']} epochs from fresh weights"),
-        ("temperature", round(card["temperature"], 3)),
-    ]
-
-
-def _trial_rows(trials: list[FrozenTrial]) -> list[Row]:
-    trials = sorted(trials, key=lambda trial: (trial.state != TrialState.COMPLETE, -(trial.value or 0)))
-    return [
-        (
-            trial.number,
-            "baseline" if trial.user_attrs.get("baseline") else trial.state.name.lower(),
-            round(trial.value, 4) if trial.value is not None else "",
-            trial.last_step or 0,
-            round(trial.user_attrs.get("seconds", 0), 1),
-            ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items()),
-        )
-        for trial in trials
-    ]
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def table(head: tuple[str, ...], rows: list[Row]) -> str:
-    """An HTML table; numbers are set to the right."""
-
-    def cell(tag: str, value: object) -> str:
-        number = ' class="number"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
-        return f"<{tag}{number}>{html.escape(f'{value:.5g}' if isinstance(value, float) else str(value))}</{tag}>"
-
-    top = "".join(cell("th", name) for name in head)
-    lines = "".join(f"<tr>{''.join(cell('td', value) for value in row)}</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{lines}</table>"
+def study_file(config: StudyConfig) -> bytes:
+    """The configuration as a TOML file that `study run` takes."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode()

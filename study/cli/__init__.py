@@ -27,8 +27,8 @@ from study.crew import work
 from study.final import winner
 from study.leases import holders
 from study.opening import check_name, choose_device, default_name
+from study.page import percent
 from study.predict import find_images, predict_files
-from study.report import percent
 from study.signals import Stopped, stoppable
 from study.storage import DEFAULT_URL, backend, load_study, open_storage, storage_trouble, study_names
 from study.worker import search_seconds

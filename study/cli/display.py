@@ -17,7 +17,7 @@ from study.final import FinalEpoch, Outcome
 from study.launch import News
 from study.objective import TrialEnd, TrialEpoch
 from study.opening import Opened
-from study.report import LEAKY, percent, score_name
+from study.page import LEAKY, percent, score_name
 from study.storage import DEFAULT_URL
 
 out = Console()

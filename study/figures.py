@@ -1,0 +1,199 @@
+"""Plotly figures of a study and of its final model: values in, figures out."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+import plotly.io
+from optuna.trial import FrozenTrial, TrialState
+
+# Told apart by people with any kind of colour vision (Okabe and Ito 2008), and by lightness on grey paper.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+
+plotly.io.templates["study"] = go.layout.Template(
+    layout={"colorway": COLOURS, "font": {"family": "system-ui, sans-serif", "size": 14}, "margin": {"t": 60}}
+)
+plotly.io.templates.default = "plotly_white+study"
+
+Rungs = list[tuple[int, int, int, int]]
+"""(bracket, epochs, entered, promoted)."""
+
+
+def learning_curves(trials: list[FrozenTrial], metric: str) -> go.Figure:
+    """Selection score by epoch, one line a trial; pruned trials end early and are pale."""
+    figure = go.Figure()
+    for trial in trials:
+        if trial.intermediate_values:
+            steps = sorted(trial.intermediate_values)
+            pruned = trial.state != TrialState.COMPLETE
+            figure.add_scatter(
+                x=steps,
+                y=[trial.intermediate_values[step] for step in steps],
+                name=f"trial {trial.number}{' (pruned)' if pruned else ''}",
+                mode="lines+markers",
+                line_color=COLOURS[trial.user_attrs.get("bracket") or 0],
+                opacity=0.35 if pruned else 1.0,
+                showlegend=False,
+            )
+    figure.update_layout(
+        title="Validation by epoch, coloured by bracket; pale: pruned",
+        xaxis_title="epochs completed",
+        yaxis_title=f"validation {metric}",
+        hovermode="closest",
+    )
+    return figure
+
+
+def history(trials: list[FrozenTrial]) -> go.Figure:
+    """Selection score of each trial in turn, and the best so far."""
+    scored = [trial for trial in trials if trial.value is not None]
+    best: list[float] = []
+    for trial in scored:
+        full = trial.value or 0.0 if trial.state == TrialState.COMPLETE else 0.0
+        best.append(max([full, *best[-1:]]))
+    figure = go.Figure()
+    for state, symbol in (("COMPLETE", "circle"), ("PRUNED", "x")):
+        some = [trial for trial in scored if trial.state.name == state]
+        figure.add_scatter(
+            x=[trial.number for trial in some],
+            y=[trial.value for trial in some],
+            name=state.lower(),
+            mode="markers",
+            marker={"symbol": symbol, "size": 9},
+        )
+    figure.add_scatter(
+        x=[trial.number for trial in scored],
+        y=[value or None for value in best],
+        name="best complete so far",
+        line_shape="hv",
+    )
+    figure.update_layout(
+        title="Trials in turn", xaxis_title="trial", yaxis_title="selection score", legend={"orientation": "h"}
+    )
+    return figure
+
+
+def rung_survival(rungs: Rungs) -> go.Figure:
+    """How many trials reached each rung, and how many went on."""
+    figure = go.Figure()
+    names = [f"bracket {bracket}: epoch {epochs}" for bracket, epochs, _, _ in rungs]
+    figure.add_bar(x=names, y=[entered for _, _, entered, _ in rungs], name="judged there")
+    figure.add_bar(x=names, y=[promoted for _, _, _, promoted in rungs], name="went on")
+    figure.update_layout(title="What pruning kept", barmode="group", yaxis_title="trials", legend={"orientation": "h"})
+    return figure
+
+
+def cost_against_score(trials: list[FrozenTrial], attribute: str, label: str) -> go.Figure:
+    """Selection score of complete trials against what they cost, with the Pareto front."""
+    points = sorted(
+        (float(trial.user_attrs[attribute]), -(trial.value or 0.0), trial.number)
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and attribute in trial.user_attrs
+    )
+    front: list[tuple[float, float]] = []
+    for cost, negative, _ in points:
+        if not front or -negative > front[-1][1]:
+            front.append((cost, -negative))
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[cost for cost, _, _ in points],
+        y=[-negative for _, negative, _ in points],
+        text=[f"trial {number}" for _, _, number in points],
+        mode="markers",
+        name="complete trials",
+        marker_size=9,
+    )
+    figure.add_scatter(
+        x=[cost for cost, _ in front], y=[score for _, score in front], mode="lines", name="none is better and cheaper"
+    )
+    figure.update_layout(
+        title=f"Score against {label}",
+        xaxis={"title": label, "type": "log"},
+        yaxis_title="selection score",
+        legend={"orientation": "h"},
+    )
+    return figure
+
+
+def importance(shares: dict[str, float]) -> go.Figure:
+    """Which parameters the score depended on, the largest on top."""
+    ordered = sorted(shares.items(), key=lambda pair: pair[1])
+    figure = go.Figure(go.Bar(x=[share for _, share in ordered], y=[name for name, _ in ordered], orientation="h"))
+    figure.update_layout(
+        title="What the score depended on (PED-ANOVA, shares)",
+        xaxis_title="share",
+        height=180 + 26 * len(ordered),
+        yaxis={"automargin": True},
+    )
+    return figure
+
+
+def training_curves(epochs: list[dict[str, Any]]) -> go.Figure:
+    """Loss and accuracy of the final training by epoch."""
+    steps = [epoch["epoch"] for epoch in epochs]
+    figure = go.Figure()
+    for key, axis, name in (
+        ("train_loss", "y2", "training loss"),
+        ("val_loss", "y2", "validation loss"),
+        ("train_accuracy", "y", "training accuracy"),
+        ("val_accuracy", "y", "validation accuracy"),
+    ):
+        if epochs[0][key] is not None:
+            dash = "dot" if axis == "y2" else "solid"
+            figure.add_scatter(x=steps, y=[epoch[key] for epoch in epochs], name=name, yaxis=axis, line_dash=dash)
+    figure.update_layout(
+        title="Final training (augmented images, dropout on)",
+        xaxis_title="epochs completed",
+        yaxis_title="accuracy",
+        yaxis2={"title": "loss (nats)", "overlaying": "y", "side": "right", "showgrid": False, "rangemode": "tozero"},
+        legend={"orientation": "h", "y": -0.2},
+    )
+    return figure
+
+
+def confusion(counts: list[list[int]], classes: list[str]) -> go.Figure:
+    """Counts on the held-out part, coloured by share of the true class."""
+    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+    # Class names can be numbers (digits); plotly would draw those on a numeric axis.
+    figure = go.Figure(
+        go.Heatmap(
+            z=shares, x=classes, y=classes, text=counts, texttemplate="%{text}", colorscale="Blues", zmin=0, zmax=1
+        )
+    )
+    figure.update_layout(
+        title="Confusion matrix",
+        xaxis={"title": "predicted", "type": "category"},
+        yaxis={"title": "true", "type": "category", "autorange": "reversed"},
+        height=160 + 60 * len(classes),
+    )
+    return figure
+
+
+def reliability(bins: list[dict[str, float]]) -> go.Figure:
+    """Accuracy against confidence; on the diagonal the probabilities say what they mean."""
+    figure = go.Figure()
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": "#888"}, name="perfect")
+    figure.add_scatter(
+        x=[one["confidence"] for one in bins],
+        y=[one["accuracy"] for one in bins],
+        text=[f"{one['images']:.0f} images" for one in bins],
+        mode="lines+markers",
+        name="this model",
+    )
+    figure.update_layout(
+        title="Calibration",
+        xaxis={"title": "probability it gives", "range": [0, 1.02]},
+        yaxis={"title": "share that is right", "range": [0, 1.02]},
+        legend={"orientation": "h"},
+    )
+    return figure
+
+
+def risk_coverage(points: list[tuple[float, float]]) -> go.Figure:
+    """The error among the images that are kept when the least certain are left to a person."""
+    figure = go.Figure(go.Scatter(x=[kept for kept, _ in points], y=[error for _, error in points], mode="lines"))
+    figure.update_layout(
+        title="If the least certain images go to a person",
+        xaxis_title="share of images the model decides",
+        yaxis={"title": "error among those", "rangemode": "tozero"},
+    )
+    return figure
