@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from data.batches import MEAN, STD
 from data.images import DECODING
 from models import bundle
+from models.calibration import fit_temperature
 from models.cnn import CNN, CNNConfig
-from models.evaluation import Scores, fit_temperature, predict_logits, score
+from models.evaluation import Scores, predict_logits, score
 from models.training import EpochResult, derive_seed
 from study import StudyError
 from study.objective import Workspace, identity_of, start_training, versions
