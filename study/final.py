@@ -12,10 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from data.batches import MEAN, STD
 from data.images import DECODING
-from models import bundle
-from models.calibration import fit_temperature
+from models import bundle, conformal
+from models.calibration import fit_temperature, softmax
 from models.cnn import CNN, CNNConfig
-from models.evaluation import Scores, predict_logits, score
+from models.evaluation import Scores, by_group, predict_logits, score
 from models.training import EpochResult, derive_seed
 from study import StudyError
 from study.objective import Workspace, identity_of, start_training, versions
@@ -87,6 +87,8 @@ def finish(
     temperature = _temperature(work, trained[0].model)
     scores = [_score(work, one.model, temperature) for one in trained]
     card = _card(study, work, trial, trained, scores, temperature, opening)
+    card["test"] |= {"by_group": _group_scores(work, trained[0].model, temperature)}
+    card["conformal"] = _conformal(work, trained[0].model, temperature)
     card = bundle.save(directory, trained[0].model, _architecture(work, trial), card)
     write_report(directory, study, work.config, card, trained[0].epochs)
     mark = {"weights_sha256": trained[0].digest, "identity": identity}
@@ -197,6 +199,27 @@ def _score(work: Workspace, model: CNN, temperature: float) -> Scores:
         temperature,
         derive_seed(work.config.seed, "bootstrap"),
     )
+
+
+def _group_scores(work: Workspace, model: CNN, temperature: float) -> dict[str, Any]:
+    """The scores again with one vote a group, as a patient or a slide gets one answer."""
+    index = getattr(work.parts, work.held_out)
+    logits = predict_logits(model.to(work.device), work.eval_batches(work.held_out))
+    rows = by_group(logits, work.dataset.labels[index], work.dataset.groups[index], temperature)
+    found = asdict(score(*rows, work.dataset.classes, 1.0, derive_seed(work.config.seed, "bootstrap")))
+    return {key: value for key, value in found.items() if key != "images" and not key.endswith("_before")}
+
+
+def _conformal(work: Workspace, model: CNN, temperature: float) -> dict[str, Any] | None:
+    """Thresholds from cal for sets of classes, by level, and what they do on test; None where there is no cal."""
+    if not len(work.parts.cal):
+        return None
+    parts = []
+    for part in ("cal", work.held_out):
+        index = getattr(work.parts, part)
+        logits = predict_logits(model.to(work.device), work.eval_batches(part))
+        parts.append((softmax(logits, temperature), work.dataset.labels[index], work.dataset.groups[index]))
+    return conformal.describe(parts[0], parts[1])
 
 
 def _count(study: optuna.Study) -> int:
