@@ -12,27 +12,48 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.calibration import brier, calibration_error, risk_coverage, softmax
+from models.intervals import (
+    Interval,
+    accuracy_interval,
+    auroc_interval,
+    class_intervals,
+    difference_interval,
+    group_labels,
+    group_sums,
+)
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-RESAMPLES = 2000
-"""Bootstrap draws for an interval."""
+SPECIFICITY = 0.95
+"""At which sensitivity is given too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a network is worth on one part. Fractions, not percent."""
+    """What probabilities are worth on one part. Fractions, not percent; intervals are 95 %, over groups."""
 
     images: int
     groups: int
     accuracy: float
-    accuracy_interval: tuple[float, float]  # 95 %, over groups
+    accuracy_interval: Interval
     balanced_accuracy: float
+    balanced_accuracy_interval: Interval
     macro_f1: float
+    macro_f1_interval: Interval
+    auroc: float | None  # mean over classes of one against the rest; None where a class is missing
+    auroc_interval: Interval | None
     nll: float  # negative log likelihood, nats per image, after temperature
+    nll_before: float  # and before
+    brier: float  # after temperature, summed over classes: 0 to 2
+    calibration_error: float  # expected, 15 bins, after temperature
+    calibration_error_before: float
+    risk_coverage: list[tuple[float, float]]  # (share of images kept, error among them)
     majority: float  # accuracy of always naming the most frequent class
     report: dict[str, Any]  # per class: precision, recall, f1-score, support
     confusion: list[list[int]]  # rows: true class; columns: predicted
+    positive: dict[str, Any] | None  # see against_rest; None where no class is named positive
 
 
 def predict_logits(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Floats:
@@ -43,75 +64,128 @@ def predict_logits(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
     return torch.cat(parts).numpy()
 
 
-def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Probabilities [N, K]."""
-    return np.asarray(torch.softmax(torch.from_numpy(logits) / temperature, dim=1).numpy())
-
-
-def fit_temperature(logits: Floats, labels: Ints) -> float:
-    """The one divisor of the logits that minimises the negative log likelihood (Guo et al. 2017).
-
-    Kept between 0.05 and 20: a part without an error would drive it to 0.
-    """
-    from scipy.optimize import minimize_scalar
-
-    tensor, target = torch.from_numpy(logits), torch.from_numpy(labels)
-
-    def loss(log_temperature: float) -> float:
-        return float(nn.functional.cross_entropy(tensor / np.exp(log_temperature), target))
-
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
-
-
-def score(logits: Floats, labels: Ints, groups: Ints, classes: Sequence[str], temperature: float, seed: int) -> Scores:
-    """All scores of logits [N, K] against labels [N]; intervals resample groups [N]."""
+def score(
+    logits: Floats,
+    labels: Ints,
+    groups: Ints,
+    classes: Sequence[str],
+    temperature: float,
+    seed: int,
+    positive: Sequence[str] = (),
+    cutoff: float | None = None,
+) -> Scores:
+    """All scores of logits [N, K] against labels [N]; intervals resample groups [N]. For the rest see against_rest."""
     from sklearn import metrics
 
+    before, probabilities = softmax(logits), softmax(logits, temperature)
     predicted = logits.argmax(axis=1)
     every = list(range(len(classes)))
+    wide = class_intervals(predicted, labels, groups, len(classes), seed)
+    auroc, auroc_range = _auroc(probabilities, np.eye(len(classes), dtype=bool)[labels], labels, groups, seed)
     return Scores(
         images=len(labels),
         groups=len(np.unique(groups)),
         accuracy=float((predicted == labels).mean()),
         accuracy_interval=accuracy_interval(predicted == labels, labels, groups, seed),
-        balanced_accuracy=float(metrics.balanced_accuracy_score(labels, predicted)),
+        balanced_accuracy=mean_recall(predicted, labels),
+        balanced_accuracy_interval=wide["balanced_accuracy"],
         macro_f1=float(metrics.f1_score(labels, predicted, labels=every, average="macro", zero_division=0)),
-        nll=float(metrics.log_loss(labels, softmax(logits, temperature), labels=every)),
+        macro_f1_interval=wide["macro_f1"],
+        auroc=auroc,
+        auroc_interval=auroc_range,
+        nll=float(metrics.log_loss(labels, probabilities, labels=every)),
+        nll_before=float(metrics.log_loss(labels, before, labels=every)),
+        brier=brier(probabilities, labels),
+        calibration_error=calibration_error(probabilities, labels),
+        calibration_error_before=calibration_error(before, labels),
+        risk_coverage=risk_coverage(probabilities, labels),
         majority=float(np.bincount(labels).max() / len(labels)),
         report=metrics.classification_report(
             labels, predicted, labels=every, target_names=list(classes), output_dict=True, zero_division=0
         ),
         confusion=metrics.confusion_matrix(labels, predicted, labels=every).tolist(),
+        positive=against_rest(probabilities, labels, groups, classes, positive, cutoff, seed) if positive else None,
     )
 
 
-def accuracy_interval(correct: NDArray[np.bool_], labels: Ints, groups: Ints, seed: int) -> tuple[float, float]:
-    """95 % interval of the accuracy: percentile bootstrap over groups within classes.
+def _auroc(
+    scores: Floats, truth: NDArray[np.bool_], labels: Ints, groups: Ints, seed: int
+) -> tuple[float | None, Interval | None]:
+    """Mean area under the ROC curves of scores [N, C] against truth [N, C], with its interval; None where undefined."""
+    from sklearn.metrics import roc_auc_score
 
-    Images of one group are copies or neighbours of each other, so the group is the unit that is drawn. Without an
-    error (or without a hit) every draw is the same: then Wilson's interval with the number of groups as n.
+    if (truth.all(axis=0) | ~truth.any(axis=0)).any():
+        return None, None
+    areas = [roc_auc_score(hit, column) for column, hit in zip(scores.T, truth.T, strict=True)]
+    return float(np.mean(areas)), auroc_interval(scores, truth, labels, groups, seed)
+
+
+def mean_recall(predicted: Ints, labels: Ints) -> float:
+    """Balanced accuracy: the mean recall of the classes that occur."""
+    return float(np.mean([(predicted[labels == label] == label).mean() for label in np.unique(labels)]))
+
+
+def against_rest(
+    probabilities: Floats,
+    labels: Ints,
+    groups: Ints,
+    classes: Sequence[str],
+    positive: Sequence[str],
+    cutoff: float | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Positive classes against the others: sensitivity and specificity of the label that is predicted, and AUROC.
+
+    With a cutoff (see cutoff_at) also what they are when an image counts as positive above it.
     """
-    _, inverse = np.unique(groups, return_inverse=True)
-    size = np.bincount(inverse).astype(np.float64)
-    hits = np.bincount(inverse, weights=correct)
-    if hits.sum() in (0.0, size.sum()):
-        return wilson(float(hits.sum() / size.sum()), len(size))
-    table = np.zeros((len(size), int(labels.max()) + 1))
-    np.add.at(table, (inverse, labels), 1)
-    stratum = table.argmax(axis=1)
-    rng = np.random.default_rng(seed)
-    hit_sums, size_sums = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
-    for label in np.unique(stratum):
-        mine = np.flatnonzero(stratum == label)
-        draws = rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=RESAMPLES)
-        hit_sums += draws @ hits[mine]
-        size_sums += draws @ size[mine]
-    low, high = np.quantile(hit_sums / size_sums, [0.025, 0.975])
-    return float(low), float(high)
+    names = np.isin(np.array(classes), list(positive))
+    truth, mass = names[labels], probabilities[:, names].sum(axis=1)
+    auroc, interval = _auroc(mass[:, None], truth[:, None], labels, groups, seed)
+    decided = _rates(names[probabilities.argmax(axis=1)], truth, groups, seed)
+    found: dict[str, Any] = {"classes": list(positive), **decided, "auroc": auroc, "auroc_interval": interval}
+    found["at_specificity"] = None
+    if cutoff is not None:
+        rates = _rates(mass > cutoff, truth, groups, seed)
+        found["at_specificity"] = {"wanted": SPECIFICITY, "cutoff": cutoff, "cutoff_from": "cal", **rates}
+    return found
 
 
-def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share seen in n independent trials."""
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def _rates(called: NDArray[np.bool_], truth: NDArray[np.bool_], groups: Ints, seed: int) -> dict[str, Any]:
+    """Sensitivity and specificity with their intervals; None where there is no image of the kind."""
+    found: dict[str, Any] = {}
+    for name, mine, right in (("sensitivity", truth, called), ("specificity", ~truth, ~called)):
+        share, interval = None, None
+        if mine.any():
+            share = float(right[mine].mean())
+            interval = accuracy_interval(right[mine], np.zeros(mine.sum(), np.int64), groups[mine], seed)
+        found |= {name: share, f"{name}_interval": interval}
+    return found
+
+
+def cutoff_at(probabilities: Floats, labels: Ints, classes: Sequence[str], positive: Sequence[str]) -> float | None:
+    """The smallest probability of being positive that at least 95 % of the negative images do not exceed.
+
+    To be taken from the calibration part, never from the part that is scored. None without negatives.
+    """
+    names = np.isin(np.array(classes), list(positive))
+    negatives = np.sort(probabilities[~names[labels]][:, names].sum(axis=1))
+    return float(negatives[int(np.ceil(SPECIFICITY * len(negatives))) - 1]) if len(negatives) else None
+
+
+def by_group(logits: Floats, labels: Ints, groups: Ints, temperature: float) -> tuple[Floats, Ints, Ints]:
+    """One row a group, as if it were an image: (log of its images' mean probabilities, commonest label, its number)."""
+    sums = group_sums(softmax(logits, temperature), groups)
+    mean = sums / sums.sum(axis=1, keepdims=True)
+    return np.log(np.maximum(mean, 1e-300)), group_labels(labels, groups), np.arange(len(mean))
+
+
+def compare(shipped: Ints, other: Ints, labels: Ints, groups: Ints, seed: int) -> dict[str, Any]:
+    """Another model's predicted labels [N] beside the shipped one's: its accuracy, and shipped minus other, paired."""
+    one, two = shipped == labels, other == labels
+    return {
+        "accuracy": float(two.mean()),
+        "accuracy_interval": accuracy_interval(two, labels, groups, seed),
+        "balanced_accuracy": mean_recall(other, labels),
+        "difference": float(one.mean() - two.mean()),
+        "difference_interval": difference_interval(one, two, labels, groups, seed),
+    }

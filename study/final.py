@@ -1,5 +1,6 @@
 """The winner from fresh weights, the test opened once, and the bundle: the protocol of the score."""
 
+import hashlib
 import json
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
@@ -13,9 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from data.batches import MEAN, STD
 from data.images import DECODING
-from models import bundle
+from models import bundle, conformal
+from models.calibration import fit_temperature, softmax
 from models.cnn import CNN, CNNConfig
-from models.evaluation import Scores, fit_temperature, predict_logits, score, softmax
+from models.evaluation import Scores, by_group, compare, predict_logits, score
 from models.training import EpochResult, derive_seed
 from study import StudyError
 from study.contract import own_trials
@@ -30,6 +32,9 @@ OPENINGS = "openings"
 
 MISTAKES = 12
 """Shown in the report."""
+TREE_PARTS = {"test": ("train", "val"), "val": ("train",)}
+"""Held-out part -> what the trees learn from."""
+
 NOTICE = "Research use only; not a medical device."
 
 
@@ -87,10 +92,14 @@ def finish(
     for seed in range(work.config.final_seeds):
         one = yield from _train(work, trial, seed, identity, fresh)
         trained.append(one)
-    opening = _open_test(study, [one.digest for one in trained], work.parts.hash)
+    trees = hashlib.sha256(f"trees {TREE_PARTS[work.held_out]} {work.parts.hash} {work.config.seed}".encode())
+    opening = _open_test(study, [*(one.digest for one in trained), trees.hexdigest()], work.parts.hash)
     temperature = _temperature(work, trained[0].model)
     scores = [_score(work, one.model, temperature) for one in trained]
     card = _card(study, work, trial, trained, scores, temperature, opening)
+    card["test"] |= {"by_group": _group_scores(work, trained[0].model, temperature)}
+    card["comparison"] = [_trees(work, trained[0].model)]
+    card["conformal"] = _conformal(work, trained[0].model, temperature)
     card = bundle.save(directory, trained[0].model, _architecture(work, trial), card)
     write_report(directory, study, work.config, card, trained[0].epochs, _mistakes(work, trained[0].model, temperature))
     mark = {"weights_sha256": trained[0].digest, "identity": identity}
@@ -220,6 +229,41 @@ def _mistakes(work: Workspace, model: CNN, temperature: float) -> list[Mistake]:
         )
         for place in wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]
     ]
+
+
+def _group_scores(work: Workspace, model: CNN, temperature: float) -> dict[str, Any]:
+    """The scores again with one vote a group, as a patient or a slide gets one answer."""
+    index = getattr(work.parts, work.held_out)
+    logits = predict_logits(model.to(work.device), work.eval_batches(work.held_out))
+    rows = by_group(logits, work.dataset.labels[index], work.dataset.groups[index], temperature)
+    found = asdict(score(*rows, work.dataset.classes, 1.0, derive_seed(work.config.seed, "bootstrap")))
+    return {key: value for key, value in found.items() if key != "images" and not key.endswith("_before")}
+
+
+def _trees(work: Workspace, model: CNN) -> dict[str, Any]:
+    """Trees on colour and gradient histograms beside the shipped model: a network is worth what it adds to them."""
+    from data.audit import tree_labels  # OpenCV and scikit-learn take seconds to import
+
+    parts, dataset = work.parts, work.dataset
+    test = getattr(parts, work.held_out)
+    train = np.concatenate([getattr(parts, name) for name in TREE_PARTS[work.held_out]])
+    shipped = predict_logits(model.to(work.device), work.eval_batches(work.held_out)).argmax(axis=1)
+    named = tree_labels(dataset, train, test, work.config.seed)
+    seed = derive_seed(work.config.seed, "bootstrap")
+    row = compare(shipped, named, dataset.labels[test], dataset.groups[test], seed)
+    return {"name": "trees", "leaky": work.config.protocol == "random", **row}
+
+
+def _conformal(work: Workspace, model: CNN, temperature: float) -> dict[str, Any] | None:
+    """Thresholds from cal for sets of classes, by level, and what they do on test; None where there is no cal."""
+    if not len(work.parts.cal):
+        return None
+    parts = []
+    for part in ("cal", work.held_out):
+        index = getattr(work.parts, part)
+        logits = predict_logits(model.to(work.device), work.eval_batches(part))
+        parts.append((softmax(logits, temperature), work.dataset.labels[index], work.dataset.groups[index]))
+    return conformal.describe(parts[0], parts[1])
 
 
 def _count(study: optuna.Study) -> int:
