@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.cnn import CNN
+from models.cnn import CNN, prepare
 
 
 class Predictor(nn.Module):
@@ -54,6 +54,7 @@ class Bundle:
         return torch.cat(parts).numpy()
 
     def to(self, device: torch.device) -> Self:
-        """Move to the device, in place."""
+        """Move to the device, in place, with channels last: the pixels come so, and convolutions are faster then."""
+        prepare(self.predictor.model, device)
         self.predictor.to(device)
         return self

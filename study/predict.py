@@ -4,11 +4,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,9 +21,9 @@ from models.explain import grad_cam, overlay
 from models.predictor import Bundle
 from study import StudyError
 
-BATCH = 64
-AHEAD = 4
-"""Batches that are decoded, or being decoded, while the network works."""
+BATCH = 32
+AHEAD = 2
+"""Batches for each processor that are in work, or done and not yet taken."""
 
 TOLERATED = 1.1
 """Files so many times larger or smaller than the training's are taken for the same kind."""
@@ -104,20 +107,66 @@ def predict_files(
     """
     if explain:
         _make(explain)
-    for start, chunk in enumerate(_decoded(files, bundle.image_size)):
-        good = [image for _, image in chunk if not isinstance(image, DataError)]
-        probabilities: Iterator[NDArray[np.float64]] = iter(bundle.predict(np.stack(good)) if good else [])
+    for start, batch in enumerate(_batches(bundle, files)):
+        probabilities = iter(batch.probabilities)
         rows: list[Row] = []
-        for path, image in chunk:
+        for path, image in zip(batch.files, batch.images, strict=True):
             found: Row = (
                 {"error": str(image)} if isinstance(image, DataError) else _labelled(bundle, next(probabilities))
             )
             rows.append({"path": str(path), **found})
             if threshold is not None and "error" not in found:
                 rows[-1] |= _set(found["probabilities"], threshold)
-        if explain and good:
-            _explain(bundle, [row for row in rows if "error" not in row], np.stack(good), explain, start * BATCH)
+        if explain and len(batch.probabilities):
+            good = np.stack([image for image in batch.images if not isinstance(image, DataError)])
+            _explain(bundle, [row for row in rows if "error" not in row], good, explain, start * BATCH)
         yield from rows
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some files, decoded and predicted."""
+
+    files: list[Path]
+    images: list[Pixels | DataError]  # one a file
+    probabilities: NDArray[np.float64]  # one row for each that could be read
+
+
+def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[Batch]:
+    """The files in order, a batch after another, in threads that decode and predict, each for itself.
+
+    So every processor is busy whether decoding or the network takes longer; several threads for one small network
+    would mostly wait for each other. On a GPU the networks take turns.
+    """
+    turn = nullcontext() if bundle.predictor.mean.device.type == "cpu" else Lock()
+
+    def work(batch: list[Path]) -> Batch:
+        images = [_read(path, bundle.image_size) for path in batch]
+        good = [image for image in images if not isinstance(image, DataError)]
+        with turn:
+            found = bundle.predict(np.stack(good)) if good else np.zeros((0, len(bundle.classes)))
+        return Batch(batch, images, found)
+
+    threads, workers = torch.get_num_threads(), os.cpu_count() or 1
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[Future[Batch]] = deque()
+    try:
+        for start in range(0, len(files), BATCH):
+            waiting.append(pool.submit(work, list(files[start : start + BATCH])))
+            if len(waiting) > AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _read(path: Path, size: int) -> Pixels | DataError:
+    try:
+        return decode(path, size)
+    except DataError as error:
+        return error
 
 
 def _labelled(bundle: Bundle, probabilities: NDArray[np.float64]) -> Row:
@@ -128,29 +177,6 @@ def _labelled(bundle: Bundle, probabilities: NDArray[np.float64]) -> Row:
 def _set(probabilities: dict[str, float], threshold: float) -> Row:
     inside = [name for name, value in probabilities.items() if 1 - value <= threshold]
     return {"set": inside, "abstain": len(inside) != 1}
-
-
-def _decoded(files: Sequence[Path], size: int) -> Iterator[list[tuple[Path, Pixels | DataError]]]:
-    """Batches of files with their pixels, in order, up to AHEAD of them at a time in work."""
-
-    def read(path: Path) -> Pixels | DataError:
-        try:
-            return decode(path, size)
-        except DataError as error:
-            return error
-
-    pool = ThreadPoolExecutor(os.cpu_count())
-    waiting: deque[list[tuple[Path, Future[Pixels | DataError]]]] = deque()
-    try:
-        remaining = iter(files)
-        while True:
-            while len(waiting) < AHEAD and (chunk := list(islice(remaining, BATCH))):
-                waiting.append([(path, pool.submit(read, path)) for path in chunk])
-            if not waiting:
-                return
-            yield [(path, future.result()) for path, future in waiting.popleft()]
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _make(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def test_the_most_probable_classes(shell: Shell, made: Path, small_folder: Path)
 
 
 def test_more_images_than_wait_at_a_time_stay_in_order(made: Path, tmp_path: Path) -> None:
-    count = BATCH * (AHEAD + 2) + 3
+    count = BATCH * (AHEAD * (os.cpu_count() or 1) + 2) + 3
     files = []
     for number, image in enumerate(random_images(count, 8)):
         files.append(tmp_path / f"{number}.png")
