@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from data import DataError
 
 DECODING = "RGB, EXIF orientation applied, squashed to the square, bilinear, JPEG draft at twice the size"
 """How images are decoded; recorded with every cache and model."""
+
+SAMPLE = 200
 
 # Pillow warns above 89 megapixels and refuses above twice that; the refusal is enough.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -40,6 +43,21 @@ def decode(source: Path | bytes, image_size: int) -> NDArray[np.uint8]:
         raise DataError(error.strerror or f"broken image ({error})") from error
     except Exception as error:  # Pillow's many decoders raise whatever broken bytes make them raise
         raise DataError(f"broken image ({error})") from error
+
+
+def source_size(files: Sequence[Path]) -> tuple[int, int] | None:
+    """Median width and height, in pixels, of up to SAMPLE of the files, evenly spaced; None where none can be read."""
+    sizes = []
+    for file in files[:: max(1, len(files) // SAMPLE)]:
+        try:
+            with Image.open(file) as image:  # reads the header alone
+                sizes.append(image.size)
+        except Exception:  # what is wrong with a file is said where it is decoded
+            continue
+    if not sizes:
+        return None
+    width, height = np.median(sizes, axis=0).round().astype(int).tolist()
+    return width, height
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -1,88 +1,111 @@
-"""A trained network on disk: weights (safetensors), architecture and card; and the way back."""
+"""A trained network on disk: a folder that runs without this project, and the way back.
 
+Whoever uses the folder elsewhere takes `model.onnx` or `model.pt2`, which hold everything from uint8 pixels to
+calibrated probabilities. This program itself loads the safetensors only: data, never code.
+"""
+
+import copy
 import hashlib
 import json
 import os
-import pickle
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import nn
 
-from models import ModelError
+from models import ModelError, export
 from models.cnn import CNN, CNNConfig, build_cnn
+from models.model_card import markdown
+from models.predictor import Bundle, Predictor
+from models.reference import IMAGENET, checkpoint, read_checkpoint
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"
+PROGRAM, ONNX, CHECKPOINT = "model.pt2", "model.onnx", "model.pth"
+EXAMPLE, READABLE = "example.py", "MODEL_CARD.md"
 
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-"""What the reference's checkpoints were trained with; they do not say so themselves."""
+FILES = (WEIGHTS, CONFIG, PROGRAM, ONNX, CHECKPOINT, EXAMPLE, READABLE)
+"""What the card lists with hashes; the report beside them is no part of the model."""
 
-
-class Predictor(nn.Module):
-    """uint8 images in, probabilities out: normalisation and temperature cannot drift from training."""
-
-    mean: Tensor
-    std: Tensor
-    temperature: Tensor
-
-    def __init__(self, model: CNN, mean: list[float], std: list[float], temperature: float) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-        self.register_buffer("temperature", torch.tensor(temperature))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 [B, S, S, 3] -> probabilities [B, K]."""
-        x = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        return torch.softmax(self.model(x) / self.temperature, dim=1)
+RUNNABLE = (".safetensors", ".pt2", ".onnx", ".pth", ".pt", ".pkl", ".py")
+"""Endings of files that somebody might take for the model or run; only those that the card lists may be there."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """A loaded model, ready to predict."""
+def save(
+    directory: Path, model: CNN, config: CNNConfig, card: dict[str, Any], images: NDArray[np.uint8]
+) -> dict[str, Any]:
+    """Write the model in all its formats, an example and the card; returns the card as written.
 
-    predictor: Predictor
-    classes: tuple[str, ...]
-    image_size: int
-
-    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float64]:
-        """uint8 images [N, S, S, 3] of the model's size -> probabilities [N, K]."""
-        device = self.predictor.mean.device
-        with torch.inference_mode():
-            parts = [
-                self.predictor(torch.from_numpy(images[i : i + batch_size]).to(device)).double().cpu()
-                for i in range(0, len(images), batch_size)
-            ]
-        return torch.cat(parts).numpy()
-
-    def to(self, device: torch.device) -> Self:
-        """Move to the device, in place."""
-        self.predictor.to(device)
-        return self
-
-
-def save(directory: Path, model: CNN, config: CNNConfig, card: dict[str, Any]) -> dict[str, Any]:
-    """Write weights, architecture and card; the card goes last, with the hash of the weights. Returns it as written."""
+    The card goes last, with the hash of each file, so that a folder whose writing was cut off is noticed. Every format
+    is compared with `model`, in full precision on the CPU, on some uint8 `images` [N, S, S, 3], and timed.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     digest = save_weights(directory / WEIGHTS, model)
     write_json(directory / CONFIG, asdict(config))
-    write_json(directory / CARD, {**card, "weights_sha256": digest})
+    loaded = _predictor(load_weights(directory / WEIGHTS, config), card)
+    trained = _predictor(copy.deepcopy(model).cpu().float(), card)
+    expected = export.run_module(trained)(images)
+    formats = {WEIGHTS: export.described(export.run_module(loaded), expected, images)}
+    formats |= _export(directory, loaded, expected, images)
+    formats |= _as_checkpoint(directory, loaded, config, card, expected, images)
+    write(directory / EXAMPLE, Path(export.__file__).with_name(EXAMPLE).read_bytes())
+    card = {**card, "weights_sha256": digest, "formats": formats}
+    write(directory / READABLE, markdown(card).encode())
+    card["files"] = {name: file_hash(directory / name) for name in FILES if (directory / name).exists()}
+    write_json(directory / CARD, {**card, "card_sha256": _card_hash(card)})
     written: dict[str, Any] = json.loads((directory / CARD).read_text())
     return written
+
+
+def _predictor(model: CNN, card: dict[str, Any]) -> Predictor:
+    preprocessing = card["preprocessing"]
+    predictor = Predictor(model, preprocessing["mean"], preprocessing["std"], card["temperature"])
+    return predictor.eval().requires_grad_(False)
+
+
+def _export(
+    directory: Path, predictor: Predictor, expected: NDArray[np.float32], images: NDArray[np.uint8]
+) -> dict[str, dict[str, Any]]:
+    """Write the program and the ONNX model; what the card says of each."""
+    exported = export.program(predictor, images.shape[1])
+    formats = {}
+    for name, convert, loaded in (
+        (PROGRAM, export.program_bytes, export.run_program),
+        (ONNX, export.onnx_bytes, export.run_onnx),
+    ):
+        content = convert(exported)
+        write(directory / name, content)
+        formats[name] = export.described(loaded(content), expected, images)
+    return formats
+
+
+def _as_checkpoint(
+    directory: Path,
+    predictor: Predictor,
+    config: CNNConfig,
+    card: dict[str, Any],
+    expected: NDArray[np.float32],
+    images: NDArray[np.uint8],
+) -> dict[str, dict[str, Any]]:
+    """Write the reference's layout where it can describe the network, else remove an earlier model's."""
+    content = checkpoint(predictor.model, config, card)
+    if content is None:
+        (directory / CHECKPOINT).unlink(missing_ok=True)
+        return {}
+    write(directory / CHECKPOINT, content)
+    read = export.run_module(load_reference(directory / CHECKPOINT).predictor)
+    return {CHECKPOINT: {"max_difference": export.compare(read, expected, images)}}
 
 
 def save_weights(file: Path, model: nn.Module) -> str:
     """Write the state dict as safetensors, atomically; returns the file's SHA-256."""
     content = save_tensors({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
-    _write(file, content)
+    write(file, content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -92,12 +115,18 @@ def file_hash(file: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def _card_hash(card: dict[str, Any]) -> str:
+    """Of everything in a card but this hash."""
+    content = {key: value for key, value in card.items() if key != "card_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def write_json(file: Path, content: object) -> None:
     """Write JSON atomically, readable by people."""
-    _write(file, (json.dumps(content, indent=2) + "\n").encode())
+    write(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def _write(file: Path, content: bytes) -> None:
+def write(file: Path, content: bytes) -> None:
     """Whole or not at all, also when the power fails. Raises OSError."""
     part = file.with_name(f"{file.name}.part")
     try:
@@ -124,24 +153,59 @@ def load(path: Path) -> Bundle:
     raise ModelError(f"no such model: {path} (give a model folder, such as runs/NAME/model, or a .pth file)")
 
 
+def load_reference(path: Path) -> Bundle:
+    """Load a checkpoint in the reference's layout. Raises ModelError."""
+    model, config, classes = read_checkpoint(path)
+    predictor = Predictor(model, IMAGENET["mean"], IMAGENET["std"], temperature=1.0)
+    return Bundle(predictor=predictor.eval(), classes=classes, image_size=config.image_size)
+
+
 def _load_folder(path: Path) -> Bundle:
     try:
         card = json.loads((path / CARD).read_text())
+        check_files(path, card)
         fields = json.loads((path / CONFIG).read_text())
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         config = CNNConfig(**settings)
-        preprocessing = card["preprocessing"]
-        if file_hash(path / WEIGHTS) != card["weights_sha256"]:
-            raise ModelError(f"{path / WEIGHTS} is not the file that {CARD} describes (altered, or half-written)")
-        model = load_weights(path / WEIGHTS, config)
-        predictor = Predictor(model, preprocessing["mean"], preprocessing["std"], card["temperature"])
-        return Bundle(predictor=predictor.eval(), classes=tuple(card["classes"]), image_size=config.image_size)
+        predictor = _predictor(load_weights(path / WEIGHTS, config), card)
+        return Bundle(predictor=predictor, classes=tuple(card["classes"]), image_size=config.image_size, card=card)
     except FileNotFoundError as error:
         raise ModelError(f"no model in {path}: {Path(error.filename).name} is missing") from error
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not a model folder of this program ({type(error).__name__}: {error})") from error
+
+
+def check_files(directory: Path, card: dict[str, Any]) -> None:
+    """Compare a model folder with its card: ModelError for a missing, altered or foreign file.
+
+    Cards of versions that exported weights alone list nothing: then only the weights are compared.
+    """
+    listed: dict[str, str] = card.get("files", {WEIGHTS: card["weights_sha256"]})
+    for name, digest in listed.items():
+        if not (directory / name).is_file():
+            raise ModelError(f"no model in {directory}: {name} is missing (copy or export the whole folder again)")
+        if file_hash(directory / name) != digest:
+            raise ModelError(f"{directory / name} is not the file that {CARD} describes (altered, or half-written)")
+    if "files" not in card:
+        return
+    if card.get("card_sha256") != _card_hash(card):
+        raise ModelError(f"{directory / CARD} was altered since it was written (its own hash does not fit)")
+    found = sorted(file.name for file in directory.iterdir() if file.suffix.lower() in RUNNABLE)
+    if foreign := [name for name in found if name not in listed]:
+        raise ModelError(
+            f"{directory} holds {foreign[0]}, which {CARD} does not list (remove it, or keep it elsewhere)"
+        )
+
+
+def is_whole(directory: Path, card: dict[str, Any]) -> bool:
+    """Whether a folder has every format, each as its card describes it."""
+    try:
+        check_files(directory, card)
+    except ModelError:
+        return False
+    return "files" in card
 
 
 def load_weights(file: Path, config: CNNConfig) -> CNN:
@@ -150,48 +214,6 @@ def load_weights(file: Path, config: CNNConfig) -> CNN:
     try:
         model.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{file} does not fit its architecture ({_reason(error)})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{file} does not fit its architecture ({reason})") from error
     return model.eval()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to load it unsafely
-        return "it holds more than tensors and plain containers"
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def load_reference(path: Path) -> Bundle:
-    """Load a checkpoint in the reference's layout: dict(model_state_dict, config, class_names, ...).
-
-    The image size is read off the first dense layer. Raises ModelError.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state, classes = content["model_state_dict"], tuple(content["class_names"])
-        config = reference_config(content["config"], state, len(classes))
-        model = build_cnn(config)
-        model.load_state_dict(state)
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # torch.load raises whatever the bytes make it raise
-        raise ModelError(f"{path} is not a checkpoint in the reference's layout ({_reason(error)})") from error
-    predictor = Predictor(model, IMAGENET["mean"], IMAGENET["std"], temperature=1.0)
-    return Bundle(predictor=predictor.eval(), classes=classes, image_size=config.image_size)
-
-
-def reference_config(config: dict[str, Any], state: dict[str, Tensor], num_classes: int) -> CNNConfig:
-    """The architecture of a reference checkpoint from its config and the shapes of its state dict."""
-    blocks = int(config["num_conv_blocks"])
-    kernels = [*config["kernel_sizes"], *[3] * blocks][:blocks]
-    filters = tuple(32 * config["filters_multiplier"] << block for block in range(blocks))
-    side = round((state["classifier.0.weight"].shape[1] / filters[-1]) ** 0.5)
-    return CNNConfig(
-        num_classes=num_classes,
-        image_size=side << blocks,
-        filters=filters,
-        kernel_sizes=tuple(kernels),
-        batch_norm=bool(config["use_batch_norm"]),
-        conv_dropout=float(config["conv_dropout"]),
-        dense_units=tuple(config["dense_units"]),
-        dense_dropout=float(config["dense_dropout"]),
-    )

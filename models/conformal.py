@@ -55,7 +55,7 @@ def abstains(sets: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def describe(
     cal: tuple[Floats, Ints, Ints], test: tuple[Floats, Ints, Ints], levels: Sequence[float] = LEVELS
 ) -> dict[str, dict[str, Any]]:
-    """For each level (as text) the threshold from cal, and what its sets do on test; or None and the reason.
+    """For each level (as text) the threshold from cal, and what its sets do on test; or why there is none.
 
     cal and test: (probabilities [N, K], labels [N], groups [N]). Shares on test weigh each group the same, as the
     promise does.
@@ -65,7 +65,7 @@ def describe(
         try:
             limit = threshold(*cal, level)
         except ModelError as error:
-            found[f"{level:g}"] = {"threshold": None, "reason": str(error)}
+            found[f"{level:g}"] = {"refused": str(error)}
             continue
         probabilities, labels, groups = test
         _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)

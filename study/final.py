@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from data.batches import MEAN, STD
-from data.images import DECODING
+from data.images import DECODING, source_size
 from models import bundle, conformal
 from models.calibration import fit_temperature, softmax
 from models.cnn import CNN, CNNConfig
@@ -100,7 +100,8 @@ def finish(
     card["test"] |= {"by_group": _group_scores(work, trained[0].model, temperature)}
     card["comparison"] = [_trees(work, trained[0].model)]
     card["conformal"] = _conformal(work, trained[0].model, temperature)
-    card = bundle.save(directory, trained[0].model, _architecture(work, trial), card)
+    some = work.dataset.images[work.parts.train[:64]]
+    card = bundle.save(directory, trained[0].model, _architecture(work, trial), card, some)
     write_report(directory, study, work.config, card, trained[0].epochs, _mistakes(work, trained[0].model, temperature))
     mark = {"weights_sha256": trained[0].digest, "identity": identity}
     bundle.write_json(directory / "finished.json", mark)
@@ -112,7 +113,7 @@ def _finished_card(directory: Path, study: optuna.Study, trial: FrozenTrial, ide
     try:
         mark = json.loads((directory / "finished.json").read_text())
         card: dict[str, Any] = json.loads((directory / bundle.CARD).read_text())
-        whole = bundle.file_hash(directory / bundle.WEIGHTS) == card["weights_sha256"] == mark["weights_sha256"]
+        whole = bundle.is_whole(directory, card) and card["weights_sha256"] == mark["weights_sha256"]
         same = mark["identity"] == identity and card["study"]["name"] == study.study_name
         current = card["study"]["trials"] == _count(study) and card["test_openings"] == len(_openings(study))
     except (OSError, ValueError, KeyError, TypeError):
@@ -263,7 +264,8 @@ def _conformal(work: Workspace, model: CNN, temperature: float) -> dict[str, Any
         index = getattr(work.parts, part)
         logits = predict_logits(model.to(work.device), work.eval_batches(part))
         parts.append((softmax(logits, temperature), work.dataset.labels[index], work.dataset.groups[index]))
-    return conformal.describe(parts[0], parts[1])
+    groups = len(np.unique(work.dataset.groups[work.parts.cal]))
+    return {"method": "1 - probability", "groups": groups, "levels": conformal.describe(parts[0], parts[1])}
 
 
 def _count(study: optuna.Study) -> int:
@@ -314,10 +316,12 @@ def _card(
             "data": config.final_data,
             "epochs": config.final_epochs,
             "seconds": round(sum(epoch["seconds"] for one in trained for epoch in one.epochs), 3),
+            "epoch_seconds": [round(epoch["seconds"], 3) for epoch in trained[0].epochs],
             "num_params": trial.user_attrs.get("num_params"),
         },
         "data": {
             "source": config.data,
+            "source_size": source_size([dataset.root / path for path in dataset.paths]),
             "images": len(dataset.labels),
             "groups": len(set(dataset.groups.tolist())),
             "groups_from": dataset.groups_from,

@@ -23,7 +23,17 @@ import optuna
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["study.cli", "sklearn.metrics", "scipy.optimize", "plotly.io", "alembic.command", "torch._dynamo", "tests.killer"]
+    [
+        "study.cli",
+        "sklearn.metrics",
+        "scipy.optimize",
+        "plotly.io",
+        "alembic.command",
+        "torch._dynamo",
+        "onnxscript",
+        "onnxruntime",
+        "tests.killer",
+    ]
 )
 
 POINTS: dict[str, tuple[str, str]] = {
@@ -45,6 +55,7 @@ POINTS: dict[str, tuple[str, str]] = {
     "opening": ("study.final:", "_open_test"),
     "bundle": ("models.bundle:", "write_json"),
     "model": ("models.bundle:", "save"),
+    "model file": ("models.bundle:", "write"),
     "report page": ("study.final:", "write_report"),
 }
 """Name -> (owner, function): the process dies just before or just after the n-th call."""
@@ -275,7 +286,8 @@ def options(folder: Path, **changes: Any) -> list[str]:
 
 
 def everything(folder: Path) -> tuple[Any, ...]:
-    """Trials as the database has them, the winner's weights, and the number of openings."""
+    """Trials as the database has them, the winner's weights, and the number of openings; the model folder is whole."""
+    from models.bundle import is_whole
     from study.storage import open_storage
 
     study = optuna.load_study(study_name="s", storage=open_storage(f"sqlite:///{folder}/optuna.db", create=False))
@@ -293,6 +305,7 @@ def everything(folder: Path) -> tuple[Any, ...]:
         for trial in study.trials
     ]
     card = json.loads((folder / "runs" / "s" / "model" / "card.json").read_text())
+    assert is_whole(folder / "runs" / "s" / "model", card)
     check = sqlite3.connect(folder / "optuna.db").execute("PRAGMA integrity_check").fetchone()
     kept = ("weights_sha256", "test", "temperature", "classes")
     return trials, [card[key] for key in kept], len(study.user_attrs["openings"]), check

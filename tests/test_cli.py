@@ -1,7 +1,5 @@
 """The shell: what it prints, what it refuses, and its frozen surface."""
 
-import csv
-import io
 import json
 import os
 import re
@@ -65,49 +63,6 @@ def test_the_whole_way(shell: Shell, small_folder: Path, tmp_path: Path) -> None
 def model(shell: Shell, small_folder: Path) -> Path:
     assert run_tiny(shell, small_folder)[0] == 0
     return Path("runs/s/model")
-
-
-def test_predict_prints_rows_by_class_name(shell: Shell, model: Path, small_folder: Path) -> None:
-    code, out, _ = shell("predict", model, small_folder / "0", small_folder / "1" / "0001.png", "--csv")
-    assert code == 0
-    rows = list(csv.DictReader(io.StringIO(out)))
-    assert len(rows) == 41
-    assert list(rows[0]) == ["path", "label", "0", "1", "2", "3"]
-    for row in rows:
-        probabilities = {name: float(row[name]) for name in "0123"}
-        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
-        assert probabilities[row["label"]] == max(probabilities.values())
-    code, out, _ = shell("predict", model, small_folder / "0", "--json")
-    listed = json.loads(out)
-    assert len(listed) == 40
-    assert set(listed[0]) == {"path", "label", "probabilities"}
-    assert sum(row["label"] == "0" for row in listed) > 20
-
-
-def test_predict_refuses_and_skips_bad_images(shell: Shell, model: Path, small_folder: Path, tmp_path: Path) -> None:
-    photos = shrink(small_folder, tmp_path / "photos", classes=2, each=2)
-    (photos / "0" / "broken.png").write_bytes(b"nothing")
-    code, out, err = shell("predict", model, photos, "--csv")
-    assert code == 2
-    assert "broken.png: not an image" in err
-    code, out, err = shell("predict", model, photos, "--csv", "--skip-bad")
-    assert code == 0
-    assert len(out.splitlines()) == 5
-    assert "left out" in err
-    assert shell("predict", model, tmp_path / "none.png")[2] == f"study: no such image or folder: {tmp_path}/none.png\n"
-    (tmp_path / "empty").mkdir()
-    assert "no images in" in shell("predict", model, tmp_path / "empty")[2]
-
-
-def test_predict_refuses_a_model_that_is_none(shell: Shell, model: Path, small_folder: Path, tmp_path: Path) -> None:
-    image = small_folder / "0"
-    assert "no such model: nowhere" in shell("predict", "nowhere", image)[2]
-    assert "no model in" in shell("predict", tmp_path, image)[2]
-    weights = model / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    code, _, err = shell("predict", model, image)
-    assert code == 2
-    assert "is not the file that card.json describes" in err
 
 
 def few_images(root: Path) -> Path:
@@ -305,7 +260,8 @@ SURFACE = {
     "resume": ["--storage", "--trials", "--hours", "--workers", "--device"],
     "retrain": ["--trial", "--storage", "--device"],
     "status": ["--storage", "--json"],
-    "predict": ["--json", "--csv", "--device", "--skip-bad"],
+    "predict": ["--json", "--csv", "--top", "--explain", "--set-level", "--device", "--skip-bad"],
+    "evaluate": ["--groups", "--json", "--device", "--skip-bad"],
     "data audit": ["--groups", "--seed", "--json", "--html", "--skip-bad"],
     "data split": ["--groups", "--seed", "--csv", "--skip-bad"],
     "data fetch": [],

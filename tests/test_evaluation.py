@@ -223,8 +223,8 @@ def test_a_level_that_the_groups_cannot_promise_is_refused() -> None:
         threshold(probabilities, labels, groups, 1.0)
     found = describe((probabilities, labels, groups), (probabilities, labels, groups))
     assert found["0.1"]["coverage"] == pytest.approx(1.0)
-    assert found["0.05"]["threshold"] is None
-    assert "smallest level" in found["0.05"]["reason"]
+    assert "threshold" not in found["0.05"]
+    assert "smallest level" in found["0.05"]["refused"]
 
 
 def test_no_class_or_several_is_no_answer() -> None:

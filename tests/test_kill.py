@@ -36,6 +36,9 @@ MOMENTS = [
     ("opening", 1),
     ("weights", 2),
     ("bundle", 3),
+    ("model file", 5),
+    ("model file", 6),
+    ("model file", 8),
     ("report page", 1),
 ]
 

@@ -199,9 +199,9 @@ def test_final_training_ships_what_it_scored(tiny: MakeConfig, workspace: MakeWo
     assert trees["name"] == "trees"
     assert trees["difference"] == pytest.approx(card["test"]["accuracy"] - trees["accuracy"])
     assert trees["difference_interval"][0] <= trees["difference"] <= trees["difference_interval"][1]
-    assert set(card["conformal"]) == {"0.1", "0.05"}
-    for level in card["conformal"].values():
-        assert (level["threshold"] is None) == ("reason" in level)
+    assert set(card["conformal"]["levels"]) == {"0.1", "0.05"}
+    for level in card["conformal"]["levels"].values():
+        assert ("threshold" in level) != ("refused" in level)
     assert len(study.user_attrs[OPENINGS]) == 1
     logits = predict_logits(loaded.predictor.model, work.eval_batches("test"))
     expected = torch.softmax(torch.from_numpy(logits) / card["temperature"], 1).numpy()

@@ -1,7 +1,7 @@
 """The `study` command: parse, print, exit code. Data goes to stdout, talk to stderr."""
 
-import csv
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -12,14 +12,13 @@ import optuna
 import torch
 import typer
 from optuna.trial import FrozenTrial, TrialState
-from rich.markup import escape
 
 from data import DataError
 from models import ModelError
-from models.bundle import load
 from study import StudyError, launch
 from study.cli import data as data_commands
 from study.cli import db as db_commands
+from study.cli import model as model_commands
 from study.cli.display import Display, err, print_table, show
 from study.config import StudyConfig, parse_setting, resolve
 from study.contract import Membership, stored_config
@@ -27,8 +26,6 @@ from study.crew import work
 from study.final import winner
 from study.leases import holders
 from study.opening import check_name, choose_device, default_name
-from study.page import percent
-from study.predict import find_images, predict_files
 from study.signals import Stopped, stoppable
 from study.storage import DEFAULT_URL, backend, load_study, open_storage, storage_trouble, study_names
 from study.worker import search_seconds
@@ -42,6 +39,7 @@ app = typer.Typer(
     epilog="Start with: study run          (embedded digits, a minute)      then: study run --data FOLDER",
 )
 
+app.add_typer(model_commands.app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(db_commands.app, name="db")
 
@@ -141,35 +139,6 @@ def status(
         err.print("no studies yet; start one with: study run")
 
 
-@app.command(epilog="Example: study predict runs/quick-digits/model photos/ --csv > predictions.csv")
-def predict(
-    model: Annotated[Path, typer.Argument(help="A model folder, or a .pth in the reference's layout.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Files and folders.")],
-    as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
-    device: Device = "auto",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
-) -> None:
-    """Class and probabilities of each image."""
-    if as_json and as_csv:
-        raise StudyError("--json and --csv exclude each other")
-    bundle = load(model).to(choose_device(device))
-    files = find_images(images)
-    rows = predict_files(bundle, files, skip_bad=skip_bad, warn=lambda text: err.print(escape(text)))
-    if as_json:
-        sys.stdout.write(json.dumps(list(rows), indent=2) + "\n")
-    elif as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "label", *bundle.classes])
-        for row in rows:
-            writer.writerow([row["path"], row["label"], *(f"{p:.6f}" for p in row["probabilities"].values())])
-    else:
-        print_table(
-            ("path", "label", "probability"),
-            [(row["path"], row["label"], percent(row["probabilities"][row["label"]])) for row in rows],
-        )
-
-
 def _run(config: StudyConfig, name: str, storage: str, device: str) -> None:
     chosen = choose_device(device)
     check_name(name)
@@ -258,6 +227,9 @@ def main() -> None:
         _fail(str(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except BrokenPipeError:  # whoever reads our rows has enough (study predict ... | head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except _USAGE_ERROR as error:
         message = error.format_message()  # type: ignore[attr-defined]
         if type(error).__name__ == "NoArgsIsHelpError":

@@ -185,8 +185,8 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def show(console: Console) -> Iterator[Display]:
-    """Progress bars on a terminal, removed at the end; nothing elsewhere."""
+def show(console: Console, *, quiet: bool = False) -> Iterator[Display]:
+    """Progress bars on a terminal, removed at the end; nothing elsewhere, or when quiet."""
     with Progress(
         TextColumn("{task.description:>14}"),
         BarColumn(bar_width=24),
@@ -194,6 +194,6 @@ def show(console: Console) -> Iterator[Display]:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=quiet or not console.is_terminal,
     ) as progress:
         yield Display(progress)

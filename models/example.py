@@ -1,0 +1,36 @@
+"""Class probabilities with this folder alone: python example.py IMAGE... (numpy, Pillow, and onnxruntime or torch)."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+here = Path(__file__).parent
+card = json.loads((here / "card.json").read_text())
+size = card["preprocessing"]["size"]
+
+
+def pixels(path: str) -> np.ndarray:
+    image: Image.Image = Image.open(path)
+    image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at no less than twice the size, as in training
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey
+        image = Image.fromarray(np.clip(np.asarray(image, np.int64) // 257, 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+
+
+images = np.stack([pixels(path) for path in sys.argv[1:]])  # uint8 [N, size, size, 3]
+try:
+    import onnxruntime
+
+    (probabilities,) = onnxruntime.InferenceSession(here / "model.onnx").run(None, {"images": images})
+except ImportError:
+    import torch
+
+    probabilities = torch.export.load(here / "model.pt2").module()(torch.from_numpy(images)).detach().numpy()
+for path, row in zip(sys.argv[1:], probabilities.tolist()):
+    print(json.dumps({"path": path, **dict(zip(card["classes"], row))}))

@@ -1,0 +1,126 @@
+"""A network as files that run without this project: a torch.export program and an ONNX model, compared and timed."""
+
+import io
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.export import ExportedProgram
+
+Images = NDArray[np.uint8]
+Run = Callable[[Images], NDArray[np.float32]]
+"""uint8 images [N, S, S, 3] -> probabilities [N, K]."""
+
+OPSET = 18
+"""Of ONNX: new enough for the exporter, old enough for onnxruntime since 1.18 (2024)."""
+
+BATCHES = (1, 16, 64)
+SECONDS = 0.05
+"""How long each batch size is timed; where one batch takes twice as long, larger ones are not tried."""
+
+
+def program(predictor: nn.Module, image_size: int) -> ExportedProgram:
+    """The predictor (uint8 [N, S, S, 3] -> probabilities [N, K], on the CPU, eval) traced for any N."""
+    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+    batch = torch.export.Dim("batch")
+    exported = torch.export.export(predictor, (example,), dynamic_shapes=({0: batch},), strict=False)
+    for node in exported.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names folders of this machine, and would go into the files
+    return exported
+
+
+def program_bytes(exported: ExportedProgram) -> bytes:
+    """The content of a .pt2 file."""
+    file = io.BytesIO()
+    torch.export.save(exported, file)
+    return file.getvalue()
+
+
+def onnx_bytes(exported: ExportedProgram) -> bytes:
+    """The content of an .onnx file: input `images`, output `probabilities`, the first axis of both named batch."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    converted = torch.onnx.export(
+        exported,
+        (),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=["probabilities"],
+        dynamic_shapes=({0: "batch"},),
+        verbose=False,
+    )
+    assert converted is not None
+    content: bytes = converted.model_proto.SerializeToString()
+    return content
+
+
+def run_module(module: nn.Module) -> Run:
+    """A predictor, or the module of a program, as a function of arrays."""
+
+    def run(images: Images) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(module(torch.from_numpy(images)).numpy())
+
+    return run
+
+
+def run_program(content: bytes) -> Run:
+    """A program that was just written, as torch loads it."""
+    return run_module(torch.export.load(io.BytesIO(content)).module())
+
+
+def run_onnx(content: bytes) -> Run:
+    """An ONNX model that was just written, in onnxruntime with as many threads as torch has."""
+    import onnxruntime  # imported late, like the exporter: needed once, at the end of a study
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def run(images: Images) -> NDArray[np.float32]:
+        return np.asarray(session.run(None, {"images": images})[0])
+
+    return run
+
+
+def speed(run: Run, images: Images) -> list[dict[str, float]]:
+    """Latency and throughput by batch size: the median of what fits SECONDS, after one run that does not count."""
+    rows = []
+    for size in BATCHES:
+        batch = np.resize(images, (size, *images.shape[1:]))
+        seconds = _median_seconds(run, batch)
+        rows.append(
+            {
+                "batch": size,
+                "milliseconds": round(1000 * seconds, 3),
+                "images_per_second": round(size / seconds, 1),
+            }
+        )
+        if seconds > 2 * SECONDS:
+            break
+    return rows
+
+
+def _median_seconds(run: Run, batch: Images) -> float:
+    run(batch)
+    taken: list[float] = []
+    while sum(taken) < SECONDS:
+        start = time.perf_counter()
+        run(batch)
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken))
+
+
+def compare(run: Run, expected: NDArray[np.float32], images: Images) -> float:
+    """The largest difference of any probability from what the training model gives in full precision."""
+    return float(np.abs(run(images) - expected).max(initial=0.0))
+
+
+def described(run: Run, expected: NDArray[np.float32], images: Images) -> dict[str, Any]:
+    """What the card says of a format."""
+    return {"max_difference": compare(run, expected, images), "speed_cpu": speed(run, images)}

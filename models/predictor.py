@@ -1,0 +1,60 @@
+"""A network in use: uint8 images in, calibrated probabilities out."""
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.cnn import CNN, prepare
+
+
+class Predictor(nn.Module):
+    """uint8 images in, probabilities out: normalisation and temperature cannot drift from training."""
+
+    mean: Tensor
+    std: Tensor
+    temperature: Tensor
+
+    def __init__(self, model: CNN, mean: list[float], std: list[float], temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.register_buffer("temperature", torch.tensor(temperature))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 [B, S, S, 3] -> float [B, 3, S, S], what the network was trained on."""
+        return (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [B, S, S, 3] -> probabilities [B, K]."""
+        return torch.softmax(self.model(self.normalised(images)) / self.temperature, dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A loaded model, ready to predict."""
+
+    predictor: Predictor
+    classes: tuple[str, ...]
+    image_size: int
+    card: dict[str, Any] = field(default_factory=dict)  # empty for a checkpoint of the reference
+
+    def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float64]:
+        """uint8 images [N, S, S, 3] of the model's size -> probabilities [N, K]."""
+        device = self.predictor.mean.device
+        with torch.inference_mode():
+            parts = [
+                self.predictor(torch.from_numpy(images[i : i + batch_size]).to(device)).double().cpu()
+                for i in range(0, len(images), batch_size)
+            ]
+        return torch.cat(parts).numpy()
+
+    def to(self, device: torch.device) -> Self:
+        """Move to the device, in place, with channels last: the pixels come so, and convolutions are faster then."""
+        prepare(self.predictor.model, device)
+        self.predictor.to(device)
+        return self

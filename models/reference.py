@@ -1,0 +1,102 @@
+"""The reference system's checkpoints (.pth): read, and written for networks that its layout can describe.
+
+The layout is dict(model_state_dict, config, val_accuracy, class_names, training_time, epoch_times); its networks are
+`features` and `classifier`, both plain sequences, whose output goes through a softmax.
+"""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models import ModelError
+from models.cnn import CNN, CNNConfig, build_cnn
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+"""What the reference's checkpoints were trained with; they do not say so themselves."""
+
+BASE_FILTERS = 32
+
+
+def read_checkpoint(path: Path) -> tuple[CNN, CNNConfig, tuple[str, ...]]:
+    """Network, architecture and class names; the image size is read off the first dense layer. Raises ModelError."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state, classes = content["model_state_dict"], tuple(content["class_names"])
+        config = read_config(content["config"], state, len(classes))
+        model = build_cnn(config)
+        model.load_state_dict(state)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # torch.load raises whatever the bytes make it raise
+        raise ModelError(f"{path} is not a checkpoint in the reference's layout ({_reason(error)})") from error
+    return model.eval(), config, classes
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to load it unsafely
+        return "it holds more than tensors and plain containers"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def read_config(config: dict[str, Any], state: dict[str, Tensor], num_classes: int) -> CNNConfig:
+    """The architecture of a checkpoint from its config and the shapes of its state dict."""
+    blocks = int(config["num_conv_blocks"])
+    kernels = [*config["kernel_sizes"], *[3] * blocks][:blocks]
+    filters = tuple(BASE_FILTERS * config["filters_multiplier"] << block for block in range(blocks))
+    side = round((state["classifier.0.weight"].shape[1] / filters[-1]) ** 0.5)
+    return CNNConfig(
+        num_classes=num_classes,
+        image_size=side << blocks,
+        filters=filters,
+        kernel_sizes=tuple(kernels),
+        batch_norm=bool(config["use_batch_norm"]),
+        conv_dropout=float(config["conv_dropout"]),
+        dense_units=tuple(config["dense_units"]),
+        dense_dropout=float(config["dense_dropout"]),
+    )
+
+
+def checkpoint(model: CNN, config: CNNConfig, card: dict[str, Any]) -> bytes | None:
+    """A network on the CPU as a checkpoint's bytes; None where the layout cannot describe it.
+
+    It has no place for a temperature, so the last layer is divided by it: a softmax gives calibrated probabilities.
+    """
+    preprocessing = {name: card["preprocessing"][name] for name in IMAGENET}
+    state = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    described = _config(config)
+    if preprocessing != IMAGENET or read_config(described, state, config.num_classes) != config:
+        return None
+    last = f"classifier.{len(model.classifier) - 1}"
+    state[f"{last}.weight"] /= card["temperature"]
+    state[f"{last}.bias"] /= card["temperature"]
+    final = card.get("final", {})
+    content = {
+        "model_state_dict": state,
+        "config": described,
+        "val_accuracy": 100 * (card.get("study", {}).get("selection_score") or 0.0),
+        "class_names": list(card["classes"]),
+        "training_time": final.get("seconds"),
+        "epoch_times": final.get("epoch_seconds", []),
+    }
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def _config(config: CNNConfig) -> dict[str, Any]:
+    return {
+        "num_conv_blocks": len(config.filters),
+        "filters_multiplier": max(1, config.filters[0] // BASE_FILTERS),
+        "kernel_sizes": list(config.kernel_sizes),
+        "use_batch_norm": config.batch_norm,
+        "conv_dropout": config.conv_dropout,
+        "dense_units": list(config.dense_units),
+        "dense_dropout": config.dense_dropout,
+    }

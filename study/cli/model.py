@@ -1,0 +1,174 @@
+"""`study predict` and `study evaluate`: a saved model on images."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from models.bundle import load
+from study import StudyError
+from study.cli.display import err, print_table, show
+from study.evaluate import evaluate as score_folder
+from study.opening import choose_device
+from study.page import percent
+from study.predict import Row, find_images, predict_files, threshold_of, unlike_training
+
+app = typer.Typer()
+
+CACHE = Path("runs/cache")
+
+Model = Annotated[Path, typer.Argument(help="A model folder, or a .pth in the reference's layout.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+@app.command(epilog="Example: study predict runs/quick-digits/model photos/ --csv > predictions.csv")
+def predict(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders; - reads names on stdin.")],
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
+    top: Annotated[int | None, typer.Option(min=1, help="Only so many classes, the most probable first.")] = None,
+    explain: Annotated[Path | None, typer.Option(metavar="DIR", help="Write Grad-CAM overlays here.")] = None,
+    set_level: Annotated[
+        float | None, typer.Option(metavar="ALPHA", help="Error level of prediction sets; 0.1 where the model has it.")
+    ] = None,
+    device: Device = "auto",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+) -> None:
+    """Class and probabilities of each image. A file that cannot be read has an error in its row: exit code 1."""
+    if as_json and as_csv:
+        raise StudyError("--json and --csv exclude each other")
+    bundle = load(model).to(choose_device(device))
+    threshold = threshold_of(bundle.card, set_level)
+    files = find_images(images, lambda: sys.stdin)
+    if warning := unlike_training(bundle, files):
+        err.print(warning, markup=False, soft_wrap=True)
+    bad = 0
+
+    def followed() -> Iterator[Row]:
+        nonlocal bad
+        for number, row in enumerate(predict_files(bundle, files, threshold=threshold, explain=explain), 1):
+            display.images("predicting", number, len(files))
+            bad += "error" in row
+            if "error" in row and skip_bad:
+                err.print(f"left out {row['path']}: {row['error']}", markup=False, soft_wrap=True)
+            else:
+                yield _shortened(row, top)
+
+    out = sys.stdout  # while the progress is shown, rich puts its own in this place
+    with show(err, quiet=out.isatty()) as display:
+        rows = followed()
+        if as_json:
+            _write_json(rows, out)
+        elif as_csv:
+            _write_csv(rows, out, bundle.classes, top, threshold is not None)
+        else:
+            table = list(rows)
+    if not as_json and not as_csv:
+        _show_table(table, top, threshold is not None)
+    if bad and not skip_bad:
+        err.print(f"{bad} of {len(files)} files could not be read (their rows say why)", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _shortened(row: Row, top: int | None) -> Row:
+    """The row with the most probable classes alone, if so wished."""
+    if top is None or "error" in row:
+        return row
+    best = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])[:top]
+    return {**row, "probabilities": dict(best)}
+
+
+def _write_json(rows: Iterator[Row], out: IO[str]) -> None:
+    """A list with a line for each row, written as they come."""
+    before = "[\n"
+    for row in rows:
+        out.write(before + json.dumps(row))
+        before = ",\n"
+    out.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+def _write_csv(rows: Iterator[Row], out: IO[str], classes: tuple[str, ...], top: int | None, sets: bool) -> None:
+    best = range(1, min(top or 0, len(classes)) + 1)
+    ranked = [f"{what}_{place}" for place in best for what in ("label", "probability")]
+    shown = ranked if top else list(classes)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["path", "label", *shown, *(["set", "abstain"] if sets else []), "error"])
+    for row in rows:
+        pairs = row.get("probabilities", {})
+        if top:
+            cells = [cell for name, value in pairs.items() for cell in (name, f"{value:.6f}")]
+        else:
+            cells = [f"{value:.6f}" for value in pairs.values()]
+        cells = cells or [""] * len(shown)
+        if sets:
+            cells += ["|".join(row.get("set", [])), str(row.get("abstain", "")).lower()]
+        writer.writerow([row["path"], row.get("label", ""), *cells, row.get("error", "")])
+
+
+def _show_table(rows: list[Row], top: int | None, sets: bool) -> None:
+    lines = []
+    for row in rows:
+        if "error" in row:
+            lines.append((row["path"], "", row["error"], *([""] if sets else [])))
+            continue
+        pairs = row["probabilities"]
+        shown = ", ".join(f"{name} {percent(value)}" for name, value in pairs.items())
+        value = shown if top else percent(pairs[row["label"]])
+        inside = "{" + ", ".join(row.get("set", [])) + "}" + (" abstains" if row.get("abstain") else "")
+        lines.append((row["path"], row["label"], value, *([inside] if sets else [])))
+    print_table(("path", "label", "probability", *(["prediction set"] if sets else [])), lines)
+
+
+@app.command(epilog="Example: study evaluate runs/quick-digits/model other_centre/")
+def evaluate(
+    model: Model,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of class folders.")],
+    groups: Annotated[
+        str | None, typer.Option(help="CSV file, pattern with (?P<group>...), auto (pixels) or none; else groups.csv.")
+    ] = None,
+    as_json: AsJson = False,
+    device: Device = "auto",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+) -> None:
+    """Score a model on labelled images of another centre, as the study scored it on its own."""
+    bundle = load(model).to(choose_device(device))
+    with show(err) as display:
+        found = score_folder(bundle, folder, CACHE, groups=groups, skip_bad=skip_bad, progress=display.images)
+    for line in found["warnings"]:
+        err.print(line, markup=False, soft_wrap=True)
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
+    _show_scores(found, bundle.card)
+
+
+def _show_scores(found: dict[str, Any], card: dict[str, Any]) -> None:
+    scores = found["scores"]
+    low, high = scores["accuracy_interval"]
+    rows = [
+        ("accuracy", f"{percent(scores['accuracy'])}, 95 % interval {percent(low)} to {percent(high)}"),
+        ("on", f"{scores['images']} images of {scores['groups']} groups ({found['groups_from']})"),
+        ("most frequent class", percent(scores["majority"])),
+        ("balanced accuracy", percent(scores["balanced_accuracy"])),
+        ("macro F1", f"{scores['macro_f1']:.3f}"),
+        ("negative log likelihood", f"{scores['nll']:.3f}"),
+    ]
+    if "test" in card:
+        where = "leaky accuracy" if card.get("leaky") else "test accuracy"
+        rows.append((f"{where} in its study", percent(card["test"]["accuracy"])))
+    print_table(("score", "value"), rows)
+    classes = found["classes"]
+    lines = [
+        (name, *(f"{scores['report'][name][key]:.3f}" for key in ("precision", "recall", "f1-score")), sum(counts))
+        for name, counts in zip(classes, scores["confusion"], strict=True)
+        if sum(counts)
+    ]
+    print_table(("class", "precision", "recall", "F1", "images"), lines)
+    confusion = [(name, *row) for name, row in zip(classes, scores["confusion"], strict=True) if sum(row)]
+    print_table(("true \\ predicted", *classes), confusion)
