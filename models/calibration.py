@@ -47,6 +47,21 @@ def calibration_error(probabilities: Floats, labels: Ints) -> float:
     return float(np.abs(np.bincount(bins, weights=gap)).sum() / len(labels))
 
 
+def reliability(probabilities: Floats, labels: Ints) -> list[dict[str, float]]:
+    """For each bin of confidence that has images: their number, mean confidence and accuracy."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    return [
+        {
+            "images": float((bins == one).sum()),
+            "confidence": float(confidence[bins == one].mean()),
+            "accuracy": float(right[bins == one].mean()),
+        }
+        for one in np.unique(bins)
+    ]
+
+
 def risk_coverage(probabilities: Floats, labels: Ints) -> list[tuple[float, float]]:
     """(share of images kept, error among them) when the least confident are left out (Geifman and El-Yaniv 2017)."""
     order = np.argsort(-probabilities.max(axis=1), kind="stable")

@@ -16,7 +16,10 @@ from study import StudyError
 from study.presets import PRESETS
 from study.space import PARAMETERS, Entry, Range, Value, contains, distributions, nearest, validated
 
-MAY_CHANGE = ("preset", "data", "groups", "skip_bad", "trials", "hours", "workers", "checkpoint_seconds")
+MAY_CHANGE = (
+    *("preset", "data", "groups", "skip_bad", "trials", "hours", "workers", "checkpoint_seconds"),
+    *("positive", "leaky_score"),  # they only report
+)
 """Fields that may differ when a study is continued; everything else defines it.
 
 The images and the parts are compared by their content, so that a moved folder or list is still the same."""
@@ -85,16 +88,33 @@ class StudyConfig(BaseModel):
     augment: AugmentConfig = Field(AugmentConfig(), description="augmentation of training images")
     space: dict[str, Entry] = Field({}, description="what is searched")
     baseline: dict[str, Value] = Field({}, description="a point of the space that is tried first")
+    confirm: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="so many of the best trials are trained anew; the best of them on val is chosen",
+    )
     final_epochs: int = Field(54, ge=1, description="of the final training")
     final_batch_size: BatchSize = Field(64, description="images per step in the final training, or auto")
     final_seeds: int = Field(
         1, ge=1, le=100, description="final trainings; the first is shipped, the others show the spread"
     )
     final_data: Literal["train", "train+val"] = Field("train+val", description="images of the final training")
+    positive: tuple[str, ...] = Field(
+        (), description="classes that are a finding, such as the malignant ones: adds sensitivity and specificity"
+    )
+    leaky_score: bool = Field(
+        False, description="score the architecture on a random 80/20 split too, to compare with published numbers"
+    )
     checkpoint_seconds: float = Field(
         30.0, ge=0, description="of training between two checkpoints of a network; 0: after every epoch"
     )
     skip_bad: bool = Field(False, description="leave unreadable files out instead of stopping")
+
+    @field_validator("positive", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("hours", "checkpoint_seconds", mode="before")
     @classmethod

@@ -14,6 +14,9 @@ plotly.io.templates["study"] = go.layout.Template(
 )
 plotly.io.templates.default = "plotly_white+study"
 
+ABOVE = {"orientation": "h", "yanchor": "bottom", "y": 1.0}
+"""A legend over the plot, where it covers no axis."""
+
 Rungs = list[tuple[int, int, int, int]]
 """(bracket, epochs, entered, promoted)."""
 
@@ -66,9 +69,7 @@ def history(trials: list[FrozenTrial]) -> go.Figure:
         name="best complete so far",
         line_shape="hv",
     )
-    figure.update_layout(
-        title="Trials in turn", xaxis_title="trial", yaxis_title="selection score", legend={"orientation": "h"}
-    )
+    figure.update_layout(title="Trials in turn", xaxis_title="trial", yaxis_title="selection score", legend=ABOVE)
     return figure
 
 
@@ -78,7 +79,7 @@ def rung_survival(rungs: Rungs) -> go.Figure:
     names = [f"bracket {bracket}: epoch {epochs}" for bracket, epochs, _, _ in rungs]
     figure.add_bar(x=names, y=[entered for _, _, entered, _ in rungs], name="judged there")
     figure.add_bar(x=names, y=[promoted for _, _, _, promoted in rungs], name="went on")
-    figure.update_layout(title="What pruning kept", barmode="group", yaxis_title="trials", legend={"orientation": "h"})
+    figure.update_layout(title="What pruning kept", barmode="group", yaxis_title="trials", legend=ABOVE)
     return figure
 
 
@@ -109,7 +110,7 @@ def cost_against_score(trials: list[FrozenTrial], attribute: str, label: str) ->
         title=f"Score against {label}",
         xaxis={"title": label, "type": "log"},
         yaxis_title="selection score",
-        legend={"orientation": "h"},
+        legend=ABOVE,
     )
     return figure
 
@@ -183,7 +184,7 @@ def reliability(bins: list[dict[str, float]]) -> go.Figure:
         title="Calibration",
         xaxis={"title": "probability it gives", "range": [0, 1.02]},
         yaxis={"title": "share that is right", "range": [0, 1.02]},
-        legend={"orientation": "h"},
+        legend=ABOVE,
     )
     return figure
 

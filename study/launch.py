@@ -14,10 +14,11 @@ from study import StudyError
 from study.config import StudyConfig
 from study.contract import own_trials, stored_config, while_it_exists
 from study.crew import crew
-from study.final import FinalEpoch, Outcome, finish, winner
+from study.final import Outcome, finish, winner
 from study.leases import Leases, turn
 from study.objective import TrialEnd, TrialEpoch
 from study.opening import Opened, check_name, open_all, with_absolute_data
+from study.refit import FinalEpoch
 from study.server import gather
 from study.storage import backend, load_study, open_storage, runs_folder, storage_trouble
 from study.worker import search
@@ -51,7 +52,7 @@ def run(
                 work = opened.workspace(device)
                 yield from search(opened.study, work)
             with turn(backend(opened.study), opened.folder, FINAL, _waiting):
-                yield from finish(opened.study, work, winner(opened.study), work.folder / "model")
+                yield from finish(opened.study, work, None, work.folder / "model")
 
 
 def retrain(
@@ -67,8 +68,8 @@ def retrain(
         if number is not None and number not in trials:
             raise StudyError(f"no finished trial {number} in {name!r} (there are: {', '.join(map(str, trials))})")
         yield opened
-        trial = best if number is None else trials[number]
-        folder = "model" if trial.number == best.number else f"model-trial-{trial.number}"
+        trial = None if number is None else trials[number]
+        folder = "model" if number in (None, best.number) else f"model-trial-{number}"
         with turn(backend(study), opened.folder, FINAL, _waiting):
             yield from finish(study, opened.workspace(device), trial, opened.folder / folder, fresh=True)
 

@@ -58,6 +58,11 @@ class Workspace:
         """The part that the final score comes from: the leaky protocol has no test."""
         return "val" if self.config.protocol == "random" else "test"
 
+    @property
+    def leaky(self) -> bool:
+        """Whether every number is marked: copies of one source lie on both sides."""
+        return self.config.protocol == "random"
+
     def checkpoints(self, training: str, identity: str) -> Checkpoints:
         """Where the checkpoints of a training lie."""
         return Checkpoints(self.checkpoint_folder / training, identity, self.config.checkpoint_seconds)
@@ -233,7 +238,7 @@ def run_trial(
             backend(study).set_attributes(trial._trial_id, description)
             for result in training.epochs:
                 micro_batch = training.learner.micro_batch
-                value = _value(result, config)
+                value = value_of(result, config)
                 if result.diverged:
                     reason = f"diverged: the loss is not a number in epoch {result.epoch}"
                     break
@@ -290,7 +295,8 @@ def versions(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def _value(result: EpochResult, config: StudyConfig) -> float:
+def value_of(result: EpochResult, config: StudyConfig) -> float:
+    """What the study maximises, after an epoch."""
     value = result.val_accuracy if config.metric == "accuracy" else result.val_balanced_accuracy
     assert value is not None  # the search always validates
     return value

@@ -94,6 +94,8 @@ def load_parts(config: StudyConfig, runs: Path, progress: Progress | None) -> tu
         skip_bad=config.skip_bad,
         progress=progress,
     )
+    if strange := [name for name in config.positive if name not in dataset.classes]:
+        raise StudyError(f"positive: no class {strange[0]!r} (there are: {', '.join(dataset.classes)})")
     if config.protocol == "random":
         return dataset, random_parts(len(dataset.labels), dataset.paths, config.seed)
     try:

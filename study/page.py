@@ -28,6 +28,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .mistakes { display: flex; flex-wrap: wrap; gap: 1rem; padding: 0; list-style: none }
 .mistakes li { width: 9rem; font-size: .85em; overflow-wrap: anywhere }
 .mistakes img { width: 9rem; height: 9rem; image-rendering: pixelated }
+.figure { overflow-x: auto }
 pre { background: #f4f4f4; padding: .8rem; overflow-x: auto } nav a { margin-right: 1rem; white-space: nowrap }
 @media print { nav { display: none } details > * { display: block } h2, .figure { break-inside: avoid } }
 """
@@ -122,6 +123,9 @@ def _score(card: dict[str, Any]) -> str:
         *(f'<p class="warn">{html.escape(warning)}</p>' for warning in warnings),
         table(("on the held-out images", "value", "95 % interval"), _score_rows(test)),
     ]
+    if test.get("positive"):
+        parts.append(table(("finding against the rest", "value", "95 % interval"), _positive_rows(test["positive"])))
+    parts.append(_comparison(card))
     if "risk_coverage" in test:
         parts.append(_figure(figures.risk_coverage(test["risk_coverage"])))
     if test.get("reliability"):
@@ -145,9 +149,52 @@ def _score_rows(test: dict[str, Any]) -> list[Row]:
     rows: list[Row] = []
     for key, words in SCORES.items():
         if test.get(key) is not None:
-            interval = test.get(f"{key}_interval")
-            rows.append((words, round(test[key], 4), "{:.4f} to {:.4f}".format(*interval) if interval else ""))
+            rows.append((words, round(test[key], 4), _interval(test.get(f"{key}_interval"))))
     return rows
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "{:.4f} to {:.4f}".format(*bounds) if bounds else ""
+
+
+def _positive_rows(found: dict[str, Any]) -> list[Row]:
+    rows: list[Row] = [("classes", ", ".join(found["classes"]), "")]
+    for words, values in (("", found), (" at the cutoff from cal", found.get("at_specificity") or {})):
+        rows += [
+            (key + words, round(values[key], 4), _interval(values.get(f"{key}_interval")))
+            for key in ("sensitivity", "specificity", "auroc")
+            if values.get(key) is not None
+        ]
+    return rows
+
+
+def _comparison(card: dict[str, Any]) -> str:
+    """Everything scored at the same opening, beside the shipped model."""
+    rows: list[Row] = []
+    for one in card.get("comparison", []):
+        name = one["name"] if one.get("trial") is None else f"{one['name']} (trial {one['trial']})"
+        low, high = one["accuracy_interval"]
+        worse, better = one["difference_interval"]
+        rows.append(
+            (
+                name,
+                percent(one["accuracy"]),
+                f"{percent(low)} to {percent(high)}",
+                f"{100 * one['difference']:+.1f}",
+                f"{100 * worse:+.1f} to {100 * better:+.1f}",
+            )
+        )
+    if not rows:
+        return ""
+    head = ("beside it", "accuracy", "95 % interval", "shipped is better by (points)", "95 % interval, paired")
+    leaky = card.get("leaky_score")
+    note = (
+        '<p class="warn">Leaky, for comparison with published numbers only: the same architecture on a random 80/20 '
+        f"split reaches {percent(leaky['accuracy'])}.</p>"
+        if leaky
+        else ""
+    )
+    return table(head, rows) + note
 
 
 def _classes(card: dict[str, Any]) -> str:

@@ -72,6 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "min_epochs": 3,
         "batch_size": "auto",
         "rate_batch_size": 64,
+        "confirm": 3,
         "final_epochs": 54,
         "final_batch_size": "auto",
         "final_seeds": 3,

@@ -79,7 +79,7 @@ def times_table(trials: list[FrozenTrial], card: dict[str, Any]) -> dict[str, fl
     """Where the time went, in seconds; pauses between runs do not count."""
     epochs = sum(len(trial.intermediate_values) for trial in trials)
     search = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
-    final_epochs = card["final"]["epochs"] * len(card["test_accuracy_of_seeds"])
+    final_epochs = card["final"]["epochs"] * card["final"]["trainings"]
     config = card["study"]["config"]
     return {
         "search_seconds": round(search, 2),

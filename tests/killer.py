@@ -52,7 +52,7 @@ POINTS: dict[str, tuple[str, str]] = {
     "enqueue": ("optuna:Study", "enqueue_trial"),
     "cache": ("data.cache:", "_write"),
     "weights": ("models.bundle:", "save_weights"),
-    "opening": ("study.final:", "_open_test"),
+    "opening": ("study.final:", "open_test"),
     "bundle": ("models.bundle:", "write_json"),
     "model": ("models.bundle:", "save"),
     "model file": ("models.bundle:", "write"),

@@ -15,6 +15,8 @@ FLOORS = [
     ["study.crew"],
     ["study.evaluate"],
     ["study.worker", "study.final", "study.predict", "study.audit_page", "study.opening"],
+    ["study.scoring"],
+    ["study.refit"],
     ["study.report", "study.objective"],
     ["study.page"],
     ["study.contract", "study.leases"],

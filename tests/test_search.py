@@ -14,13 +14,16 @@ from optuna.trial import TrialState
 from data.datasets import ImageSet
 from models import bundle
 from models.evaluation import predict_logits
-from study import StudyError, objective
+from study import StudyError, final, objective
 from study.config import StudyConfig, bracket_of, brackets
 from study.contract import open_study
-from study.final import OPENINGS, Outcome, finish, winner
+from study.final import Outcome, finish, winner
 from study.objective import Workspace
+from study.refit import ranked
+from study.scoring import OPENINGS
 from study.storage import open_storage
 from study.worker import search
+from tests.conftest import Shell
 
 MakeWork = Callable[..., Workspace]
 MakeConfig = Callable[..., StudyConfig]
@@ -356,3 +359,74 @@ def test_the_database_is_in_wal_mode_and_begins_immediately(tmp_path: Path) -> N
         connection.exec_driver_sql("SELECT 1")
         raw.set_trace_callback(None)
     assert statements[0] == "BEGIN IMMEDIATE"
+
+
+def test_the_final_stage_compares_what_the_protocol_names(
+    tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
+) -> None:
+    point = {
+        **{"num_conv_blocks": 1, "filters_multiplier": 1, "kernel_sizes": "3-3-3", "use_batch_norm": False},
+        **{"conv_dropout": 0.0, "dense_units": "none", "learning_rate": 0.001},
+    }
+    config = tiny(trials=8, confirm=3, baseline=point, positive=["0", "1"], leaky_score=True, final_seeds=2)
+    work = workspace(config)
+    study = opened(work, tmp_path)
+    drain(search(study, work))
+    news = drain(finish(study, work, None, tmp_path / "model"))
+    card = news[-1].card
+    stages = [(one.stage, one.trial, one.place, one.trainings) for one in news[:-1]]
+    best = [trial.number for trial in ranked(study)[:3]]
+    assert {one[1] for one in stages if one[0] == "confirmation"} == set(best)
+    assert len({one[2] for one in stages if one[0] == "confirmation"}) == 6
+    rows = study.user_attrs["confirmed"]
+    assert [row["trial"] for row in rows] == [
+        row["trial"] for row in sorted(rows, key=lambda row: (-row["mean"], row["trial"]))
+    ]
+    assert card["study"]["trial"] == rows[0]["trial"]
+    assert card["study"]["confirmed"] == rows
+    compared = {one["name"]: one["trial"] for one in card["comparison"]}
+    expected = {"trees": None, "runner-up": rows[1]["trial"], "baseline": 0}
+    taken = [rows[0]["trial"], rows[1]["trial"]]
+    assert compared == {name: trial for name, trial in expected.items() if name != "baseline" or trial not in taken}
+    assert len(card["test_accuracy_of_seeds"]) == 2
+    assert card["test_opening"]["weights_sha256"][0] == card["weights_sha256"]
+    assert len(card["test_opening"]["weights_sha256"]) == 2 + len(compared)
+    assert card["test"]["positive"]["classes"] == ["0", "1"]
+    assert card["test"]["positive"]["at_specificity"]["cutoff_from"] == "cal"
+    assert card["leaky_score"]["leaky"] is True
+    assert len(study.user_attrs[OPENINGS]) == 1
+    page = (tmp_path / "model" / "report.html").read_text()
+    for words in ("runner-up", "trees", "random 80/20 split", "sensitivity"):
+        assert words in page
+    # Cut off after the trainings: nothing is trained again, the test not opened again, the same comes out.
+    (tmp_path / "model" / "finished.json").unlink()
+    again = drain(finish(study, work, None, tmp_path / "model"))
+    assert len(again) == 1
+    assert (again[0].card["test"], again[0].card["comparison"]) == (card["test"], card["comparison"])
+    assert len(study.user_attrs[OPENINGS]) == 1
+    (row,) = study.user_attrs["models"]
+    assert (row["trial"], row["weights_sha256"]) == (card["study"]["trial"], card["weights_sha256"])
+
+
+def test_a_rival_that_cannot_be_trained_does_not_withhold_the_model(
+    tiny: MakeConfig, workspace: MakeWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    work = workspace(tiny(trials=4, confirm=2))
+    study = opened(work, tmp_path)
+    drain(search(study, work))
+    real = final.train
+
+    def train(study: Any, work: Any, job: Any) -> Any:
+        if job.place:
+            raise StudyError("it diverged")
+        return (yield from real(study, work, job))
+
+    monkeypatch.setattr(final, "train", train)
+    card = drain(finish(study, work, None, tmp_path / "model"))[-1].card
+    assert [one["name"] for one in card["comparison"]] == ["trees"]
+    assert "no comparison with the runner-up: it diverged" in caplog.text
+
+
+def test_a_positive_class_must_exist(shell: Shell, small_folder: Path) -> None:
+    code, _, err = shell("run", "--data", small_folder, "--set", 'positive=["9"]')
+    assert (code, err) == (2, "study: positive: no class '9' (there are: 0, 1, 2, 3)\n")

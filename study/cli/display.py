@@ -12,12 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from data.datasets import conflicting
+from study.config import StudyConfig
 from study.contract import Membership
-from study.final import FinalEpoch, Outcome
+from study.final import Outcome
 from study.launch import News
 from study.objective import TrialEnd, TrialEpoch
 from study.opening import Opened
 from study.page import LEAKY, percent, score_name
+from study.refit import CONFIRM_SEEDS, FinalEpoch
 from study.storage import DEFAULT_URL
 
 out = Console()
@@ -103,10 +105,10 @@ class Display:
         assert self._opened is not None
         config = self._opened.config
         self._epochs += 1
-        total = config.final_epochs * config.final_seeds
-        done = news.seed * config.final_epochs + news.result.epoch
+        total = config.final_epochs * news.trainings
+        done = news.place * config.final_epochs + news.result.epoch
         left = (total - done) * news.result.seconds
-        self._show("final training", done, total, f"trial {news.trial} · {_duration(left)} left")
+        self._show(news.stage, done, total, f"trial {news.trial} · {_duration(left)} left")
 
     def _time_left(self) -> str:
         """Trials left at this run's pace per trial (pruning included), and the final training at its pace per epoch."""
@@ -119,7 +121,7 @@ class Display:
         per_epoch = spent / self._epochs
         per_trial = spent / max(1.0, task.completed - (task.fields["first"] or 0) + 0.5)
         left = (config.trials - task.completed) * min(per_trial, per_epoch * config.epochs)
-        return f"{_duration(left + per_epoch * config.final_epochs * config.final_seeds)} left"
+        return f"{_duration(left + per_epoch * config.final_epochs * _trainings(config))} left"
 
     def _show(self, name: str, done: int | None, total: int | None, note: str) -> None:
         if name not in self._tasks:
@@ -170,6 +172,12 @@ def _summary_rows(name: str, card: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("report", "report.html and card.json in the model folder"),
     ]
+
+
+def _trainings(config: StudyConfig) -> int:
+    """After the search, with the runner-up and the baseline."""
+    confirming = config.confirm * CONFIRM_SEEDS + 1 if config.confirm > 1 else 0
+    return confirming + config.final_seeds + bool(config.baseline)
 
 
 def _which(study: dict[str, Any]) -> str:
