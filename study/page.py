@@ -29,7 +29,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .mistakes li { width: 9rem; font-size: .85em; overflow-wrap: anywhere }
 .mistakes img { width: 9rem; height: 9rem; image-rendering: pixelated }
 .figure { overflow-x: auto }
-pre { background: #f4f4f4; padding: .8rem; overflow-x: auto } nav a { margin-right: 1rem; white-space: nowrap }
+pre { background: #f4f4f4; padding: .8rem; overflow-x: auto } nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem }
 @media print { nav { display: none } details > * { display: block } h2, .figure { break-inside: avoid } }
 """
 
