@@ -56,7 +56,9 @@ def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folde
         if words[0] == "study":
             code, out, err = shell(*made_small(words)[1:])
             assert code == 0, (words, err)
-            assert not err or words[1] in ("data", "db"), words  # how the groups are known; what was deleted
+            assert not err or words[1] in ("data", "db", "evaluate"), (
+                words
+            )  # how the groups are known; what was deleted
             assert out or words[1:3] == ["db", "delete"]
             ran += 1
     assert ran >= 10
@@ -133,3 +135,25 @@ def test_the_map_names_every_room() -> None:
     for path in [*ROOT.glob("study/*.py"), *ROOT.glob("models/*.py"), *ROOT.glob("data/*.py")]:
         if path.name != "__init__.py":
             assert path.name in README, path
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_and_goes_on(tmp_path: Path, tissue_folder: Path) -> None:
+    small = made_small(["study", "run"])[2:]
+    command = [str(ROOT / "scripts" / "lc25000.sh"), str(tissue_folder), *small]
+    first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert [line.split(" (")[0] for line in first.stderr.splitlines() if line.startswith("==")] == [
+        "== audit",
+        "== parts",
+        "== search, final training, score, export",
+        "== standing",
+        "== predict",
+    ]
+    assert (tmp_path / "audit.html").exists()
+    assert "test accuracy" in first.stdout
+    weights = (tmp_path / "runs/lc25000/model/model.safetensors").stat().st_mtime_ns
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    assert (tmp_path / "runs/lc25000/model/model.safetensors").stat().st_mtime_ns == weights
+    wrong = subprocess.run([command[0], "nowhere"], cwd=tmp_path, capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)

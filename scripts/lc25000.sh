@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# The whole recipe on LC25000 (or any folder of class folders), stage by stage; also a map of the project.
+#
+#   scripts/lc25000.sh lung_colon_image_set                          the `full` preset; on one H100-class GPU
+#   scripts/lc25000.sh lung_colon_image_set --set image_size=64 ...  whatever `study run` takes, for smaller machines
+#
+# Killed anywhere, the same command goes on. State: optuna.db and runs/ in the folder where you stand.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [ "$#" -eq 0 ] || [ ! -d "$1" ]; then
+  echo "usage: scripts/lc25000.sh FOLDER [options of study run]   (a folder of class folders, or LC25000's archive)" >&2
+  exit 2
+fi
+images=$1
+shift
+"$here/scripts/setup.sh"
+study="$here/.venv/bin/study"
+
+stage() { # its name, how long it takes, where its code is
+  printf '\n== %s (%s; %s)\n' "$@" >&2
+}
+
+# What the folder is worth before anything is trained: copies, leaks, scores without a network.
+# Images are decoded once (runs/cache); those that show one source are found from the pixels.
+stage "audit" "25,000 images: ten minutes on 2 cores, once" "data/audit.py, data/groups.py"
+"$study" data audit "$images" --html audit.html
+
+# Which image goes where: train, val, cal, test, whole by source. The same parts for use elsewhere.
+stage "parts" "seconds" "data/splits.py"
+"$study" data split "$images" --csv > split.csv
+
+# The search: TPE suggests, Hyperband prunes, SQLite remembers (study/worker.py, study/objective.py). Then the best three
+# are trained anew and compared on val, the chosen one from fresh weights on train and val, the test is opened once
+# (study/refit.py, study/scoring.py), and the model folder is written (models/bundle.py) with its report (study/page.py).
+stage "search, final training, score, export" "most of the time" "study/launch.py and below"
+"$study" run --data "$images" --name lc25000 "$@"
+
+# What was found, and what a second look would cost.
+stage "standing" "a second" "study/cli"
+"$study" status lc25000
+
+# The model on images, as elsewhere: with prediction sets where the study could promise them.
+stage "predict" "seconds" "study/predict.py"
+find "$images" -type f \( -iname '*.jp*g' -o -iname '*.png' \) | sort | awk 'NR % 50 == 1' | head -n 20 |
+  "$study" predict runs/lc25000/model - --top 2
+
+printf '\nreport: %s\nmodel:  %s\n' runs/lc25000/model/report.html runs/lc25000/model >&2
