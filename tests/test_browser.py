@@ -2,13 +2,19 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from study.storage import open_storage
 from tests import killer
 from tests.killer import options
 
@@ -88,3 +94,82 @@ def test_the_audit_asks_nobody(browser: Browser, tissue_folder: Path, shell: Any
     assert [url for url in asked if not url.startswith("data:")] == [(tmp_path / "audit.html").as_uri()]
     assert page.locator("h1").count() == 1
     page.close()
+
+
+@pytest.fixture
+def dashboard(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Start `study dashboard`; gives its address."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: str) -> str:
+        command = [sys.executable, "-m", "study", "dashboard", "--port", "0", *options]
+        started.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
+        assert started[-1].stderr is not None
+        return started[-1].stderr.readline().strip()
+
+    yield start
+    for process in started:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+
+
+DELETE = "fetch('/api/studies/1', {method: 'DELETE', headers: {'Content-Type': 'application/json'}, body: '{}'})"
+
+
+def test_the_dashboard_shows_a_running_study_and_changes_nothing(
+    browser: Browser, dashboard: Callable[..., str], small_folder: Path, tmp_path: Path
+) -> None:
+    running = killer.start([*options(small_folder), "--set", "workers=2"], tmp_path)
+    killer.when_reported(running, tmp_path, 3)
+    address = dashboard()
+    assert address.startswith("http://127.0.0.1:")
+    page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{address}/studies/1")
+    page.get_by_text("Learning curves by bracket").first.wait_for()
+    for _ in range(20):  # somebody who cannot wait
+        page.evaluate("fetch('/api/studies/1?after=0').then(answer => answer.json())")
+    running.join(60)
+    assert running.exitcode == 0
+    page.goto(f"{address}/studies/1/note")
+    page.get_by_text("The best of many is not a performance").wait_for()
+    assert page.evaluate(f"{DELETE}.then(answer => answer.status)") == 403
+    assert "--write" in page.evaluate(f"{DELETE}.then(answer => answer.json()).then(found => found.reason)")
+    time.sleep(5.5)  # until figures are made anew
+    page.goto(f"{address}/studies/1")
+    for words in ("What pruning kept", "Score against parameters", "report.html"):
+        page.get_by_text(words).first.wait_for()
+    artifact = page.evaluate(
+        "fetch('/api/studies/1?after=0').then(answer => answer.json()).then(found => found.artifacts.find("
+        "one => one.filename === 'card.json').artifact_id)"
+    )
+    card = page.evaluate(f"fetch('/artifacts/1/{artifact}').then(answer => answer.json())")
+    assert card["study"]["name"] == "s"
+    assert all(url.startswith(("http://127.0.0.1:", "data:", "blob:")) for url in asked)
+    page.close()
+    with sqlite3.connect(tmp_path / "optuna.db") as connection:
+        assert connection.execute("SELECT count(*) FROM trials").fetchone() == (12,)
+        assert connection.execute("SELECT count(*) FROM study_system_attributes").fetchone() == (0,)
+
+
+def test_the_dashboard_may_write_when_told(
+    browser: Browser, dashboard: Callable[..., str], small_folder: Path, tmp_path: Path
+) -> None:
+    assert killer.run(options(small_folder), tmp_path) == 0
+    page = browser.new_page()
+    page.goto(dashboard("--write"))
+    assert page.evaluate(f"{DELETE}.then(answer => answer.status)") == 204
+    page.close()
+    with sqlite3.connect(tmp_path / "optuna.db") as connection:
+        assert connection.execute("SELECT count(*) FROM trials").fetchone() == (0,)
+
+
+def test_a_taken_port_is_said(dashboard: Callable[..., str], shell: Any, tmp_path: Path) -> None:
+    open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True)
+    port = dashboard().rsplit(":", 1)[1].split("/")[0]
+    code, _, err = shell("dashboard", "--port", port)
+    assert (code, err) == (
+        2,
+        f"study: port {port}: Address already in use (choose another with --port, or 0 for any)\n",
+    )

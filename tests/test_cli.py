@@ -262,6 +262,7 @@ SURFACE = {
     "status": ["--storage", "--json"],
     "predict": ["--json", "--csv", "--top", "--explain", "--set-level", "--device", "--skip-bad"],
     "evaluate": ["--groups", "--json", "--device", "--skip-bad"],
+    "dashboard": ["--storage", "--port", "--write"],
     "data audit": ["--groups", "--seed", "--json", "--html", "--skip-bad"],
     "data split": ["--groups", "--seed", "--csv", "--skip-bad"],
     "data fetch": [],

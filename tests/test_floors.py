@@ -15,7 +15,7 @@ FLOORS = [
     ["study.crew"],
     ["study.evaluate"],
     ["study.worker", "study.final", "study.predict", "study.audit_page", "study.opening"],
-    ["study.scoring"],
+    ["study.scoring", "study.dashboard"],
     ["study.refit"],
     ["study.report", "study.objective"],
     ["study.page"],

@@ -139,6 +139,22 @@ def status(
         err.print("no studies yet; start one with: study run")
 
 
+@app.command(epilog="Example: study dashboard --port 8080")
+def dashboard(
+    storage: Storage = DEFAULT_URL,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On this machine alone; 0: any free one.")] = 8080,
+    write: Annotated[bool, typer.Option("--write", help="Let the page change and delete.")] = False,
+) -> None:
+    """optuna-dashboard in a browser, read-only, with figures and notes for each study; Ctrl-C ends it."""
+    from study.dashboard import application, serve  # its imports take a second
+
+    with storage_trouble(storage), stoppable():
+        try:
+            serve(application(storage, write=write), port, lambda address: err.print(address, soft_wrap=True))
+        except Stopped as stop:
+            raise typer.Exit(stop.exit_code) from None
+
+
 def _run(config: StudyConfig, name: str, storage: str, device: str) -> None:
     chosen = choose_device(device)
     check_name(name)

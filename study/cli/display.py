@@ -150,7 +150,7 @@ class Display:
         for command in (
             f"study predict {quote(str(self._outcome.directory))} {quote(str(self._opened.dataset.root / path))}",
             f"study resume {name} --trials {more}{option}",
-            f"optuna-dashboard {quote(storage)}",
+            f"study dashboard{option}",
         ):
             out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 

@@ -1,0 +1,216 @@
+"""optuna-dashboard on a study's database: with a note and figures of ours, made when they are looked at.
+
+They are computed in the dashboard's own process from what workers have committed, and written nowhere: a dashboard
+never makes a worker wait, and what it shows is never stale.
+"""
+
+import json
+import logging
+import mimetypes
+import socketserver
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.study._frozen import FrozenStudy
+from optuna_dashboard import save_note, save_plotly_graph_object, wsgi
+
+from models import bundle
+from study import StudyError, figures
+from study.config import StudyConfig, brackets
+from study.contract import CONFIG, Membership
+from study.rdb import LeanStorage
+from study.report import rungs_table
+from study.storage import open_storage, runs_folder
+
+FRESH_SECONDS = 5.0
+"""Figures are not made more often than that."""
+CURVES = 100
+"""Learning curves shown: the latest so many trials."""
+OFFERED = ("report.html", bundle.CARD, bundle.READABLE)
+"""Files of a model folder that the page offers."""
+
+Environment = dict[str, Any]
+Application = Callable[[Environment, Callable[..., Any]], Iterable[bytes]]
+
+logger = logging.getLogger(__name__)
+
+
+class Shown(LeanStorage):
+    """A database as the dashboard sees it: each study of this program has a note, figures and files more."""
+
+    runs = Path("runs")
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """All studies, with what is made for looking at them."""
+        studies = super().get_all_studies()
+        for study in studies:
+            study.system_attrs.update(self._made_for(study))
+        return studies
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Optuna's attributes, with what is made for looking at the study. Raises KeyError when there is none."""
+        found = super().get_study_system_attrs(study_id)
+        made = next((attrs for (known, _), (_, attrs) in self._cache.items() if known == study_id), {})
+        return {**found, **made}
+
+    def _made_for(self, study: FrozenStudy) -> dict[str, Any]:
+        key = (study._study_id, study.study_name)
+        with self._lock:
+            made = self._cache.get(key)
+            if made is None or time.monotonic() - made[0] > FRESH_SECONDS:
+                try:
+                    attrs = extras(study, self.get_all_trials(study._study_id, deepcopy=False), self.runs)
+                except Exception as error:  # a study of another version is shown as Optuna would show it
+                    logger.warning(f"no figures for {study.study_name}: {error}")
+                    attrs = {}
+                made = self._cache[key] = time.monotonic(), attrs
+            return made[1]
+
+    @property
+    def _lock(self) -> threading.Lock:
+        lock: threading.Lock = self.__dict__.setdefault("_figures_lock", threading.Lock())
+        return lock
+
+    @property
+    def _cache(self) -> dict[tuple[int, str], tuple[float, dict[str, Any]]]:
+        cache: dict[tuple[int, str], tuple[float, dict[str, Any]]] = self.__dict__.setdefault("_figures_cache", {})
+        return cache
+
+
+def extras(study: FrozenStudy, trials: list[Any], runs: Path) -> dict[str, Any]:
+    """System attributes that the dashboard reads as a note, figures and files; {} for a study of plain Optuna."""
+    if CONFIG not in study.user_attrs:
+        return {}
+    config = StudyConfig.model_validate(study.user_attrs[CONFIG])
+    own = Membership(config).own(trials)
+    scratch = optuna.create_study(study_name=study.study_name)
+    save_note(scratch, note(study.study_name, config))
+    drawn = {
+        "learning-curves": figures.learning_curves(own[-CURVES:], config.metric),
+        "score-against-parameters": figures.cost_against_score(own, "num_params", "parameters of the network"),
+        "score-against-seconds": figures.cost_against_score(own, "seconds", "seconds of training"),
+    }
+    if rungs := rungs_table(own, config):
+        drawn["rung-survival"] = figures.rung_survival(rungs)
+    for name, figure in drawn.items():
+        save_plotly_graph_object(scratch, figure, graph_object_id=name)
+    files = {f"artifacts:{_number(study.study_name, name)}": json.dumps(one) for name, one in _files(study, runs)}
+    return {**scratch._storage.get_study_system_attrs(scratch._study_id), **files}
+
+
+def note(name: str, config: StudyConfig) -> str:
+    """What is searched, on what, how to read it and how to go on; Markdown."""
+    rungs = (
+        "; ".join(" → ".join(map(str, one)) for one in brackets(config.min_epochs, config.epochs, config.eta))
+        if config.pruner == "hyperband"
+        else "no pruning"
+    )
+    lines = [
+        f"## {name}",
+        f"Searches {len(config.space)} parameters of a CNN on `{config.data}` at {config.image_size} px, protocol "
+        f"**{config.protocol}**{' (LEAKY)' if config.protocol == 'random' else ''}; {config.trials or 'any number of'} "
+        f"trials of up to {config.epochs} epochs; rungs (epochs, by bracket): {rungs}.",
+        f"The value is the validation {config.metric} after a trial's last epoch: a *selection score*. The best of "
+        "many is not a performance; that is in the report, once the study has ended (files below).",
+        f"Go on: `study resume {name}`. More: `study resume {name} --trials N`. Standing: `study status {name}`.",
+    ]
+    return "\n\n".join(lines)
+
+
+def _files(study: FrozenStudy, runs: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The report and the cards of the shipped model, as the dashboard describes artifacts."""
+    folder = runs / study.study_name / "model"
+    return [
+        (
+            name,
+            {
+                "artifact_id": _number(study.study_name, name),
+                "filename": name,
+                "mimetype": mimetypes.guess_type(name)[0] or "text/plain",
+                "encoding": None,
+            },
+        )
+        for name in OFFERED
+        if (folder / name).is_file()
+    ]
+
+
+def _number(study: str, name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{study}/{name}"))
+
+
+class Files:
+    """The artifact store: model folders as they are, and what is uploaded through the page."""
+
+    def __init__(self, storage: LeanStorage, runs: Path) -> None:
+        self._storage = storage
+        self._runs = runs
+        self._uploads = runs / "artifacts"
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """The content of a file. Raises ArtifactNotFound."""
+        for study in optuna.get_all_study_names(self._storage):
+            for name in OFFERED:
+                if _number(study, name) == artifact_id:
+                    return (self._runs / study / "model" / name).open("rb")
+        return self._store().open_reader(artifact_id)
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Keep an upload."""
+        self._store().write(artifact_id, content_body)
+
+    def remove(self, artifact_id: str) -> None:
+        """Remove an upload."""
+        self._store().remove(artifact_id)
+
+    def _store(self) -> FileSystemArtifactStore:
+        self._uploads.mkdir(parents=True, exist_ok=True)
+        return FileSystemArtifactStore(self._uploads)
+
+
+def application(url: str, *, write: bool) -> Application:
+    """The dashboard as a WSGI application; without `write` it can change nothing. Raises StudyError."""
+    storage = open_storage(url, create=False, write=write, kind=Shown)
+    assert isinstance(storage, Shown)
+    storage.runs = runs_folder(url)
+    app: Application = wsgi(storage, artifact_store=Files(storage, storage.runs))
+    return app if write else _read_only(app)
+
+
+def _read_only(app: Application) -> Application:
+    """Refuse whatever could change something; the database is opened for reading besides."""
+
+    def guarded(environment: Environment, start: Callable[..., Any]) -> Iterable[bytes]:
+        if environment["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return app(environment, start)
+        start("403 Forbidden", [("Content-Type", "application/json")])
+        return [json.dumps({"reason": "read-only: start it with study dashboard --write"}).encode()]
+
+    return guarded
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nobody reads a line for every request."""
+
+
+def serve(app: Application, port: int, ready: Callable[[str], None]) -> None:
+    """Serve on this machine alone until interrupted; `ready` gets the address. Raises StudyError for a taken port."""
+    try:
+        server = make_server("127.0.0.1", port, app, server_class=_Server, handler_class=_Quiet)
+    except OSError as error:
+        raise StudyError(f"port {port}: {error.strerror} (choose another with --port, or 0 for any)") from error
+    with server:
+        ready(f"http://127.0.0.1:{server.server_port}/dashboard")
+        server.serve_forever()
