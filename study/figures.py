@@ -38,7 +38,7 @@ def learning_curves(trials: list[FrozenTrial], metric: str) -> go.Figure:
                 y=[trial.intermediate_values[step] for step in steps],
                 name=f"trial {trial.number}{' (pruned)' if pruned else ''}",
                 mode="lines+markers",
-                line_color=COLOURS[trial.user_attrs.get("bracket") or 0],
+                line_color=COLOURS[(trial.user_attrs.get("bracket") or 0) % len(COLOURS)],
                 opacity=0.35 if pruned else 1.0,
                 showlegend=False,
             )
