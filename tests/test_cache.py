@@ -98,6 +98,7 @@ def slow_build(root: Path, names: list[str], place: Path) -> None:
     decoded(root, names, 16, place, crawl)
 
 
+@pytest.mark.slow
 def test_a_killed_builder_leaves_nothing_that_is_read(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
     root, names = photos
     for delay in (0.05, 0.4, 0.9):

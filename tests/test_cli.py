@@ -36,7 +36,7 @@ def test_the_whole_way(shell: Shell, small_folder: Path, tmp_path: Path) -> None
     code, out, _ = shell(*resume.split()[1:])
     assert code == 0
     assert "4 trials" in out
-    assert dashboard == "optuna-dashboard sqlite:///optuna.db"
+    assert dashboard == "study dashboard"
 
     # Again: nothing to do, the same answer.
     card = tmp_path / "runs" / "s" / "model" / "card.json"

@@ -173,6 +173,7 @@ def hold(url: str, folder: Path, ready: Any) -> None:
         time.sleep(100)
 
 
+@pytest.mark.slow
 def test_a_turn_is_one_processs_and_ends_with_it(url: str, tmp_path: Path) -> None:
     storage, _ = asked(url)
     folder = tmp_path / "runs" / "s"

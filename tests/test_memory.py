@@ -54,6 +54,7 @@ def one_batch(size: int, pixels: int = 128) -> Callable[[], Iterator[Batch]]:
     return batches
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_trained_in_parts_with_the_same_gradient() -> None:
     torch.manual_seed(0)
     whole = build_cnn(wide())
@@ -72,6 +73,7 @@ def test_a_batch_that_does_not_fit_is_trained_in_parts_with_the_same_gradient() 
         torch.testing.assert_close(parts.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_single_image_that_does_not_fit_ends_the_training() -> None:
     recipe = TrainConfig(epochs=1, learning_rate=0.01)
     learner = make_learner(build_cnn(wide(image_size=2048, filters=(512,))), recipe)  # 8 GB of activations

@@ -237,6 +237,7 @@ def test_finishing_again_does_nothing_and_opens_nothing(
         assert len(study.user_attrs[OPENINGS]) == 2
 
 
+@pytest.mark.slow
 def test_files_of_another_study_of_the_same_name_are_not_used(
     tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
 ) -> None:
@@ -256,6 +257,7 @@ def test_files_of_another_study_of_the_same_name_are_not_used(
     assert cards[1]["test"] == expected["test"]
 
 
+@pytest.mark.slow
 def test_every_opening_of_the_test_is_counted_in_every_card(
     tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
 ) -> None:
@@ -274,6 +276,7 @@ def test_every_opening_of_the_test_is_counted_in_every_card(
     assert "opened 2 times" in (tmp_path / "model" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_test_images_change_nothing_before_they_are_opened(
     tiny: MakeConfig, workspace: MakeWork, small_set: ImageSet, tmp_path: Path
 ) -> None:
@@ -361,6 +364,7 @@ def test_the_database_is_in_wal_mode_and_begins_immediately(tmp_path: Path) -> N
     assert statements[0] == "BEGIN IMMEDIATE"
 
 
+@pytest.mark.slow
 def test_the_final_stage_compares_what_the_protocol_names(
     tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
 ) -> None:

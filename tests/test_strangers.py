@@ -24,6 +24,7 @@ from study.worker import search
 from tests.conftest import Shell, tiny_options
 
 URL = "sqlite:///optuna.db"
+pytestmark = pytest.mark.slow
 MakeWork = Callable[..., Workspace]
 MakeConfig = Callable[..., StudyConfig]
 
