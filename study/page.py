@@ -125,7 +125,7 @@ def _score(card: dict[str, Any]) -> str:
     ]
     if test.get("positive"):
         parts.append(table(("finding against the rest", "value", "95 % interval"), _positive_rows(test["positive"])))
-    parts.append(_comparison(card))
+    parts += [_comparison(card), _sets(card)]
     if "risk_coverage" in test:
         parts.append(_figure(figures.risk_coverage(test["risk_coverage"])))
     if test.get("reliability"):
@@ -197,6 +197,29 @@ def _comparison(card: dict[str, Any]) -> str:
     return table(head, rows) + note
 
 
+def _sets(card: dict[str, Any]) -> str:
+    """What prediction sets promise and do."""
+    rows: list[Row] = []
+    for level, one in ((card.get("conformal") or {}).get("levels") or {}).items():
+        if "refused" in one:
+            rows.append((percent(float(level)), one["refused"], "", ""))
+        else:
+            shares = percent(one["coverage"]), f"{one['mean_size']:.2f}", percent(one["abstained"])
+            rows.append((percent(float(level)), *shares))
+    head = ("sets that may miss (of new sources)", "held the true class here", "classes in a set", "not exactly one")
+    return table(head, rows) if rows else ""
+
+
+def _formats(card: dict[str, Any]) -> str:
+    """Each file that runs, beside the network as it was trained."""
+    rows: list[Row] = []
+    for name, one in card.get("formats", {}).items():
+        speeds = one.get("speed_cpu") or [{}]
+        rate = speeds[-1].get("images_per_second")
+        rows.append((name, f"{one['max_difference']:.1e}", f"{rate:,.0f}" if rate else ""))
+    return table(("file", "largest difference of a probability", "images/s (CPU)"), rows) if rows else ""
+
+
 def _classes(card: dict[str, Any]) -> str:
     test = card["test"]
     rows: list[Row] = [
@@ -241,6 +264,7 @@ def _model(card: dict[str, Any], config: StudyConfig, found: dict[str, Any], epo
         table(("what", "value"), rows)
         + table(("parameter", "searched", "chosen"), chosen)
         + (f"<ul>{edge}</ul>" if edge else '<p class="note">No value lies at the end of its range.</p>')
+        + _formats(card)
         + _figure(figures.training_curves(epochs))
     )
 
