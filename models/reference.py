@@ -6,6 +6,7 @@ The layout is dict(model_state_dict, config, val_accuracy, class_names, training
 
 import io
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ BASE_FILTERS = 32
 def read_checkpoint(path: Path) -> tuple[CNN, CNNConfig, tuple[str, ...]]:
     """Network, architecture and class names; the image size is read off the first dense layer. Raises ModelError."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the one line below says what is wrong
+            content = torch.load(path, map_location="cpu", weights_only=True)
         state, classes = content["model_state_dict"], tuple(content["class_names"])
         config = read_config(content["config"], state, len(classes))
         model = build_cnn(config)

@@ -352,8 +352,9 @@ def _again(card: dict[str, Any], times: dict[str, float | int]) -> str:
     rows: list[Row] = [(key, value) for key, value in card["versions"].items()]
     rows.append(("hash of the weights", card["weights_sha256"]))
     return (
-        "<p><code>study.toml</code> lies beside this page. With one worker, the same versions, processor and number of "
-        "threads, and an empty database the weights are the same to the last bit.</p>"
+        "<p><code>study.toml</code> lies beside this page. With the same name (it decides the brackets), one worker, "
+        "the same versions, processor and number of threads, and an empty database the weights are the same to the "
+        "last bit.</p>"
         f"<pre>{html.escape(commands)}</pre>"
         + table(("version", ""), rows)
         + table(("time", "value"), [(key.replace("_", " "), value) for key, value in times.items()])

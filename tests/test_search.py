@@ -1,6 +1,7 @@
 """Searches in this process: what a trial leaves behind, budgets, adoption, idempotence, and the sealed test part."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from study.refit import ranked
 from study.scoring import OPENINGS
 from study.storage import open_storage
 from study.worker import search
-from tests.conftest import Shell
+from tests.conftest import Shell, tiny_options
 
 MakeWork = Callable[..., Workspace]
 MakeConfig = Callable[..., StudyConfig]
@@ -434,3 +435,17 @@ def test_a_rival_that_cannot_be_trained_does_not_withhold_the_model(
 def test_a_positive_class_must_exist(shell: Shell, small_folder: Path) -> None:
     code, _, err = shell("run", "--data", small_folder, "--set", 'positive=["9"]')
     assert (code, err) == (2, "study: positive: no class '9' (there are: 0, 1, 2, 3)\n")
+
+
+@pytest.mark.slow
+def test_the_study_file_beside_the_report_gives_the_same_weights(
+    shell: Shell, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shell("run", *tiny_options(small_folder), "--name", "s", "--set", 'positive=["1"]')[0] == 0
+    model = tmp_path / "runs" / "s" / "model"
+    (tmp_path / "again").mkdir()
+    monkeypatch.chdir(tmp_path / "again")
+    assert shell("run", model / "study.toml", "--name", "s")[0] == 0
+    cards = [json.loads((folder / "card.json").read_text()) for folder in (model, Path("runs/s/model"))]
+    assert cards[0]["weights_sha256"] == cards[1]["weights_sha256"]
+    assert cards[0]["test"] == cards[1]["test"]
