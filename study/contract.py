@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 
-from study import StudyError
+from study import StudyError, views
 from study.config import MAY_CHANGE, AugmentConfig, StudyConfig, explain
 from study.rdb import LeanStorage
 from study.sampling import make_pruner, make_sampler
@@ -47,6 +47,7 @@ def open_study(storage: LeanStorage, name: str, config: StudyConfig, fingerprint
             )
         if kept is not None:
             _compare(name, _with_defaults(kept), contract)
+    views.refresh(storage.engine, distributions(config.space))
     study = optuna.create_study(
         study_name=name,
         storage=storage,

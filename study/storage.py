@@ -14,7 +14,7 @@ import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.engine import URL, make_url
 
-from study import StudyError
+from study import StudyError, views
 from study.rdb import LeanStorage
 from study.sqlite import check_file, reader, wait_in_line, when_free, writer
 
@@ -119,6 +119,11 @@ def _other_schema(url: str, error: RuntimeError) -> StudyError:
     """Optuna changed its tables between the version that made them and this one."""
     shown = parse_url(url).render_as_string()
     what = str(error).partition(". ")[0]
+    with suppress(sqlalchemy.exc.SQLAlchemyError):  # they would make the upgrade fail half-way
+        engine = sqlalchemy.create_engine(url)
+        with engine.begin() as connection:
+            views.drop(connection)
+        engine.dispose()
     return StudyError(f"{what} (make a copy, then: optuna storage upgrade --storage {shown})")
 
 

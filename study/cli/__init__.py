@@ -19,6 +19,7 @@ from study import StudyError, launch
 from study.cli import data as data_commands
 from study.cli import db as db_commands
 from study.cli import model as model_commands
+from study.cli import sql as sql_commands
 from study.cli.display import Display, err, print_table, show
 from study.config import StudyConfig, parse_setting, resolve
 from study.contract import Membership, stored_config
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 
 app.add_typer(model_commands.app)
+app.add_typer(sql_commands.app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(db_commands.app, name="db")
 

@@ -33,7 +33,8 @@ def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str
         shown.add_column(escape(name), overflow="fold")
     for row in rows:
         shown.add_row(*(escape(str(value)) for value in row))
-    out.print(shown)
+    # A pipe has no width to fit into: each row stays on one line.
+    (out if out.is_terminal else Console(width=10_000)).print(shown)
 
 
 class Display:

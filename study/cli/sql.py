@@ -1,0 +1,101 @@
+"""`study sql`: questions to the history, answered as a table, JSON or CSV."""
+
+import csv
+import itertools
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from study import StudyError
+from study.cli.display import err, out, print_table
+from study.query import SECONDS, ask
+from study.recipes import RECIPES
+from study.storage import DEFAULT_URL, storage_trouble
+from study.views import COLUMNS
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+SHOWN = 1000
+"""Rows of a table on the screen."""
+
+
+@app.command(epilog="Example: study sql 'SELECT number, value FROM trials_flat ORDER BY value DESC LIMIT 5'")
+def sql(
+    query: Annotated[
+        str | None, typer.Argument(help="One SELECT, the name of a recipe, or - to read it from stdin.")
+    ] = None,
+    storage: Annotated[
+        str, typer.Option(help="Database of studies: sqlite:///FILE or postgresql+psycopg://...")
+    ] = DEFAULT_URL,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values on stdout.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="What columns there are, and what they mean.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Give up after so long.")] = SECONDS,
+) -> None:
+    """Ask the history of trials in SQL; nothing is ever written. Without a query: a list of recipes."""
+    if as_json and as_csv:
+        raise StudyError("--json and --csv exclude each other")
+    write = _json if as_json else _csv if as_csv else _table
+    if schema:
+        head = ("view", "column", "type", "unit", "meaning")
+        write(head, [(view, *vars(one).values()) for view, columns in COLUMNS.items() for one in columns])
+        if write is _table:
+            err.print("trials_flat has a column for each parameter besides")
+    elif query is None:
+        if write is not _table:
+            write(("recipe", "question", "sql"), [(one.name, one.question, one.sql) for one in RECIPES])
+        else:
+            out.print(
+                "\n\n".join(f"-- {one.name}: {one.question}\n{one.sql};" for one in RECIPES),
+                markup=False,
+                soft_wrap=True,
+            )
+            err.print(
+                "ask one by its name: study sql best-per-depth          your own: study sql 'SELECT ...'",
+                soft_wrap=True,
+            )
+    else:
+        text = sys.stdin.read() if query == "-" else query
+        text = next((recipe.sql for recipe in RECIPES if recipe.name == text.strip()), text)
+        with storage_trouble(storage), ask(storage, text, seconds) as answer:
+            write(answer.columns, answer.rows())
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    rows = iter(rows)
+    shown = [tuple(_short(value) for value in row) for row in itertools.islice(rows, SHOWN)]
+    print_table(head, shown)
+    if next(rows, None) is not None:
+        err.print(f"the first {SHOWN} rows; all of them with --csv or --json")
+
+
+def _short(value: object) -> object:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else value
+
+
+def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+
+
+def _json(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    between = "["
+    for row in rows:
+        fields = {name: _plain(value) for name, value in zip(head, row, strict=True)}
+        sys.stdout.write(f"{between}\n{json.dumps(fields, ensure_ascii=False)}")
+        between = ","
+    sys.stdout.write("[]\n" if between == "[" else "\n]\n")
+
+
+def _plain(value: object) -> object:
+    """What JSON can hold: it has no infinity, no bytes and no time."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, int | float | str | None) else str(value)

@@ -1,0 +1,118 @@
+"""What SQLite and PostgreSQL say differently in the views."""
+
+from typing import ClassVar
+
+# A parameter p as it reads. json.dumps writes NaN and Infinity, which is no JSON: such choices stay NULL.
+LITE_VALUE = """CASE
+    WHEN json_valid(p.distribution_json) = 0 THEN NULL
+    WHEN json_extract(p.distribution_json, '$.name') = 'CategoricalDistribution'
+      THEN json_extract(p.distribution_json, '$.attributes.choices[' || CAST(p.param_value AS INTEGER) || ']')
+    WHEN json_extract(p.distribution_json, '$.name') LIKE 'Int%' THEN CAST(p.param_value AS INTEGER)
+    ELSE p.param_value END"""
+LITE_TEXT = (
+    """CASE
+    WHEN json_valid(p.distribution_json) = 0 THEN NULL
+    WHEN json_type(p.distribution_json, '$.attributes.choices[' || CAST(p.param_value AS INTEGER) || ']')
+      IN ('true', 'false')
+      THEN json_type(p.distribution_json, '$.attributes.choices[' || CAST(p.param_value AS INTEGER) || ']')
+    ELSE CAST("""
+    + LITE_VALUE
+    + """ AS TEXT) END"""
+)
+LITE_NUMBER = "CASE WHEN typeof(" + LITE_VALUE + ") IN ('integer', 'real') THEN CAST(" + LITE_VALUE + " AS REAL) END"
+SERVER_TEXT = """CASE
+    WHEN p.distribution_json ~ '[:,[] *(NaN|-?Infinity) *[],}]' THEN NULL
+    WHEN p.distribution_json::jsonb ->> 'name' = 'CategoricalDistribution'
+      THEN p.distribution_json::jsonb -> 'attributes' -> 'choices' ->> p.param_value::int
+    WHEN p.distribution_json::jsonb ->> 'name' LIKE 'Int%' THEN p.param_value::bigint::text
+    ELSE p.param_value::text END"""
+SERVER_NUMBER = """CASE
+    WHEN p.distribution_json ~ '[:,[] *(NaN|-?Infinity) *[],}]' THEN NULL
+    WHEN p.distribution_json::jsonb ->> 'name' = 'CategoricalDistribution'
+      THEN CASE jsonb_typeof(p.distribution_json::jsonb -> 'attributes' -> 'choices' -> p.param_value::int)
+        WHEN 'number'
+          THEN (p.distribution_json::jsonb -> 'attributes' -> 'choices' ->> p.param_value::int)::double precision
+        WHEN 'boolean'
+          THEN (p.distribution_json::jsonb -> 'attributes' -> 'choices' ->> p.param_value::int)::boolean::int
+        END
+    ELSE p.param_value END"""
+
+
+class Sqlite:
+    """How SQLite says it."""
+
+    param_text, param_number = LITE_TEXT, LITE_NUMBER
+    types: ClassVar = {"int": "INTEGER", "real": "REAL", "text": "TEXT", "bool": "INTEGER"}
+
+    def param(self, kind: str) -> str:
+        """A parameter p as it reads; SQLite's columns have no type of their own."""
+        return LITE_VALUE
+
+    def user(self, key: str, kind: str) -> str:
+        """An attribute of the trial t; NULL where it is missing or of another kind."""
+        kinds = {"int": "'integer', 'real'", "real": "'integer', 'real'", "text": "'text'", "bool": "'true', 'false'"}
+        return (
+            f"(SELECT CASE WHEN json_valid(u.value_json) THEN CASE WHEN json_type(u.value_json) IN ({kinds[kind]}) "
+            f"THEN CAST(json_extract(u.value_json, '$') AS {self.types[kind]}) END END "
+            f"FROM trial_user_attributes u WHERE u.trial_id = t.trial_id AND u.key = '{key}')"
+        )
+
+    def field(self, place: str, key: str, kind: str) -> str:
+        """One field of a JSON object."""
+        return f"CAST(json_extract({place}, '$.{key}') AS {self.types[kind]})"
+
+    def each(self, place: str) -> str:
+        """The items of a JSON list, as rows with a column `value`."""
+        return f"json_each({place})"
+
+    def value(self, number: str, kind: str) -> str:
+        """What Optuna stores as a number and its type; NULL for what is not a number."""
+        return f"CASE {kind} WHEN 'INF_POS' THEN 9e999 WHEN 'INF_NEG' THEN -9e999 ELSE {number} END"
+
+    def between(self, start: str, end: str) -> str:
+        """Seconds between two times."""
+        return f"(julianday({end}) - julianday({start})) * 86400.0"
+
+
+class Postgresql:
+    """How PostgreSQL says it."""
+
+    param_text, param_number = SERVER_TEXT, SERVER_NUMBER
+    types: ClassVar = {"int": "bigint", "real": "double precision", "text": "text", "bool": "boolean"}
+
+    def param(self, kind: str) -> str:
+        """A parameter p in the type of its column."""
+        if kind in ("text", "boolean"):
+            return f"({SERVER_TEXT})::{kind}"
+        return f"({SERVER_NUMBER})::{kind}"
+
+    def user(self, key: str, kind: str) -> str:
+        """An attribute of the trial t; NULL where it is missing or of another kind."""
+        looks = {"int": "^-?[0-9]{1,18}$", "real": "^-?[0-9][0-9.eE+-]*$", "text": '^"', "bool": "^(true|false)$"}
+        value = "(u.value_json::jsonb #>> '{}')" if kind == "text" else f"u.value_json::{self.types[kind]}"
+        return (
+            f"(SELECT CASE WHEN u.value_json ~ '{looks[kind]}' THEN {value} END "
+            f"FROM trial_user_attributes u WHERE u.trial_id = t.trial_id AND u.key = '{key}')"
+        )
+
+    def field(self, place: str, key: str, kind: str) -> str:
+        """One field of a JSON object."""
+        return f"({place}::jsonb ->> '{key}')::{self.types[kind]}"
+
+    def each(self, place: str) -> str:
+        """The items of a JSON list, as rows with a column `value`."""
+        return f"jsonb_array_elements({place}::jsonb)"
+
+    def value(self, number: str, kind: str) -> str:
+        """What Optuna stores as a number and its type; NULL for what is not a number."""
+        return (
+            f"CASE {kind}::text WHEN 'INF_POS' THEN 'Infinity'::double precision "
+            f"WHEN 'INF_NEG' THEN '-Infinity'::double precision ELSE {number} END"
+        )
+
+    def between(self, start: str, end: str) -> str:
+        """Seconds between two times."""
+        return f"extract(epoch FROM {end} - {start})::double precision"
+
+
+Dialect = Sqlite | Postgresql

@@ -1,0 +1,69 @@
+"""Questions that are worth asking of any study, in SQL that SQLite, PostgreSQL and DuckDB understand."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A question that is worth asking of any study."""
+
+    name: str
+    question: str
+    sql: str
+
+
+RECIPES = (
+    Recipe(
+        "best-per-depth",
+        "How deep should the network be?",
+        """SELECT study, num_conv_blocks, count(*) AS trials, max(value) AS best, avg(value) AS mean
+FROM trials_flat
+WHERE state = 'COMPLETE'
+GROUP BY study, num_conv_blocks
+ORDER BY study, num_conv_blocks""",
+    ),
+    Recipe(
+        "batch-norm",
+        "Does batch norm help? (after the first epoch, which pruned trials have seen too)",
+        """SELECT t.study, t.use_batch_norm, count(*) AS trials, avg(e.accuracy) AS after_first_epoch,
+  max(t.value) AS best
+FROM trials_flat t JOIN epochs e ON e.trial_id = t.trial_id AND e.epoch = 1
+GROUP BY t.study, t.use_batch_norm
+ORDER BY t.study, t.use_batch_norm""",
+    ),
+    Recipe(
+        "cost-by-bracket",
+        "What did each bracket of Hyperband cost, and what did it find?",
+        """SELECT study, bracket, count(*) AS trials, sum(epochs_trained) AS epochs, sum(seconds) AS seconds,
+  max(value) AS best
+FROM trials_flat
+WHERE state IN ('COMPLETE', 'PRUNED')
+GROUP BY study, bracket
+ORDER BY study, bracket""",
+    ),
+    Recipe(
+        "top-curves",
+        "How did the five best trials learn?",
+        """SELECT e.study, e.number, e.epoch, e.accuracy, e.rung
+FROM epochs e JOIN (
+  SELECT trial_id, row_number() OVER (PARTITION BY study ORDER BY value DESC, number) AS place
+  FROM trials_flat WHERE state = 'COMPLETE') best
+ON best.trial_id = e.trial_id AND best.place <= 5
+ORDER BY e.study, best.place, e.epoch""",
+    ),
+    Recipe(
+        "saved",
+        "What did pruning save?",
+        """SELECT study, trials, pruned, epochs_spent, epochs_saved,
+  100.0 * epochs_saved / (epochs_spent + epochs_saved) AS percent_saved, seconds, wall_seconds
+FROM studies_overview
+ORDER BY study""",
+    ),
+    Recipe(
+        "models",
+        "What are the exported models worth?",
+        """SELECT study, trial, accuracy, low, high, leaky, openings, path
+FROM models
+ORDER BY study, path""",
+    ),
+)
