@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.ensemble import ExtraTreesClassifier
 
-from data.candidates import near_duplicates
 from data.datasets import ImageSet
+from data.grouping.candidates import near_duplicates
+from data.grouping.leak import share_with_sibling
 from data.known import recognise
-from data.leak import share_with_sibling
 from data.splits import SHARES, Parts, random_parts
 
 TREES = 400

@@ -14,8 +14,8 @@ from PIL import Image
 
 from data import DataError, tissue
 from data.cache import decoded
+from data.grouping.sources import Progress, join, sources
 from data.known import FETCHED
-from data.sources import Progress, join, sources
 
 EMBEDDED = ("digits", "tissue")
 """Datasets that need no download."""

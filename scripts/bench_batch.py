@@ -25,10 +25,12 @@ from scipy.stats import spearmanr
 
 from models.checkpoint import Checkpoints
 from models.training import derive_seed
-from study.config import StudyConfig, resolve
-from study.objective import Workspace, make_workspace, start_training
-from study.opening import load_parts
-from study.space import Range
+from study.config.resolve import resolve
+from study.config.schema import StudyConfig
+from study.config.space import Range
+from study.search.opening import load_parts
+from study.training.start import start_training
+from study.training.workspace import Workspace, make_workspace
 
 SIDES = ("small", "rule", "unmoved")
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.groups import find_groups
-from data.leak import share_with_sibling
+from data.grouping.find import find_groups
+from data.grouping.leak import share_with_sibling
 from data.splits import SHARES, Parts, make_parts
 
 SEEDS = 20

@@ -27,9 +27,9 @@ from bench_decoding import make
 
 from data.batches import MEAN, STD
 from data.images import decode
-from models import bundle
+from models.bundle import folder as bundle
 from models.cnn import CNNConfig, build_cnn
-from study.predict import predict_files
+from study.use.predict import predict_files
 
 
 def small_model(folder: Path, size: int) -> Path:

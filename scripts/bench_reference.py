@@ -39,11 +39,12 @@ from data import tissue
 from data.batches import MEAN, STD
 from data.datasets import load
 from data.splits import make_parts
-from models import bundle
+from models.bundle import folder as bundle
 from models.training import derive_seed
 from study import launch
-from study.config import StudyConfig, resolve
-from study.storage import open_storage
+from study.config.resolve import resolve
+from study.config.schema import StudyConfig
+from study.storage.door import open_storage
 
 BATCH, FINAL_BATCH, DECAY = 16, 32, 1e-4
 EPOCH_ELSEWHERE = 12.9

@@ -19,13 +19,13 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from study import views
-from study.config import resolve
-from study.contract import open_study
-from study.query import ask
-from study.recipes import RECIPES
-from study.space import distributions
-from study.storage import open_storage
+from study.config.resolve import resolve
+from study.config.space import distributions
+from study.search.contract import open_study
+from study.storage import views
+from study.storage.door import open_storage
+from study.storage.query import ask
+from study.storage.recipes import RECIPES
 
 
 def fill(url: str, name: str, trials: int, epochs: int) -> None:

@@ -31,15 +31,18 @@ from optuna.trial import TrialState
 from data.datasets import load
 from data.splits import make_parts
 from models.training import EpochResult, TrainConfig, make_learner
-from study import objective
-from study.config import StudyConfig, resolve
-from study.contract import open_study
-from study.objective import Training, TrialEnd, make_workspace
-from study.sampling import make_pruner
-from study.space import distributions
-from study.sqlite import copy_file
-from study.storage import open_storage
-from study.worker import search
+from study.config.resolve import resolve
+from study.config.schema import StudyConfig
+from study.config.space import distributions
+from study.search import trial as objective
+from study.search.contract import open_study
+from study.search.sampling import make_pruner
+from study.search.trial import TrialEnd
+from study.search.worker import search
+from study.storage.door import open_storage
+from study.storage.sqlite import copy_file
+from study.training.start import Training
+from study.training.workspace import make_workspace
 
 EPOCHS = 15
 WARM = 3

@@ -33,8 +33,8 @@ from data.batches import Augment, Pixels, eval_batches, train_batches
 from models.cnn import CNNConfig, build_cnn, count_parameters, prepare
 from models.training import TrainConfig, evaluate, fit, make_learner
 from study import launch
-from study.config import resolve
-from study.presets import REFERENCE_AUGMENT
+from study.config.presets import REFERENCE_AUGMENT
+from study.config.resolve import resolve
 
 NETWORKS = {
     "smallest": ((32, 64, 128), (3, 3, 3), (256,)),

@@ -22,16 +22,16 @@ stage() { # its name, how long it takes, where its code is
 
 # What the folder is worth before anything is trained: copies, leaks, scores without a network.
 # Images are decoded once (runs/cache); those that show one source are found from the pixels.
-stage "audit" "25,000 images: ten minutes on 2 cores, once" "data/audit.py, data/groups.py"
+stage "audit" "25,000 images: ten minutes on 2 cores, once" "data/audit.py, data/grouping/find.py"
 "$study" data audit "$images" --html audit.html
 
 # Which image goes where: train, val, cal, test, whole by source. The same parts for use elsewhere.
 stage "parts" "seconds" "data/splits.py"
 "$study" data split "$images" --csv > split.csv
 
-# The search: TPE suggests, Hyperband prunes, SQLite remembers (study/worker.py, study/objective.py). Then the best three
+# The search: TPE suggests, Hyperband prunes, SQLite remembers (study/search/worker.py, study/search/trial.py). Then the best three
 # are trained anew and compared on val, the chosen one from fresh weights on train and val, the test is opened once
-# (study/refit.py, study/scoring.py), and the model folder is written (models/bundle.py) with its report (study/page.py).
+# (study/result/refit.py, study/result/scoring.py), and the model folder is written (models/bundle/folder.py) with its report (study/result/page.py).
 stage "search, final training, score, export" "most of the time" "study/launch.py and below"
 "$study" run --data "$images" --name lc25000 "$@"
 
@@ -40,7 +40,7 @@ stage "standing" "a second" "study/cli"
 "$study" status lc25000
 
 # The model on images, as elsewhere: with prediction sets where the study could promise them.
-stage "predict" "seconds" "study/predict.py"
+stage "predict" "seconds" "study/use/predict.py"
 find "$images" -type f \( -iname '*.jp*g' -o -iname '*.png' \) | sort | awk 'NR % 50 == 1' | head -n 20 |
   "$study" predict runs/lc25000/model - --top 2
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every check: lint, types, tests. `--fast` leaves out whole studies (the developer's loop, under two minutes).
-# Anything else is handed to pytest: scripts/test.sh tests/test_cnn.py -k corners
+# Anything else is handed to pytest: scripts/test.sh tests/models/test_cnn.py -k corners
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

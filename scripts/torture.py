@@ -140,7 +140,7 @@ class Round:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """What must not depend on interruptions."""
-    from study.storage import load_study, open_storage
+    from study.storage.door import load_study, open_storage
 
     study = load_study(open_storage(f"sqlite:///{folder}/optuna.db", create=False, write=False), "s")
     card = json.loads((folder / "runs" / "s" / "model" / "card.json").read_text())

@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from study.server import gather
+from study.forkserver import gather
 
 
 def main() -> None:

@@ -21,13 +21,15 @@ from optuna.artifacts import FileSystemArtifactStore
 from optuna.study._frozen import FrozenStudy
 from optuna_dashboard import save_note, save_plotly_graph_object, wsgi
 
-from models import bundle
-from study import StudyError, figures
-from study.config import StudyConfig, brackets
-from study.contract import CONFIG, Membership
-from study.rdb import LeanStorage
-from study.report import rungs_table
-from study.storage import open_storage, runs_folder
+from models.bundle import folder as bundle
+from study import StudyError
+from study.config.schema import StudyConfig
+from study.result import figures
+from study.result.report import rungs_table
+from study.search.contract import CONFIG
+from study.search.members import Membership
+from study.storage.door import open_storage, runs_folder
+from study.storage.lean import LeanStorage
 
 FRESH_SECONDS = 5.0
 """Figures are not made more often than that."""
@@ -107,11 +109,7 @@ def extras(study: FrozenStudy, trials: list[Any], runs: Path) -> dict[str, Any]:
 
 def note(name: str, config: StudyConfig) -> str:
     """What is searched, on what, how to read it and how to go on; Markdown."""
-    rungs = (
-        "; ".join(" → ".join(map(str, one)) for one in brackets(config.min_epochs, config.epochs, config.eta))
-        if config.pruner == "hyperband"
-        else "no pruning"
-    )
+    rungs = "; ".join(" → ".join(map(str, one)) for one in config.brackets) if config.brackets else "no pruning"
     lines = [
         f"## {name}",
         f"Searches {len(config.space)} parameters of a CNN on `{config.data}` at {config.image_size} px, protocol "

@@ -9,19 +9,20 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from data.sources import Progress
+from data.grouping.sources import Progress
 from study import StudyError
-from study.config import StudyConfig
-from study.contract import own_trials, stored_config, while_it_exists
-from study.crew import crew
-from study.final import Outcome, finish, winner
-from study.leases import Leases, turn
-from study.objective import TrialEnd, TrialEpoch
-from study.opening import Opened, check_name, open_all, with_absolute_data
-from study.refit import FinalEpoch
-from study.server import gather
-from study.storage import backend, load_study, open_storage, runs_folder, storage_trouble
-from study.worker import search
+from study.config.schema import StudyConfig
+from study.forkserver import gather
+from study.result.final import Outcome, finish, winner
+from study.result.refit import FinalEpoch
+from study.search.contract import stored_config, while_it_exists
+from study.search.local import crew
+from study.search.members import own_trials
+from study.search.opening import Opened, check_name, open_all, with_absolute_data
+from study.search.trial import TrialEnd, TrialEpoch
+from study.search.worker import search
+from study.storage.door import backend, load_study, open_storage, runs_folder, storage_trouble
+from study.storage.leases import Leases, turn
 
 News = Opened | TrialEpoch | TrialEnd | FinalEpoch | Outcome
 

@@ -15,8 +15,9 @@ from data import tissue
 from data.datasets import ImageSet, embedded, load_folder
 from data.splits import make_parts
 from study import cli
-from study.config import StudyConfig, resolve
-from study.objective import Workspace, make_workspace
+from study.config.resolve import resolve
+from study.config.schema import StudyConfig
+from study.training.workspace import Workspace, make_workspace
 from tests import killer
 
 torch.set_num_threads(1)

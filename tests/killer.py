@@ -37,26 +37,26 @@ CONTEXT.set_forkserver_preload(
 )
 
 POINTS: dict[str, tuple[str, str]] = {
-    "suggest": ("study.rdb:LeanStorage", "set_params"),
+    "suggest": ("study.storage.lean:LeanStorage", "set_params"),
     "report": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_intermediate_value"),
     "rung": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_system_attr"),
     "verdict": ("optuna:Trial", "should_prune"),
-    "attribute": ("study.rdb:LeanStorage", "set_attributes"),
+    "attribute": ("study.storage.lean:LeanStorage", "set_attributes"),
     "tell": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_state_values"),
     "checkpoint": ("models.checkpoint:", "write"),
     "checkpoint rename": ("models.checkpoint:", "_flush"),
     "ask": ("optuna:Study", "ask"),
-    "lease": ("study.leases:Leases", "_row"),
-    "lease end": ("study.leases:Lease", "__exit__"),
+    "lease": ("study.storage.leases:Leases", "_row"),
+    "lease end": ("study.storage.leases:Lease", "__exit__"),
     "create": ("optuna.storages._cached_storage:_CachedStorage", "set_study_user_attr"),
     "enqueue": ("optuna:Study", "enqueue_trial"),
     "cache": ("data.cache:", "_write"),
-    "weights": ("models.bundle:", "save_weights"),
-    "opening": ("study.final:", "open_test"),
-    "bundle": ("models.bundle:", "write_json"),
-    "model": ("models.bundle:", "save"),
-    "model file": ("models.bundle:", "write"),
-    "report page": ("study.final:", "write_report"),
+    "weights": ("models.bundle.folder:", "save_weights"),
+    "opening": ("study.result.final:", "open_test"),
+    "bundle": ("models.bundle.folder:", "write_json"),
+    "model": ("models.bundle.folder:", "save"),
+    "model file": ("models.bundle.folder:", "write"),
+    "report page": ("study.result.final:", "write_report"),
 }
 """Name -> (owner, function): the process dies just before or just after the n-th call."""
 
@@ -122,9 +122,10 @@ def watch() -> None:
     """Write down what this process trains, and what must never happen."""
     from optuna.storages._cached_storage import _CachedStorage
 
-    from study import objective, worker
+    from study.search import worker
+    from study.training import start as training
 
-    report, fit, run = _CachedStorage.set_trial_intermediate_value, objective.fit, worker.run_trial
+    report, fit, run = _CachedStorage.set_trial_intermediate_value, training.fit, worker.run_trial
 
     def reported_once(self: Any, trial_id: int, step: int, value: float) -> Any:
         query = "SELECT count(*) FROM trial_intermediate_values WHERE trial_id = ? AND step = ?"
@@ -150,7 +151,7 @@ def watch() -> None:
             held.unlink(missing_ok=True)
 
     _CachedStorage.set_trial_intermediate_value = reported_once  # type: ignore[method-assign]
-    objective.fit = counted
+    training.fit = counted
     worker.run_trial = run_by_one
 
 
@@ -162,7 +163,7 @@ def keep_copy() -> None:
 
 def delete_study() -> None:
     """As `optuna delete-study` would, from another program."""
-    from study.storage import open_storage
+    from study.storage.door import open_storage
 
     optuna.delete_study(study_name="s", storage=open_storage("sqlite:///optuna.db", create=False))
 
@@ -176,7 +177,7 @@ def is_dead(pid: str) -> bool:
 
 def _live(plan: Plan | None, watched: bool, *args: Any) -> None:
     """A crew's worker that will die at a point."""
-    from study import crew
+    from study.search import local as crew
 
     if watched:
         watch()
@@ -185,7 +186,7 @@ def _live(plan: Plan | None, watched: bool, *args: Any) -> None:
 
 
 def _arm_crew(plans: list[Plan | None], watched: bool) -> None:
-    from study import crew
+    from study.search import local as crew
 
     hire = crew._hire
 
@@ -287,8 +288,8 @@ def options(folder: Path, **changes: Any) -> list[str]:
 
 def everything(folder: Path) -> tuple[Any, ...]:
     """Trials as the database has them, the winner's weights, and the number of openings; the model folder is whole."""
-    from models.bundle import is_whole
-    from study.storage import open_storage
+    from models.bundle.folder import is_whole
+    from study.storage.door import open_storage
 
     study = optuna.load_study(study_name="s", storage=open_storage(f"sqlite:///{folder}/optuna.db", create=False))
     trials = [

@@ -21,15 +21,17 @@ from study.cli import db as db_commands
 from study.cli import model as model_commands
 from study.cli import sql as sql_commands
 from study.cli.display import Display, err, print_table, show
-from study.config import StudyConfig, parse_setting, resolve
-from study.contract import Membership, stored_config
-from study.crew import work
-from study.final import winner
-from study.leases import holders
-from study.opening import check_name, choose_device, default_name
+from study.config.resolve import parse_setting, resolve
+from study.config.schema import StudyConfig
+from study.result.final import winner
+from study.search.contract import stored_config
+from study.search.local import work
+from study.search.members import Membership
+from study.search.opening import check_name, choose_device, default_name
+from study.search.worker import search_seconds
 from study.signals import Stopped, stoppable
-from study.storage import DEFAULT_URL, backend, load_study, open_storage, storage_trouble, study_names
-from study.worker import search_seconds
+from study.storage.door import DEFAULT_URL, backend, load_study, open_storage, storage_trouble, study_names
+from study.storage.leases import holders
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -51,7 +51,7 @@ def audit(
     """Counts, copies, leaks across the split, and what a score without any network would be."""
     from data.audit import audit as examine  # OpenCV and scikit-learn take seconds to import
     from data.audit import largest_groups
-    from study.audit_page import SUSPECT, audit_page, tables
+    from study.result.audit_page import SUSPECT, audit_page, tables
 
     dataset, parts = _load(folder, groups, seed, skip_bad)
     with err.status("judging the splits") if err.is_terminal else show(err):

@@ -7,9 +7,9 @@ import typer
 
 from study import StudyError, launch
 from study.cli.display import err
-from study.opening import check_name
-from study.sqlite import copy_file
-from study.storage import DEFAULT_URL, load_study, open_storage, parse_url, runs_folder, sqlite_file
+from study.search.opening import check_name
+from study.storage.door import DEFAULT_URL, load_study, open_storage, parse_url, runs_folder, sqlite_file
+from study.storage.sqlite import copy_file
 
 app = typer.Typer(no_args_is_help=True, help="Copy the database of studies, or delete a study.")
 

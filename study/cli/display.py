@@ -12,15 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from data.datasets import conflicting
-from study.config import StudyConfig
-from study.contract import Membership
-from study.final import Outcome
+from study.config.schema import StudyConfig
 from study.launch import News
-from study.objective import TrialEnd, TrialEpoch
-from study.opening import Opened
-from study.page import LEAKY, percent, score_name
-from study.refit import CONFIRM_SEEDS, FinalEpoch
-from study.storage import DEFAULT_URL
+from study.result.final import Outcome
+from study.result.page import LEAKY, percent, score_name
+from study.result.refit import CONFIRM_SEEDS, FinalEpoch
+from study.search.members import Membership
+from study.search.opening import Opened
+from study.search.trial import TrialEnd, TrialEpoch
+from study.storage.door import DEFAULT_URL
 
 out = Console()
 err = Console(stderr=True)

@@ -9,13 +9,13 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from models.bundle import load
+from models.bundle.folder import load
 from study import StudyError
 from study.cli.display import err, print_table, show
-from study.evaluate import evaluate as score_folder
-from study.opening import choose_device
-from study.page import percent
-from study.predict import Row, find_images, predict_files, threshold_of, unlike_training
+from study.result.page import percent
+from study.search.opening import choose_device
+from study.use.evaluate import evaluate as score_folder
+from study.use.predict import Row, find_images, predict_files, threshold_of, unlike_training
 
 app = typer.Typer()
 

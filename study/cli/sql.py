@@ -12,10 +12,10 @@ import typer
 
 from study import StudyError
 from study.cli.display import err, out, print_table
-from study.query import SECONDS, ask
-from study.recipes import RECIPES
-from study.storage import DEFAULT_URL, storage_trouble
-from study.views import COLUMNS
+from study.storage.door import DEFAULT_URL, storage_trouble
+from study.storage.query import SECONDS, ask
+from study.storage.recipes import RECIPES
+from study.storage.views import COLUMNS
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 

@@ -1,0 +1,1 @@
+"""Which images share a source, and whether a split keeps them together."""

@@ -1,0 +1,1 @@
+"""A model folder: written, described, checked, loaded and used."""

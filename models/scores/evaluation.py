@@ -1,0 +1,191 @@
+"""Scores of a trained network, with their uncertainty.
+
+SciPy and scikit-learn take seconds to import and are needed once, at the end: they are imported where they are used.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.scores.calibration import brier, calibration_error, risk_coverage, softmax
+from models.scores.intervals import (
+    Interval,
+    accuracy_interval,
+    auroc_interval,
+    class_intervals,
+    difference_interval,
+    group_labels,
+    group_sums,
+)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+SPECIFICITY = 0.95
+"""At which sensitivity is given too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What probabilities are worth on one part. Fractions, not percent; intervals are 95 %, over groups."""
+
+    images: int
+    groups: int
+    accuracy: float
+    accuracy_interval: Interval
+    balanced_accuracy: float
+    balanced_accuracy_interval: Interval
+    macro_f1: float
+    macro_f1_interval: Interval
+    auroc: float | None  # mean over classes of one against the rest; None where a class is missing
+    auroc_interval: Interval | None
+    nll: float  # negative log likelihood, nats per image, after temperature
+    nll_before: float  # and before
+    brier: float  # after temperature, summed over classes: 0 to 2
+    calibration_error: float  # expected, 15 bins, after temperature
+    calibration_error_before: float
+    risk_coverage: list[tuple[float, float]]  # (share of images kept, error among them)
+    majority: float  # accuracy of always naming the most frequent class
+    report: dict[str, Any]  # per class: precision, recall, f1-score, support
+    confusion: list[list[int]]  # rows: true class; columns: predicted
+    positive: dict[str, Any] | None  # see against_rest; None where no class is named positive
+
+
+def predict_logits(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Floats:
+    """Logits [N, K] in full precision (no autocast), in the order of the batches."""
+    model.eval()
+    with torch.inference_mode():
+        parts = [model(images).double().cpu() for images, _ in batches]
+    return torch.cat(parts).numpy()
+
+
+def score(
+    logits: Floats,
+    labels: Ints,
+    groups: Ints,
+    classes: Sequence[str],
+    temperature: float,
+    seed: int,
+    positive: Sequence[str] = (),
+    cutoff: float | None = None,
+) -> Scores:
+    """All scores of logits [N, K] against labels [N]; intervals resample groups [N]. For the rest see against_rest."""
+    from sklearn import metrics
+
+    before, probabilities = softmax(logits), softmax(logits, temperature)
+    predicted = logits.argmax(axis=1)
+    every = list(range(len(classes)))
+    wide = class_intervals(predicted, labels, groups, len(classes), seed)
+    auroc, auroc_range = _auroc(probabilities, np.eye(len(classes), dtype=bool)[labels], labels, groups, seed)
+    return Scores(
+        images=len(labels),
+        groups=len(np.unique(groups)),
+        accuracy=float((predicted == labels).mean()),
+        accuracy_interval=accuracy_interval(predicted == labels, labels, groups, seed),
+        balanced_accuracy=mean_recall(predicted, labels),
+        balanced_accuracy_interval=wide["balanced_accuracy"],
+        macro_f1=float(metrics.f1_score(labels, predicted, labels=every, average="macro", zero_division=0)),
+        macro_f1_interval=wide["macro_f1"],
+        auroc=auroc,
+        auroc_interval=auroc_range,
+        nll=float(metrics.log_loss(labels, probabilities, labels=every)),
+        nll_before=float(metrics.log_loss(labels, before, labels=every)),
+        brier=brier(probabilities, labels),
+        calibration_error=calibration_error(probabilities, labels),
+        calibration_error_before=calibration_error(before, labels),
+        risk_coverage=risk_coverage(probabilities, labels),
+        majority=float(np.bincount(labels).max() / len(labels)),
+        report=metrics.classification_report(
+            labels, predicted, labels=every, target_names=list(classes), output_dict=True, zero_division=0
+        ),
+        confusion=metrics.confusion_matrix(labels, predicted, labels=every).tolist(),
+        positive=against_rest(probabilities, labels, groups, classes, positive, cutoff, seed) if positive else None,
+    )
+
+
+def _auroc(
+    scores: Floats, truth: NDArray[np.bool_], labels: Ints, groups: Ints, seed: int
+) -> tuple[float | None, Interval | None]:
+    """Mean area under the ROC curves of scores [N, C] against truth [N, C], with its interval; None where undefined."""
+    from sklearn.metrics import roc_auc_score
+
+    if (truth.all(axis=0) | ~truth.any(axis=0)).any():
+        return None, None
+    areas = [roc_auc_score(hit, column) for column, hit in zip(scores.T, truth.T, strict=True)]
+    return float(np.mean(areas)), auroc_interval(scores, truth, labels, groups, seed)
+
+
+def mean_recall(predicted: Ints, labels: Ints) -> float:
+    """Balanced accuracy: the mean recall of the classes that occur."""
+    return float(np.mean([(predicted[labels == label] == label).mean() for label in np.unique(labels)]))
+
+
+def against_rest(
+    probabilities: Floats,
+    labels: Ints,
+    groups: Ints,
+    classes: Sequence[str],
+    positive: Sequence[str],
+    cutoff: float | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Positive classes against the others: sensitivity and specificity of the label that is predicted, and AUROC.
+
+    With a cutoff (see cutoff_at) also what they are when an image counts as positive above it.
+    """
+    names = np.isin(np.array(classes), list(positive))
+    truth, mass = names[labels], probabilities[:, names].sum(axis=1)
+    auroc, interval = _auroc(mass[:, None], truth[:, None], labels, groups, seed)
+    decided = _rates(names[probabilities.argmax(axis=1)], truth, groups, seed)
+    found: dict[str, Any] = {"classes": list(positive), **decided, "auroc": auroc, "auroc_interval": interval}
+    found["at_specificity"] = None
+    if cutoff is not None:
+        rates = _rates(mass > cutoff, truth, groups, seed)
+        found["at_specificity"] = {"wanted": SPECIFICITY, "cutoff": cutoff, "cutoff_from": "cal", **rates}
+    return found
+
+
+def _rates(called: NDArray[np.bool_], truth: NDArray[np.bool_], groups: Ints, seed: int) -> dict[str, Any]:
+    """Sensitivity and specificity with their intervals; None where there is no image of the kind."""
+    found: dict[str, Any] = {}
+    for name, mine, right in (("sensitivity", truth, called), ("specificity", ~truth, ~called)):
+        share, interval = None, None
+        if mine.any():
+            share = float(right[mine].mean())
+            interval = accuracy_interval(right[mine], np.zeros(mine.sum(), np.int64), groups[mine], seed)
+        found |= {name: share, f"{name}_interval": interval}
+    return found
+
+
+def cutoff_at(probabilities: Floats, labels: Ints, classes: Sequence[str], positive: Sequence[str]) -> float | None:
+    """The smallest probability of being positive that at least 95 % of the negative images do not exceed.
+
+    To be taken from the calibration part, never from the part that is scored. None without negatives.
+    """
+    names = np.isin(np.array(classes), list(positive))
+    negatives = np.sort(probabilities[~names[labels]][:, names].sum(axis=1))
+    return float(negatives[int(np.ceil(SPECIFICITY * len(negatives))) - 1]) if len(negatives) else None
+
+
+def by_group(logits: Floats, labels: Ints, groups: Ints, temperature: float) -> tuple[Floats, Ints, Ints]:
+    """One row a group, as if it were an image: (log of its images' mean probabilities, commonest label, its number)."""
+    sums = group_sums(softmax(logits, temperature), groups)
+    mean = sums / sums.sum(axis=1, keepdims=True)
+    return np.log(np.maximum(mean, 1e-300)), group_labels(labels, groups), np.arange(len(mean))
+
+
+def compare(shipped: Ints, other: Ints, labels: Ints, groups: Ints, seed: int) -> dict[str, Any]:
+    """Another model's predicted labels [N] beside the shipped one's: its accuracy, and shipped minus other, paired."""
+    one, two = shipped == labels, other == labels
+    return {
+        "accuracy": float(two.mean()),
+        "accuracy_interval": accuracy_interval(two, labels, groups, seed),
+        "balanced_accuracy": mean_recall(other, labels),
+        "difference": float(one.mean() - two.mean()),
+        "difference_interval": difference_interval(one, two, labels, groups, seed),
+    }

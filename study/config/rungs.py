@@ -1,0 +1,41 @@
+"""The arithmetic of Hyperband: at which epochs trials are judged, and which of them together."""
+
+import binascii
+import math
+
+
+def check_rungs(min_epochs: int, epochs: int, eta: int) -> None:
+    """Raise ValueError for a budget that Hyperband cannot serve."""
+    if min_epochs >= epochs:
+        raise ValueError(
+            f"Hyperband cannot prune before epoch {min_epochs} of {epochs}: min_epochs must be below epochs "
+            '(or pruner = "none")'
+        )
+    counted = math.floor(math.log(epochs / min_epochs, eta)) + 1  # as Optuna does
+    if counted != len(brackets(min_epochs, epochs, eta)):
+        raise ValueError(
+            f"Optuna's rounding loses a bracket for min_epochs={min_epochs}, epochs={epochs}, eta={eta}; "
+            f"use epochs={epochs + 1}"
+        )
+
+
+def brackets(min_epochs: int, epochs: int, eta: int) -> tuple[tuple[int, ...], ...]:
+    """The rungs (epochs completed) of each Hyperband bracket, counted in whole numbers (Li et al. 2018).
+
+    (3, 27, 3) -> ((3, 9, 27), (9, 27), (27,)). A rung at `epochs` is the end of training and judges nobody.
+    """
+    rungs = [min_epochs]
+    while rungs[-1] * eta <= epochs:
+        rungs.append(rungs[-1] * eta)
+    return tuple(tuple(rungs[start:]) for start in range(len(rungs)))
+
+
+def bracket_of(study_name: str, number: int, count: int, eta: int) -> int:
+    """Which of `count` brackets Optuna's HyperbandPruner gives to a trial."""
+    shares = [math.ceil(count * eta**s / (s + 1)) for s in range(count - 1, -1, -1)]
+    place = binascii.crc32(f"{study_name}_{number}".encode()) % sum(shares)
+    for bracket, share in enumerate(shares):
+        place -= share
+        if place < 0:
+            return bracket
+    raise AssertionError("a place below the sum of the shares lies in one of them")

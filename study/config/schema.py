@@ -1,0 +1,201 @@
+"""What a study is: the fields of its configuration, validated."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from data.batches import Augment
+from study import StudyError
+from study.config.presets import PRESETS
+from study.config.rungs import bracket_of, brackets, check_rungs
+from study.config.space import PARAMETERS, Entry, Range, Value, contains, distributions, nearest, validated
+
+MAY_CHANGE = (
+    *("preset", "data", "groups", "skip_bad", "trials", "hours", "workers", "checkpoint_seconds"),
+    *("positive", "leaky_score"),  # they only report
+)
+"""Fields that may differ when a study is continued; everything else defines it.
+
+The images and the parts are compared by their content, so that a moved folder or list is still the same."""
+
+
+class AugmentConfig(BaseModel):
+    """Augmentation of training images at strength 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rotation: float = Field(0.0, ge=0, le=180, description="degrees, either way")
+    hflip: bool = Field(False, description="left and right, half of the time")
+    vflip: bool = Field(False, description="up and down, half of the time")
+    crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that is kept")
+    jitter: float = Field(0.0, ge=0, le=0.9, description="brightness, contrast and saturation, either way")
+    stain: float = Field(0.0, ge=0, le=0.9, description="amount of haematoxylin and eosin, either way")
+
+    def at(self, strength: float) -> Augment:
+        """The augmentation of a trial with this augment_strength."""
+        return Augment(**self.model_dump()).scaled(strength)
+
+
+def _batch_size(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65536):
+        return value
+    raise ValueError('allowed is a whole number from 1 to 65536, or "auto"')
+
+
+BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_batch_size)]
+
+
+class StudyConfig(BaseModel):
+    """Everything that defines a study. TOML files, presets and --set use these names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    preset: str = Field("full", description="where unnamed fields come from: " + ", ".join(PRESETS))
+    data: str = Field("digits", min_length=1, description="digits, tissue, or a folder of class folders")
+    groups: str | None = Field(
+        None,
+        description="who shares a source: a CSV file, a pattern with (?P<group>...), auto (from the pixels) or none; "
+        "by default groups.csv where the folder has one, else auto",
+    )
+    protocol: Literal["grouped", "random"] = Field(
+        "grouped", description="grouped (parts whole by source), or random: the published, leaky 80/20"
+    )
+    image_size: int = Field(128, ge=8, le=1024, description="pixels, height and width")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the parts, the sampler and all training")
+    trials: int | None = Field(None, ge=1, description="total number of trials")
+    hours: float | None = Field(None, gt=0, description="no trial starts after this much training time")
+    workers: int = Field(1, ge=1, le=256, description="processes on this machine that search at the same time")
+    epochs: int = Field(27, ge=1, description="of a trial that is not pruned")
+    min_epochs: int = Field(3, ge=1, description="the first rung: epochs before a trial may be pruned")
+    eta: int = Field(3, ge=2, description="one of eta trials is promoted at each rung")
+    sampler: Literal["tpe", "random"] = Field("tpe", description="tpe or random")
+    pruner: Literal["hyperband", "none"] = Field("hyperband", description="hyperband or none")
+    metric: Literal["accuracy", "balanced_accuracy"] = Field("accuracy", description="reported each epoch")
+    batch_size: BatchSize = Field(
+        64, description="images per step in the search; auto: 16 to 256, such that an epoch has 50 steps"
+    )
+    rate_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="learning rates are meant for batches of this size; by default for whatever size is used",
+    )
+    augment: AugmentConfig = Field(AugmentConfig(), description="augmentation of training images")
+    space: dict[str, Entry] = Field({}, description="what is searched")
+    baseline: dict[str, Value] = Field({}, description="a point of the space that is tried first")
+    confirm: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="so many of the best trials are trained anew; the best of them on val is chosen",
+    )
+    final_epochs: int = Field(54, ge=1, description="of the final training")
+    final_batch_size: BatchSize = Field(64, description="images per step in the final training, or auto")
+    final_seeds: int = Field(
+        1, ge=1, le=100, description="final trainings; the first is shipped, the others show the spread"
+    )
+    final_data: Literal["train", "train+val"] = Field("train+val", description="images of the final training")
+    positive: tuple[str, ...] = Field(
+        (), description="classes that are a finding, such as the malignant ones: adds sensitivity and specificity"
+    )
+    leaky_score: bool = Field(
+        False, description="score the architecture on a random 80/20 split too, to compare with published numbers"
+    )
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="of training between two checkpoints of a network; 0: after every epoch"
+    )
+    skip_bad: bool = Field(False, description="leave unreadable files out instead of stopping")
+
+    @field_validator("positive", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("hours", "checkpoint_seconds", mode="before")
+    @classmethod
+    def _whole_hours(cls, value: object) -> object:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.trials is None and self.hours is None:
+            raise ValueError("a budget is needed: trials, or hours, or both")
+        object.__setattr__(self, "space", validated(self.space))  # the model is frozen, and not yet handed out
+        if not distributions(self.space):
+            raise ValueError("the space has nothing to search: give at least one list or range")
+        if self.pruner == "hyperband":
+            check_rungs(self.min_epochs, self.epochs, self.eta)
+        self._check_depth()
+        self._check_schedule()
+        if self.protocol == "random" and self.final_data != "train":
+            raise ValueError('protocol = "random" scores on val, the only held-out part: set final_data = "train"')
+        self._check_baseline()
+        return self
+
+    def _check_depth(self) -> None:
+        entry = self.space.get("num_conv_blocks", PARAMETERS["num_conv_blocks"].default)
+        deepest = int(entry.high if isinstance(entry, Range) else max(entry) if isinstance(entry, list) else entry)
+        if self.image_size >> deepest < 1:
+            raise ValueError(
+                f"image_size {self.image_size} is too small for {deepest} blocks, each of which halves the image: "
+                f"at least {1 << deepest} pixels, or num_conv_blocks up to {self.image_size.bit_length() - 1}"
+            )
+
+    def _check_schedule(self) -> None:
+        entry = self.space.get("schedule", PARAMETERS["schedule"].default)
+        if "plateau" in (entry if isinstance(entry, list) else [entry]) and self.final_data != "train":
+            raise ValueError('the plateau schedule needs a validation loss: set final_data = "train"')
+
+    def _check_baseline(self) -> None:
+        if not self.baseline:
+            return
+        searched = distributions(self.space)
+        for name in self.baseline:
+            if name not in searched:
+                raise ValueError(f"baseline.{name} is not searched{nearest(name, searched)}")
+        for name in searched:
+            if name not in self.baseline:
+                raise ValueError(f"baseline lacks {name} (baseline = {{}} leaves the baseline out)")
+            if not contains(self.space, name, self.baseline[name]):
+                raise ValueError(
+                    f"baseline.{name} = {self.baseline[name]!r} lies outside the space "
+                    "(change it with baseline.NAME = VALUE, or leave the baseline out with baseline = {})"
+                )
+
+    def contract(self) -> dict[str, Any]:
+        """The fields that define the study, as JSON."""
+        return self.model_dump(mode="json", exclude=set(MAY_CHANGE))
+
+    @property
+    def brackets(self) -> tuple[tuple[int, ...], ...]:
+        """The rungs of each Hyperband bracket; none without Hyperband."""
+        return brackets(self.min_epochs, self.epochs, self.eta) if self.pruner == "hyperband" else ()
+
+    def bracket_of(self, study_name: str, number: int) -> int | None:
+        """The bracket of a trial; None without Hyperband."""
+        return bracket_of(study_name, number, len(self.brackets), self.eta) if self.brackets else None
+
+    def with_budget(self, trials: int | None, hours: float | None, workers: int | None) -> Self:
+        """The same study with what is given changed. Raises StudyError."""
+        given = {"trials": trials, "hours": hours, "workers": workers}
+        changes = {name: value for name, value in given.items() if value is not None}
+        try:
+            return self.model_validate({**self.model_dump(mode="json"), **changes})
+        except ValidationError as error:
+            raise StudyError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """One line from pydantic's error: the field, what was given, what is allowed."""
+    first, *others = error.errors()
+    types = r"(list|Range|bool|int|float|str|function-\w+|tagged-union)\b"  # pydantic names the union's branches too
+    place = ".".join(str(part) for part in first["loc"] if not re.match(types, str(part)))
+    more = f" (and {len(others)} more)" if others and first["type"] == "extra_forbidden" else ""
+    if first["type"] == "extra_forbidden":
+        table = AugmentConfig.model_fields if place.startswith("augment.") else StudyConfig.model_fields
+        return f"unknown field {place!r}{nearest(place.rpartition('.')[2], list(table))}{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    if not place:
+        return message
+    message = message[0].lower() + message[1:]
+    return f"{place} = {first['input']!r}: {message}"

@@ -1,0 +1,102 @@
+"""A data audit as one offline HTML page with thumbnails."""
+
+import base64
+import html
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.datasets import ImageSet
+from study.result.page import STYLE, percent, table
+
+THUMB = 72
+"""Pixels."""
+
+
+def audit_page(dataset: ImageSet, found: dict[str, Any], largest: list[NDArray[np.int64]]) -> str:
+    """The audit `found`, with the images of the largest groups and of label conflicts."""
+    index = {path: number for number, path in enumerate(dataset.paths)}
+    shown = [(f"group of {len(group)}", group.tolist()) for group in largest]
+    clashing = [
+        (", ".join(sorted({dataset.classes[dataset.labels[index[path]]] for path in paths})), [index[p] for p in paths])
+        for paths in found["label_conflicts"][:12]
+    ]
+    body = [
+        f"<h1>{html.escape(str(dataset.root))}</h1>",
+        f"<p>{found['images']} images, {found['groups']} groups ({html.escape(found['groups_from'])}).</p>",
+        *([f'<p class="warn">{html.escape(found["leak_note"])}</p>'] if found["leak_note"] else []),
+        *([f'<p class="warn">{SUSPECT}</p>'] if found["suspect"] else []),
+        *(f"<h2>{title}</h2>{table(head, rows)}" for title, head, rows in tables(found)),
+        "<h2>Largest groups</h2>",
+        *(_strip(dataset, name, images) for name, images in shown),
+        "<h2>Groups with several classes</h2>",
+        *(_strip(dataset, name, images) for name, images in clashing),
+        "" if clashing else "<p>None.</p>",
+    ]
+    head = f'<meta charset="utf-8"><title>data audit</title><style>{STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+SUSPECT = (
+    "The largest group is suspiciously large. A stamp, frame or scale bar that stands on many images can join them; "
+    "look at its thumbnails, and give the groups yourself if they are wrong."
+)
+
+Table = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
+
+
+def tables(found: dict[str, Any]) -> list[Table]:
+    """The audit's tables as (title, head, rows), for the shell and the page."""
+    first = next(iter(found["classes"].values()))
+    leaks, scores = found["held_out_with_sibling"], found["baselines"]
+    facts: list[tuple[object, ...]] = [
+        ("largest class / smallest class", found["imbalance"]),
+        ("image sizes", ", ".join(f"{size}: {count}" for size, count in found["pixels"].items())),
+        ("unreadable files left out", len(found["unreadable"])),
+        ("sets of identical files", len(found["exact_duplicates"])),
+        ("near-duplicate pairs", found["near_duplicate_pairs"]),
+        ("groups with several classes", len(found["label_conflicts"])),
+        ("groups", found["groups"]),
+        ("images in the largest group", found["largest_group"]),
+    ]
+    splits: list[tuple[object, ...]] = [
+        (
+            name,
+            percent(leaks[name]["by_groups"]),
+            percent(leaks[name]["by_second_detector"]),
+            percent(scores[name]["majority"]),
+            percent(scores[name]["trees"]),
+        )
+        for name in ("random", "grouped")
+    ]
+    return [
+        (
+            "Classes and parts",
+            ("class", *first),
+            [(name, *counts.values()) for name, counts in found["classes"].items()],
+        ),
+        ("Facts", ("what", "value"), facts),
+        (
+            "What a score is worth: held-out images with a copy in training, and accuracy without any network",
+            ("split", "copies (by groups)", "copies (second detector)", "majority class", "trees on histograms"),
+            splits,
+        ),
+    ]
+
+
+def _strip(dataset: ImageSet, name: str, images: list[int]) -> str:
+    """A row of thumbnails."""
+    pictures = "".join(
+        f'<img src="{_thumbnail(dataset.images[i])}" title="{html.escape(dataset.paths[i])}" width="{THUMB}"> '
+        for i in images[:12]
+    )
+    return f"<p>{html.escape(name)}<br>{pictures}</p>"
+
+
+def _thumbnail(image: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(image)).resize((THUMB, THUMB)).save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,175 @@
+"""What a study found and what its model is worth, as plain values and as files beside the model."""
+
+import csv
+import io
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+import tomli_w
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+
+from models.bundle.folder import write_json
+from study.config.schema import StudyConfig
+from study.config.space import Entry, Range, full_point, numbers
+from study.result.figures import Rungs
+from study.result.page import LEAKY, Mistake, page
+from study.search.members import own_trials
+
+ENOUGH = 8
+"""Complete trials, below which nothing is said about the importance of parameters."""
+
+
+def write_report(
+    directory: Path,
+    study: optuna.Study,
+    config: StudyConfig,
+    card: dict[str, Any],
+    epochs: list[dict[str, Any]],
+    mistakes: list[Mistake],
+) -> None:
+    """Write the report's files beside the model: one page, and each table as a file of its own."""
+    trials = own_trials(study)
+    times = times_table(trials, card)
+    found = {
+        "rungs": rungs_table(trials, config),
+        "importance": importances(study, trials),
+        "infeasible": sum(_infeasible(trial) for trial in trials),
+        "at_the_edge": edges(config.space, card["study"]["params"]),
+        "left_out": len(study.get_trials(deepcopy=False)) - len(trials),
+    }
+    write_json(directory / "results.json", results(trials, config))
+    write_json(directory / "times.json", times)
+    (directory / "study.toml").write_bytes(study_file(config))
+    warning = f"{LEAKY}\n\n" if card["leaky"] else ""
+    (directory / "classification_report.txt").write_text(warning + report_text(card["test"]["report"]))
+    (directory / "confusion_matrix.csv").write_text(confusion_csv(card["test"]["confusion"], card["classes"]))
+    (directory / "report.html").write_text(page(trials, config, card, epochs, times, found, mistakes), encoding="utf-8")
+
+
+def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, Any]]:
+    """All finished trials, best first, with the reference's fields (val_accuracy in percent) and ours."""
+    rows = []
+    for trial in trials:
+        if trial.value is None:
+            continue
+        point = full_point(config.space, trial.params)
+        attributes = trial.user_attrs
+        rows.append(
+            {
+                "config": point | {name: list(numbers(point[name])) for name in ("kernel_sizes", "dense_units")},
+                "val_accuracy": 100 * trial.value,
+                "total_time": attributes.get("seconds"),
+                "avg_epoch_time": attributes.get("epoch_seconds"),
+                "trial": trial.number,
+                "state": trial.state.name,
+                "epochs": trial.last_step,
+                "selection_score": trial.value,
+                "leaky": config.protocol == "random",
+                "pruned_because": attributes.get("pruned_because"),
+            }
+        )
+    return sorted(rows, key=lambda row: (row["state"] != "COMPLETE", -row["selection_score"]))
+
+
+def times_table(trials: list[FrozenTrial], card: dict[str, Any]) -> dict[str, float | int]:
+    """Where the time went, in seconds; pauses between runs do not count."""
+    epochs = sum(len(trial.intermediate_values) for trial in trials)
+    search = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
+    final_epochs = card["final"]["epochs"] * card["final"]["trainings"]
+    config = card["study"]["config"]
+    return {
+        "search_seconds": round(search, 2),
+        "search_epochs": epochs,
+        "search_epochs_without_pruning": len(trials) * config["epochs"],
+        "search_seconds_per_epoch": round(search / max(1, epochs), 3),
+        "final_seconds": round(card["final"]["seconds"], 2),
+        "final_epochs": final_epochs,
+        "final_seconds_per_epoch": round(card["final"]["seconds"] / final_epochs, 3),
+        "total_seconds": round(search + card["final"]["seconds"], 2),
+    }
+
+
+def report_text(report: dict[str, Any]) -> str:
+    """The classification report as aligned text."""
+    width = max(len(name) for name in report)
+    lines = [f"{'':{width}}  precision  recall  f1-score  support"]
+    for name, row in report.items():
+        if isinstance(row, dict):
+            lines.append(
+                f"{name:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1-score']:8.4f}"
+                f"  {int(row['support']):7d}"
+            )
+        else:  # scikit-learn gives accuracy as a bare number
+            lines.append(f"{name:{width}}  {row:27.4f}")
+    return "\n".join(lines) + "\n"
+
+
+def confusion_csv(confusion: list[list[int]], classes: list[str]) -> str:
+    """Rows are true classes, columns predicted ones."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["true \\ predicted", *classes])
+    writer.writerows([name, *row] for name, row in zip(classes, confusion, strict=True))
+    return text.getvalue()
+
+
+def rungs_table(trials: list[FrozenTrial], config: StudyConfig) -> Rungs:
+    """How many trials of each bracket reached each rung, and how many of them went on."""
+    found: Rungs = []
+    for bracket, rungs in enumerate(config.brackets):
+        lengths = [len(one.intermediate_values) for one in trials if one.user_attrs.get("bracket") == bracket]
+        found += [
+            (bracket, rung, sum(n >= rung for n in lengths), sum(n > rung for n in lengths)) for rung in rungs[:-1]
+        ]
+    return found
+
+
+def importances(study: optuna.Study, trials: list[FrozenTrial]) -> dict[str, float]:
+    """Shares of the parameters in the score (PED-ANOVA, Watanabe et al. 2023); {} where there is too little to say."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if len(complete) < ENOUGH:
+        return {}
+    own = optuna.create_study(direction="maximize")
+    own.add_trials(complete)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        try:
+            return optuna.importance.get_param_importances(
+                own, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+            )
+        except (ValueError, RuntimeError):  # all values equal
+            return {}
+
+
+def edges(space: dict[str, Entry], params: dict[str, Any]) -> list[str]:
+    """Parameters whose value lies in the last twentieth of its range: a wider range might hold a better one."""
+    found = []
+    for name, value in params.items():
+        entry = space.get(name)
+        if isinstance(entry, Range):
+            low, high, at = (math.log(x) if entry.log else float(x) for x in (entry.low, entry.high, value))
+            place = (at - low) / (high - low)
+        elif isinstance(entry, list) and len(entry) > 2 and not isinstance(value, str | bool):
+            place = sorted(entry, key=float).index(value) / (len(entry) - 1)
+        else:
+            continue
+        if not 0.05 <= place <= 0.95:
+            found.append(
+                f"{name} = {value:.4g} lies at the {'lower' if place < 0.5 else 'upper'} end of what was tried"
+            )
+    return found
+
+
+def _infeasible(trial: FrozenTrial) -> bool:
+    """Whether it could not be trained at all: out of memory, diverged, or too many deaths."""
+    why = str(trial.user_attrs.get("pruned_because", ""))
+    return why.startswith(("out of memory", "diverged", "its worker died"))
+
+
+def study_file(config: StudyConfig) -> bytes:
+    """The configuration as a TOML file that `study run` takes."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode()

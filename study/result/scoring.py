@@ -1,0 +1,153 @@
+"""The test part, opened once: everything that will ever be compared is scored in one step."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from models.cnn import CNN
+from models.scores import conformal
+from models.scores.calibration import fit_temperature, reliability, softmax
+from models.scores.evaluation import by_group, compare, cutoff_at, predict_logits, score
+from models.scores.intervals import accuracy_interval
+from models.training import derive_seed
+from study.result.page import Mistake
+from study.result.refit import Trained
+from study.storage.door import backend, make_durable
+from study.training.workspace import Workspace
+
+OPENINGS = "openings"
+"""Study attribute: when the test was opened, and for which weights."""
+MISTAKES = 12
+"""Shown in the report."""
+TREE_PARTS = {"test": ("train", "val"), "val": ("train",)}
+"""Held-out part -> what the trees learn from."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def openings(study: optuna.Study) -> list[dict[str, Any]]:
+    """Every look at the test part so far."""
+    found: list[dict[str, Any]] = study.user_attrs.get(OPENINGS, [])
+    return found
+
+
+def trees_digest(work: Workspace) -> str:
+    """What the trees without a network are a function of, in the place of weights."""
+    return hashlib.sha256(
+        f"trees {TREE_PARTS[work.held_out]} {work.parts.hash} {work.config.seed}".encode()
+    ).hexdigest()
+
+
+def open_test(study: optuna.Study, digests: list[str], split_hash: str) -> dict[str, Any]:
+    """Record that the test part is about to be scored by these weights; the same weights are the same opening."""
+    for opening in openings(study):
+        if opening["weights_sha256"] == digests and opening["parts"] == split_hash:
+            return opening
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    opening = {"number": len(openings(study)) + 1, "time": now, "weights_sha256": digests, "parts": split_hash}
+    study.set_user_attr(OPENINGS, [*openings(study), opening])
+    make_durable(backend(study))  # a power cut must not make a second look at the test the first
+    return opening
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the test part says: fields of the card, and the worst mistakes of the shipped model."""
+
+    card: dict[str, Any]
+    mistakes: list[Mistake]
+
+
+def score_all(work: Workspace, shipped: list[Trained], rivals: list[tuple[str, int, Trained]]) -> Scored:
+    """Score the shipped model (the first seed), its other seeds, and the rivals (role, trial, network) beside it."""
+    labels, groups = _truth(work, work.held_out)
+    logits = [_logits(work, one.model, work.held_out) for one in shipped]
+    cal = _logits(work, shipped[0].model, "cal") if len(work.parts.cal) else None
+    temperature = 1.0 if cal is None else fit_temperature(cal, _truth(work, "cal")[0])
+    named = logits[0].argmax(axis=1)
+    answers: list[tuple[str, int | None, Ints]] = [("trees", None, _trees(work))]
+    answers += [(role, trial, _logits(work, one.model, work.held_out).argmax(axis=1)) for role, trial, one in rivals]
+    seed = derive_seed(work.config.seed, "bootstrap")
+    comparison = [
+        {"name": role, "trial": trial, "leaky": work.leaky, **compare(named, other, labels, groups, seed)}
+        for role, trial, other in answers
+    ]
+    card = {
+        "temperature": temperature,
+        "test": _scores(work, logits[0], cal, temperature),
+        "test_accuracy_of_seeds": [float((one.argmax(axis=1) == labels).mean()) for one in logits],
+        "comparison": comparison,
+        "conformal": None if cal is None else _conformal(work, cal, logits[0], temperature),
+    }
+    return Scored(card, _mistakes(work, softmax(logits[0], temperature)))
+
+
+def leaky_row(work: Workspace, one: Trained) -> dict[str, Any]:
+    """Accuracy on the held-out images of the published split, marked."""
+    labels, groups = _truth(work, work.held_out)
+    right = _logits(work, one.model, work.held_out).argmax(axis=1) == labels
+    interval = accuracy_interval(right, labels, groups, derive_seed(work.config.seed, "bootstrap"))
+    return {"leaky": True, "accuracy": float(right.mean()), "accuracy_interval": interval, "images": len(labels)}
+
+
+def _truth(work: Workspace, part: str) -> tuple[Ints, Ints]:
+    """Labels and groups of a part."""
+    index = getattr(work.parts, part)
+    return work.dataset.labels[index], work.dataset.groups[index]
+
+
+def _logits(work: Workspace, model: CNN, part: str) -> Floats:
+    return predict_logits(model.to(work.device), work.eval_batches(part))
+
+
+def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: float) -> dict[str, Any]:
+    """By image, and again with one vote a group, as a patient or a slide gets one answer."""
+    classes, positive = work.dataset.classes, work.config.positive
+    labels, groups = _truth(work, work.held_out)
+    cutoff = None
+    if positive and cal is not None:
+        cutoff = cutoff_at(softmax(cal, temperature), _truth(work, "cal")[0], classes, positive)
+    seed = derive_seed(work.config.seed, "bootstrap")
+    images = asdict(score(logits, labels, groups, classes, temperature, seed, positive, cutoff))
+    votes = asdict(score(*by_group(logits, labels, groups, temperature), classes, 1.0, seed, positive))
+    images["by_group"] = {key: one for key, one in votes.items() if key != "images" and not key.endswith("_before")}
+    images["reliability"] = reliability(softmax(logits, temperature), labels)
+    return images
+
+
+def _trees(work: Workspace) -> Ints:
+    """Trees on colour and gradient histograms: a network is worth what it adds to them."""
+    from data.audit import tree_labels  # OpenCV and scikit-learn take seconds to import
+
+    train = np.concatenate([getattr(work.parts, name) for name in TREE_PARTS[work.held_out]])
+    return tree_labels(work.dataset, train, getattr(work.parts, work.held_out), work.config.seed)
+
+
+def _conformal(work: Workspace, cal: Floats, logits: Floats, temperature: float) -> dict[str, Any]:
+    """Thresholds from cal for sets of classes, by level, and what they do on the held-out part."""
+    parts = [(softmax(one, temperature), *_truth(work, part)) for part, one in (("cal", cal), (work.held_out, logits))]
+    groups = len(np.unique(parts[0][2]))
+    return {"method": "1 - probability", "groups": groups, "levels": conformal.describe(parts[0], parts[1])}
+
+
+def _mistakes(work: Workspace, probabilities: Floats) -> list[Mistake]:
+    """The held-out images that the model named wrongly, the surest first."""
+    index, dataset = getattr(work.parts, work.held_out), work.dataset
+    predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != dataset.labels[index])
+    return [
+        Mistake(
+            path=dataset.paths[index[place]],
+            true=dataset.classes[dataset.labels[index[place]]],
+            predicted=dataset.classes[predicted[place]],
+            probability=float(sure[place]),
+            image=np.asarray(dataset.images[index[place]]),
+        )
+        for place in wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]
+    ]

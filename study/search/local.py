@@ -1,0 +1,141 @@
+"""Several workers on one machine: started together, replaced when they die, stopped with their parent."""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+import optuna
+import torch
+
+from data import DataError
+from study import StudyError
+from study.forkserver import CONTEXT
+from study.search.contract import stored_config, while_it_exists
+from study.search.opening import open_all
+from study.search.trial import TrialEnd, TrialEpoch
+from study.search.worker import search
+from study.signals import Stopped, stoppable
+from study.storage.door import load_study, open_storage, storage_trouble
+
+SECONDS_TO_END = 4.2
+"""For workers that were told to stop: a little more than they give themselves."""
+
+logger = logging.getLogger(__name__)
+
+
+def work(name: str, url: str, device: torch.device) -> Iterator[TrialEpoch | TrialEnd]:
+    """What one worker of an existing study does: open everything, search; yields news of its own trials."""
+    with storage_trouble(url):
+        kept = load_study(open_storage(url, create=False, write=False), name)
+        opened = open_all(stored_config(kept), name, url)
+        with while_it_exists(opened.study, url):
+            yield from search(opened.study, opened.workspace(device))
+
+
+def crew(name: str, url: str, device: str, workers: int) -> Iterator[TrialEpoch | TrialEnd]:
+    """Run the trials of a study by so many worker processes; yields the news of all.
+
+    A worker that dies is replaced, and the log says so. Raises StudyError with a worker's own complaint, or when
+    they die without getting anywhere.
+    """
+    import_module("torch._dynamo")  # the final training needs it; now the server imports too, and nobody trains yet
+    threads = max(1, torch.get_num_threads() // workers)
+    hands: dict[Connection, BaseProcess] = {}
+    patience = 2 * workers + 3  # deaths in a row without a single epoch
+    deaths = 0
+    try:
+        for _ in range(workers):
+            _hire(hands, name, url, device, threads)
+        while hands:
+            for pipe in wait(list(hands)):
+                assert isinstance(pipe, Connection)
+                news = _heard(pipe)
+                if isinstance(news, str):
+                    raise StudyError(news)
+                if news is not None:
+                    deaths = 0
+                    yield news
+                    continue
+                worker = hands.pop(pipe)
+                worker.join()
+                if worker.exitcode == 0:
+                    continue
+                deaths += 1
+                if deaths >= patience:
+                    raise StudyError(f"{deaths} workers died one after the other, the last by {_how(worker)}")
+                logger.warning(f"worker {worker.pid} died ({_how(worker)}); another one takes its place")
+                _hire(hands, name, url, device, threads)
+    finally:
+        _dismiss(list(hands.values()))
+
+
+def _hire(hands: dict[Connection, BaseProcess], name: str, url: str, device: str, threads: int) -> None:
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    worker = CONTEXT.Process(target=_live, args=(theirs, name, url, device, threads), name=f"worker of {name}")
+    worker.start()
+    theirs.close()  # so that the end of the worker is the end of the pipe
+    hands[ours] = worker
+
+
+def _heard(pipe: Connection) -> TrialEpoch | TrialEnd | str | None:
+    """News, a complaint, or None when the worker has ended (perhaps in the middle of a word)."""
+    try:
+        news: TrialEpoch | TrialEnd | str = pipe.recv()
+        return news
+    except (EOFError, OSError, pickle.UnpicklingError):
+        return None
+
+
+def _how(worker: BaseProcess) -> str:
+    code = worker.exitcode or 0
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _dismiss(workers: list[BaseProcess]) -> None:
+    """Stop them, gently at first."""
+    end = time.monotonic() + SECONDS_TO_END
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join(max(0.0, end - time.monotonic()))
+        if worker.is_alive():
+            worker.kill()
+
+
+def _live(pipe: Connection, name: str, url: str, device: str, threads: int) -> None:
+    """A worker's process."""
+    os.setpgid(0, 0)  # Ctrl-C in a terminal goes to the parent alone, which passes it on
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    torch.set_num_threads(threads)
+    with stoppable():
+        try:
+            _tell(pipe, work(name, url, torch.device(device)))
+        except Stopped as stop:
+            sys.exit(stop.exit_code)
+        except BrokenPipeError:
+            sys.exit(1)  # the parent has died
+
+
+def _tell(pipe: Connection, all_news: Iterator[TrialEpoch | TrialEnd]) -> None:
+    try:
+        for news in all_news:
+            pipe.send(news)
+    except (StudyError, DataError) as error:
+        pipe.send(str(error))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,62 @@
+"""Which trials are a study's own: anybody may write to its database, with plain Optuna or from a notebook."""
+
+import math
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from study.config.schema import StudyConfig
+from study.config.space import distributions, misfit
+from study.search.contract import stored_config
+
+
+class Membership:
+    """Tells a study's own trials from those of others."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        self._config = config
+        self.space = distributions(config.space)
+        self._known: dict[int, str | None] = {}  # a finished trial never changes
+
+    def own(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """The finished ones that this program ran, or could have run."""
+        return [trial for trial in trials if trial.state.is_finished() and self.stranger(trial) is None]
+
+    def stranger(self, trial: FrozenTrial) -> str | None:
+        """Why a trial is none of this study; None when it is one."""
+        if not trial.state.is_finished():
+            return self._unfit(trial) or self._other_steps(trial)
+        if trial.number not in self._known:
+            self._known[trial.number] = self._finished_elsewhere(trial)
+        return self._known[trial.number]
+
+    def _finished_elsewhere(self, trial: FrozenTrial) -> str | None:
+        if trial.state == TrialState.FAIL:
+            return str(trial.user_attrs.get("failed_because", "closed by another program"))
+        if trial.distributions != self.space:
+            return self._unfit(trial) or "it lacks parameters of this study"
+        steps = trial.intermediate_values
+        if trial.state == TrialState.COMPLETE and not (
+            len(steps) == self._config.epochs and math.isclose(steps.get(len(steps), math.nan), trial.value or 0.0)
+        ):
+            return "another program told its value"
+        return self._other_steps(trial)
+
+    def _unfit(self, trial: FrozenTrial) -> str | None:
+        given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if reason := misfit(self._config.space, given):
+            return f"not a point of this study: {reason}"
+        if any(self.space[name] != drawn_from for name, drawn_from in trial.distributions.items()):
+            return "its parameters were drawn from another space"
+        return None
+
+    def _other_steps(self, trial: FrozenTrial) -> str | None:
+        steps = sorted(trial.intermediate_values)
+        if steps != list(range(1, len(steps) + 1)) or len(steps) > self._config.epochs:
+            return "its steps are not this study's epochs"
+        return None
+
+
+def own_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The finished trials of a study that are its own; StudyError when this program did not make the study."""
+    return Membership(stored_config(study)).own(study.get_trials(deepcopy=False))

@@ -1,0 +1,104 @@
+"""From a configuration to an open study: the images, their parts, and the study's place in the database."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import torch
+
+from data import DataError, datasets
+from data.datasets import ImageSet
+from data.grouping.sources import Progress
+from data.known import FETCHED
+from data.splits import Parts, make_parts, random_parts, save_parts
+from study import StudyError
+from study.config.schema import StudyConfig
+from study.search.contract import open_study
+from study.storage.door import check_storage, open_storage, runs_folder
+from study.storage.leases import turn
+from study.training.workspace import Workspace, make_workspace
+
+
+@dataclass(frozen=True)
+class Opened:
+    """News: the images are loaded and the study is open."""
+
+    study: optuna.Study
+    dataset: ImageSet
+    parts: Parts
+    config: StudyConfig
+    folder: Path  # runs/<study name>
+
+    def workspace(self, device: torch.device) -> Workspace:
+        """Move the images to the device."""
+        return make_workspace(self.config, self.dataset, self.parts, device, self.folder)
+
+
+def open_all(
+    config: StudyConfig, name: str, url: str, progress: Progress | None = None, *, create: bool = False
+) -> Opened:
+    """Load the images, then create the study or compare it. Raises DataError and StudyError, and then made nothing."""
+    runs = runs_folder(url)
+    check_storage(url)  # before the images are read, which may take minutes
+    dataset, parts = load_parts(config, runs, progress)
+    storage = open_storage(url, create=create)
+    folder = runs / name
+    with turn(storage, folder):
+        study = open_study(storage, name, config, dataset.fingerprint, parts.hash)
+        save_parts(parts, dataset.paths, folder / "parts.json")
+    return Opened(study, dataset, parts, config, folder)
+
+
+def default_name(config: StudyConfig) -> str:
+    """Preset and data, as in quick-digits."""
+    tail = re.sub(r"[^\w.-]+", "-", Path(config.data).expanduser().resolve().name).strip("-") or "data"
+    return f"{config.preset}-{tail}"
+
+
+def check_name(name: str) -> str:
+    """A study's name is also a folder's; StudyError when it cannot be."""
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise StudyError(f"not a study name: {name!r} (letters, digits, dots, dashes and underscores, up to 100)")
+    return name
+
+
+def choose_device(name: str) -> torch.device:
+    """cuda where there is one, else cpu; StudyError when what was asked for is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise StudyError("--device cuda: no CUDA device was found (use --device cpu, or auto)")
+    if name not in ("cpu", "cuda"):
+        raise StudyError(f"--device {name}: unknown (use auto, cpu or cuda)")
+    return torch.device(name)
+
+
+def with_absolute_data(config: StudyConfig) -> StudyConfig:
+    """The same with absolute paths, so that resuming works from anywhere."""
+    changes = {}
+    if config.data not in (*datasets.EMBEDDED, *FETCHED):
+        changes["data"] = str(Path(config.data).expanduser().resolve())
+    if config.groups and config.groups.lower().endswith(".csv"):
+        changes["groups"] = str(Path(config.groups).expanduser().resolve())
+    return config.model_copy(update=changes)
+
+
+def load_parts(config: StudyConfig, runs: Path, progress: Progress | None) -> tuple[ImageSet, Parts]:
+    """The images of a study and how they are divided. Raises DataError."""
+    dataset = datasets.load(
+        config.data,
+        config.image_size,
+        runs / "cache",
+        groups=config.groups,
+        skip_bad=config.skip_bad,
+        progress=progress,
+    )
+    if strange := [name for name in config.positive if name not in dataset.classes]:
+        raise StudyError(f"positive: no class {strange[0]!r} (there are: {', '.join(dataset.classes)})")
+    if config.protocol == "random":
+        return dataset, random_parts(len(dataset.labels), dataset.paths, config.seed)
+    try:
+        return dataset, make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, config.seed)
+    except DataError as error:
+        raise DataError(f"{error}; groups are from {dataset.groups_from}") from error

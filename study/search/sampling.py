@@ -1,0 +1,122 @@
+"""Optuna's sampler and pruner, set up so that a study can be interrupted anywhere and give the same trials."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from models.training import derive_seed
+from study.config.schema import StudyConfig
+from study.config.space import distributions
+
+
+class Recalling(TPESampler):
+    """TPE that remembers its numbers for finished trials; Optuna's works all of them out for every suggestion."""
+
+    def __init__(self, seed: int, known: dict[int, dict[str, float]]) -> None:
+        super().__init__(seed=seed)
+        self._known = known
+
+    def _get_internal_repr(
+        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: optuna.Study
+    ) -> dict[str, np.ndarray]:
+        rows = [self._recall(trial) for trial in trials if search_space.keys() <= trial.params.keys()]
+        return {name: np.asarray([row[name] for row in rows]) for name in search_space}
+
+    def _recall(self, trial: FrozenTrial) -> dict[str, float]:
+        if trial.number not in self._known:
+            kinds = trial.distributions
+            self._known[trial.number] = {name: kinds[name].to_internal_repr(trial.params[name]) for name in kinds}
+        return self._known[trial.number]
+
+
+class RecallingHyperband(HyperbandPruner):
+    """Hyperband that remembers which bracket a trial belongs to; Optuna's hashes the names of all at every rung."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        super().__init__(min_resource=config.min_epochs, max_resource=config.epochs, reduction_factor=config.eta)
+        self._known: dict[tuple[str, int], int] = {}
+
+    def _create_bracket_study(self, study: optuna.Study, bracket_id: int) -> optuna.Study:
+        bracket = super()._create_bracket_study(study, bracket_id)
+
+        def get_trials(deepcopy: bool = True, states: Any = None) -> list[FrozenTrial]:
+            trials = study._get_trials(deepcopy=deepcopy, states=states)
+            return [trial for trial in trials if self._get_bracket_id(study, trial) == bracket_id]
+
+        object.__setattr__(bracket, "get_trials", get_trials)  # its own asks for the bracket's attributes every time
+        return bracket
+
+    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        if not self._pruners:  # it makes its brackets when it is first asked to judge
+            return super()._get_bracket_id(study, trial)
+        key = (study.study_name, trial.number)
+        if key not in self._known:
+            self._known[key] = super()._get_bracket_id(study, trial)
+        return self._known[key]
+
+
+class PerTrialSampler(BaseSampler):
+    """Draws each trial's whole point at once, from a sampler seeded by (study seed, trial number).
+
+    A sampler that lives as long as the process would go on from another state after a restart. TPE keeps no state
+    but its random numbers: it reads the history anew for every trial.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int, space: dict[str, BaseDistribution]) -> None:
+        self._make = make
+        self._seed = seed
+        self._space = space
+        self._sampler = make(seed)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Reseed from the trial's number."""
+        self._sampler = self._make(derive_seed(self._seed, "sampler", trial.number) % 2**32)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space, whatever the history holds."""
+        return self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """All parameters, so that a kill between two of them does not shift the draws of the rest."""
+        point = self._sampler.sample_relative(study, trial, search_space)
+        for name, distribution in search_space.items():
+            if name not in point:
+                point[name] = self._sampler.sample_independent(study, trial, name, distribution)
+        return point
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Never needed for a parameter of the space."""
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Hand on to the sampler."""
+        self._sampler.after_trial(study, trial, state, values)
+
+
+def make_sampler(config: StudyConfig) -> BaseSampler:
+    """The study's sampler: TPE (Bergstra et al. 2011; Optuna's multivariate form) or random."""
+    known: dict[int, dict[str, float]] = {}
+
+    def make(seed: int) -> BaseSampler:
+        return Recalling(seed, known) if config.sampler == "tpe" else RandomSampler(seed=seed)
+
+    return PerTrialSampler(make, config.seed, distributions(config.space))
+
+
+def make_pruner(config: StudyConfig) -> BasePruner:
+    """The study's pruner: Hyperband (Li et al. 2018) or none."""
+    if config.pruner == "none":
+        return NopPruner()
+    return RecallingHyperband(config)

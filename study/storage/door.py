@@ -1,0 +1,192 @@
+"""The only door to the database: how it is opened, and the few things Optuna's API lacks."""
+
+import errno
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+import sqlalchemy.exc
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.engine import URL, make_url
+
+from study import StudyError
+from study.storage import views
+from study.storage.lean import LeanStorage
+from study.storage.sqlite import check_file, reader, wait_in_line, when_free, writer
+
+DEFAULT_URL = "sqlite:///optuna.db"
+
+# What a driver raises for a lock, a full disk, a lost connection, a damaged file; its other errors are our bugs.
+TROUBLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DatabaseError)
+
+# What a disk answers when it is full, or may no longer be written to.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanStorage] = LeanStorage) -> LeanStorage:
+    """Open the database of studies, making it when asked to; readers (`write` false) wait for nobody.
+
+    Raises StudyError when it is not there, cannot be written, or is no database.
+    """
+    place = parse_url(url)
+    if place.get_backend_name() == "sqlite":
+        return _open_sqlite(url, sqlite_file(place), create, write, kind)
+    if place.get_backend_name() != "postgresql":
+        raise StudyError(
+            f"storage {place.render_as_string()}: studies are kept in SQLite or PostgreSQL "
+            f"({DEFAULT_URL} or postgresql+psycopg://USER@HOST/DATABASE)"
+        )
+    try:
+        # A lock's connection is silent for a whole final training; psycopg's parameter.
+        alive = {"keepalives_idle": 60} if place.get_driver_name().startswith("psycopg") else {}
+        return _made(kind, url, {"pool_pre_ping": True, "pool_size": 2, "connect_args": alive})
+    except ImportError as error:  # Optuna's own, which hides the driver's name
+        driver = place.get_driver_name() or place.get_backend_name()
+        raise StudyError(
+            f"storage {place.render_as_string()}: the driver {driver} is not installed "
+            "(for PostgreSQL: pip install 'psycopg[binary]', and an address that starts with postgresql+psycopg://)"
+        ) from error
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
+        raise StudyError(f"cannot open the storage {place.render_as_string()}: {_cause(error)}") from error
+    except RuntimeError as error:
+        raise _other_schema(url, error) from error
+
+
+def check_storage(url: str) -> None:
+    """Raise StudyError when the database cannot be opened or made, and make nothing."""
+    place = parse_url(url)
+    if place.get_backend_name() == "sqlite" and not sqlite_file(place).exists():
+        check_file(sqlite_file(place), create=True)
+    else:
+        open_storage(url, create=False).engine.dispose()
+
+
+def parse_url(url: str) -> URL:
+    """SQLAlchemy's view of a storage address; StudyError when it is none."""
+    try:
+        place = make_url(url)
+        place.get_dialect()
+        return place
+    except ImportError:
+        return place  # a driver that is not installed; opening says so
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+        raise StudyError(f"not a storage address: {url!r} (for example {DEFAULT_URL})") from error
+
+
+def sqlite_file(place: URL) -> Path:
+    """The file of a SQLite address; StudyError for a database in memory, which nothing could resume."""
+    if not place.database or place.database == ":memory:":
+        raise StudyError(f"a study in memory cannot be resumed: name a file, for example {DEFAULT_URL}")
+    return Path(place.database)
+
+
+def runs_folder(url: str) -> Path:
+    """Where the files of studies lie: runs/ beside a SQLite database, else in the current folder."""
+    place = parse_url(url)
+    return (sqlite_file(place).parent if place.get_backend_name() == "sqlite" else Path()) / "runs"
+
+
+def _open_sqlite(url: str, file: Path, create: bool, write: bool, kind: type[LeanStorage]) -> LeanStorage:
+    check_file(file, create=create, write=write)
+    connect = writer(file) if write else reader(file)
+    try:
+        storage = when_free(lambda: _made(kind, url, {"creator": connect}, tables=write), file)
+    except (sqlalchemy.exc.DatabaseError, sqlite3.Error, StorageInternalError) as error:
+        if not write and "no such table" in _cause(error):
+            raise StudyError(f"no studies in {file} (start one with: study run)") from error
+        raise StudyError(f"cannot open {file} as a SQLite database: {_cause(error)}") from error
+    except RuntimeError as error:
+        raise _other_schema(url, error) from error
+    if write:
+        wait_in_line(storage.engine, file)
+    return storage
+
+
+def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: bool = True) -> LeanStorage:
+    """Optuna's storage; two processes may create the same tables at once, so one loser tries again."""
+    for pause in (0.1, 0.5):
+        with suppress(sqlalchemy.exc.OperationalError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
+            return kind(url, engine_kwargs=engine, skip_table_creation=not tables)
+        time.sleep(pause)
+    return kind(url, engine_kwargs=engine, skip_table_creation=not tables)
+
+
+def _other_schema(url: str, error: RuntimeError) -> StudyError:
+    """Optuna changed its tables between the version that made them and this one."""
+    shown = parse_url(url).render_as_string()
+    what = str(error).partition(". ")[0]
+    with suppress(sqlalchemy.exc.SQLAlchemyError):  # they would make the upgrade fail half-way
+        engine = sqlalchemy.create_engine(url)
+        with engine.begin() as connection:
+            views.drop(connection)
+        engine.dispose()
+    return StudyError(f"{what} (make a copy, then: optuna storage upgrade --storage {shown})")
+
+
+def _cause(error: BaseException) -> str:
+    inner = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    return str(getattr(inner, "orig", None) or inner).splitlines()[0]
+
+
+@contextmanager
+def storage_trouble(url: str) -> Iterator[None]:
+    """Turn what a disk or a database refuses into StudyError: one line, and what to do about it."""
+    place = parse_url(url).render_as_string()
+    again = "what is saved stays; put it right, then give the same command"
+    try:
+        yield
+    except (StorageInternalError, sqlalchemy.exc.DBAPIError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        if type(cause) not in TROUBLE:
+            raise
+        raise StudyError(f"the database {place} does not answer as it should: {_cause(error)} ({again})") from error
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise StudyError(f"cannot write {error.filename or 'a file'}: {error.strerror} ({again})") from error
+
+
+def exists(study: optuna.Study) -> bool:
+    """Whether it is still in its database, as far as one can see; SQLite gives a deleted study's id to the next."""
+    try:
+        return backend(study).get_study_id_from_name(study.study_name) == study._study_id
+    except KeyError:
+        return False
+    except sqlalchemy.exc.SQLAlchemyError:
+        return True
+
+
+def backend(study: optuna.Study) -> LeanStorage:
+    """The database of a study; Optuna wraps it in a cache."""
+    storage = getattr(study._storage, "_backend", study._storage)
+    assert isinstance(storage, LeanStorage)
+    return storage
+
+
+def make_durable(storage: LeanStorage) -> None:
+    """Let what was committed so far survive a power cut too (SQLite's commits alone survive only a kill)."""
+    if storage.engine.dialect.name == "sqlite":
+        with storage.engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)
+            raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # flushes the log before it copies from it
+
+
+def study_names(storage: LeanStorage) -> list[str]:
+    """Names of all studies in the database."""
+    return sorted(optuna.get_all_study_names(storage))
+
+
+def load_study(storage: LeanStorage, name: str) -> optuna.Study:
+    """An existing study (without its sampler and pruner); StudyError names what there is."""
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError as error:
+        names = study_names(storage)
+        there = f"there are: {', '.join(names)}" if names else "there are none; start one with: study run"
+        raise StudyError(f"no study named {name!r} in this database ({there})") from error

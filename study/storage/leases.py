@@ -1,0 +1,356 @@
+"""Who runs what: a lease on each running trial, and turns for what only one process at a time may do.
+
+A lease says which process works on a trial. On one machine that process can be looked at; elsewhere its heartbeat is
+counted, and no clock is ever compared with another machine's.
+"""
+
+import fcntl
+import hashlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+import sqlalchemy
+from optuna.storages._rdb import models as tables
+from optuna.trial import TrialState
+from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Table
+
+from study import StudyError
+from study.storage.door import NO_ROOM
+from study.storage.lean import LeanStorage
+
+BEAT_SECONDS = 10.0
+GRACE_SECONDS = 60.0
+"""A process that cannot be looked at counts as dead when its heartbeat has stood still for so long."""
+GAP_SECONDS = 5.0
+"""What one pause between two looks may add to that: while nobody can write, nobody's heart can beat either."""
+DEATHS = 3
+"""A trial that has killed its worker so often at one place is given up."""
+WATCH_SECONDS = 1.0
+"""Between two looks at a heartbeat."""
+RELEASE_PATIENCE = 2.0
+"""Seconds that a process which is about to end waits for the database."""
+
+LEASES = Table(
+    "leases",
+    MetaData(),
+    Column("trial_id", Integer, primary_key=True, autoincrement=False),
+    Column("worker", String(32)),  # NULL: given back
+    Column("host", String(255)),
+    Column("boot", String(64)),
+    Column("namespace", String(64)),
+    Column("pid", Integer),
+    Column("started", BigInteger),  # clock ticks after boot, so that a used-again pid is known
+    Column("beat", BigInteger, nullable=False),
+    Column("deaths", Integer, nullable=False),
+    Column("steps", Integer, nullable=False),  # reported when it was taken
+)
+
+TRIALS = tables.TrialModel
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process among all that ever ran on all machines; `started` is None where the system does not tell."""
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    started: int | None
+
+
+def this_process() -> Process:
+    """The running one."""
+    return Process(socket.gethostname(), _boot(), _namespace(), os.getpid(), _started(os.getpid()))
+
+
+def is_alive(process: Process, one_machine: bool) -> bool | None:
+    """Whether it runs; None when that cannot be seen from here. `one_machine`: all workers share this machine."""
+    if process.started is None or not _boot() or not _namespace():
+        return None
+    if process.boot != _boot():
+        return False if one_machine else None  # before the last start, or another machine
+    if process.namespace != _namespace():
+        return None  # in another container
+    return _started(process.pid) == process.started
+
+
+def _boot() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _namespace() -> str:
+    with suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return ""
+
+
+def _started(pid: int) -> int | None:
+    """When a process started; None when there is none, or only its remains are left."""
+    with suppress(OSError, ValueError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # its name may hold anything
+        return None if fields[0] in "ZX" else int(fields[19])
+    return None
+
+
+def _now() -> float:
+    """Seconds on a clock that nobody sets, and that goes on while the machine sleeps (on Linux)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class LeaseLostError(Exception):
+    """Another worker has taken the trial: what this one still has to say about it must not be written."""
+
+
+class Leases:
+    """One worker's dealings with the leases of a database."""
+
+    def __init__(self, storage: LeanStorage) -> None:
+        self._engine = storage.engine
+        self._one_machine = storage.engine.dialect.name == "sqlite"  # on a network file system it is refused
+        self._worker = uuid4().hex
+        self._watched: dict[int, _Watch] = {}
+
+    def prepare(self) -> None:
+        """Make the table, and drop the leases of trials that have ended or were deleted."""
+        # Two PostgreSQL sessions may both find it missing; the slower one is told that it is there by now.
+        with suppress(sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
+            LEASES.metadata.create_all(self._engine)
+        running = sqlalchemy.select(TRIALS.trial_id).where(TRIALS.state == TrialState.RUNNING)
+        with self._engine.begin() as connection:
+            connection.execute(sqlalchemy.delete(LEASES).where(LEASES.c.trial_id.not_in(running)))
+
+    def take_new(self, trial_id: int) -> "Lease":
+        """A lease on a trial that this worker has just asked for."""
+        with self._engine.begin() as connection:
+            connection.execute(sqlalchemy.delete(LEASES).where(LEASES.c.trial_id == trial_id))  # an older trial's
+            connection.execute(sqlalchemy.insert(LEASES).values(self._row(trial_id, deaths=0, steps=0)))
+        return Lease(self._engine, trial_id, self._worker, deaths=0)
+
+    def adopt(self, trial_id: int, steps: int) -> "Lease | None":
+        """A lease on a trial with so many reported steps; None while another worker holds it, or when it has ended."""
+        with self._engine.begin() as connection:
+            row = connection.execute(sqlalchemy.select(LEASES).where(LEASES.c.trial_id == trial_id)).first()
+            # In this order: a lease ends after its trial has ended.
+            if (
+                connection.scalar(sqlalchemy.select(TRIALS.state).where(TRIALS.trial_id == trial_id))
+                != TrialState.RUNNING
+            ):
+                return None
+            if row is None:  # of plain Optuna, of an older version, or killed between asking and taking
+                connection.execute(sqlalchemy.insert(LEASES).values(self._row(trial_id, deaths=0, steps=steps)))
+                return Lease(self._engine, trial_id, self._worker, deaths=0)
+            if not self._is_free(row):
+                return None
+            deaths = _deaths(row, steps)
+            same = LEASES.c.worker.is_(None) if row.worker is None else LEASES.c.worker == row.worker
+            taken = connection.execute(
+                sqlalchemy.update(LEASES)
+                .where(LEASES.c.trial_id == trial_id, same, LEASES.c.beat == row.beat)
+                .values(self._row(trial_id, deaths=deaths, steps=steps))
+            )
+            return Lease(self._engine, trial_id, self._worker, deaths=deaths) if taken.rowcount else None
+
+    def somebody_works_on(self, trial_ids: Collection[int], watching: Callable[[], None]) -> bool:
+        """Whether a living process holds one of these trials.
+
+        One that cannot be looked at (another machine, another container) is watched for up to a minute; `watching` is
+        called before that.
+        """
+        query = sqlalchemy.select(LEASES).where(LEASES.c.trial_id.in_(trial_ids), LEASES.c.worker.is_not(None))
+        beats: set[tuple[int, str, int]] | None = None
+        end = _now() + GRACE_SECONDS
+        while True:
+            with self._engine.connect() as connection:
+                rows = connection.execute(query).all()
+            alive = [is_alive(_process(row), self._one_machine) for row in rows]
+            seen = {
+                (row.trial_id, row.worker, row.beat) for row, there in zip(rows, alive, strict=True) if there is None
+            }
+            if any(alive) or (beats is not None and not seen <= beats):
+                return True
+            if not seen or _now() >= end:
+                return False
+            if beats is None:
+                watching()
+            beats = seen
+            time.sleep(WATCH_SECONDS)
+
+    def _row(self, trial_id: int, *, deaths: int, steps: int) -> dict[str, Any]:
+        return {
+            "trial_id": trial_id,
+            "worker": self._worker,
+            **asdict(this_process()),
+            "beat": 0,
+            "deaths": deaths,
+            "steps": steps,
+        }
+
+    def _is_free(self, row: Any) -> bool:
+        if row.worker is None:
+            return True
+        alive = is_alive(_process(row), self._one_machine)
+        if alive is not None:
+            return not alive
+        watch = self._watched.setdefault(row.trial_id, _Watch())
+        return watch.still_for((row.worker, row.beat)) >= GRACE_SECONDS
+
+
+class _Watch:
+    """How long a heartbeat has stood still, by this process's own monotonic clock."""
+
+    def __init__(self) -> None:
+        self._seen: object = None
+        self._at = 0.0
+        self._still = 0.0
+
+    def still_for(self, sign: object) -> float:
+        """Seconds, given what is seen now."""
+        now = _now()
+        self._still = self._still + min(now - self._at, GAP_SECONDS) if sign == self._seen else 0.0
+        self._seen, self._at = sign, now
+        return self._still
+
+
+def _process(row: Any) -> Process:
+    return Process(row.host, row.boot, row.namespace, row.pid, row.started)
+
+
+def _deaths(row: Any, steps: int) -> int:
+    """Deaths of workers since the trial last got further, with the one that left this lease behind."""
+    further = steps > row.steps
+    if row.worker is None:
+        return 0 if further else int(row.deaths)
+    return 1 if further else int(row.deaths) + 1
+
+
+class Lease:
+    """The right to run a trial, kept alive by a heartbeat inside `with`.
+
+    Leaving it ends the lease when all went well, gives the trial back when this process was told to stop, and marks
+    it as an accident otherwise.
+    """
+
+    def __init__(self, engine: Engine, trial_id: int, worker: str, *, deaths: int) -> None:
+        self.deaths = deaths  # of workers before this one, since the trial last got further
+        self._engine = engine
+        self._mine = (LEASES.c.trial_id == trial_id) & (LEASES.c.worker == worker)
+        self._confirmed = _now()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._heartbeat, daemon=True, name=f"heartbeat of trial {trial_id}")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if kind is None:
+            self._write(sqlalchemy.delete(LEASES).where(self._mine))
+        elif not issubclass(kind, LeaseLostError):
+            stopped = issubclass(kind, (KeyboardInterrupt, GeneratorExit))
+            change: dict[str, Any] = {"worker": None} if stopped else {"pid": 0}  # no process has that number
+            with suppress(sqlalchemy.exc.SQLAlchemyError, StudyError):  # the first error is the one to be heard of
+                self._write(sqlalchemy.update(LEASES).where(self._mine).values(change), RELEASE_PATIENCE)
+
+    def confirm(self, within: float = 0.0) -> None:
+        """One more heartbeat, now, unless there was one `within` so many seconds.
+
+        Raises LeaseLostError when the trial is another worker's.
+        """
+        if within and _now() - self._confirmed < within:
+            return
+        if not self._write(sqlalchemy.update(LEASES).where(self._mine).values(beat=LEASES.c.beat + 1)):
+            raise LeaseLostError
+        self._confirmed = _now()
+
+    def _heartbeat(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            with suppress(sqlalchemy.exc.SQLAlchemyError, StudyError):  # a lock, a lost connection: the next one counts
+                self._write(sqlalchemy.update(LEASES).where(self._mine).values(beat=LEASES.c.beat + 1))
+
+    def _write(self, statement: sqlalchemy.Update | sqlalchemy.Delete, patience: float | None = None) -> int:
+        """Rows changed."""
+        options = {} if patience is None else {"patience": patience}
+        with self._engine.connect().execution_options(**options) as connection, connection.begin():
+            return connection.execute(statement).rowcount
+
+
+def holders(storage: LeanStorage) -> dict[int, str]:
+    """Who holds each leased trial, in words, by trial id; for readers."""
+    if not sqlalchemy.inspect(storage.engine).has_table(LEASES.name):
+        return {}
+    found = {}
+    with storage.engine.connect() as connection:
+        for row in connection.execute(sqlalchemy.select(LEASES)):
+            alive = is_alive(_process(row), storage.engine.dialect.name == "sqlite") if row.worker else False
+            found[row.trial_id] = (
+                "waits to be gone on with" if alive is False else f"run by process {row.pid} on {row.host}"
+            )
+    return found
+
+
+@contextmanager
+def turn(
+    storage: LeanStorage, folder: Path, what: str = "lock", waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Be the only process that does `what` for the study whose files lie in `folder`, on all machines of the database.
+
+    It ends with the process, however that ends. `waiting` is called when another one is at it.
+    """
+    if storage.engine.dialect.name == "sqlite":  # all workers are on this machine
+        with _file_turn(folder, what, waiting):
+            yield
+    else:
+        with _database_turn(storage.engine, f"{folder.name}/{what}", waiting):
+            yield
+
+
+@contextmanager
+def _file_turn(folder: Path, what: str, waiting: Callable[[], None] | None) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / what).open("a+")
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise StudyError(f"cannot write {folder}: {error.strerror}") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting:
+                waiting()
+            fcntl.flock(handle, fcntl.LOCK_EX)  # a signal gets through
+        yield
+
+
+@contextmanager
+def _database_turn(engine: Engine, name: str, waiting: Callable[[], None] | None) -> Iterator[None]:
+    """PostgreSQL's advisory lock, on a connection of its own."""
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    ask = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while not connection.scalar(ask, {"key": key}):
+            if waiting:
+                waiting()
+                waiting = None
+            time.sleep(0.05)
+        try:
+            yield
+        finally:
+            with suppress(sqlalchemy.exc.SQLAlchemyError):  # a connection that is lost holds no lock either
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": key})

@@ -1,0 +1,238 @@
+"""Questions in SQL that can only read: one statement, in a process of its own that is ended when its time is up."""
+
+import contextlib
+import difflib
+import multiprocessing
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy.engine import URL
+
+from study import StudyError
+from study.storage import views
+from study.storage.door import parse_url, sqlite_file
+from study.storage.sqlite import check_file, reader
+
+SECONDS = 30.0
+"""After which a question is given up."""
+AT_ONCE = 500
+"""Rows that are handed over together."""
+MOST_MEMORY = 1 << 30
+LONGEST_VALUE = 16 << 20
+"""Bytes that SQLite may take for a question, and for one value of it."""
+
+READING = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+}
+NOT_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"}
+
+
+class Answer:
+    """Column names, and rows as they come; leaving it ends the question."""
+
+    def __init__(self, url: str, sql: str, seconds: float) -> None:
+        place = parse_url(url)
+        target = _sqlite if place.get_backend_name() == "sqlite" else _postgresql
+        if place.get_backend_name() == "sqlite":
+            check_file(sqlite_file(place), create=False, write=False)
+        # A fork: nothing is imported again. This process has no threads yet.
+        context = multiprocessing.get_context("fork")
+        self._seconds = seconds
+        self._pipe, theirs = context.Pipe(duplex=False)
+        self._child = context.Process(target=_answer, args=(target, place, sql, seconds, theirs), daemon=True)
+        self._child.start()
+        theirs.close()
+        self._left = seconds
+        self.columns: list[str] = self._next()
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """All rows. Raises StudyError when the database refuses, or the time is up."""
+        while batch := self._next():
+            yield from batch
+
+    def close(self) -> None:
+        """End the question, finished or not."""
+        self._child.kill()
+        self._child.join()
+        self._pipe.close()
+
+    def _next(self) -> Any:
+        start = os.times().elapsed
+        try:
+            if not self._pipe.poll(max(0.0, self._left)):
+                raise StudyError(f"no answer within {self._seconds:g} seconds (ask for less, or allow --seconds MORE)")
+            kind, content = self._pipe.recv()
+        except EOFError:
+            raise StudyError("the question took more memory than there is (ask for less)") from None
+        self._left -= os.times().elapsed - start
+        if kind == "refused":
+            raise StudyError(content)
+        return content
+
+
+@contextlib.contextmanager
+def ask(url: str, sql: str, seconds: float = SECONDS) -> Iterator[Answer]:
+    """Ask one question of the database. Raises StudyError with the reason where it is refused or cannot be answered."""
+    if not sql.strip():
+        raise StudyError("nothing is asked (for example: study sql 'SELECT * FROM studies_overview')")
+    answer: Answer | None = None
+    try:
+        answer = Answer(url, sql, seconds)
+        yield answer
+    finally:
+        if answer:
+            answer.close()
+
+
+def _answer(target: Any, place: URL, sql: str, seconds: float, pipe: Pipe) -> None:
+    """The other process: column names, then batches of rows, then an empty one; or why not."""
+    try:
+        for item in target(place, sql, seconds):
+            pipe.send(("rows", item))
+        pipe.send(("rows", []))
+    except (sqlite3.Error, sqlite3.Warning, sqlalchemy.exc.SQLAlchemyError, StudyError) as error:
+        pipe.send(("refused", str(error)))
+    except MemoryError:
+        pipe.send(("refused", "the question took more memory than there is (ask for less)"))
+    except BrokenPipeError:
+        pass
+
+
+# ---- SQLite -----------------------------------------------------------------------------------------------------
+
+
+def _sqlite(place: URL, sql: str, seconds: float) -> Iterator[list[Any]]:
+    file = sqlite_file(place)
+    engine = sqlalchemy.create_engine("sqlite://", creator=reader(file))
+    with engine.connect() as connection:
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        raw.execute("PRAGMA temp_store = MEMORY")  # this drops temporary views
+        columns = _own_views(connection, file)
+        raw.execute(f"PRAGMA hard_heap_limit = {MOST_MEMORY}")
+        raw.execute("PRAGMA query_only = ON")
+        raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+        raw.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        refused: list[str] = []
+        raw.set_authorizer(lambda *what: _may(refused, *what))
+        try:
+            cursor = raw.execute(sql)
+            if cursor.description is None:
+                raise StudyError(_only_reading("that statement"))
+            yield [name for name, *_ in cursor.description]
+            while batch := cursor.fetchmany(AT_ONCE):
+                yield batch
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise StudyError(_reason(str(error), refused, columns)) from error
+
+
+def _may(refused: list[str], action: int, first: str | None, second: str | None, *_: str | None) -> int:
+    """SQLite asks this of everything a statement would do."""
+    if action in READING and (second or "").lower() not in NOT_FUNCTIONS:
+        return sqlite3.SQLITE_OK
+    refused.append(second if action == sqlite3.SQLITE_FUNCTION and second else ACTIONS.get(action, "that"))
+    return sqlite3.SQLITE_DENY
+
+
+_WRITING = "CREATE|DROP|INSERT|UPDATE|DELETE|ALTER|ATTACH|DETACH|PRAGMA|TRANSACTION|SAVEPOINT|REINDEX|ANALYZE"
+ACTIONS = {
+    getattr(sqlite3, name): name.removeprefix("SQLITE_").replace("_", " ")
+    for name in dir(sqlite3)
+    if re.match(f"SQLITE_({_WRITING})", name)
+}
+"""What SQLite calls the things it is not allowed to do."""
+
+
+def _only_reading(what: str) -> str:
+    return f"{what} is refused: only one SELECT at a time is answered, and nothing is ever written"
+
+
+# ---- PostgreSQL -------------------------------------------------------------------------------------------------
+
+
+def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any]]:
+    if place.get_driver_name() != "psycopg":
+        raise StudyError("study sql asks PostgreSQL through psycopg (write postgresql+psycopg://USER@HOST/DATABASE)")
+    with sqlalchemy.create_engine(place).connect() as connection:
+        columns = _own_views(connection, place.render_as_string())
+        connection.commit()
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        raw.execute("SET TRANSACTION READ ONLY")
+        raw.execute(f"SET LOCAL statement_timeout = {max(1, int(1000 * seconds))}")
+        # The process of a question is ended by a signal: the server shall notice, and not go on for nobody.
+        raw.execute(
+            "SELECT set_config(name, '1s', true) FROM pg_settings WHERE name = 'client_connection_check_interval'"
+        )
+        (superuser,) = raw.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+        if superuser:  # else a SELECT could read and write the server's files
+            raw.execute("SET LOCAL ROLE pg_read_all_data")
+        import psycopg  # it is there, or there would be no connection
+
+        try:
+            # A cursor takes a SELECT and nothing else; a prepared statement is one statement.
+            raw.execute(f"DECLARE answer NO SCROLL CURSOR FOR {sql.strip().rstrip(';')}", prepare=True)
+            first = True
+            while True:
+                cursor = raw.execute(f"FETCH {AT_ONCE} FROM answer")
+                if first:
+                    yield [column.name for column in cursor.description]
+                    first = False
+                batch = cursor.fetchall()
+                if not batch:
+                    return
+                yield batch
+        except psycopg.Error as error:
+            raise StudyError(_reason(str(error), [], columns)) from error
+
+
+# ---- both -------------------------------------------------------------------------------------------------------
+
+
+def _own_views(connection: sqlalchemy.Connection, where: Path | str) -> dict[str, list[str]]:
+    """The views for this question alone, whatever stands in the database; gives tables and their columns."""
+    try:
+        for name, text in views.definitions(connection, {}).items():
+            views.execute(connection, f"CREATE TEMPORARY VIEW {name} AS {text}")
+    except sqlalchemy.exc.DBAPIError as error:
+        if re.search("no such table|does not exist", str(error)):
+            raise StudyError(f"no studies in {where} (start one with: study run)") from error
+        raise
+    found = {}
+    for name in (*views.NAMES, *sqlalchemy.inspect(connection).get_table_names()):
+        cursor = connection.connection.cursor()
+        cursor.execute(f'SELECT * FROM "{name}" LIMIT 0')
+        found[name] = [column[0] for column in cursor.description or ()]
+    return found
+
+
+def _reason(message: str, refused: list[str], columns: dict[str, list[str]]) -> str:
+    """Why a question is not answered, and what to ask instead."""
+    message = message.splitlines()[0]
+    if refused:
+        return _only_reading(refused[0])
+    if re.search("one statement at a time|multiple commands", message):
+        return _only_reading("more than one statement")
+    if found := re.search(r"no such column: (\S+)|column \"?([\w.]+)\"? does not exist", message):
+        name = (found[1] or found[2]).rpartition(".")[2].strip('"')
+        ours = sorted({one for view in views.NAMES for one in columns.get(view, ())})
+        return f"no column {name!r}{_near(name, ours)}"
+    if found := re.search(r"no such table: (\S+)|relation \"([^\"]+)\" does not exist", message):
+        name = (found[1] or found[2]).rpartition(".")[2]
+        return f"no table {name!r}{_near(name, list(columns))}"
+    return f"{message} (columns: study sql --schema)"
+
+
+def _near(word: str, words: list[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    named = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"{named} (all columns: study sql --schema)"

@@ -1,0 +1,1 @@
+"""A point of the space -> a trained network. Knows nothing of trials."""

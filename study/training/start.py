@@ -1,0 +1,110 @@
+"""A point of the space as a network about to be trained, from fresh weights or from its checkpoint."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from data.batches import Batch, train_batches
+from models.checkpoint import Checkpoints
+from models.cnn import CNN, CNNConfig, build_cnn, prepare
+from models.memory import OutOfMemoryError, in_words, is_out_of_memory, total_bytes, training_bytes
+from models.training import EpochResult, Learner, TrainConfig, batch_for, derive_seed, fit, make_learner
+from study.config.schema import StudyConfig
+from study.config.space import cnn_config, full_point, train_config
+from study.training.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network about to be trained, or to be trained on: take epochs from `epochs`, first those it has behind it."""
+
+    model: CNN
+    learner: Learner
+    epochs: Iterator[EpochResult]
+
+
+def start_training(
+    work: Workspace,
+    params: dict[str, Any],
+    *,
+    epochs: int,
+    batch_size: int | Literal["auto"],
+    train_parts: tuple[str, ...],
+    seed: int,
+    checkpoints: Checkpoints,
+) -> Training:
+    """Fresh weights for a point of the space, and the loop that will train them.
+
+    Raises OutOfMemoryError, here or in an epoch, when the device does not hold the network. Validation runs each epoch
+    unless val is trained on. The epochs of a checkpoint that a dead worker left are not trained again, but handed out
+    like new ones.
+    """
+    point = full_point(work.config.space, params)
+    architecture = cnn_config(point, len(work.dataset.classes), work.config.image_size)
+    _refuse_what_cannot_fit(architecture, work.device)
+    torch.manual_seed(derive_seed(seed, "weights"))
+    try:
+        model = prepare(build_cnn(architecture), work.device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError("out of memory: the device does not hold the network") from None
+    index = work.index(*train_parts)
+    augment = work.config.augment.at(point["augment_strength"])
+    batch = min(len(index), batch_for(len(index)) if batch_size == "auto" else batch_size)
+
+    def train() -> Iterator[Batch]:
+        return train_batches(work.pixels, index, batch, augment)
+
+    def val() -> Iterator[Batch]:
+        return work.eval_batches("val")
+
+    recipe: TrainConfig = train_config(point, epochs, batch, work.config.rate_batch_size)
+    steps = len(index) // batch
+    checked: Callable[[], Iterator[Batch]] | None = None if "val" in train_parts else val
+    learner = make_learner(model, recipe)
+    behind = checkpoints.restore(learner)
+    ahead = fit(learner, recipe, train, steps, checked, seed, len(behind))
+    return Training(model, learner, _saved(learner, checkpoints, behind, ahead, epochs))
+
+
+def _refuse_what_cannot_fit(architecture: CNNConfig, device: torch.device) -> None:
+    """Before the kernel ends this process for asking: Linux grants memory that it does not have."""
+    number_bytes = 2 if device.type == "cuda" else 4  # as autocast has it
+    needed, there = training_bytes(architecture, 1, number_bytes), total_bytes(device)
+    if needed > there:
+        raise OutOfMemoryError(
+            f"out of memory: the network needs at least {in_words(needed)} to train, the device has {in_words(there)}"
+        )
+
+
+def _saved(
+    learner: Learner,
+    checkpoints: Checkpoints,
+    behind: list[EpochResult],
+    ahead: Iterator[EpochResult],
+    epochs: int,
+) -> Iterator[EpochResult]:
+    """The epochs behind, then each one ahead once its checkpoint is written (the last needs none)."""
+    yield from behind
+    results = list(behind)
+    for result in ahead:
+        results.append(result)
+        if result.epoch < epochs and not result.diverged:
+            try:
+                checkpoints.after_epoch(learner, results)
+            except OSError as error:  # a full disk costs a replay at most, so it is no reason to stop training
+                logger.warning(f"no checkpoint was written ({error.strerror or error}); the training goes on without")
+        yield result
+
+
+def value_of(result: EpochResult, config: StudyConfig) -> float:
+    """What the study maximises, after an epoch."""
+    value = result.val_accuracy if config.metric == "accuracy" else result.val_balanced_accuracy
+    assert value is not None  # the search always validates
+    return value

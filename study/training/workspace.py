@@ -1,0 +1,77 @@
+"""What every training of a study needs: images on the device, parts, settings, and where its files lie."""
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.batches import Batch, Pixels, eval_batches, to_device
+from data.datasets import ImageSet
+from data.splits import Parts
+from models.checkpoint import Checkpoints
+from study.config.schema import StudyConfig
+
+EVAL_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """What every training of a study needs, made once per process."""
+
+    config: StudyConfig
+    dataset: ImageSet
+    parts: Parts
+    pixels: Pixels
+    device: torch.device
+    folder: Path  # runs/<study name>
+
+    def index(self, *names: str) -> Tensor:
+        """Image indices [n] of the named parts together, on the device."""
+        return torch.cat([torch.from_numpy(getattr(self.parts, name)) for name in names]).to(self.device)
+
+    @property
+    def held_out(self) -> str:
+        """The part that the final score comes from: the leaky protocol has no test."""
+        return "val" if self.config.protocol == "random" else "test"
+
+    @property
+    def leaky(self) -> bool:
+        """Whether every number is marked: copies of one source lie on both sides."""
+        return self.config.protocol == "random"
+
+    def checkpoints(self, training: str, identity: str) -> Checkpoints:
+        """Where the checkpoints of a training lie."""
+        return Checkpoints(self.checkpoint_folder / training, identity, self.config.checkpoint_seconds)
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where the checkpoints of all trainings lie, in a folder each."""
+        return self.folder / "checkpoints"
+
+    def eval_batches(self, part: str) -> Iterator[Batch]:
+        """The images of a part, once and in order."""
+        return eval_batches(self.pixels, self.index(part), EVAL_BATCH)
+
+
+def make_workspace(
+    config: StudyConfig, dataset: ImageSet, parts: Parts, device: torch.device, folder: Path
+) -> Workspace:
+    """Move the images to the device."""
+    pixels = to_device(dataset.images, dataset.labels, device)
+    return Workspace(config=config, dataset=dataset, parts=parts, pixels=pixels, device=device, folder=folder)
+
+
+def versions(device: torch.device) -> dict[str, str | int]:
+    """What the exact numbers of a training depend on besides its configuration."""
+    return {
+        "archstudy": version("archstudy"),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "optuna": version("optuna"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,1 @@
+"""A model folder in use: on image files, and on a labelled folder from elsewhere."""

@@ -1,0 +1,203 @@
+"""A saved model on image files: found, decoded as in training, labelled."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from data import DataError
+from data.images import decode, source_size
+from models.bundle.explain import grad_cam, overlay
+from models.bundle.predictor import Bundle, Predictor
+from study import StudyError
+
+BATCH = 16  # what fits the processor's caches: 32 images of 128 pixels take twice the time each
+AHEAD = 4
+"""Batches for each processor that are in work, or done and not yet taken."""
+
+TOLERATED = 1.1
+"""Files so many times larger or smaller than the training's are taken for the same kind."""
+
+Row = dict[str, Any]
+"""path; then label, probabilities by class name, and with prediction sets also set and abstain; or error."""
+
+Pixels = NDArray[np.uint8]
+
+
+def find_images(places: Sequence[Path], listed: Callable[[], Iterable[str]]) -> list[Path]:
+    """The files given, and every file with an image's ending in the folders given, sorted.
+
+    "-" stands for the names in `listed`, one a line. Raises DataError.
+    """
+    found: list[Path] = []
+    for place in places:
+        if str(place) == "-":
+            names = [Path(name.rstrip("\r\n")) for name in listed() if name.strip()]
+            found += [file for name in names for file in (_inside(name) if name.is_dir() else [name])]
+        elif place.is_dir():
+            found += _inside(place)
+        elif place.is_file():
+            found.append(place)
+        else:
+            raise DataError(f"no such image or folder: {place}")
+    if not found:
+        raise DataError("no images were named on standard input (one file a line)")
+    return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    endings = Image.registered_extensions()
+    files = [Path(parent, n) for parent, _, names in os.walk(folder) for n in names if not n.startswith(".")]
+    images = sorted(path for path in files if path.suffix.lower() in endings)
+    if not images:
+        raise DataError(f"no images in {folder} (files ending in .png, .jpg, .tif and the like)")
+    return images
+
+
+def unlike_training(bundle: Bundle, files: Sequence[Path]) -> str | None:
+    """One line when the files have another size than those of the training: another magnification, probably."""
+    trained, here = bundle.card.get("data", {}).get("source_size"), source_size(files)
+    if not trained or not here:
+        return None
+    ratios = [max(one / other, other / one) for one, other in zip(here, trained, strict=True)]
+    if max(ratios) <= TOLERATED:
+        return None
+    return (
+        f"these images are {here[0]} x {here[1]} pixels, those of the training were {trained[0]} x {trained[1]} "
+        "(medians): if the magnification differs too, the scores in the card do not hold"
+    )
+
+
+def threshold_of(card: dict[str, Any], level: float | None) -> float | None:
+    """The threshold of prediction sets at an error level; without a level, that of 0.1 where there is one.
+
+    A class is in the set when 1 - its probability is at most the threshold. Raises StudyError when a level was asked
+    for that the card has not.
+    """
+    levels: dict[str, dict[str, Any]] = (card.get("conformal") or {}).get("levels") or {}
+    known = {float(key): value for key, value in levels.items()}
+    wanted = 0.1 if level is None else level
+    found = known.get(wanted, {})
+    if "threshold" in found:
+        return float(found["threshold"])
+    if level is None:
+        return None
+    if found:
+        raise StudyError(f"no prediction sets at level {level:g}: {found.get('refused', 'refused')}")
+    there = ", ".join(f"{one:g}" for one, value in sorted(known.items()) if "threshold" in value) or "none"
+    raise StudyError(f"no prediction sets at level {level:g} in this model's card (there are: {there})")
+
+
+def predict_files(
+    bundle: Bundle, files: Sequence[Path], *, threshold: float | None = None, explain: Path | None = None
+) -> Iterator[Row]:
+    """A row for each file, in order; decoding runs ahead in threads. A file that is no image has an error in its row.
+
+    threshold: of prediction sets. explain: a folder for images that show where the network looked.
+    """
+    if explain:
+        _make(explain)
+    # Grad-CAM hooks into the network, which threads go on to use for the files ahead: it gets a network of its own.
+    explained = deepcopy(bundle.predictor) if explain else None
+    for start, batch in enumerate(_batches(bundle, files)):
+        probabilities = iter(batch.probabilities)
+        rows: list[Row] = []
+        for path, image in zip(batch.files, batch.images, strict=True):
+            found: Row = (
+                {"error": str(image)} if isinstance(image, DataError) else _labelled(bundle, next(probabilities))
+            )
+            rows.append({"path": str(path), **found})
+            if threshold is not None and "error" not in found:
+                rows[-1] |= _set(found["probabilities"], threshold)
+        if explain and explained and len(batch.probabilities):
+            good = np.stack([image for image in batch.images if not isinstance(image, DataError)])
+            _explain(
+                explained, bundle.classes, [row for row in rows if "error" not in row], good, explain, start * BATCH
+            )
+        yield from rows
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some files, decoded and predicted."""
+
+    files: list[Path]
+    images: list[Pixels | DataError]  # one a file
+    probabilities: NDArray[np.float64]  # one row for each that could be read
+
+
+def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[Batch]:
+    """The files in order, a batch after another, in threads that decode and predict, each for itself.
+
+    So every processor is busy whether decoding or the network takes longer; several threads for one small network
+    would mostly wait for each other. On a GPU the networks take turns.
+    """
+    turn = nullcontext() if bundle.predictor.mean.device.type == "cpu" else Lock()
+
+    def work(batch: list[Path]) -> Batch:
+        images = [_read(path, bundle.image_size) for path in batch]
+        good = [image for image in images if not isinstance(image, DataError)]
+        with turn:
+            found = bundle.predict(np.stack(good)) if good else np.zeros((0, len(bundle.classes)))
+        return Batch(batch, images, found)
+
+    threads, workers = torch.get_num_threads(), os.cpu_count() or 1
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[Future[Batch]] = deque()
+    try:
+        for start in range(0, len(files), BATCH):
+            waiting.append(pool.submit(work, list(files[start : start + BATCH])))
+            if len(waiting) > AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _read(path: Path, size: int) -> Pixels | DataError:
+    try:
+        return decode(path, size)
+    except DataError as error:
+        return error
+
+
+def _labelled(bundle: Bundle, probabilities: NDArray[np.float64]) -> Row:
+    by_class = dict(zip(bundle.classes, probabilities.tolist(), strict=True))
+    return {"label": bundle.classes[int(probabilities.argmax())], "probabilities": by_class}
+
+
+def _set(probabilities: dict[str, float], threshold: float) -> Row:
+    inside = [name for name, value in probabilities.items() if 1 - value <= threshold]
+    return {"set": inside, "abstain": len(inside) != 1}
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"cannot make the folder {folder}: {error.strerror} (name another with --explain)") from error
+
+
+def _explain(
+    predictor: Predictor, classes: Sequence[str], rows: list[Row], images: Pixels, folder: Path, start: int
+) -> None:
+    """Write what spoke for the label of each row, and its file's name into the row."""
+    labels = np.array([classes.index(row["label"]) for row in rows])
+    heats = grad_cam(predictor, images, labels)
+    for number, (row, image, heat) in enumerate(zip(rows, images, heats, strict=True), start):
+        file = folder / f"{number:05d}-{Path(row['path']).stem}.png"
+        overlay(image, heat).save(file)
+        row["explanation"] = str(file)

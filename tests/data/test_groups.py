@@ -1,0 +1,225 @@
+"""Groups found from pixels, on small pictures drawn here."""
+
+import csv
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from data import tissue
+from data.grouping import candidates
+from data.grouping.find import Groups, find_groups
+from data.grouping.leak import share_with_sibling
+
+
+def draw(seed: int, side: int = 160) -> Image.Image:
+    """A picture with corners and blobs that no other seed has."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", (side, side), tuple(int(v) for v in rng.integers(150, 255, 3)))
+    pen = ImageDraw.Draw(image)
+    for _ in range(70):
+        x, y = rng.uniform(0, side, 2)
+        corners = rng.uniform(-side / 12, side / 12, (5, 2)) + np.array([x, y])
+        pen.polygon([(float(a), float(b)) for a, b in corners], fill=tuple(int(v) for v in rng.integers(0, 255, 3)))
+    return image.filter(ImageFilter.GaussianBlur(0.8))
+
+
+def turn(image: Image.Image, degrees: float) -> Image.Image:
+    """Rotated, the inner square scaled back: what Augmentor does."""
+    radians = math.radians(abs(degrees))
+    inner = image.width / (math.cos(radians) + math.sin(radians))
+    edge = (image.width - inner) / 2
+    box = (edge, edge, image.width - edge, image.width - edge)
+    return image.rotate(degrees, Image.Resampling.BICUBIC).resize(image.size, Image.Resampling.BICUBIC, box)
+
+
+def mirror(image: Image.Image) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def save(image: Image.Image, path: Path, quality: int = 90) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    image.save(path, quality=quality)
+    return path
+
+
+def partition(found: Groups, paths: list[Path]) -> set[frozenset[str]]:
+    return {frozenset(str(paths[i]) for i in np.flatnonzero(found.group == g)) for g in np.unique(found.group)}
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], np.ndarray]:
+    """14 sources, 5 copies each: turned both ways, mirrored, upside down, re-encoded; siblings in two
+    folders."""
+    folder = tmp_path_factory.mktemp("copies")
+    paths, truth = [], []
+    for source in range(14):
+        image = draw(source)
+        for k, copy in enumerate(
+            (
+                image,
+                turn(image, 25),
+                mirror(turn(image, -22)),
+                turn(image, 9).transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+                image.crop((20, 10, 140, 130)).resize(image.size),
+            )
+        ):
+            paths.append(save(copy, folder / f"class{k % 2}" / f"{source}-{k}.jpeg", 95 - 12 * k))
+            truth.append(source)
+    return paths, np.array(truth)
+
+
+def test_copies_are_found_and_sources_are_not_merged(copies: tuple[list[Path], np.ndarray]) -> None:
+    paths, truth = copies
+    seen: list[tuple[int, int]] = []
+    found = find_groups(paths, processes=1, progress=lambda done, total: seen.append((done, total)))
+    assert np.array_equal(found.group, truth)  # numbered by first member
+    assert found.group.dtype == np.int64
+    assert "registration" in found.method
+    assert found.duplicates == ()
+    done = [a for a, _ in seen]
+    assert done == sorted(done)
+    assert seen[-1] == (2 * len(paths), 2 * len(paths))
+
+
+def test_processes_and_order_change_nothing(copies: tuple[list[Path], np.ndarray]) -> None:
+    paths, _ = copies
+    one = find_groups(paths, processes=1)
+    two = find_groups(paths, processes=2)
+    assert np.array_equal(one.group, two.group)
+    assert one.method == two.method
+    shuffled = [paths[i] for i in np.random.default_rng(1).permutation(len(paths))]
+    assert partition(find_groups(shuffled, processes=1), shuffled) == partition(one, paths)
+
+
+def test_the_second_detector_sees_a_leak_and_its_absence(copies: tuple[list[Path], np.ndarray]) -> None:
+    paths, truth = copies
+    leaky = np.arange(len(paths)) % 5 == 1
+    assert share_with_sibling(paths, leaky, processes=1) >= 0.8
+    assert share_with_sibling(paths, truth < 3, processes=1) == 0.0
+    assert share_with_sibling(paths, np.zeros(len(paths), bool)) == 0.0
+
+
+def test_exact_duplicates_across_folders_and_formats(tmp_path: Path) -> None:
+    image = draw(1)
+    paths = [
+        save(image, tmp_path / "a" / "one.png"),
+        save(draw(2), tmp_path / "a" / "two.png"),
+        save(image, tmp_path / "b" / "again.bmp"),
+    ]
+    found = find_groups(paths, processes=1)
+    assert found.group.tolist() == [0, 1, 0]
+    assert found.duplicates == ((0, 2),)
+
+
+def test_blank_images_join_only_their_like(tmp_path: Path) -> None:
+    colours: list[str | tuple[int, int, int]] = ["white", "black", "white", (250, 240, 240), (128, 128, 128)]
+    paths = [save(Image.new("RGB", (96, 96), c), tmp_path / f"{i}.png") for i, c in enumerate(colours)]
+    paths += [save(draw(3), tmp_path / "p.png"), save(turn(draw(3), 15), tmp_path / "q.png")]
+    found = find_groups(paths, processes=1)
+    assert found.group.tolist() == [0, 1, 0, 2, 3, 4, 4]
+    assert "without structure" in found.method
+
+
+def test_sizes_shapes_and_modes_may_differ(tmp_path: Path) -> None:
+    image = draw(4, 320)
+    paths = [
+        save(image, tmp_path / "big.jpeg"),
+        save(mirror(image).resize((120, 120), Image.Resampling.LANCZOS), tmp_path / "small.jpeg"),
+        save(image.crop((0, 30, 320, 270)), tmp_path / "wide.png"),
+        save(image.convert("L"), tmp_path / "grey.png"),
+        save(draw(5, 200).crop((0, 0, 200, 90)), tmp_path / "other.png"),
+    ]
+    assert find_groups(paths, processes=1).group.tolist() == [0, 0, 0, 0, 1]
+
+
+def test_small_images_fall_back_to_near_duplicates(tmp_path: Path) -> None:
+    paths = []
+    for seed in range(20):
+        image = draw(seed).resize((32, 32), Image.Resampling.LANCZOS)
+        paths += [save(image, tmp_path / f"{seed}.png"), save(mirror(image), tmp_path / f"{seed}.jpeg", 92)]
+    found = find_groups(paths, processes=1)
+    assert found.group.tolist() == [i // 2 for i in range(40)]
+    assert "only exact and near duplicates for 40 of 40" in found.method
+    assert found.tried == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_few_images(tmp_path: Path, count: int) -> None:
+    paths = [save(draw(i), tmp_path / f"{i}.png") for i in range(count)]
+    assert find_groups(paths).group.tolist() == list(range(count))
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpeg"
+    broken.write_bytes(b"\xff\xd8 no")
+    with pytest.raises(OSError, match=r"broken\.jpeg: cannot be read"):
+        find_groups([broken], processes=1)
+
+
+def test_votes_are_added_up_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    votes = [(rng.integers(0, 500, 200), rng.random(200).astype(np.float32)) for _ in range(20)]
+    results = []
+    for limit in (10_000_000, 700):
+        monkeypatch.setattr(candidates, "MAX_PAIRS", limit)
+        tally = candidates._Tally()
+        for keys, weights in votes:
+            tally.add(keys, weights)
+        results.append(tally.often())
+    assert np.array_equal(results[0][0], results[1][0])
+    assert np.allclose(results[0][1], results[1][1])
+    monkeypatch.setattr(candidates, "MAX_PAIRS", 100)  # and never more than are allowed
+    tally = candidates._Tally()
+    for keys, weights in votes:
+        tally.add(keys, weights)
+    assert len(tally.often()[0]) <= 100
+
+
+def children(pid: int) -> set[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return {int(line) for line in listed.split()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.5, 1.5])
+def test_nobody_outlives_a_killed_search(tmp_path: Path, delay: float) -> None:
+    for seed in range(80):
+        save(draw(seed), tmp_path / "images" / f"{seed}.png")
+    script = tmp_path / "search.py"
+    script.write_text(
+        "from pathlib import Path\nfrom data.grouping.find import find_groups\n"
+        "if __name__ == '__main__':\n"
+        f"    paths = sorted(Path({str(tmp_path / 'images')!r}).iterdir())\n"
+        "    while True:\n        find_groups(paths, processes=2)\n"
+    )
+    process = subprocess.Popen([sys.executable, script])
+    while len(children(process.pid)) < 3:  # two workers and multiprocessing's own tracker
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(delay)
+    workers = children(process.pid)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "size", "copies"), [(11, 96, 3), (12, 128, 8), (13, 224, 4)])
+def test_synthetic_tissue_never_leaks(tmp_path: Path, seed: int, size: int, copies: int) -> None:
+    """Judged against the generator's truth: no source in two groups, and hardly two sources in one."""
+    root = tissue.generate(tmp_path / "t", sources=8, copies=copies, size=size, seed=seed)
+    with (root / "groups.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    found = find_groups([root / row["path"] for row in rows], processes=1).group
+    truth = np.array([row["group"] for row in rows])
+    assert all(len(set(found[truth == source].tolist())) == 1 for source in set(truth.tolist()))
+    assert found.max() + 1 >= len(set(truth.tolist())) - 1

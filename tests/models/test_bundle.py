@@ -1,0 +1,364 @@
+"""The model folder: every format gives the same probabilities, alone too; and what is missing or altered is noticed."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from packaging.requirements import Requirement
+from PIL import Image
+
+from data.batches import MEAN, STD
+from models import ModelError
+from models.bundle import folder as bundle
+from models.cnn import CNN, CNNConfig, build_cnn, prepare
+from tests.conftest import random_images
+from tests.models.test_cnn import Evil, reference_network
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PLAIN = CNNConfig(
+    num_classes=3,
+    image_size=16,
+    filters=(32, 64),
+    kernel_sizes=(5, 3),
+    batch_norm=True,
+    conv_dropout=0.1,
+    dense_units=(8,),
+    dense_dropout=0.5,
+)
+
+CONFIGS = {
+    "plain": PLAIN,
+    "without batch norm": replace(PLAIN, batch_norm=False),
+    "average pooling": replace(PLAIN, head="gap"),
+    "average pooling, no dense layers": replace(PLAIN, head="gap", dense_units=()),
+    "no dense layers": replace(PLAIN, dense_units=()),
+    "several dense layers": replace(PLAIN, dense_units=(8, 4)),
+    "one block": replace(PLAIN, filters=(8,), kernel_sizes=(7,)),
+    "down to one pixel": replace(PLAIN, filters=(4, 8, 16, 32), kernel_sizes=(3, 3, 3, 3), conv_dropout=0.0),
+    "a size that halves unevenly": replace(PLAIN, image_size=27, filters=(32, 64, 128), kernel_sizes=(3, 5, 3)),
+}
+
+
+def trained(config: CNNConfig) -> CNN:
+    """A network with running statistics of its own."""
+    torch.manual_seed(0)
+    model = prepare(build_cnn(config), torch.device("cpu"))
+    model.classifier[-1].weight.data *= 10  # or all images would look the same to it
+    model.train()(torch.randn(8, 3, config.image_size, config.image_size))
+    return model.eval()
+
+
+def normalised(images: np.ndarray) -> torch.Tensor:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
+
+
+def make_card(config: CNNConfig, **more: Any) -> dict[str, Any]:
+    return {
+        "classes": ["a", "b", "c"],
+        "preprocessing": {"size": config.image_size, "mean": list(MEAN), "std": list(STD)},
+        "temperature": 1.7,
+        **more,
+    }
+
+
+def save(directory: Path, config: CNNConfig = PLAIN, **more: Any) -> dict[str, Any]:
+    images = random_images(20, config.image_size)
+    return bundle.save(directory, trained(config), config, make_card(config, **more), images)
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(saved: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A model folder to spoil, and its card."""
+    shutil.copytree(saved, tmp_path / "model")
+    return tmp_path / "model", json.loads((saved / bundle.CARD).read_text())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_format_gives_the_same_probabilities(tmp_path: Path, name: str) -> None:
+    config = CONFIGS[name]
+    card = save(tmp_path, config)
+    loaded = bundle.load(tmp_path)
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for count in (1, 3, 100):
+        images = random_images(count, config.image_size, seed=count)
+        with torch.no_grad():
+            expected = torch.softmax(trained(config)(normalised(images)) / 1.7, dim=1).numpy()
+            assert np.abs(program(torch.from_numpy(images)).numpy() - expected).max() < 1e-5
+        assert np.abs(session.run(None, {"images": images})[0] - expected).max() < 1e-5
+        assert np.abs(loaded.predict(images) - expected).max() < 1e-5
+    assert expected.std(axis=0).max() > 1e-3  # the images make a difference
+    assert all(one["max_difference"] < 1e-5 for one in card["formats"].values())
+    assert [row["batch"] for row in card["formats"]["model.onnx"]["speed_cpu"]] == [1, 16, 64]
+
+
+def test_the_files_name_no_folder_of_this_machine(saved: Path) -> None:
+    for name in ("model.pt2", "model.onnx"):
+        content = (saved / name).read_bytes()
+        assert str(ROOT).encode() not in content
+        assert b"bundle.py" not in content
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_reference_layout_is_written_where_it_can_describe_the_network(tmp_path: Path, name: str) -> None:
+    config = CONFIGS[name]
+    save(tmp_path, config, study={"selection_score": 0.5}, final={"seconds": 3.0, "epoch_seconds": [1.0, 2.0]})
+    describable = config.filters[0] == 32 and config.head == "flatten" and config.image_size == 16
+    assert (tmp_path / "model.pth").exists() == describable
+    if not describable:
+        return
+    images = random_images(5, 16)
+    expected = bundle.load(tmp_path).predict(images)
+    assert np.abs(bundle.load(tmp_path / "model.pth").predict(images) - expected).max() < 1e-5
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    theirs = reference_network(content["config"], num_classes=3, image_size=16)
+    theirs.load_state_dict(content["model_state_dict"])
+    theirs.eval()
+    with torch.no_grad():
+        found = torch.softmax(theirs.classifier(theirs.features(normalised(images)).flatten(1)), dim=1).numpy()
+    assert np.abs(found - expected).max() < 1e-5
+    assert (content["val_accuracy"], content["epoch_times"]) == (50.0, [1.0, 2.0])
+    assert content["class_names"] == ["a", "b", "c"]
+
+
+def test_a_later_model_in_the_same_folder_leaves_nothing_of_the_first(tmp_path: Path) -> None:
+    save(tmp_path)
+    card = save(tmp_path, CONFIGS["average pooling"])
+    assert "model.pth" not in card["files"]
+    assert not (tmp_path / "model.pth").exists()
+    assert bundle.load(tmp_path).predictor.model.head == "gap"
+
+
+@pytest.mark.parametrize("name", [*bundle.FILES, bundle.CARD])
+def test_a_missing_or_altered_file_is_noticed(copied: tuple[Path, dict[str, Any]], name: str) -> None:
+    folder, card = copied
+    assert bundle.is_whole(folder, card)
+    content = (folder / name).read_bytes()
+    changed = content.replace(b"1.7", b"1.8") if name == bundle.CARD else content[:-1] + b"!"
+    assert changed != content
+    (folder / name).write_bytes(changed)
+    with pytest.raises(ModelError, match=rf"{name} (is not the file that card\.json describes|was altered since)"):
+        bundle.load(folder)
+    assert not bundle.is_whole(folder, json.loads((folder / bundle.CARD).read_text()))
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=rf"no model in .*: {name} is missing"):
+        bundle.load(folder)
+
+
+def test_a_foreign_file_that_could_be_taken_for_the_model_is_noticed(copied: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = copied
+    (folder / "notes.txt").write_text("anybody may write notes here")
+    bundle.load(folder)
+    (folder / "best.pt2").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"holds best\.pt2, which card\.json does not list"):
+        bundle.load(folder)
+
+
+def test_a_file_of_another_model_is_noticed(copied: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, _ = copied
+    save(tmp_path / "b", CONFIGS["without batch norm"])
+    shutil.copy(tmp_path / "b" / "model.onnx", folder / "model.onnx")
+    with pytest.raises(ModelError, match=r"model\.onnx is not the file that card\.json describes"):
+        bundle.load(folder)
+
+
+def test_a_folder_of_the_version_without_formats_still_loads(copied: tuple[Path, dict[str, Any]]) -> None:
+    folder, card = copied
+    for name in ("model.pt2", "model.onnx", "model.pth", "example.py", "MODEL_CARD.md"):
+        (folder / name).unlink()
+    old = {key: value for key, value in card.items() if key not in ("files", "formats", "card_sha256")}
+    (folder / "card.json").write_text(json.dumps(old))
+    assert bundle.load(folder).predict(random_images(2, 16)).shape == (2, 3)
+    assert not bundle.is_whole(folder, old)  # the next run of its study exports it anew
+
+
+@pytest.mark.parametrize("name", ["card.json", "config.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff\xfe", b'{"files": 3}'])
+def test_a_folder_that_is_none_of_ours_is_one_line(
+    copied: tuple[Path, dict[str, Any]], name: str, content: bytes
+) -> None:
+    folder, card = copied
+    (folder / name).write_bytes(content)
+    if name == "config.json":
+        card = {key: value for key, value in card.items() if key != "files"}
+        (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match=r"is not a model folder of this program|was altered"):
+        bundle.load(folder)
+
+
+def test_code_in_the_place_of_weights_is_never_run(
+    copied: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, card = copied
+    monkeypatch.chdir(folder)
+    torch.save(Evil(), folder / "model.safetensors")
+    old = {key: value for key, value in card.items() if key != "files"}  # hashes that fit prove nothing
+    old["weights_sha256"] = bundle.file_hash(folder / "model.safetensors")
+    (folder / "card.json").write_text(json.dumps(old))
+    with pytest.raises(ModelError, match="does not fit its architecture"):
+        bundle.load(folder)
+    assert not Path("hacked").exists()
+
+
+def test_the_readable_card_shows_what_is_there_and_needs_nothing(tmp_path: Path) -> None:
+    save(tmp_path)
+    page = (tmp_path / "MODEL_CARD.md").read_text()
+    assert "Research use only; not a medical device." in page
+    assert "model.onnx" in page
+    assert "## Scores" not in page
+    report = {"a": {"precision": 0.5, "recall": 0.25, "f1-score": 1 / 3, "support": 4.0}}
+    test = {"accuracy": 0.75, "accuracy_interval": [0.5, 0.9], "images": 8, "groups": 4, "report": report}
+    levels = {"0.1": {"threshold": 0.8}, "0.01": {"refused": "too few groups"}}
+    save(tmp_path, test=test, leaky=True, conformal={"levels": levels}, study={"name": "s"})
+    page = (tmp_path / "MODEL_CARD.md").read_text()
+    assert "leaky accuracy | **75.0 %** (95 % interval 50.0 % to 90.0 %)" in page
+    assert "**LEAKY**" in page
+    assert "| a | 0.500 | 0.250 | 0.333 | 4 |" in page
+    assert "refused: too few groups" in page
+
+
+# The example, in the model folder alone.
+
+
+def strange_images(folder: Path) -> list[Path]:
+    """One of each mode and format that decoding treats on its own."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (30, 20, 3), dtype=np.uint8)).resize((200, 300))
+    grey16 = Image.fromarray(rng.integers(0, 65536, (40, 40), dtype=np.uint16))
+    alpha = small.copy()
+    alpha.putalpha(Image.linear_gradient("L").resize(small.size))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    made = {
+        "colour.png": (small, {}),
+        "grey.png": (small.convert("L"), {}),
+        "palette.gif": (small.convert("P"), {}),
+        "bits.tif": (small.convert("1"), {}),
+        "grey16.png": (grey16, {}),
+        "alpha.png": (alpha, {}),
+        "large.jpg": (small.resize((900, 700)), {"quality": 90}),
+        "turned.jpg": (small, {"exif": exif}),
+        "cmyk.jpg": (small.convert("CMYK"), {}),
+        "lossy.webp": (small, {}),
+    }
+    for name, (image, options) in made.items():
+        image.save(folder / name, **options)
+    return [folder / name for name in made]
+
+
+def example(python: Path, model: Path, images: list[Path], elsewhere: Path) -> np.ndarray:
+    """What example.py prints, run by a Python that cannot import this project."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(elsewhere)}
+    command = [python, "-I", model / "example.py", *images]
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["path"] for row in rows] == [str(path) for path in images]
+    return np.array([[row[name] for name in "abc"] for row in rows])
+
+
+@pytest.fixture
+def alone(saved: Path, tmp_path: Path) -> tuple[Path, list[Path], np.ndarray, Path]:
+    """A copy of a model folder, images, what this program makes of them, and an empty folder."""
+    from study.use.predict import predict_files
+
+    for name in ("images", "empty"):
+        (tmp_path / name).mkdir()
+    shutil.copytree(saved, tmp_path / "model")
+    images = strange_images(tmp_path / "images")
+    rows = list(predict_files(bundle.load(saved), images))
+    expected = np.array([list(row["probabilities"].values()) for row in rows])
+    return tmp_path / "model", images, expected, tmp_path / "empty"
+
+
+def test_the_example_decodes_as_this_program_does(alone: tuple[Path, list[Path], np.ndarray, Path]) -> None:
+    model, images, expected, empty = alone
+    assert np.abs(example(Path(sys.executable), model, images, empty) - expected).max() < 1e-4
+    assert len(np.unique(expected.round(4), axis=0)) > 5
+
+
+def run_quietly(*command: object) -> None:
+    subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, timeout=240)
+
+
+def cannot_import(python: Path, *names: str) -> bool:
+    codes = [subprocess.run([python, "-I", "-c", f"import {n}"], capture_output=True, check=False) for n in names]
+    return all(done.returncode for done in codes)
+
+
+@pytest.mark.slow
+def test_the_example_runs_with_onnxruntime_alone(
+    alone: tuple[Path, list[Path], np.ndarray, Path], tmp_path: Path
+) -> None:
+    model, images, expected, empty = alone
+    python = tmp_path / "venv" / "bin" / "python"
+    run_quietly(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
+    uv = Path(sys.executable).with_name("uv")
+    try:
+        run_quietly(
+            uv,
+            "pip",
+            "install",
+            "--python",
+            python,
+            "-c",
+            ROOT / "constraints.txt",
+            *["onnxruntime", "numpy", "Pillow"],
+        )
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no package index is reachable: {error.stderr.strip().splitlines()[-1]}")
+    assert cannot_import(python, "torch", "models", "study", "data")
+    assert np.abs(example(python, model, images, empty) - expected).max() < 1e-4
+
+
+def closure(*roots: str) -> Iterator[importlib.metadata.Distribution]:
+    """These packages and all they need, as installed here."""
+    waiting, seen = list(roots), set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # needed on other machines only
+        yield distribution
+        needed = [Requirement(text) for text in distribution.requires or []]
+        waiting += [one.name for one in needed if not one.marker or one.marker.evaluate({"extra": ""})]
+
+
+@pytest.mark.slow
+def test_the_example_runs_with_torch_alone(alone: tuple[Path, list[Path], np.ndarray, Path], tmp_path: Path) -> None:
+    """A fresh environment that borrows torch, numpy and Pillow: installing torch again would take minutes."""
+    model, images, expected, empty = alone
+    run_quietly(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
+    (site,) = (tmp_path / "venv").glob("lib/python3*/site-packages")
+    for distribution in closure("torch", "numpy", "pillow"):
+        for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+            source = Path(str(distribution.locate_file(top)))
+            if not (site / top).exists():
+                (site / top).symlink_to(source)
+    python = tmp_path / "venv" / "bin" / "python"
+    assert cannot_import(python, "onnxruntime", "onnx", "models", "study", "data")
+    assert np.abs(example(python, model, images, empty) - expected).max() < 1e-4

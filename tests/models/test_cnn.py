@@ -1,0 +1,186 @@
+"""Every space gives working networks; the reference's checkpoints load and agree."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from torch import nn
+
+from models import ModelError
+from models.bundle.folder import load
+from models.cnn import CNNConfig, build_cnn, count_parameters
+from study.config.presets import PRESETS, REFERENCE_BEST
+from study.config.resolve import resolve
+from study.config.schema import StudyConfig
+from study.config.space import Entry, Range, cnn_config, distributions, full_point
+
+SHAPE = ("num_conv_blocks", "filters_multiplier", "kernel_sizes", "use_batch_norm", "head", "dense_units")
+"""The parameters that decide which tensors there are."""
+
+
+def preset(name: str) -> StudyConfig:
+    return resolve(None, {"preset": name})
+
+
+def ends(entry: Entry) -> list[Any]:
+    if isinstance(entry, Range):
+        return [entry.low, entry.high]
+    return [entry[0], entry[-1]] if isinstance(entry, list) else [entry]
+
+
+def corners(space: dict[str, Entry]) -> list[dict[str, Any]]:
+    """All corners of the parameters that decide the shape; the others at their upper end."""
+    searched = distributions(space)
+    choices = [ends(space[name]) if name in SHAPE else ends(space[name])[-1:] for name in searched]
+    return [dict(zip(searched, values, strict=True)) for values in itertools.product(*choices)]
+
+
+def check_network(config: CNNConfig) -> None:
+    """Right output shape, finite numbers, a finite gradient for every parameter."""
+    model = build_cnn(config)
+    images = torch.randn(2, 3, config.image_size, config.image_size)
+    logits = model.train()(images)
+    assert logits.shape == (2, config.num_classes)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert model.eval()(images).isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_all_corners_of_each_space(name: str) -> None:
+    config = preset(name)
+    for params in corners(config.space):
+        check_network(cnn_config(full_point(config.space, params), 5, image_size=32))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_drawn_points_of_each_space(name: str) -> None:
+    config = preset(name)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    small = 0
+    for _ in range(40):
+        params = study.ask(distributions(config.space)).params
+        architecture = cnn_config(full_point(config.space, params), 5, image_size=32)
+        if max(architecture.filters) <= 512:  # the largest are among the corners
+            check_network(architecture)
+            small += 1
+    assert small >= 8
+
+
+def test_the_reference_space_has_9720_points() -> None:
+    entries = [entry for entry in preset("reference").space.values() if isinstance(entry, list)]
+    assert np.prod([len(entry) for entry in entries]) == 9720
+
+
+def test_the_reference_best_has_its_published_size() -> None:
+    config = preset("reference")
+    model = build_cnn(cnn_config(full_point(config.space, REFERENCE_BEST), 5, image_size=128))
+    assert 25.0e6 < count_parameters(model) < 25.2e6
+
+
+@pytest.mark.parametrize(
+    ("kernels", "blocks", "expected"),
+    [("3-5-3", 4, (3, 5, 3, 3)), ("3-5-5-3", 3, (3, 5, 5)), ("5-3-5", 3, (5, 3, 5))],
+)
+def test_kernel_sizes_are_padded_with_3_and_cut(kernels: str, blocks: int, expected: tuple[int, ...]) -> None:
+    config = preset("reference")
+    point = {**full_point(config.space, REFERENCE_BEST), "kernel_sizes": kernels, "num_conv_blocks": blocks}
+    assert cnn_config(point, 5, 64).kernel_sizes == expected
+
+
+def test_an_image_too_small_for_its_blocks_is_refused() -> None:
+    config = preset("reference")
+    with pytest.raises(ModelError, match="4 blocks halve an image of 8 pixels to nothing"):
+        build_cnn(cnn_config(full_point(config.space, REFERENCE_BEST), 5, 8))
+
+
+# The reference's checkpoint layout, written again plainly from its description: this is the other side of the test.
+
+
+def reference_network(config: dict[str, Any], num_classes: int, image_size: int) -> nn.Module:
+    layers: list[nn.Module] = []
+    channels = 3
+    for block in range(config["num_conv_blocks"]):
+        width = (32, 64, 128, 256, 512)[block] * config["filters_multiplier"]
+        kernel = config["kernel_sizes"][block] if block < len(config["kernel_sizes"]) else 3
+        layers.append(nn.Conv2d(channels, width, kernel, padding=kernel // 2))
+        if config["use_batch_norm"]:
+            layers.append(nn.BatchNorm2d(width))
+        layers += [nn.ReLU(), nn.MaxPool2d(2, 2), nn.Dropout2d(config["conv_dropout"])]
+        channels = width
+    features = channels * (image_size // 2 ** config["num_conv_blocks"]) ** 2
+    dense: list[nn.Module] = []
+    for units in config["dense_units"]:
+        dense += [nn.Linear(features, units), nn.ReLU(), nn.Dropout(config["dense_dropout"])]
+        features = units
+    network = nn.Module()
+    network.features = nn.Sequential(*layers)
+    network.classifier = nn.Sequential(*dense, nn.Linear(features, num_classes))
+    return network
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("blocks", [3, 5])
+def test_a_reference_checkpoint_loads_and_its_logits_agree(tmp_path: Path, batch_norm: bool, blocks: int) -> None:
+    config = {
+        "num_conv_blocks": blocks,
+        "filters_multiplier": 1,
+        "kernel_sizes": [3, 3, 5, 3],
+        "use_batch_norm": batch_norm,
+        "conv_dropout": 0.1,
+        "dense_units": [256, 128],
+        "dense_dropout": 0.5,
+        "learning_rate": 1e-4,
+    }
+    torch.manual_seed(0)
+    theirs = reference_network(config, num_classes=5, image_size=64)
+    images = torch.randn(4, 3, 64, 64)
+    theirs.features(images)  # moves the running statistics of batch norm
+    content = {
+        "model_state_dict": theirs.state_dict(),
+        "config": config,
+        "val_accuracy": 99.72,
+        "class_names": ["a", "b", "c", "d", "e"],
+        "training_time": 1.0,
+        "epoch_times": [0.5, 0.5],
+    }
+    torch.save(content, tmp_path / "reference.pth")
+    bundle = load(tmp_path / "reference.pth")
+    theirs.eval()
+    with torch.no_grad():
+        expected = theirs.classifier(theirs.features(images).flatten(1))
+        assert torch.allclose(bundle.predictor.model(images), expected, atol=1e-5)
+    assert bundle.image_size == 64
+    assert bundle.classes == ("a", "b", "c", "d", "e")
+    assert list(bundle.predictor.model.state_dict()) == list(theirs.state_dict())
+
+
+@pytest.mark.parametrize("content", [b"not a checkpoint", b"", b"PK\x03\x04 broken zip"])
+def test_a_foreign_pth_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(ModelError, match=r"x\.pth is not a checkpoint in the reference's layout"):
+        load(tmp_path / "x.pth")
+
+
+class Evil:
+    """Unpickling this would run code."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        import os
+
+        return os.system, ("touch hacked",)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model_state_dict": Evil(), "config": {}, "class_names": ["a"]}, "evil.pth")
+    with pytest.raises(ModelError, match="not a checkpoint"):
+        load(Path("evil.pth"))
+    assert not Path("hacked").exists()

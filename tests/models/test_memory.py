@@ -1,0 +1,148 @@
+"""Too large for the memory: batches are halved, single images refused, and the study goes on."""
+
+import copy
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models import memory
+from models.cnn import CNNConfig, build_cnn
+from models.memory import OutOfMemoryError, activation_bytes, total_bytes, training_bytes
+from models.training import Batch, TrainConfig, fit, make_learner
+from study.config.schema import StudyConfig
+from study.search.contract import open_study
+from study.search.members import own_trials
+from study.search.worker import search
+from study.storage.door import open_storage
+from study.training import start as training
+from study.training.workspace import Workspace
+from tests.models.test_training import SMALL
+
+MakeWork = Callable[..., Workspace]
+MakeConfig = Callable[..., StudyConfig]
+
+
+class MemoryLimit:
+    """No more than so many bytes of address space beyond what is used now."""
+
+    def __init__(self, count: int) -> None:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        self._limit = used + count
+
+    def __enter__(self) -> None:
+        self._before = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (self._limit, self._before[1]))
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_AS, self._before)
+
+
+def wide(**changes: object) -> CNNConfig:
+    fields = {"image_size": 128, "filters": (64,), "batch_norm": False, "conv_dropout": 0.0, "dense_dropout": 0.0}
+    return CNNConfig(**{**vars(SMALL), "dense_units": (), **fields, **changes})  # type: ignore[arg-type]
+
+
+def one_batch(size: int, pixels: int = 128) -> Callable[[], Iterator[Batch]]:
+    def batches() -> Iterator[Batch]:
+        torch.manual_seed(3)
+        yield torch.randn(size, 3, pixels, pixels), torch.randint(0, 2, (size,))
+
+    return batches
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_fit_is_trained_in_parts_with_the_same_gradient() -> None:
+    torch.manual_seed(0)
+    whole = build_cnn(wide())
+    parts = copy.deepcopy(whole)
+    recipe = TrainConfig(epochs=1, learning_rate=0.01, optimizer="sgd")
+    learner, halved = make_learner(whole, recipe), make_learner(parts, recipe)
+    (first,) = fit(learner, recipe, one_batch(128), 1, one_batch(128), 0)
+    with MemoryLimit(900 * 2**20):  # the whole batch leaves more than that behind
+        (second,) = fit(halved, recipe, one_batch(128), 1, one_batch(128), 0)
+    assert learner.micro_batch is None
+    assert halved.micro_batch in (16, 32, 64)
+    assert halved.state()[1]["micro_batch"] == halved.micro_batch
+    assert second.train_loss == pytest.approx(first.train_loss, rel=1e-5)
+    assert (second.train_accuracy, second.images) == (first.train_accuracy, first.images)
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_single_image_that_does_not_fit_ends_the_training() -> None:
+    recipe = TrainConfig(epochs=1, learning_rate=0.01)
+    learner = make_learner(build_cnn(wide(image_size=2048, filters=(512,))), recipe)  # 8 GB of activations
+    with MemoryLimit(3 * 2**30), pytest.raises(OutOfMemoryError, match="a single image"):
+        next(fit(learner, recipe, one_batch(2, 2048), 1, None, 0))
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_the_estimate_is_what_autograd_keeps(batch_norm: bool) -> None:
+    config = wide(filters=(16, 32), kernel_sizes=(3, 3), batch_norm=batch_norm, image_size=64)
+    model = build_cnn(config)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    images = torch.randn(8, 3, 64, 64)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(images).sum()
+    assert 0.7 * sum(kept.values()) < 8 * activation_bytes(config, 4) < 1.1 * sum(kept.values())
+    del loss
+
+
+def test_the_weights_count_without_being_made() -> None:
+    config = wide(dense_units=(100_000, 100_000))
+    assert training_bytes(config, 1, 4) > 16 * 10**10
+    assert sys.getsizeof(config) < 1000
+
+
+def test_the_limit_of_a_control_group_counts(tmp_path: Path) -> None:
+    line = Path("/proc/self/cgroup").read_text().splitlines()[-1]
+    _, kinds, place = line.split(":", 2)
+    folder = (tmp_path / "memory" if kinds else tmp_path) / place.lstrip("/")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ("memory.limit_in_bytes" if kinds else "memory.max")).write_text(f"{2**30}\n")
+    assert min(memory._limits(tmp_path)) == 2**30
+    (folder / "memory.max").write_text("max\n")
+    assert 2**28 < total_bytes(torch.device("cpu")) < 2**45
+
+
+def test_a_network_larger_than_the_memory_is_pruned_unbuilt_and_told_to_the_sampler(
+    tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
+) -> None:
+    space = {"dense_units": ["99999-99999", "8"], "num_conv_blocks": 1, "learning_rate": 0.01}
+    config = tiny(space=space, trials=6, epochs=2)
+    study = open_study(open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True), "s", config, "d", "p")
+    with MemoryLimit(8 * 2**30):
+        list(search(study, workspace(config)))
+    large = [trial for trial in own_trials(study) if trial.params["dense_units"] != "8"]
+    assert large
+    assert len(own_trials(study)) == 6
+    for trial in large:
+        assert trial.state.name == "PRUNED"
+        assert "out of memory: the network needs at least 14" in trial.user_attrs["pruned_because"]  # 149 GB
+
+
+def test_what_the_allocator_refuses_is_pruned_too(
+    tiny: MakeConfig, workspace: MakeWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that others have taken meanwhile: the machine is large enough, and yet there is none."""
+    monkeypatch.setattr(training, "total_bytes", lambda device: 2**60)
+    space = {"dense_units": ["99999-99999", "8"], "num_conv_blocks": 1, "learning_rate": 0.01}
+    config = tiny(space=space, trials=6, epochs=2)
+    study = open_study(open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True), "s", config, "d", "p")
+    with MemoryLimit(8 * 2**30):
+        list(search(study, workspace(config)))
+    reasons = {trial.user_attrs.get("pruned_because") for trial in own_trials(study)}
+    assert "out of memory: the device does not hold the network" in reasons
+    assert len(own_trials(study)) == 6

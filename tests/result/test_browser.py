@@ -1,0 +1,175 @@
+"""Pages in a real browser: they render, on a wide screen and on a phone, and ask nobody for anything."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from study.storage.door import open_storage
+from tests import killer
+from tests.killer import options
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (on Debian: apt install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses root otherwise
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def model(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small study's model."""
+    folder = tmp_path_factory.mktemp("study")
+    assert killer.run(options(small_folder), folder) == 0
+    return folder / "runs" / "s" / "model"
+
+
+def opened(browser: Browser, file: Path, width: int) -> tuple[Page, list[str], list[str]]:
+    """The page once its figures are drawn, what it asked for, and what went wrong in it."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    asked: list[str] = []
+    wrong: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.goto(file.as_uri())
+    page.wait_for_function("document.querySelectorAll('.plotly-graph-div').length > 0")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.plotly-graph-div')].every(one => one.querySelector('.main-svg'))"
+    )
+    return page, asked, wrong
+
+
+@pytest.mark.parametrize("width", [1100, 390])
+def test_the_report_renders_and_asks_nobody(browser: Browser, model: Path, width: int) -> None:
+    page, asked, wrong = opened(browser, model / "report.html", width)
+    assert asked == [(model / "report.html").as_uri()]
+    assert wrong == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    headings = page.locator("h2").all_inner_texts()
+    assert headings[0] == "What the model is worth"
+    assert "How to do it again" in headings
+    assert page.locator(".score").inner_text().startswith("Test accuracy")
+    for anchor in page.locator("nav a").all():
+        target = anchor.get_attribute("href")
+        assert target
+        assert page.locator(target).count() == 1
+    assert page.locator(".plotly-graph-div").count() >= 8
+    page.close()
+
+
+def test_the_report_can_be_printed(browser: Browser, model: Path, tmp_path: Path) -> None:
+    page, _, _ = opened(browser, model / "report.html", 1100)
+    page.pdf(path=tmp_path / "report.pdf", format="A4")
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    page.close()
+
+
+def test_the_audit_asks_nobody(browser: Browser, tissue_folder: Path, shell: Any, tmp_path: Path) -> None:
+    assert shell("data", "audit", tissue_folder, "--html", tmp_path / "audit.html")[0] == 0
+    page = browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((tmp_path / "audit.html").as_uri())
+    page.wait_for_load_state()
+    assert [url for url in asked if not url.startswith("data:")] == [(tmp_path / "audit.html").as_uri()]
+    assert page.locator("h1").count() == 1
+    page.close()
+
+
+@pytest.fixture
+def dashboard(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Start `study dashboard`; gives its address."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: str) -> str:
+        command = [sys.executable, "-m", "study", "dashboard", "--port", "0", *options]
+        started.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
+        assert started[-1].stderr is not None
+        return started[-1].stderr.readline().strip()
+
+    yield start
+    for process in started:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+
+
+DELETE = "fetch('/api/studies/1', {method: 'DELETE', headers: {'Content-Type': 'application/json'}, body: '{}'})"
+
+
+def test_the_dashboard_shows_a_running_study_and_changes_nothing(
+    browser: Browser, dashboard: Callable[..., str], small_folder: Path, tmp_path: Path
+) -> None:
+    running = killer.start([*options(small_folder), "--set", "workers=2"], tmp_path)
+    killer.when_reported(running, tmp_path, 3)
+    address = dashboard()
+    assert address.startswith("http://127.0.0.1:")
+    page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{address}/studies/1")
+    page.get_by_text("Learning curves by bracket").first.wait_for()
+    for _ in range(20):  # somebody who cannot wait
+        page.evaluate("fetch('/api/studies/1?after=0').then(answer => answer.json())")
+    running.join(60)
+    assert running.exitcode == 0
+    page.goto(f"{address}/studies/1/note")
+    page.get_by_text("The best of many is not a performance").wait_for()
+    assert page.evaluate(f"{DELETE}.then(answer => answer.status)") == 403
+    assert "--write" in page.evaluate(f"{DELETE}.then(answer => answer.json()).then(found => found.reason)")
+    time.sleep(5.5)  # until figures are made anew
+    page.goto(f"{address}/studies/1")
+    for words in ("What pruning kept", "Score against parameters", "report.html"):
+        page.get_by_text(words).first.wait_for()
+    artifact = page.evaluate(
+        "fetch('/api/studies/1?after=0').then(answer => answer.json()).then(found => found.artifacts.find("
+        "one => one.filename === 'card.json').artifact_id)"
+    )
+    card = page.evaluate(f"fetch('/artifacts/1/{artifact}').then(answer => answer.json())")
+    assert card["study"]["name"] == "s"
+    assert all(url.startswith(("http://127.0.0.1:", "data:", "blob:")) for url in asked)
+    page.close()
+    with sqlite3.connect(tmp_path / "optuna.db") as connection:
+        assert connection.execute("SELECT count(*) FROM trials").fetchone() == (12,)
+        assert connection.execute("SELECT count(*) FROM study_system_attributes").fetchone() == (0,)
+
+
+def test_the_dashboard_may_write_when_told(
+    browser: Browser, dashboard: Callable[..., str], small_folder: Path, tmp_path: Path
+) -> None:
+    assert killer.run(options(small_folder), tmp_path) == 0
+    page = browser.new_page()
+    page.goto(dashboard("--write"))
+    assert page.evaluate(f"{DELETE}.then(answer => answer.status)") == 204
+    page.close()
+    with sqlite3.connect(tmp_path / "optuna.db") as connection:
+        assert connection.execute("SELECT count(*) FROM trials").fetchone() == (0,)
+
+
+def test_a_taken_port_is_said(dashboard: Callable[..., str], shell: Any, tmp_path: Path) -> None:
+    open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True)
+    port = dashboard().rsplit(":", 1)[1].split("/")[0]
+    code, _, err = shell("dashboard", "--port", port)
+    assert (code, err) == (
+        2,
+        f"study: port {port}: Address already in use (choose another with --port, or 0 for any)\n",
+    )
