@@ -6,7 +6,6 @@ and the one before it stays until the new one is safe.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -22,6 +21,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from models import files
 from models.training import EpochResult, Learner, State
 
 UNUSABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError)
@@ -116,29 +116,10 @@ def write(folder: Path, identity: str, learned: State, results: Sequence[EpochRe
         {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, {"training": json.dumps(fields)}
     )
     name = f"epoch-{len(results):06d}-{hashlib.sha256(content).hexdigest()}.safetensors"
-    part = folder / "writing.part"
-    try:
-        with part.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(part, folder / name)
-    except OSError:
-        part.unlink(missing_ok=True)  # half a file on a full disk is in everybody's way
-        raise
-    _flush(folder)
-    for file in folder.glob("epoch-*.safetensors"):
+    files.write(folder / name, content)
+    for file in folder.glob("epoch-*"):  # what a kill cut off too
         if file.name != name:
             file.unlink(missing_ok=True)
-
-
-def _flush(folder: Path) -> None:
-    """Make a rename last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -28,6 +28,7 @@ from bench_decoding import make
 from data.batches import MEAN, STD
 from data.images import decode
 from models.bundle import folder as bundle
+from models.bundle.card import Card, Preprocessing
 from models.cnn import CNNConfig, build_cnn
 from study.use.predict import predict_files
 
@@ -45,8 +46,8 @@ def small_model(folder: Path, size: int) -> Path:
         dense_dropout=0.0,
         head="gap",
     )
-    preprocessing = {"size": size, "mean": list(MEAN), "std": list(STD)}
-    card = {"classes": list("abcde"), "preprocessing": preprocessing, "temperature": 1.0}
+    preprocessing = Preprocessing(size=size, mean=MEAN, std=STD)
+    card = Card(classes=tuple("abcde"), preprocessing=preprocessing, temperature=1.0)
     images = np.random.default_rng(0).integers(0, 256, (64, size, size, 3), dtype=np.uint8)
     bundle.save(folder, build_cnn(config).eval(), config, card, images)
     return folder

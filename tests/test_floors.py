@@ -17,8 +17,8 @@ FLOORS = [
     ["study.training"],
     ["study.config", "study.storage"],
     ["study.signals", "study.forkserver"],
-    ["models.bundle", "models.scores", "data"],
-    ["models", "data.grouping"],
+    ["models.bundle", "data"],
+    ["models", "models.scores", "data.grouping"],
     ["data.images"],
     ["errors"],
 ]

@@ -4,13 +4,14 @@ import io
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.export import ExportedProgram
+
+from models.bundle.card import Format, Speed
 
 Images = NDArray[np.uint8]
 Run = Callable[[Images], NDArray[np.float32]]
@@ -88,18 +89,14 @@ def run_onnx(content: bytes) -> Run:
     return run
 
 
-def speed(run: Run, images: Images) -> list[dict[str, float]]:
+def speed(run: Run, images: Images) -> list[Speed]:
     """Latency and throughput by batch size: the median of what fits SECONDS, after one run that does not count."""
     rows = []
     for size in BATCHES:
         batch = np.resize(images, (size, *images.shape[1:]))
         seconds = _median_seconds(run, batch)
         rows.append(
-            {
-                "batch": size,
-                "milliseconds": round(1000 * seconds, 3),
-                "images_per_second": round(size / seconds, 1),
-            }
+            Speed(batch=size, milliseconds=round(1000 * seconds, 3), images_per_second=round(size / seconds, 1))
         )
         if seconds > 2 * SECONDS:
             break
@@ -121,6 +118,6 @@ def compare(run: Run, expected: NDArray[np.float32], images: Images) -> float:
     return float(np.abs(run(images) - expected).max(initial=0.0))
 
 
-def described(run: Run, expected: NDArray[np.float32], images: Images) -> dict[str, Any]:
+def described(run: Run, expected: NDArray[np.float32], images: Images) -> Format:
     """What the card says of a format."""
-    return {"max_difference": compare(run, expected, images), "speed_cpu": speed(run, images)}
+    return Format(max_difference=compare(run, expected, images), speed_cpu=speed(run, images))

@@ -7,13 +7,12 @@ calibrated probabilities. This program itself loads the safetensors only: data, 
 import copy
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
@@ -21,10 +20,12 @@ from torch import nn
 
 from models import ModelError
 from models.bundle import export
+from models.bundle.card import Card, Format, Kind, parsed
 from models.bundle.predictor import Bundle, Predictor
 from models.bundle.readable import markdown
 from models.bundle.reference import IMAGENET, checkpoint, read_checkpoint
 from models.cnn import CNN, CNNConfig, build_cnn
+from models.files import file_hash, write, write_json
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"
 PROGRAM, ONNX, CHECKPOINT = "model.pt2", "model.onnx", "model.pth"
@@ -37,9 +38,7 @@ RUNNABLE = (".safetensors", ".pt2", ".onnx", ".pth", ".pt", ".pkl", ".py")
 """Endings of files that somebody might take for the model or run; only those that the card lists may be there."""
 
 
-def save(
-    directory: Path, model: CNN, config: CNNConfig, card: dict[str, Any], images: NDArray[np.uint8]
-) -> dict[str, Any]:
+def save(directory: Path, model: CNN, config: CNNConfig, card: Kind, images: NDArray[np.uint8]) -> Kind:
     """Write the model in all its formats, an example and the card; returns the card as written.
 
     The card goes last, with the hash of each file, so that a folder whose writing was cut off is noticed. Every format
@@ -55,23 +54,23 @@ def save(
     formats |= _export(directory, loaded, expected, images)
     formats |= _as_checkpoint(directory, loaded, config, card, expected, images)
     write(directory / EXAMPLE, Path(export.__file__).with_name(EXAMPLE).read_bytes())
-    card = {**card, "weights_sha256": digest, "formats": formats}
+    card = card.model_copy(update={"weights_sha256": digest, "formats": formats})
     write(directory / READABLE, markdown(card).encode())
-    card["files"] = {name: file_hash(directory / name) for name in FILES if (directory / name).exists()}
-    write_json(directory / CARD, {**card, "card_sha256": _card_hash(card)})
-    written: dict[str, Any] = json.loads((directory / CARD).read_text())
-    return written
+    hashes = {name: file_hash(directory / name) for name in FILES if (directory / name).exists()}
+    card = card.model_copy(update={"files": hashes})
+    raw = card.model_dump(mode="json")
+    write_json(directory / CARD, {**raw, "card_sha256": card_hash(raw)})
+    return card
 
 
-def _predictor(model: CNN, card: dict[str, Any]) -> Predictor:
-    preprocessing = card["preprocessing"]
-    predictor = Predictor(model, preprocessing["mean"], preprocessing["std"], card["temperature"])
+def _predictor(model: CNN, card: Card) -> Predictor:
+    predictor = Predictor(model, card.preprocessing.mean, card.preprocessing.std, card.temperature)
     return predictor.eval().requires_grad_(False)
 
 
 def _export(
     directory: Path, predictor: Predictor, expected: NDArray[np.float32], images: NDArray[np.uint8]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Format]:
     """Write the program and the ONNX model; what the card says of each."""
     exported = export.program(predictor, images.shape[1])
     formats = {}
@@ -89,10 +88,10 @@ def _as_checkpoint(
     directory: Path,
     predictor: Predictor,
     config: CNNConfig,
-    card: dict[str, Any],
+    card: Card,
     expected: NDArray[np.float32],
     images: NDArray[np.uint8],
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Format]:
     """Write the reference's layout where it can describe the network, else remove an earlier model's."""
     content = checkpoint(predictor.model, config, card)
     if content is None:
@@ -100,7 +99,7 @@ def _as_checkpoint(
         return {}
     write(directory / CHECKPOINT, content)
     read = export.run_module(load_reference(directory / CHECKPOINT).predictor)
-    return {CHECKPOINT: {"max_difference": export.compare(read, expected, images)}}
+    return {CHECKPOINT: Format(max_difference=export.compare(read, expected, images))}
 
 
 def save_weights(file: Path, model: nn.Module) -> str:
@@ -110,35 +109,10 @@ def save_weights(file: Path, model: nn.Module) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file's content."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _card_hash(card: dict[str, Any]) -> str:
-    """Of everything in a card but this hash."""
-    content = {key: value for key, value in card.items() if key != "card_sha256"}
+def card_hash(raw: dict[str, JsonValue]) -> str:
+    """Of everything in a card's JSON but this hash."""
+    content = {key: value for key, value in raw.items() if key != "card_sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def write_json(file: Path, content: object) -> None:
-    """Write JSON atomically, readable by people."""
-    write(file, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def write(file: Path, content: bytes) -> None:
-    """Whole or not at all, also when the power fails. Raises OSError."""
-    part = file.with_name(f"{file.name}.part")
-    try:
-        with part.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-    except OSError:
-        part.unlink(missing_ok=True)  # half a file on a full disk is in everybody's way
-        raise
-    os.replace(part, file)
 
 
 def load(path: Path) -> Bundle:
@@ -163,36 +137,51 @@ def load_reference(path: Path) -> Bundle:
 
 def _load_folder(path: Path) -> Bundle:
     try:
-        card = json.loads((path / CARD).read_text())
-        check_files(path, card)
-        fields = json.loads((path / CONFIG).read_text())
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        config = CNNConfig(**settings)
+        card = read_card(path, Card)
+        config = TypeAdapter(CNNConfig).validate_json((path / CONFIG).read_bytes())
         predictor = _predictor(load_weights(path / WEIGHTS, config), card)
-        return Bundle(predictor=predictor, classes=tuple(card["classes"]), image_size=config.image_size, card=card)
     except FileNotFoundError as error:
         raise ModelError(f"no model in {path}: {Path(error.filename).name} is missing") from error
-    except ModelError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, RuntimeError, ValidationError) as error:
         raise ModelError(f"{path} is not a model folder of this program ({type(error).__name__}: {error})") from error
+    return Bundle(predictor=predictor, classes=card.classes, image_size=config.image_size, card=card)
 
 
-def check_files(directory: Path, card: dict[str, Any]) -> None:
-    """Compare a model folder with its card: ModelError for a missing, altered or foreign file.
+def read_card(directory: Path, kind: type[Kind]) -> Kind:
+    """The card of a model folder whose files are as it says.
+
+    Raises FileNotFoundError where there is none, and ModelError for an altered, foreign or incomplete folder, and for a
+    card of another version.
+    """
+    content = (directory / CARD).read_bytes()
+    try:
+        raw = TypeAdapter(dict[str, JsonValue]).validate_python(json.loads(content))
+    except ValueError as error:
+        raise ModelError(f"{directory} is not a model folder of this program ({CARD} is no JSON object)") from error
+    files = raw.get("files") or {WEIGHTS: raw.get("weights_sha256")}
+    if not isinstance(files, dict) or None in files.values():
+        raise ModelError(f"{directory} is not a model folder of this program ({CARD} lists no files)")
+    _check_files(directory, {str(name): str(digest) for name, digest in files.items()})
+    if "files" in raw and raw.get("card_sha256") != card_hash(raw):
+        raise ModelError(f"{directory / CARD} was altered since it was written (its own hash does not fit)")
+    try:
+        return parsed(raw, kind)
+    except ModelError as error:
+        raise ModelError(f"{directory} cannot be read: {error}") from error
+
+
+def _check_files(directory: Path, listed: dict[str, str]) -> None:
+    """Compare a model folder with what its card lists: ModelError for a missing, altered or foreign file.
 
     Cards of versions that exported weights alone list nothing: then only the weights are compared.
     """
-    listed: dict[str, str] = card.get("files", {WEIGHTS: card["weights_sha256"]})
     for name, digest in listed.items():
         if not (directory / name).is_file():
             raise ModelError(f"no model in {directory}: {name} is missing (copy or export the whole folder again)")
         if file_hash(directory / name) != digest:
             raise ModelError(f"{directory / name} is not the file that {CARD} describes (altered, or half-written)")
-    if "files" not in card:
+    if listed.keys() == {WEIGHTS}:
         return
-    if card.get("card_sha256") != _card_hash(card):
-        raise ModelError(f"{directory / CARD} was altered since it was written (its own hash does not fit)")
     found = sorted(file.name for file in directory.iterdir() if file.suffix.lower() in RUNNABLE)
     if foreign := [name for name in found if name not in listed]:
         raise ModelError(
@@ -200,13 +189,12 @@ def check_files(directory: Path, card: dict[str, Any]) -> None:
         )
 
 
-def is_whole(directory: Path, card: dict[str, Any]) -> bool:
+def is_whole(directory: Path) -> bool:
     """Whether a folder has every format, each as its card describes it."""
     try:
-        check_files(directory, card)
-    except ModelError:
+        return bool(read_card(directory, Card).files)
+    except (OSError, ModelError):
         return False
-    return "files" in card
 
 
 def load_weights(file: Path, config: CNNConfig) -> CNN:

@@ -1,13 +1,15 @@
 """A network in use: uint8 images in, calibrated probabilities out."""
 
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.bundle.card import Card
 from models.cnn import CNN, prepare
 
 
@@ -18,7 +20,7 @@ class Predictor(nn.Module):
     std: Tensor
     temperature: Tensor
 
-    def __init__(self, model: CNN, mean: list[float], std: list[float], temperature: float) -> None:
+    def __init__(self, model: CNN, mean: Sequence[float], std: Sequence[float], temperature: float) -> None:
         super().__init__()
         self.model = model
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
@@ -41,7 +43,7 @@ class Bundle:
     predictor: Predictor
     classes: tuple[str, ...]
     image_size: int
-    card: dict[str, Any] = field(default_factory=dict)  # empty for a checkpoint of the reference
+    card: Card | None = None  # a checkpoint of the reference has none
 
     def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float64]:
         """uint8 images [N, S, S, 3] of the model's size -> probabilities [N, K]."""

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from models import ModelError
+from models.bundle.card import Card
 from models.cnn import CNN, CNNConfig, build_cnn
 
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """What the reference's checkpoints were trained with; they do not say so themselves."""
 
 BASE_FILTERS = 32
@@ -63,12 +64,12 @@ def read_config(config: dict[str, Any], state: dict[str, Tensor], num_classes: i
     )
 
 
-def checkpoint(model: CNN, config: CNNConfig, card: dict[str, Any]) -> bytes | None:
+def checkpoint(model: CNN, config: CNNConfig, card: Card) -> bytes | None:
     """A network on the CPU as a checkpoint's bytes; None where the layout cannot describe it.
 
     It has no place for a temperature, so the last layer is divided by it: a softmax gives calibrated probabilities.
     """
-    preprocessing = {name: card["preprocessing"][name] for name in IMAGENET}
+    preprocessing = {"mean": card.preprocessing.mean, "std": card.preprocessing.std}
     state = {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
@@ -77,16 +78,15 @@ def checkpoint(model: CNN, config: CNNConfig, card: dict[str, Any]) -> bytes | N
     if preprocessing != IMAGENET or read_config(described, state, config.num_classes) != config:
         return None
     last = f"classifier.{len(model.classifier) - 1}"
-    state[f"{last}.weight"] /= card["temperature"]
-    state[f"{last}.bias"] /= card["temperature"]
-    final = card.get("final", {})
+    state[f"{last}.weight"] /= card.temperature
+    state[f"{last}.bias"] /= card.temperature
     content = {
         "model_state_dict": state,
         "config": described,
-        "val_accuracy": 100 * (card.get("study", {}).get("selection_score") or 0.0),
-        "class_names": list(card["classes"]),
-        "training_time": final.get("seconds"),
-        "epoch_times": final.get("epoch_seconds", []),
+        "val_accuracy": 100 * (card.study.selection_score or 0.0) if card.study else 0.0,
+        "class_names": list(card.classes),
+        "training_time": card.final.seconds if card.final else None,
+        "epoch_times": card.final.epoch_seconds if card.final else [],
     }
     file = io.BytesIO()
     torch.save(content, file)

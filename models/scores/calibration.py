@@ -1,5 +1,7 @@
 """Are the probabilities honest? Temperature, calibration error, and what is gained by leaving doubtful images out."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -47,18 +49,27 @@ def calibration_error(probabilities: Floats, labels: Ints) -> float:
     return float(np.abs(np.bincount(bins, weights=gap)).sum() / len(labels))
 
 
-def reliability(probabilities: Floats, labels: Ints) -> list[dict[str, float]]:
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """Images whose confidence lies in one bin."""
+
+    images: float
+    confidence: float  # mean
+    accuracy: float
+
+
+def reliability(probabilities: Floats, labels: Ints) -> list[Bin]:
     """For each bin of confidence that has images: their number, mean confidence and accuracy."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     return [
-        {
-            "images": float((bins == one).sum()),
-            "confidence": float(confidence[bins == one].mean()),
-            "accuracy": float(right[bins == one].mean()),
-        }
-        for one in np.unique(bins)
+        Bin(
+            images=float((bins == number).sum()),
+            confidence=float(confidence[bins == number].mean()),
+            accuracy=float(right[bins == number].mean()),
+        )
+        for number in np.unique(bins)
     ]
 
 

@@ -8,7 +8,7 @@ not exact.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,24 @@ Ints = NDArray[np.int64]
 
 LEVELS = (0.1, 0.05)
 """Shares of images whose set may miss the true class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sets:
+    """Prediction sets at one level: which classes are in, and what they do on the held-out part, each group alike."""
+
+    threshold: float  # a class is in the set when 1 - its probability is at most this
+    calibration_groups: int
+    coverage: float  # share of sets that hold the true class
+    mean_size: float  # classes in a set
+    abstained: float  # share of sets that do not name exactly one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A level that the calibration part cannot promise."""
+
+    refused: str  # why
 
 
 def threshold(probabilities: Floats, labels: Ints, groups: Ints, level: float) -> float:
@@ -54,27 +72,27 @@ def abstains(sets: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def describe(
     cal: tuple[Floats, Ints, Ints], test: tuple[Floats, Ints, Ints], levels: Sequence[float] = LEVELS
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Sets | Refused]:
     """For each level (as text) the threshold from cal, and what its sets do on test; or why there is none.
 
     cal and test: (probabilities [N, K], labels [N], groups [N]). Shares on test weigh each group the same, as the
     promise does.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Sets | Refused] = {}
     for level in levels:
         try:
             limit = threshold(*cal, level)
         except ModelError as error:
-            found[f"{level:g}"] = {"refused": str(error)}
+            found[f"{level:g}"] = Refused(refused=str(error))
             continue
         probabilities, labels, groups = test
         _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
         sets, weights = prediction_sets(probabilities, limit), 1 / sizes[inverse] / len(sizes)
-        found[f"{level:g}"] = {
-            "threshold": limit,
-            "calibration_groups": len(np.unique(cal[2])),
-            "coverage": float(weights @ sets[np.arange(len(labels)), labels]),
-            "mean_size": float(weights @ sets.sum(axis=1)),
-            "abstained": float(weights @ abstains(sets)),
-        }
+        found[f"{level:g}"] = Sets(
+            threshold=limit,
+            calibration_groups=len(np.unique(cal[2])),
+            coverage=float(weights @ sets[np.arange(len(labels)), labels]),
+            mean_size=float(weights @ sets.sum(axis=1)),
+            abstained=float(weights @ abstains(sets)),
+        )
     return found

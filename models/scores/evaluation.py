@@ -4,15 +4,15 @@ SciPy and scikit-learn take seconds to import and are needed once, at the end: t
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic reads the one of typing from Python 3.12 only
 
-from models.scores.calibration import brier, calibration_error, risk_coverage, softmax
+from models.scores.calibration import Bin, brier, calibration_error, risk_coverage, softmax
 from models.scores.intervals import (
     Interval,
     accuracy_interval,
@@ -30,11 +30,43 @@ SPECIFICITY = 0.95
 """At which sensitivity is given too."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What probabilities are worth on one part. Fractions, not percent; intervals are 95 %, over groups."""
+ClassScores = TypedDict("ClassScores", {"precision": float, "recall": float, "f1-score": float, "support": float})
+"""Of one class, with scikit-learn's names."""
 
-    images: int
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Positive classes against the others, with 95 % intervals over groups; None where there is no such image."""
+
+    sensitivity: float | None
+    sensitivity_interval: Interval | None
+    specificity: float | None
+    specificity_interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatesAtCutoff(Rates):
+    """The same where an image is positive above a probability."""
+
+    wanted: float  # specificity
+    cutoff: float
+    cutoff_from: str  # the part that it was chosen on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positive(Rates):
+    """The classes that are a finding against the rest."""
+
+    classes: list[str]
+    auroc: float | None
+    auroc_interval: Interval | None
+    at_specificity: RatesAtCutoff | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupScores:
+    """What probabilities are worth, one vote a group. Fractions, not percent; intervals are 95 %, over groups."""
+
     groups: int
     accuracy: float
     accuracy_interval: Interval
@@ -44,16 +76,51 @@ class Scores:
     macro_f1_interval: Interval
     auroc: float | None  # mean over classes of one against the rest; None where a class is missing
     auroc_interval: Interval | None
-    nll: float  # negative log likelihood, nats per image, after temperature
-    nll_before: float  # and before
+    nll: float  # negative log likelihood, nats per vote, after temperature
     brier: float  # after temperature, summed over classes: 0 to 2
     calibration_error: float  # expected, 15 bins, after temperature
-    calibration_error_before: float
-    risk_coverage: list[tuple[float, float]]  # (share of images kept, error among them)
+    risk_coverage: list[tuple[float, float]]  # (share of votes kept, error among them)
     majority: float  # accuracy of always naming the most frequent class
-    report: dict[str, Any]  # per class: precision, recall, f1-score, support
+    report: dict[str, float | ClassScores]  # of each class, and scikit-learn's averages
     confusion: list[list[int]]  # rows: true class; columns: predicted
-    positive: dict[str, Any] | None  # see against_rest; None where no class is named positive
+    positive: Positive | None  # None where no class is named positive
+
+    def of_class(self, name: str) -> ClassScores:
+        """The row of one class in the report."""
+        row = self.report[name]
+        assert not isinstance(row, float)
+        return row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores(GroupScores):
+    """The same with one vote an image."""
+
+    images: int
+    nll_before: float  # before temperature
+    calibration_error_before: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutScores(Scores):
+    """The scores of a study's held-out part."""
+
+    by_group: GroupScores
+    reliability: list[Bin]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Another model on the same images, and the shipped one minus it, paired; intervals over groups."""
+
+    name: str
+    trial: int | None
+    leaky: bool
+    accuracy: float
+    accuracy_interval: Interval
+    balanced_accuracy: float
+    difference: float
+    difference_interval: Interval
 
 
 def predict_logits(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Floats:
@@ -133,7 +200,7 @@ def against_rest(
     positive: Sequence[str],
     cutoff: float | None,
     seed: int,
-) -> dict[str, Any]:
+) -> Positive:
     """Positive classes against the others: sensitivity and specificity of the label that is predicted, and AUROC.
 
     With a cutoff (see cutoff_at) also what they are when an image counts as positive above it.
@@ -141,25 +208,35 @@ def against_rest(
     names = np.isin(np.array(classes), list(positive))
     truth, mass = names[labels], probabilities[:, names].sum(axis=1)
     auroc, interval = _auroc(mass[:, None], truth[:, None], labels, groups, seed)
-    decided = _rates(names[probabilities.argmax(axis=1)], truth, groups, seed)
-    found: dict[str, Any] = {"classes": list(positive), **decided, "auroc": auroc, "auroc_interval": interval}
-    found["at_specificity"] = None
+    at_cutoff = None
     if cutoff is not None:
-        rates = _rates(mass > cutoff, truth, groups, seed)
-        found["at_specificity"] = {"wanted": SPECIFICITY, "cutoff": cutoff, "cutoff_from": "cal", **rates}
-    return found
+        above = _rates(mass > cutoff, truth, groups, seed)
+        at_cutoff = RatesAtCutoff(wanted=SPECIFICITY, cutoff=cutoff, cutoff_from="cal", **vars(above))
+    return Positive(
+        classes=list(positive),
+        auroc=auroc,
+        auroc_interval=interval,
+        at_specificity=at_cutoff,
+        **vars(_rates(names[probabilities.argmax(axis=1)], truth, groups, seed)),
+    )
 
 
-def _rates(called: NDArray[np.bool_], truth: NDArray[np.bool_], groups: Ints, seed: int) -> dict[str, Any]:
-    """Sensitivity and specificity with their intervals; None where there is no image of the kind."""
-    found: dict[str, Any] = {}
-    for name, mine, right in (("sensitivity", truth, called), ("specificity", ~truth, ~called)):
-        share, interval = None, None
-        if mine.any():
-            share = float(right[mine].mean())
-            interval = accuracy_interval(right[mine], np.zeros(mine.sum(), np.int64), groups[mine], seed)
-        found |= {name: share, f"{name}_interval": interval}
-    return found
+def _rates(called: NDArray[np.bool_], truth: NDArray[np.bool_], groups: Ints, seed: int) -> Rates:
+    """Sensitivity and specificity of images that are called positive [N]."""
+
+    def share(mine: NDArray[np.bool_], right: NDArray[np.bool_]) -> tuple[float, Interval] | tuple[None, None]:
+        if not mine.any():
+            return None, None
+        same = np.zeros(int(mine.sum()), np.int64)
+        return float(right[mine].mean()), accuracy_interval(right[mine], same, groups[mine], seed)
+
+    sensitivity, specificity = share(truth, called), share(~truth, ~called)
+    return Rates(
+        sensitivity=sensitivity[0],
+        sensitivity_interval=sensitivity[1],
+        specificity=specificity[0],
+        specificity_interval=specificity[1],
+    )
 
 
 def cutoff_at(probabilities: Floats, labels: Ints, classes: Sequence[str], positive: Sequence[str]) -> float | None:
@@ -179,13 +256,23 @@ def by_group(logits: Floats, labels: Ints, groups: Ints, temperature: float) -> 
     return np.log(np.maximum(mean, 1e-300)), group_labels(labels, groups), np.arange(len(mean))
 
 
-def compare(shipped: Ints, other: Ints, labels: Ints, groups: Ints, seed: int) -> dict[str, Any]:
-    """Another model's predicted labels [N] beside the shipped one's: its accuracy, and shipped minus other, paired."""
+def compare(
+    shipped: Ints, other: Ints, labels: Ints, groups: Ints, seed: int, *, name: str, trial: int | None, leaky: bool
+) -> Comparison:
+    """Another model's predicted labels [N] beside the shipped one's."""
     one, two = shipped == labels, other == labels
-    return {
-        "accuracy": float(two.mean()),
-        "accuracy_interval": accuracy_interval(two, labels, groups, seed),
-        "balanced_accuracy": mean_recall(other, labels),
-        "difference": float(one.mean() - two.mean()),
-        "difference_interval": difference_interval(one, two, labels, groups, seed),
-    }
+    return Comparison(
+        name=name,
+        trial=trial,
+        leaky=leaky,
+        accuracy=float(two.mean()),
+        accuracy_interval=accuracy_interval(two, labels, groups, seed),
+        balanced_accuracy=mean_recall(other, labels),
+        difference=float(one.mean() - two.mean()),
+        difference_interval=difference_interval(one, two, labels, groups, seed),
+    )
+
+
+def without_images(votes: Scores) -> GroupScores:
+    """Scores whose rows are groups (see by_group)."""
+    return GroupScores(**{field.name: getattr(votes, field.name) for field in fields(GroupScores)})

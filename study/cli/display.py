@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from data.datasets import conflicting
+from models.bundle.card import LEAKY, Origin, StudyCard, percent
 from study.config.schema import StudyConfig
 from study.launch import News
 from study.result.final import Outcome
-from study.result.page import LEAKY, percent, score_name
 from study.result.refit import CONFIRM_SEEDS, FinalEpoch
 from study.search.members import Membership
 from study.search.opening import Opened
@@ -138,16 +138,16 @@ class Display:
         for key, value in _summary_rows(name, card):
             table.add_row(key, escape(value))
         out.print(table)
-        if card["leaky"]:
+        if card.leaky:
             out.print(LEAKY)
-        if card["test_openings"] > 1:
-            out.print(f"The test part was opened {card['test_openings']} times in this study: the score is optimistic.")
-        if card["synthetic_data"]:
+        if card.test_openings > 1:
+            out.print(f"The test part was opened {card.test_openings} times in this study: the score is optimistic.")
+        if card.synthetic_data:
             out.print("The images are synthetic: the score says nothing about tissue.")
         parts = self._opened.parts
         path = self._opened.dataset.paths[int((parts.test if len(parts.test) else parts.val)[0])]
         option = "" if storage == DEFAULT_URL else f" --storage {quote(storage)}"
-        more = (self._opened.config.trials or card["study"]["trials"]) * 2
+        more = (self._opened.config.trials or card.study.trials) * 2
         for command in (
             f"study predict {quote(str(self._outcome.directory))} {quote(str(self._opened.dataset.root / path))}",
             f"study resume {name} --trials {more}{option}",
@@ -156,20 +156,21 @@ class Display:
             out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _summary_rows(name: str, card: dict[str, Any]) -> list[tuple[str, str]]:
-    test, study, final = card["test"], card["study"], card["final"]
-    low, high = test["accuracy_interval"]
+def _summary_rows(name: str, card: StudyCard) -> list[tuple[str, str]]:
+    test, study = card.test, card.study
+    low, high = test.accuracy_interval
     params = ", ".join(
-        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in study["params"].items()
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in study.params.items()
     )
+    score = "none" if study.selection_score is None else percent(study.selection_score)
     return [
-        ("study", f"{name}: {study['trials']} trials, {_which(study)}"),
-        ("architecture", f"{params} ({final['num_params']:,} parameters)"),
-        ("selection score", f"{percent(study['selection_score'])} (validation; the best of many, not a performance)"),
+        ("study", f"{name}: {study.trials} trials, {_which(study)}"),
+        ("architecture", f"{params} ({card.final.num_params or 0:,} parameters)"),
+        ("selection score", f"{score} (validation; the best of many, not a performance)"),
         (
-            score_name(card),
-            f"{percent(test['accuracy'])}, 95 % interval {percent(low)} to {percent(high)} "
-            f"({test['images']} images of {test['groups']} groups; majority class {percent(test['majority'])})",
+            card.score_name,
+            f"{percent(test.accuracy)}, 95 % interval {percent(low)} to {percent(high)} "
+            f"({test.images} images of {test.groups} groups; majority class {percent(test.majority)})",
         ),
         ("report", "report.html and card.json in the model folder"),
     ]
@@ -181,10 +182,10 @@ def _trainings(config: StudyConfig) -> int:
     return confirming + config.final_seeds + bool(config.baseline)
 
 
-def _which(study: dict[str, Any]) -> str:
-    if study["trial"] == study["winner"]:
-        return f"winner trial {study['trial']}"
-    return f"here trial {study['trial']} (the winner is trial {study['winner']})"
+def _which(study: Origin) -> str:
+    if study.trial == study.winner:
+        return f"winner trial {study.trial}"
+    return f"here trial {study.trial} (the winner is trial {study.winner})"
 
 
 def _duration(seconds: float) -> str:

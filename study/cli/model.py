@@ -4,16 +4,19 @@ import csv
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated
 
 import typer
 
+from models.bundle.card import Card, percent
 from models.bundle.folder import load
+from models.bundle.readable import SHOWN
 from study import StudyError
 from study.cli.display import err, print_table, show
-from study.result.page import percent
 from study.search.opening import choose_device
+from study.use.evaluate import Evaluation
 from study.use.evaluate import evaluate as score_folder
 from study.use.predict import Row, find_images, predict_files, threshold_of, unlike_training
 
@@ -44,7 +47,7 @@ def predict(
     if as_json and as_csv:
         raise StudyError("--json and --csv exclude each other")
     bundle = load(model).to(choose_device(device))
-    threshold = threshold_of(bundle.card, set_level)
+    threshold = threshold_of(bundle.card.conformal if bundle.card else None, set_level)
     files = find_images(images, lambda: sys.stdin)
     if warning := unlike_training(bundle, files):
         err.print(warning, markup=False, soft_wrap=True)
@@ -81,7 +84,7 @@ def _shortened(row: Row, top: int | None) -> Row:
     if top is None or "error" in row:
         return row
     best = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])[:top]
-    return {**row, "probabilities": dict(best)}
+    return Row(**{**row, "probabilities": dict(best)})
 
 
 def _write_json(rows: Iterator[Row], out: IO[str]) -> None:
@@ -140,35 +143,32 @@ def evaluate(
     bundle = load(model).to(choose_device(device))
     with show(err) as display:
         found = score_folder(bundle, folder, CACHE, groups=groups, skip_bad=skip_bad, progress=display.images)
-    for line in found["warnings"]:
+    for line in found.warnings:
         err.print(line, markup=False, soft_wrap=True)
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n")
         return
     _show_scores(found, bundle.card)
 
 
-def _show_scores(found: dict[str, Any], card: dict[str, Any]) -> None:
-    scores = found["scores"]
-    low, high = scores["accuracy_interval"]
+def _show_scores(found: Evaluation, card: Card | None) -> None:
+    scores = found.scores
+    low, high = scores.accuracy_interval
     rows = [
-        ("accuracy", f"{percent(scores['accuracy'])}, 95 % interval {percent(low)} to {percent(high)}"),
-        ("on", f"{scores['images']} images of {scores['groups']} groups ({found['groups_from']})"),
-        ("most frequent class", percent(scores["majority"])),
-        ("balanced accuracy", percent(scores["balanced_accuracy"])),
-        ("macro F1", f"{scores['macro_f1']:.3f}"),
-        ("negative log likelihood", f"{scores['nll']:.3f}"),
+        ("accuracy", f"{percent(scores.accuracy)}, 95 % interval {percent(low)} to {percent(high)}"),
+        ("on", f"{scores.images} images of {scores.groups} groups ({found.groups_from})"),
+        ("most frequent class", percent(scores.majority)),
+        ("balanced accuracy", percent(scores.balanced_accuracy)),
+        ("macro F1", f"{scores.macro_f1:.3f}"),
+        ("negative log likelihood", f"{scores.nll:.3f}"),
     ]
-    if "test" in card:
-        where = "leaky accuracy" if card.get("leaky") else "test accuracy"
-        rows.append((f"{where} in its study", percent(card["test"]["accuracy"])))
+    if card and card.test:
+        rows.append((f"{card.score_name} in its study", percent(card.test.accuracy)))
     print_table(("score", "value"), rows)
-    classes = found["classes"]
-    lines = [
-        (name, *(f"{scores['report'][name][key]:.3f}" for key in ("precision", "recall", "f1-score")), sum(counts))
-        for name, counts in zip(classes, scores["confusion"], strict=True)
-        if sum(counts)
-    ]
+    there = [(name, counts) for name, counts in zip(found.classes, scores.confusion, strict=True) if sum(counts)]
+    lines = []
+    for name, counts in there:
+        row = scores.of_class(name)
+        lines.append((name, *(f"{row[key]:.3f}" for key in SHOWN), sum(counts)))
     print_table(("class", "precision", "recall", "F1", "images"), lines)
-    confusion = [(name, *row) for name, row in zip(classes, scores["confusion"], strict=True) if sum(row)]
-    print_table(("true \\ predicted", *classes), confusion)
+    print_table(("true \\ predicted", *found.classes), [(name, *counts) for name, counts in there])

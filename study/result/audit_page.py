@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.datasets import ImageSet
-from study.result.page import STYLE, percent, table
+from models.bundle.card import percent
+from study.result.page import STYLE, table
 
 THUMB = 72
 """Pixels."""

@@ -1,10 +1,13 @@
 """Plotly figures of a study and of its final model: values in, figures out."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 import plotly.io
 from optuna.trial import FrozenTrial, TrialState
+
+from models.scores.calibration import Bin
+from models.training import EpochResult
 
 # Told apart by people with any kind of colour vision (Okabe and Ito 2008), and by lightness on grey paper.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -133,9 +136,9 @@ def importance(shares: dict[str, float]) -> go.Figure:
     return figure
 
 
-def training_curves(epochs: list[dict[str, Any]]) -> go.Figure:
+def training_curves(epochs: list[EpochResult]) -> go.Figure:
     """Loss and accuracy of the final training by epoch."""
-    steps = [epoch["epoch"] for epoch in epochs]
+    steps = [result.epoch for result in epochs]
     figure = go.Figure()
     for key, axis, name in (
         ("train_loss", "y2", "training loss"),
@@ -143,9 +146,10 @@ def training_curves(epochs: list[dict[str, Any]]) -> go.Figure:
         ("train_accuracy", "y", "training accuracy"),
         ("val_accuracy", "y", "validation accuracy"),
     ):
-        if epochs[0][key] is not None:
+        values = [getattr(result, key) for result in epochs]
+        if values[0] is not None:
             dash = "dot" if axis == "y2" else "solid"
-            figure.add_scatter(x=steps, y=[epoch[key] for epoch in epochs], name=name, yaxis=axis, line_dash=dash)
+            figure.add_scatter(x=steps, y=values, name=name, yaxis=axis, line_dash=dash)
     figure.update_layout(
         title="Final training (augmented images, dropout on)",
         xaxis_title="epochs completed",
@@ -156,7 +160,7 @@ def training_curves(epochs: list[dict[str, Any]]) -> go.Figure:
     return figure
 
 
-def confusion(counts: list[list[int]], classes: list[str]) -> go.Figure:
+def confusion(counts: list[list[int]], classes: Sequence[str]) -> go.Figure:
     """Counts on the held-out part, coloured by share of the true class."""
     shares = [[count / max(1, sum(row)) for count in row] for row in counts]
     # Class names can be numbers (digits); plotly would draw those on a numeric axis.
@@ -174,14 +178,14 @@ def confusion(counts: list[list[int]], classes: list[str]) -> go.Figure:
     return figure
 
 
-def reliability(bins: list[dict[str, float]]) -> go.Figure:
+def reliability(bins: list[Bin]) -> go.Figure:
     """Accuracy against confidence; on the diagonal the probabilities say what they mean."""
     figure = go.Figure()
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": "#888"}, name="perfect")
     figure.add_scatter(
-        x=[one["confidence"] for one in bins],
-        y=[one["accuracy"] for one in bins],
-        text=[f"{one['images']:.0f} images" for one in bins],
+        x=[one.confidence for one in bins],
+        y=[one.accuracy for one in bins],
+        text=[f"{one.images:.0f} images" for one in bins],
         mode="lines+markers",
         name="this model",
     )

@@ -1,22 +1,24 @@
 """From a searched study to a model folder: chosen, trained from fresh weights, test opened once, written."""
 
-import json
 import logging
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
+from pydantic import BaseModel
 
 from data.batches import MEAN, STD
 from data.images import DECODING, source_size
 from data.splits import random_parts
+from models import files
 from models.bundle import folder as bundle
+from models.bundle.card import Data, Final, Leaky, Opening, Origin, Preprocessing, StudyCard
 from study import StudyError
-from study.result.refit import CONFIRMED, FinalEpoch, Job, Trained, architecture, chosen, ranked, train
+from study.result.page import Mistake
+from study.result.refit import FinalEpoch, Job, Trained, architecture, chosen, confirmed, ranked, train
 from study.result.report import write_report
 from study.result.scoring import Scored, leaky_row, open_test, openings, score_all, trees_digest
 from study.search.members import own_trials
@@ -25,8 +27,6 @@ from study.training.workspace import Workspace, versions
 
 MODELS = "models"
 """Study attribute: the model folders that were written, with their scores; for SQL."""
-
-NOTICE = "Research use only; not a medical device."
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Outcome:
     """The model folder, and the card in it."""
 
     directory: Path
-    card: dict[str, Any]
+    card: StudyCard
 
 
 def winner(study: optuna.Study) -> FrozenTrial:
@@ -81,9 +81,8 @@ def finish(
     leaky = yield from _leaky(study, work, trial, fresh)
     opening = open_test(study, [*(one.digest for one in trained), trees_digest(work)], work.parts.hash)
     scored = score_all(work, shipped, compared)
-    scored.card["leaky_score"] = leaky
-    card = _write(study, work, trial, directory, trained, scored, opening)
-    yield Outcome(directory, card)
+    card = _card(study, work, trial, trained, opening, scored, leaky)
+    yield Outcome(directory, _write(study, work, trial, directory, trained[0], card, scored.mistakes))
 
 
 def _baseline(study: optuna.Study, taken: set[int]) -> Rivals:
@@ -94,7 +93,7 @@ def _baseline(study: optuna.Study, taken: set[int]) -> Rivals:
 
 def _leaky(
     study: optuna.Study, work: Workspace, trial: FrozenTrial, fresh: bool
-) -> Generator[FinalEpoch, None, dict[str, Any] | None]:
+) -> Generator[FinalEpoch, None, Leaky | None]:
     """What the published protocol would report of the architecture: 80 % of the images at random, the rest to score."""
     if not work.config.leaky_score or work.leaky:
         return None
@@ -110,33 +109,42 @@ def _write(
     work: Workspace,
     trial: FrozenTrial,
     directory: Path,
-    trained: list[Trained],
-    scored: Scored,
-    opening: dict[str, Any],
-) -> dict[str, Any]:
+    shipped: Trained,
+    card: StudyCard,
+    mistakes: list[Mistake],
+) -> StudyCard:
     """The bundle and the report; the mark that all is done goes last."""
     some = work.dataset.images[work.parts.train[:64]]
-    card = _card(study, work, trial, trained, opening) | scored.card
-    card = bundle.save(directory, trained[0].model, architecture(work, trial), card, some)
-    write_report(directory, study, work.config, card, trained[0].epochs, scored.mistakes)
+    card = bundle.save(directory, shipped.model, architecture(work, trial), card, some)
+    write_report(directory, study, work.config, card, shipped.epochs, mistakes)
     _remember(study, work, directory, card)
-    mark = {"weights_sha256": trained[0].digest, "identity": identity_of(study, trial)}
-    bundle.write_json(directory / "finished.json", mark)
+    mark = Mark(weights_sha256=shipped.digest, identity=identity_of(study, trial))
+    files.write_json(directory / FINISHED, mark.model_dump())
     return card
 
 
-def _remember(study: optuna.Study, work: Workspace, directory: Path, card: dict[str, Any]) -> None:
+FINISHED = "finished.json"
+
+
+class Mark(BaseModel):
+    """That a model folder is finished, and of which training."""
+
+    weights_sha256: str
+    identity: str
+
+
+def _remember(study: optuna.Study, work: Workspace, directory: Path, card: StudyCard) -> None:
     """What SQL shows of the model folders of a study: the last model in each."""
-    low, high = card["test"]["accuracy_interval"]
+    low, high = card.test.accuracy_interval
     row = {
-        "trial": card["study"]["trial"],
-        "weights_sha256": card["weights_sha256"],
-        "accuracy": card["test"]["accuracy"],
+        "trial": card.study.trial,
+        "weights_sha256": card.weights_sha256,
+        "accuracy": card.test.accuracy,
         "low": low,
         "high": high,
         "path": str(directory.relative_to(work.folder) if directory.is_relative_to(work.folder) else directory),
-        "opening": card["test_opening"]["number"],
-        "leaky": card["leaky"],
+        "opening": card.test_opening.number,
+        "leaky": card.leaky,
     }
     kept = [one for one in study.user_attrs.get(MODELS, []) if one["path"] != row["path"]]
     if study.user_attrs.get(MODELS) != [*kept, row]:
@@ -145,78 +153,83 @@ def _remember(study: optuna.Study, work: Workspace, directory: Path, card: dict[
 
 def _finished_card(
     directory: Path, study: optuna.Study, work: Workspace, trial: FrozenTrial | None
-) -> dict[str, Any] | None:
+) -> StudyCard | None:
     """The card of a folder that was finished for this trial, history and number of openings; None when work is left."""
     try:
-        mark = json.loads((directory / "finished.json").read_text())
-        card: dict[str, Any] = json.loads((directory / bundle.CARD).read_text())
-        whole = bundle.is_whole(directory, card) and card["weights_sha256"] == mark["weights_sha256"]
-        best = winner(study)
-        wanted = card["study"]["trial"] if trial is None else trial.number
-        shipped = next(one for one in own_trials(study) if one.number == wanted)
-        same = mark["identity"] == identity_of(study, shipped) and card["study"]["name"] == study.study_name
-        current = (
-            card["study"]["trials"] == len(own_trials(study))
-            and card["study"]["winner"] == best.number
-            and card["test_openings"] == len(openings(study))
-            and tuple(card["study"]["config"]["positive"]) == work.config.positive
-            and card["study"]["config"]["leaky_score"] == work.config.leaky_score
-        )
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        mark = Mark.model_validate_json((directory / FINISHED).read_bytes())
+        card = bundle.read_card(directory, StudyCard)
+    except (OSError, ValueError):  # none, torn, altered, or of another version
         return None
-    return card if whole and same and current else None
+    own = {one.number: one for one in own_trials(study)}
+    shipped = own.get(card.study.trial if trial is None else trial.number)
+    if not card.files or card.weights_sha256 != mark.weights_sha256 or shipped is None:
+        return None
+    same = mark.identity == identity_of(study, shipped) and card.study.name == study.study_name
+    current = (
+        card.study.trials == len(own)
+        and card.study.winner == winner(study).number
+        and card.test_openings == len(openings(study))
+        and card.study.config.get("positive") == list(work.config.positive)
+        and card.study.config.get("leaky_score") == work.config.leaky_score
+    )
+    return card if same and current else None
 
 
 def _card(
-    study: optuna.Study, work: Workspace, trial: FrozenTrial, trained: list[Trained], opening: dict[str, Any]
-) -> dict[str, Any]:
-    """Everything but the scores that a reader of the model must know, as JSON."""
+    study: optuna.Study,
+    work: Workspace,
+    trial: FrozenTrial,
+    trained: list[Trained],
+    opening: Opening,
+    scored: Scored,
+    leaky: Leaky | None,
+) -> StudyCard:
+    """Everything that a reader of the model must know; the files are added where they are written."""
     config, dataset = work.config, work.dataset
-    return {
-        "format": 1,
-        "notice": NOTICE,
-        "synthetic_data": dataset.synthetic,
-        "protocol": config.protocol,
-        "leaky": work.leaky,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "classes": list(dataset.classes),
-        "preprocessing": {
-            "size": config.image_size,
-            "decoding": DECODING,
-            "mean": list(MEAN),
-            "std": list(STD),
-        },
-        "test_opening": opening,
-        "test_openings": len(openings(study)),
-        "study": {
-            "name": study.study_name,
-            "trial": trial.number,
-            "winner": winner(study).number,
-            "confirmed": study.user_attrs.get(CONFIRMED) if config.confirm > 1 else None,
-            "params": trial.params,
-            "metric": config.metric,
-            "selection_score": trial.value,
-            "trials": len(own_trials(study)),
-            "config": config.model_dump(mode="json"),
-        },
-        "final": {
-            "data": config.final_data,
-            "epochs": config.final_epochs,
-            "trainings": len(trained),
-            "seconds": round(sum(epoch["seconds"] for one in trained for epoch in one.epochs), 3),
-            "epoch_seconds": [round(epoch["seconds"], 3) for epoch in trained[0].epochs],
-            "num_params": trial.user_attrs.get("num_params"),
-        },
-        "data": {
-            "source": config.data,
-            "source_size": source_size([dataset.root / path for path in dataset.paths]),
-            "images": len(dataset.labels),
-            "groups": len(set(dataset.groups.tolist())),
-            "groups_from": dataset.groups_from,
-            "parts": work.parts.counts(),
-            "parts_hash": work.parts.hash,
-            "content": dataset.fingerprint,
-            "skipped": list(dataset.skipped),
-        },
-        "versions": versions(work.device),
-    }
+    return StudyCard(
+        synthetic_data=dataset.synthetic,
+        protocol=config.protocol,
+        leaky=work.leaky,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        classes=dataset.classes,
+        preprocessing=Preprocessing(size=config.image_size, decoding=DECODING, mean=MEAN, std=STD),
+        temperature=scored.temperature,
+        conformal=scored.conformal,
+        versions=versions(work.device),
+        test_opening=opening,
+        test_openings=len(openings(study)),
+        study=Origin(
+            name=study.study_name,
+            trial=trial.number,
+            winner=winner(study).number,
+            confirmed=confirmed(study) if config.confirm > 1 else None,
+            params=trial.params,
+            metric=config.metric,
+            selection_score=trial.value,
+            trials=len(own_trials(study)),
+            config=config.model_dump(mode="json"),
+        ),
+        final=Final(
+            data=config.final_data,
+            epochs=config.final_epochs,
+            trainings=len(trained),
+            seconds=round(sum(epoch.seconds for one in trained for epoch in one.epochs), 3),
+            epoch_seconds=[round(epoch.seconds, 3) for epoch in trained[0].epochs],
+            num_params=trial.user_attrs.get("num_params"),
+        ),
+        data=Data(
+            source=config.data,
+            source_size=source_size([dataset.root / path for path in dataset.paths]),
+            images=len(dataset.labels),
+            groups=len(set(dataset.groups.tolist())),
+            groups_from=dataset.groups_from,
+            parts=work.parts.counts(),
+            parts_hash=work.parts.hash,
+            content=dataset.fingerprint,
+            skipped=list(dataset.skipped),
+        ),
+        test=scored.test,
+        test_accuracy_of_seeds=scored.accuracy_of_seeds,
+        comparison=scored.comparison,
+        leaky_score=leaky,
+    )

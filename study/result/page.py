@@ -5,7 +5,6 @@ import html
 import io
 import shlex
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -14,6 +13,11 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 
+from models.bundle.card import LEAKY, Conformal, Data, Format, StudyCard, percent
+from models.scores.conformal import Refused
+from models.scores.evaluation import HeldOutScores, Positive
+from models.scores.intervals import Interval
+from models.training import EpochResult
 from study.config.schema import StudyConfig
 from study.config.space import Entry, Range
 from study.result import figures
@@ -35,12 +39,6 @@ pre { background: #f4f4f4; padding: .8rem; overflow-x: auto } nav { display: fle
 
 Row = tuple[object, ...]
 
-LEAKY = (
-    "LEAKY: the published random 80/20 split. Copies of one source lie on both sides, and the same images chose the "
-    "architecture: compare this number with published ones, believe neither."
-)
-"""Stands wherever a number of the random protocol is shown."""
-
 SHOWN = 20
 """Trials in the leaderboard that are not folded away."""
 
@@ -56,26 +54,27 @@ class Mistake:
     image: NDArray[np.uint8]  # [S, S, 3]
 
 
-def score_name(card: dict[str, Any]) -> str:
-    """What the final score is called."""
-    return "leaky accuracy" if card["leaky"] else "test accuracy"
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What report.write_report works out of the search."""
 
-
-def percent(share: float) -> str:
-    """0.97531 -> "97.5 %"."""
-    return f"{100 * share:.1f} %"
+    rungs: figures.Rungs
+    importance: dict[str, float]
+    infeasible: int
+    at_the_edge: list[str]
+    left_out: int  # trials of other programs
 
 
 def page(
     trials: list[FrozenTrial],
     config: StudyConfig,
-    card: dict[str, Any],
-    epochs: list[dict[str, Any]],
+    card: StudyCard,
+    epochs: list[EpochResult],
     times: dict[str, float | int],
-    found: dict[str, Any],
+    found: Found,
     mistakes: list[Mistake],
 ) -> str:
-    """The whole report; `found` as report.write_report gathers it."""
+    """The whole report."""
     sections = [
         ("score", "What the model is worth", _score(card)),
         ("classes", "Per class", _classes(card)),
@@ -83,10 +82,10 @@ def page(
         ("model", "The shipped model", _model(card, config, found, epochs)),
         ("search", "The search", _search(trials, config, found, times)),
         ("trials", "All trials", _trials(trials)),
-        ("data", "The data", _data(card)),
+        ("data", "The data", _data(card.data)),
         ("again", "How to do it again", _again(card, times)),
     ]
-    name = html.escape(card["study"]["name"])
+    name = html.escape(card.study.name)
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, content in sections if content)
     body = "".join(f'<h2 id="{anchor}">{title}</h2>{content}' for anchor, title, content in sections if content)
     head = (
@@ -96,7 +95,7 @@ def page(
     )
     return (
         f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{name}</h1><nav>{links}</nav>{body}'
-        f'<p class="note">{html.escape(card["notice"])}</p></body></html>\n'
+        f'<p class="note">{html.escape(card.notice)}</p></body></html>\n'
     )
 
 
@@ -106,131 +105,121 @@ def _figure(figure: go.Figure) -> str:
     return f'<div class="figure">{drawn}</div>'
 
 
-def _score(card: dict[str, Any]) -> str:
-    test, opening = card["test"], card["test_openings"]
-    low, high = test["accuracy_interval"]
+def _score(card: StudyCard) -> str:
+    test, opening = card.test, card.test_openings
+    low, high = test.accuracy_interval
     warnings = [
-        *([LEAKY] if card["leaky"] else []),
-        *(["The images are synthetic: no score here says anything about tissue."] if card["synthetic_data"] else []),
+        *([LEAKY] if card.leaky else []),
+        *(["The images are synthetic: no score here says anything about tissue."] if card.synthetic_data else []),
         *([f"The test part was opened {opening} times in this study; the score is optimistic."] if opening > 1 else []),
     ]
-    seeds = card["test_accuracy_of_seeds"]
+    seeds = card.test_accuracy_of_seeds
     spread = f"; all {len(seeds)} seeds: {', '.join(percent(seed) for seed in seeds)}" if len(seeds) > 1 else ""
     parts = [
-        f'<p class="score">{score_name(card).capitalize()} {percent(test["accuracy"])}</p>',
-        f"<p>95 % interval {percent(low)} to {percent(high)} (resampling {test['groups']} groups, {test['images']} "
-        f"images){spread}. Always naming the most frequent class gives {percent(test['majority'])}.</p>",
+        f'<p class="score">{card.score_name.capitalize()} {percent(test.accuracy)}</p>',
+        f"<p>95 % interval {percent(low)} to {percent(high)} (resampling {test.groups} groups, {test.images} "
+        f"images){spread}. Always naming the most frequent class gives {percent(test.majority)}.</p>",
         *(f'<p class="warn">{html.escape(warning)}</p>' for warning in warnings),
         table(("on the held-out images", "value", "95 % interval"), _score_rows(test)),
     ]
-    if test.get("positive"):
-        parts.append(table(("finding against the rest", "value", "95 % interval"), _positive_rows(test["positive"])))
-    parts += [_comparison(card), _sets(card)]
-    if "risk_coverage" in test:
-        parts.append(_figure(figures.risk_coverage(test["risk_coverage"])))
-    if test.get("reliability"):
-        parts.append(_figure(figures.reliability(test["reliability"])))
+    if test.positive:
+        parts.append(table(("finding against the rest", "value", "95 % interval"), _positive_rows(test.positive)))
+    parts += [_comparison(card), _sets(card.conformal), _figure(figures.risk_coverage(test.risk_coverage))]
+    if test.reliability:
+        parts.append(_figure(figures.reliability(test.reliability)))
     return "".join(parts)
 
 
-SCORES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy (mean recall of the classes)",
-    "macro_f1": "macro F1",
-    "auroc": "AUROC (mean of one class against the rest)",
-    "nll": "negative log likelihood (nats per image)",
-    "brier": "Brier score (0 is perfect, 2 the worst)",
-    "calibration_error": "expected calibration error, after temperature scaling",
-    "calibration_error_before": "expected calibration error, before",
-}
+def _score_rows(test: HeldOutScores) -> list[Row]:
+    rows = [
+        ("accuracy", test.accuracy, test.accuracy_interval),
+        ("balanced accuracy (mean recall of the classes)", test.balanced_accuracy, test.balanced_accuracy_interval),
+        ("macro F1", test.macro_f1, test.macro_f1_interval),
+        ("AUROC (mean of one class against the rest)", test.auroc, test.auroc_interval),
+        ("negative log likelihood (nats per image)", test.nll, None),
+        ("Brier score (0 is perfect, 2 the worst)", test.brier, None),
+        ("expected calibration error, after temperature scaling", test.calibration_error, None),
+        ("expected calibration error, before", test.calibration_error_before, None),
+    ]
+    return [(words, round(value, 4), _interval(bounds)) for words, value, bounds in rows if value is not None]
 
 
-def _score_rows(test: dict[str, Any]) -> list[Row]:
-    rows: list[Row] = []
-    for key, words in SCORES.items():
-        if test.get(key) is not None:
-            rows.append((words, round(test[key], 4), _interval(test.get(f"{key}_interval"))))
-    return rows
-
-
-def _interval(bounds: list[float] | None) -> str:
+def _interval(bounds: Interval | None) -> str:
     return "{:.4f} to {:.4f}".format(*bounds) if bounds else ""
 
 
-def _positive_rows(found: dict[str, Any]) -> list[Row]:
-    rows: list[Row] = [("classes", ", ".join(found["classes"]), "")]
-    for words, values in (("", found), (" at the cutoff from cal", found.get("at_specificity") or {})):
-        rows += [
-            (key + words, round(values[key], 4), _interval(values.get(f"{key}_interval")))
-            for key in ("sensitivity", "specificity", "auroc")
-            if values.get(key) is not None
-        ]
-    return rows
+def _positive_rows(found: Positive) -> list[Row]:
+    rows: list[tuple[str, float | None, Interval | None]] = [
+        ("sensitivity", found.sensitivity, found.sensitivity_interval),
+        ("specificity", found.specificity, found.specificity_interval),
+        ("auroc", found.auroc, found.auroc_interval),
+    ]
+    if above := found.at_specificity:
+        where = f"at the cutoff from {above.cutoff_from}"
+        rows.append((f"sensitivity {where}", above.sensitivity, above.sensitivity_interval))
+        rows.append((f"specificity {where}", above.specificity, above.specificity_interval))
+    shown: list[Row] = [(words, round(value, 4), _interval(b)) for words, value, b in rows if value is not None]
+    return [("classes", ", ".join(found.classes), ""), *shown]
 
 
-def _comparison(card: dict[str, Any]) -> str:
+def _comparison(card: StudyCard) -> str:
     """Everything scored at the same opening, beside the shipped model."""
     rows: list[Row] = []
-    for one in card.get("comparison", []):
-        name = one["name"] if one.get("trial") is None else f"{one['name']} (trial {one['trial']})"
-        low, high = one["accuracy_interval"]
-        worse, better = one["difference_interval"]
+    for other in card.comparison:
+        name = other.name if other.trial is None else f"{other.name} (trial {other.trial})"
+        low, high = other.accuracy_interval
+        worse, better = other.difference_interval
         rows.append(
             (
                 name,
-                percent(one["accuracy"]),
+                percent(other.accuracy),
                 f"{percent(low)} to {percent(high)}",
-                f"{100 * one['difference']:+.1f}",
+                f"{100 * other.difference:+.1f}",
                 f"{100 * worse:+.1f} to {100 * better:+.1f}",
             )
         )
     if not rows:
         return ""
     head = ("beside it", "accuracy", "95 % interval", "shipped is better by (points)", "95 % interval, paired")
-    leaky = card.get("leaky_score")
+    leaky = card.leaky_score
     note = (
         '<p class="warn">Leaky, for comparison with published numbers only: the same architecture on a random 80/20 '
-        f"split reaches {percent(leaky['accuracy'])}.</p>"
+        f"split reaches {percent(leaky.accuracy)}.</p>"
         if leaky
         else ""
     )
     return table(head, rows) + note
 
 
-def _sets(card: dict[str, Any]) -> str:
+def _sets(conformal: Conformal | None) -> str:
     """What prediction sets promise and do."""
     rows: list[Row] = []
-    for level, one in ((card.get("conformal") or {}).get("levels") or {}).items():
-        if "refused" in one:
-            rows.append((percent(float(level)), one["refused"], "", ""))
+    for level, sets in (conformal.levels if conformal else {}).items():
+        if isinstance(sets, Refused):
+            rows.append((percent(float(level)), sets.refused, "", ""))
         else:
-            shares = percent(one["coverage"]), f"{one['mean_size']:.2f}", percent(one["abstained"])
+            shares = percent(sets.coverage), f"{sets.mean_size:.2f}", percent(sets.abstained)
             rows.append((percent(float(level)), *shares))
     head = ("sets that may miss (of new sources)", "held the true class here", "classes in a set", "not exactly one")
     return table(head, rows) if rows else ""
 
 
-def _formats(card: dict[str, Any]) -> str:
+def _formats(formats: dict[str, Format]) -> str:
     """Each file that runs, beside the network as it was trained."""
     rows: list[Row] = []
-    for name, one in card.get("formats", {}).items():
-        speeds = one.get("speed_cpu") or [{}]
-        rate = speeds[-1].get("images_per_second")
-        rows.append((name, f"{one['max_difference']:.1e}", f"{rate:,.0f}" if rate else ""))
+    for name, form in formats.items():
+        rate = f"{form.speed_cpu[-1].images_per_second:,.0f}" if form.speed_cpu else ""
+        rows.append((name, f"{form.max_difference:.1e}", rate))
     return table(("file", "largest difference of a probability", "images/s (CPU)"), rows) if rows else ""
 
 
-def _classes(card: dict[str, Any]) -> str:
-    test = card["test"]
-    rows: list[Row] = [
-        (
-            name,
-            *(round(test["report"][name][key], 4) for key in ("precision", "recall", "f1-score")),
-            int(test["report"][name]["support"]),
-        )
-        for name in card["classes"]
-    ]
-    drawn = _figure(figures.confusion(test["confusion"], card["classes"]))
+def _classes(card: StudyCard) -> str:
+    rows: list[Row] = []
+    for name in card.classes:
+        row = card.test.of_class(name)
+        shares = (round(row["precision"], 4), round(row["recall"], 4), round(row["f1-score"], 4))
+        rows.append((name, *shares, int(row["support"])))
+    drawn = _figure(figures.confusion(card.test.confusion, card.classes))
     return table(("class", "precision", "recall", "F1", "images"), rows) + drawn
 
 
@@ -247,24 +236,24 @@ def _mistakes(mistakes: list[Mistake]) -> str:
     return f'<p class="note">The surest first, as the model saw them.</p><ul class="mistakes">{"".join(shown)}</ul>'
 
 
-def _model(card: dict[str, Any], config: StudyConfig, found: dict[str, Any], epochs: list[dict[str, Any]]) -> str:
-    final, study = card["final"], card["study"]
+def _model(card: StudyCard, config: StudyConfig, found: Found, epochs: list[EpochResult]) -> str:
+    final, study = card.final, card.study
     rows: list[Row] = [
-        ("trial", study["trial"]),
-        ("selection score", study["selection_score"]),
-        ("parameters of the network", final["num_params"]),
-        ("trained on", f"{final['data']}, {final['epochs']} epochs from fresh weights"),
-        ("temperature", round(card["temperature"], 3)),
+        ("trial", study.trial),
+        ("selection score", study.selection_score),
+        ("parameters of the network", final.num_params),
+        ("trained on", f"{final.data}, {final.epochs} epochs from fresh weights"),
+        ("temperature", round(card.temperature, 3)),
     ]
-    chosen: list[Row] = [(name, _allowed(config.space[name]), value) for name, value in sorted(study["params"].items())]
+    chosen: list[Row] = [(name, _allowed(config.space[name]), value) for name, value in sorted(study.params.items())]
     edge = "".join(
-        f"<li>{html.escape(line)}: a wider range might hold a better one.</li>" for line in found["at_the_edge"]
+        f"<li>{html.escape(line)}: a wider range might hold a better one.</li>" for line in found.at_the_edge
     )
     return (
         table(("what", "value"), rows)
         + table(("parameter", "searched", "chosen"), chosen)
         + (f"<ul>{edge}</ul>" if edge else '<p class="note">No value lies at the end of its range.</p>')
-        + _formats(card)
+        + _formats(card.formats)
         + _figure(figures.training_curves(epochs))
     )
 
@@ -275,9 +264,7 @@ def _allowed(entry: Entry) -> str:
     return ", ".join(map(str, entry)) if isinstance(entry, list) else str(entry)
 
 
-def _search(
-    trials: list[FrozenTrial], config: StudyConfig, found: dict[str, Any], times: dict[str, float | int]
-) -> str:
+def _search(trials: list[FrozenTrial], config: StudyConfig, found: Found, times: dict[str, float | int]) -> str:
     states = {
         state: sum(trial.state == state for trial in trials) for state in (TrialState.COMPLETE, TrialState.PRUNED)
     }
@@ -286,20 +273,20 @@ def _search(
         f"{len(trials)} trials ({states[TrialState.COMPLETE]} to their end, {states[TrialState.PRUNED]} pruned), "
         f"{config.sampler} and {config.pruner}. {spent} epochs instead of {whole}: pruning saved "
         f"{percent(1 - spent / max(1, whole))}.",
-        f"{found['infeasible']} of them ({percent(found['infeasible'] / max(1, len(trials)))}) could not be trained "
+        f"{found.infeasible} of them ({percent(found.infeasible / max(1, len(trials)))}) could not be trained "
         "(out of memory, diverged, or their worker died).",
-        *([f"{found['left_out']} trials of other programs are left out."] if found["left_out"] else []),
+        *([f"{found.left_out} trials of other programs are left out."] if found.left_out else []),
         "Selection scores come from the validation part, which chose the winner: the best of many is not a "
         "performance.",
     ]
     parts = ["".join(f"<p>{sentence}</p>" for sentence in sentences), _figure(figures.history(trials))]
-    if found["rungs"]:
-        shares: list[Row] = [(*row, percent(row[3] / row[2]) if row[2] else "") for row in found["rungs"]]
+    if found.rungs:
+        shares: list[Row] = [(*row, percent(row[3] / row[2]) if row[2] else "") for row in found.rungs]
         parts.append(table(("bracket", "rung (epochs)", "judged", "went on", "share"), shares))
-        parts.append(_figure(figures.rung_survival(found["rungs"])))
+        parts.append(_figure(figures.rung_survival(found.rungs)))
     parts.append(_figure(figures.learning_curves(trials, config.metric)))
-    if found["importance"]:
-        parts.append(_figure(figures.importance(found["importance"])))
+    if found.importance:
+        parts.append(_figure(figures.importance(found.importance)))
     else:
         parts.append('<p class="note">Too few complete trials to say which parameters mattered.</p>')
     for attribute, label in (("num_params", "parameters of the network"), ("seconds", "seconds of training")):
@@ -329,28 +316,27 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _data(card: dict[str, Any]) -> str:
-    data = card["data"]
+def _data(data: Data) -> str:
     rows: list[Row] = [
-        ("source", data["source"]),
-        ("images", data["images"]),
-        ("groups", f"{data['groups']} ({data['groups_from']})"),
-        ("parts", ", ".join(f"{part} {count}" for part, count in data["parts"].items())),
-        ("left out as unreadable", len(data["skipped"])),
-        ("hash of the images", data["content"]),
-        ("hash of the parts", data["parts_hash"]),
+        ("source", data.source),
+        ("images", data.images),
+        ("groups", f"{data.groups} ({data.groups_from})"),
+        ("parts", ", ".join(f"{part} {count}" for part, count in data.parts.items())),
+        ("left out as unreadable", len(data.skipped)),
+        ("hash of the images", data.content),
+        ("hash of the parts", data.parts_hash),
     ]
-    command = f"study data audit {shlex.quote(data['source'])} --html audit.html"
+    command = f"study data audit {shlex.quote(data.source)} --html audit.html"
     return (
         table(("what", "value"), rows) + f"<p>Copies, leaks and doubtful labels:</p><pre>{html.escape(command)}</pre>"
     )
 
 
-def _again(card: dict[str, Any], times: dict[str, float | int]) -> str:
-    name = shlex.quote(card["study"]["name"])
+def _again(card: StudyCard, times: dict[str, float | int]) -> str:
+    name = shlex.quote(card.study.name)
     commands = f"study run study.toml --name {name}\nstudy resume {name} --trials MORE"
-    rows: list[Row] = [(key, value) for key, value in card["versions"].items()]
-    rows.append(("hash of the weights", card["weights_sha256"]))
+    rows: list[Row] = [(key, value) for key, value in card.versions.items()]
+    rows.append(("hash of the weights", card.weights_sha256))
     return (
         "<p><code>study.toml</code> lies beside this page. With the same name (it decides the brackets), one worker, "
         "the same versions, processor and number of threads, and an empty database the weights are the same to the "

@@ -3,17 +3,18 @@
 Each is kept in runs/<name>/final once it is done, so that an interrupted final stage goes on.
 """
 
-import json
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import BaseModel
 
-from models.bundle import folder as bundle
+from models import files
+from models.bundle.card import Confirmed
+from models.bundle.folder import load_weights, save_weights
 from models.checkpoint import Checkpoints
 from models.cnn import CNN, CNNConfig
 from models.memory import OutOfMemoryError
@@ -47,7 +48,7 @@ class Trained:
 
     model: CNN
     digest: str  # SHA-256 of the weights' file
-    epochs: list[dict[str, Any]]  # EpochResult's fields
+    epochs: list[EpochResult]
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,24 @@ def chosen(study: optuna.Study, work: Workspace, *, fresh: bool) -> Generator[Fi
         reached.setdefault(trial.number, []).append(value)
     means = {number: float(np.mean(values)) for number, values in reached.items()}
     best.sort(key=lambda trial: (-means[trial.number], trial.number))
-    rows = [{"trial": one.number, "values": reached[one.number], "mean": means[one.number]} for one in best]
-    if study.user_attrs.get(CONFIRMED) != rows:
-        study.set_user_attr(CONFIRMED, rows)
+    rows = [Confirmed(trial=one.number, values=reached[one.number], mean=means[one.number]) for one in best]
+    if confirmed(study) != rows:
+        study.set_user_attr(CONFIRMED, [row.model_dump() for row in rows])
     return best
+
+
+def confirmed(study: optuna.Study) -> list[Confirmed] | None:
+    """What the best trials reached when they were trained anew, best first; None where that was not done."""
+    rows = study.user_attrs.get(CONFIRMED)
+    return None if rows is None else [Confirmed.model_validate(row) for row in rows]
 
 
 def _confirm(study: optuna.Study, work: Workspace, job: Job) -> Generator[FinalEpoch, None, float]:
     """The metric on val after the last epoch; 0 where training failed."""
     identity = identity_of(study, job.trial)
     record = work.folder / "final" / f"{job.name}.json"
-    if not job.fresh and (fields := _read(record, identity)):
-        return float(fields["value"])
+    if not job.fresh and (kept := _read(record, identity)) and kept.value is not None:
+        return kept.value
     checkpoints = work.checkpoints(job.name, identity)
     if job.fresh:
         checkpoints.remove()
@@ -117,7 +124,7 @@ def _confirm(study: optuna.Study, work: Workspace, job: Job) -> Generator[FinalE
         except OutOfMemoryError:
             value = 0.0
         record.parent.mkdir(parents=True, exist_ok=True)
-        bundle.write_json(record, {"identity": identity, "value": value})
+        _write(record, Record(identity=identity, value=value))
     return value
 
 
@@ -137,7 +144,7 @@ def train(study: optuna.Study, work: Workspace, job: Job) -> Generator[FinalEpoc
         f"or search on: study resume {work.folder.name} --trials MORE)"
     )
     with checkpoints:
-        epochs = []
+        epochs: list[EpochResult] = []
         try:
             training = _epochs(work, job, checkpoints, parts)
             for result in training.epochs:
@@ -145,13 +152,13 @@ def train(study: optuna.Study, work: Workspace, job: Job) -> Generator[FinalEpoc
                     raise StudyError(
                         f"the final training of trial {job.trial.number} diverged in epoch {result.epoch} {advice}"
                     )
-                epochs.append(asdict(result))
+                epochs.append(result)
                 yield FinalEpoch(job.stage, job.trial.number, job.place, job.trainings, result)
         except OutOfMemoryError as error:
             raise StudyError(f"the final training of trial {job.trial.number}: {error} {advice}") from error
         weights.parent.mkdir(parents=True, exist_ok=True)
-        digest = bundle.save_weights(weights, training.model)
-        bundle.write_json(record, {"weights_sha256": digest, "identity": identity, "epochs": epochs})
+        digest = save_weights(weights, training.model)
+        _write(record, Record(identity=identity, weights_sha256=digest, epochs=epochs))
     return Trained(training.model, digest, epochs)
 
 
@@ -175,21 +182,34 @@ def architecture(work: Workspace, trial: FrozenTrial) -> CNNConfig:
     return cnn_config(point, len(work.dataset.classes), work.config.image_size)
 
 
+class Record(BaseModel):
+    """What is written about a training that is done."""
+
+    identity: str
+    value: float | None = None  # of a confirmation
+    weights_sha256: str | None = None
+    epochs: list[EpochResult] = []
+
+
 def _kept(weights: Path, record: Path, identity: str, network: CNNConfig) -> Trained | None:
     """A final training that an earlier run of this very study completed; None when there is none, or it is torn."""
-    fields = _read(record, identity)
+    kept = _read(record, identity)
     try:
-        if fields is None or bundle.file_hash(weights) != fields["weights_sha256"]:
+        if kept is None or kept.weights_sha256 is None or files.file_hash(weights) != kept.weights_sha256:
             return None
-    except (OSError, KeyError):
+    except OSError:
         return None
-    return Trained(bundle.load_weights(weights, network), fields["weights_sha256"], fields["epochs"])
+    return Trained(load_weights(weights, network), kept.weights_sha256, kept.epochs)
 
 
-def _read(record: Path, identity: str) -> dict[str, Any] | None:
+def _read(record: Path, identity: str) -> Record | None:
     """What was written about a training that is done; None when it is another one, torn, or not there."""
     try:
-        fields: dict[str, Any] = json.loads(record.read_text())
-        return fields if fields["identity"] == identity else None
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = Record.model_validate_json(record.read_bytes())
+        return kept if kept.identity == identity else None
+    except (OSError, ValueError):
         return None
+
+
+def _write(record: Path, done: Record) -> None:
+    files.write_json(record, done.model_dump(mode="json"))

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import tomli_w
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from models.bundle.folder import write_json
+from models.bundle.card import LEAKY, StudyCard
+from models.files import write, write_json
+from models.scores.evaluation import HeldOutScores
+from models.training import EpochResult
 from study.config.schema import StudyConfig
-from study.config.space import Entry, Range, full_point, numbers
+from study.config.space import Entry, Range, Value, full_point, numbers
 from study.result.figures import Rungs
-from study.result.page import LEAKY, Mistake, page
+from study.result.page import Found, Mistake, page
 from study.search.members import own_trials
 
 ENOUGH = 8
@@ -27,27 +31,27 @@ def write_report(
     directory: Path,
     study: optuna.Study,
     config: StudyConfig,
-    card: dict[str, Any],
-    epochs: list[dict[str, Any]],
+    card: StudyCard,
+    epochs: list[EpochResult],
     mistakes: list[Mistake],
 ) -> None:
     """Write the report's files beside the model: one page, and each table as a file of its own."""
     trials = own_trials(study)
-    times = times_table(trials, card)
-    found = {
-        "rungs": rungs_table(trials, config),
-        "importance": importances(study, trials),
-        "infeasible": sum(_infeasible(trial) for trial in trials),
-        "at_the_edge": edges(config.space, card["study"]["params"]),
-        "left_out": len(study.get_trials(deepcopy=False)) - len(trials),
-    }
+    times = times_table(trials, card, config)
+    found = Found(
+        rungs=rungs_table(trials, config),
+        importance=importances(study, trials),
+        infeasible=sum(_infeasible(trial) for trial in trials),
+        at_the_edge=edges(config.space, card.study.params),
+        left_out=len(study.get_trials(deepcopy=False)) - len(trials),
+    )
     write_json(directory / "results.json", results(trials, config))
     write_json(directory / "times.json", times)
-    (directory / "study.toml").write_bytes(study_file(config))
-    warning = f"{LEAKY}\n\n" if card["leaky"] else ""
-    (directory / "classification_report.txt").write_text(warning + report_text(card["test"]["report"]))
-    (directory / "confusion_matrix.csv").write_text(confusion_csv(card["test"]["confusion"], card["classes"]))
-    (directory / "report.html").write_text(page(trials, config, card, epochs, times, found, mistakes), encoding="utf-8")
+    write(directory / "study.toml", study_file(config))
+    warning = f"{LEAKY}\n\n" if card.leaky else ""
+    write(directory / "classification_report.txt", (warning + report_text(card.test)).encode())
+    write(directory / "confusion_matrix.csv", confusion_csv(card.test.confusion, card.classes).encode())
+    write(directory / "report.html", page(trials, config, card, epochs, times, found, mistakes).encode())
 
 
 def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, Any]]:
@@ -75,40 +79,39 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, An
     return sorted(rows, key=lambda row: (row["state"] != "COMPLETE", -row["selection_score"]))
 
 
-def times_table(trials: list[FrozenTrial], card: dict[str, Any]) -> dict[str, float | int]:
+def times_table(trials: list[FrozenTrial], card: StudyCard, config: StudyConfig) -> dict[str, float | int]:
     """Where the time went, in seconds; pauses between runs do not count."""
     epochs = sum(len(trial.intermediate_values) for trial in trials)
     search = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
-    final_epochs = card["final"]["epochs"] * card["final"]["trainings"]
-    config = card["study"]["config"]
+    final_epochs = card.final.epochs * card.final.trainings
     return {
         "search_seconds": round(search, 2),
         "search_epochs": epochs,
-        "search_epochs_without_pruning": len(trials) * config["epochs"],
+        "search_epochs_without_pruning": len(trials) * config.epochs,
         "search_seconds_per_epoch": round(search / max(1, epochs), 3),
-        "final_seconds": round(card["final"]["seconds"], 2),
+        "final_seconds": round(card.final.seconds, 2),
         "final_epochs": final_epochs,
-        "final_seconds_per_epoch": round(card["final"]["seconds"] / final_epochs, 3),
-        "total_seconds": round(search + card["final"]["seconds"], 2),
+        "final_seconds_per_epoch": round(card.final.seconds / final_epochs, 3),
+        "total_seconds": round(search + card.final.seconds, 2),
     }
 
 
-def report_text(report: dict[str, Any]) -> str:
+def report_text(scores: HeldOutScores) -> str:
     """The classification report as aligned text."""
-    width = max(len(name) for name in report)
+    width = max(len(name) for name in scores.report)
     lines = [f"{'':{width}}  precision  recall  f1-score  support"]
-    for name, row in report.items():
-        if isinstance(row, dict):
+    for name, row in scores.report.items():
+        if isinstance(row, float):  # scikit-learn gives accuracy as a bare number
+            lines.append(f"{name:{width}}  {row:27.4f}")
+        else:
             lines.append(
                 f"{name:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1-score']:8.4f}"
                 f"  {int(row['support']):7d}"
             )
-        else:  # scikit-learn gives accuracy as a bare number
-            lines.append(f"{name:{width}}  {row:27.4f}")
     return "\n".join(lines) + "\n"
 
 
-def confusion_csv(confusion: list[list[int]], classes: list[str]) -> str:
+def confusion_csv(confusion: list[list[int]], classes: Sequence[str]) -> str:
     """Rows are true classes, columns predicted ones."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -145,15 +148,17 @@ def importances(study: optuna.Study, trials: list[FrozenTrial]) -> dict[str, flo
             return {}
 
 
-def edges(space: dict[str, Entry], params: dict[str, Any]) -> list[str]:
+def edges(space: dict[str, Entry], params: dict[str, Value]) -> list[str]:
     """Parameters whose value lies in the last twentieth of its range: a wider range might hold a better one."""
     found = []
     for name, value in params.items():
         entry = space.get(name)
+        if isinstance(value, str | bool):
+            continue
         if isinstance(entry, Range):
             low, high, at = (math.log(x) if entry.log else float(x) for x in (entry.low, entry.high, value))
             place = (at - low) / (high - low)
-        elif isinstance(entry, list) and len(entry) > 2 and not isinstance(value, str | bool):
+        elif isinstance(entry, list) and len(entry) > 2:
             place = sorted(entry, key=float).index(value) / (len(entry) - 1)
         else:
             continue

@@ -1,18 +1,27 @@
 """The test part, opened once: everything that will ever be compared is scored in one step."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
 
+from models.bundle.card import Conformal, Leaky, Opening
 from models.cnn import CNN
 from models.scores import conformal
 from models.scores.calibration import fit_temperature, reliability, softmax
-from models.scores.evaluation import by_group, compare, cutoff_at, predict_logits, score
+from models.scores.evaluation import (
+    Comparison,
+    HeldOutScores,
+    by_group,
+    compare,
+    cutoff_at,
+    predict_logits,
+    score,
+    without_images,
+)
 from models.scores.intervals import accuracy_interval
 from models.training import derive_seed
 from study.result.page import Mistake
@@ -31,10 +40,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def openings(study: optuna.Study) -> list[dict[str, Any]]:
+def openings(study: optuna.Study) -> list[Opening]:
     """Every look at the test part so far."""
-    found: list[dict[str, Any]] = study.user_attrs.get(OPENINGS, [])
-    return found
+    return [Opening.model_validate(one) for one in study.user_attrs.get(OPENINGS, [])]
 
 
 def trees_digest(work: Workspace) -> str:
@@ -44,23 +52,28 @@ def trees_digest(work: Workspace) -> str:
     ).hexdigest()
 
 
-def open_test(study: optuna.Study, digests: list[str], split_hash: str) -> dict[str, Any]:
+def open_test(study: optuna.Study, digests: list[str], split_hash: str) -> Opening:
     """Record that the test part is about to be scored by these weights; the same weights are the same opening."""
-    for opening in openings(study):
-        if opening["weights_sha256"] == digests and opening["parts"] == split_hash:
+    before = openings(study)
+    for opening in before:
+        if opening.weights_sha256 == digests and opening.parts == split_hash:
             return opening
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    opening = {"number": len(openings(study)) + 1, "time": now, "weights_sha256": digests, "parts": split_hash}
-    study.set_user_attr(OPENINGS, [*openings(study), opening])
+    opening = Opening(number=len(before) + 1, time=now, weights_sha256=digests, parts=split_hash)
+    study.set_user_attr(OPENINGS, [one.model_dump() for one in (*before, opening)])
     make_durable(backend(study))  # a power cut must not make a second look at the test the first
     return opening
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What the test part says: fields of the card, and the worst mistakes of the shipped model."""
+    """What the held-out part says of everything that was scored, and the worst mistakes of the shipped model."""
 
-    card: dict[str, Any]
+    temperature: float
+    test: HeldOutScores
+    accuracy_of_seeds: list[float]
+    comparison: list[Comparison]
+    conformal: Conformal | None
     mistakes: list[Mistake]
 
 
@@ -74,26 +87,25 @@ def score_all(work: Workspace, shipped: list[Trained], rivals: list[tuple[str, i
     answers: list[tuple[str, int | None, Ints]] = [("trees", None, _trees(work))]
     answers += [(role, trial, _logits(work, one.model, work.held_out).argmax(axis=1)) for role, trial, one in rivals]
     seed = derive_seed(work.config.seed, "bootstrap")
-    comparison = [
-        {"name": role, "trial": trial, "leaky": work.leaky, **compare(named, other, labels, groups, seed)}
-        for role, trial, other in answers
-    ]
-    card = {
-        "temperature": temperature,
-        "test": _scores(work, logits[0], cal, temperature),
-        "test_accuracy_of_seeds": [float((one.argmax(axis=1) == labels).mean()) for one in logits],
-        "comparison": comparison,
-        "conformal": None if cal is None else _conformal(work, cal, logits[0], temperature),
-    }
-    return Scored(card, _mistakes(work, softmax(logits[0], temperature)))
+    return Scored(
+        temperature=temperature,
+        test=_scores(work, logits[0], cal, temperature),
+        accuracy_of_seeds=[float((one.argmax(axis=1) == labels).mean()) for one in logits],
+        comparison=[
+            compare(named, other, labels, groups, seed, name=role, trial=trial, leaky=work.leaky)
+            for role, trial, other in answers
+        ],
+        conformal=None if cal is None else _conformal(work, cal, logits[0], temperature),
+        mistakes=_mistakes(work, softmax(logits[0], temperature)),
+    )
 
 
-def leaky_row(work: Workspace, one: Trained) -> dict[str, Any]:
+def leaky_row(work: Workspace, one: Trained) -> Leaky:
     """Accuracy on the held-out images of the published split, marked."""
     labels, groups = _truth(work, work.held_out)
     right = _logits(work, one.model, work.held_out).argmax(axis=1) == labels
     interval = accuracy_interval(right, labels, groups, derive_seed(work.config.seed, "bootstrap"))
-    return {"leaky": True, "accuracy": float(right.mean()), "accuracy_interval": interval, "images": len(labels)}
+    return Leaky(leaky=True, accuracy=float(right.mean()), accuracy_interval=interval, images=len(labels))
 
 
 def _truth(work: Workspace, part: str) -> tuple[Ints, Ints]:
@@ -106,7 +118,7 @@ def _logits(work: Workspace, model: CNN, part: str) -> Floats:
     return predict_logits(model.to(work.device), work.eval_batches(part))
 
 
-def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: float) -> dict[str, Any]:
+def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: float) -> HeldOutScores:
     """By image, and again with one vote a group, as a patient or a slide gets one answer."""
     classes, positive = work.dataset.classes, work.config.positive
     labels, groups = _truth(work, work.held_out)
@@ -114,11 +126,10 @@ def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: fl
     if positive and cal is not None:
         cutoff = cutoff_at(softmax(cal, temperature), _truth(work, "cal")[0], classes, positive)
     seed = derive_seed(work.config.seed, "bootstrap")
-    images = asdict(score(logits, labels, groups, classes, temperature, seed, positive, cutoff))
-    votes = asdict(score(*by_group(logits, labels, groups, temperature), classes, 1.0, seed, positive))
-    images["by_group"] = {key: one for key, one in votes.items() if key != "images" and not key.endswith("_before")}
-    images["reliability"] = reliability(softmax(logits, temperature), labels)
-    return images
+    images = score(logits, labels, groups, classes, temperature, seed, positive, cutoff)
+    votes = score(*by_group(logits, labels, groups, temperature), classes, 1.0, seed, positive)
+    bins = reliability(softmax(logits, temperature), labels)
+    return HeldOutScores(**vars(images), by_group=without_images(votes), reliability=bins)
 
 
 def _trees(work: Workspace) -> Ints:
@@ -129,11 +140,11 @@ def _trees(work: Workspace) -> Ints:
     return tree_labels(work.dataset, train, getattr(work.parts, work.held_out), work.config.seed)
 
 
-def _conformal(work: Workspace, cal: Floats, logits: Floats, temperature: float) -> dict[str, Any]:
+def _conformal(work: Workspace, cal: Floats, logits: Floats, temperature: float) -> Conformal:
     """Thresholds from cal for sets of classes, by level, and what they do on the held-out part."""
     parts = [(softmax(one, temperature), *_truth(work, part)) for part, one in (("cal", cal), (work.held_out, logits))]
     groups = len(np.unique(parts[0][2]))
-    return {"method": "1 - probability", "groups": groups, "levels": conformal.describe(parts[0], parts[1])}
+    return Conformal(method="1 - probability", groups=groups, levels=conformal.describe(parts[0], parts[1]))
 
 
 def _mistakes(work: Workspace, probabilities: Floats) -> list[Mistake]:

@@ -1,23 +1,37 @@
 """A saved model on labelled images that its study has never seen: those of another centre, say."""
 
 import warnings
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data import DataError
 from data.datasets import ImageSet, class_folders, load
 from data.grouping.sources import Progress
 from models.bundle.predictor import Bundle
-from models.scores.evaluation import Scores, score
+from models.scores.evaluation import Scores, predict_logits, score
 from study import StudyError
 from study.use.predict import unlike_training
 
 BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The scores of a model on a folder, and what a reader must know beside them."""
+
+    scores: Scores
+    classes: list[str]  # of the model
+    absent_classes: list[str]  # of these, in the folder
+    groups_from: str
+    content: str  # hash of the images
+    skipped: list[str]
+    warnings: list[str]
 
 
 def evaluate(
@@ -28,26 +42,25 @@ def evaluate(
     groups: str | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """The scores of a model on a folder of class folders, as JSON, and what a reader must know beside them.
+) -> Evaluation:
+    """Score a model on a folder of class folders, which may lack classes of the model.
 
-    The folder may lack classes of the model. Raises StudyError when it has one that the model does not know, and
-    DataError for what is wrong with the folder.
+    Raises StudyError when it has one that the model does not know, and DataError for what is wrong with the folder.
     """
     _check_classes(bundle, folder, cache)
     dataset = load(str(folder), bundle.image_size, cache, groups=groups, skip_bad=skip_bad, progress=progress)
     number = {name: index for index, name in enumerate(bundle.classes)}
     labels = np.array([number[name] for name in dataset.classes], np.int64)[dataset.labels]
     absent = [name for name in bundle.classes if name not in dataset.classes]
-    return {
-        "scores": asdict(_scores(bundle, dataset, labels)),
-        "classes": list(bundle.classes),
-        "absent_classes": absent,
-        "groups_from": dataset.groups_from,
-        "content": dataset.fingerprint,
-        "skipped": list(dataset.skipped),
-        "warnings": _warnings(bundle, dataset, absent),
-    }
+    return Evaluation(
+        scores=_scores(bundle, dataset, labels),
+        classes=list(bundle.classes),
+        absent_classes=absent,
+        groups_from=dataset.groups_from,
+        content=dataset.fingerprint,
+        skipped=list(dataset.skipped),
+        warnings=_warnings(bundle, dataset, absent),
+    )
 
 
 def _check_classes(bundle: Bundle, folder: Path, cache: Path) -> None:
@@ -65,22 +78,23 @@ def _scores(bundle: Bundle, dataset: ImageSet, labels: NDArray[np.int64]) -> Sco
     """As the study scores its own test part; macro F1 over the classes that are there."""
     predictor = bundle.predictor
     device = predictor.mean.device
-    with torch.inference_mode():
-        parts = [
-            predictor.model(predictor.normalised(torch.from_numpy(dataset.images[i : i + BATCH]).to(device)))
-            for i in range(0, len(labels), BATCH)
-        ]
-    logits = torch.cat(parts).double().cpu().numpy()
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for i in range(0, len(labels), BATCH):
+            images = torch.from_numpy(dataset.images[i : i + BATCH]).to(device)
+            yield predictor.normalised(images), torch.from_numpy(labels[i : i + BATCH])
+
+    logits = predict_logits(predictor.model, batches())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")  # those the folder lacks
         scores = score(logits, labels, dataset.groups, bundle.classes, float(predictor.temperature), 0)
     there = [bundle.classes[label] for label in np.unique(labels)]
-    return replace(scores, macro_f1=float(np.mean([scores.report[name]["f1-score"] for name in there])))
+    return replace(scores, macro_f1=float(np.mean([scores.of_class(name)["f1-score"] for name in there])))
 
 
 def _warnings(bundle: Bundle, dataset: ImageSet, absent: list[str]) -> list[str]:
     lines = []
-    if bundle.card.get("data", {}).get("content") == dataset.fingerprint:
+    if bundle.card and bundle.card.data and bundle.card.data.content == dataset.fingerprint:
         lines.append("these are the images of the model's own study: most of them were trained on, so this is no score")
     if absent:
         lines.append(f"no images of {', '.join(absent)}: averages are over the other classes")

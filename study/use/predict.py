@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Required, TypedDict
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from PIL import Image
 
 from data import DataError
 from data.images import decode, source_size
+from models.bundle.card import Conformal
 from models.bundle.explain import grad_cam, overlay
 from models.bundle.predictor import Bundle, Predictor
+from models.scores.conformal import Sets, abstains, prediction_sets
 from study import StudyError
 
 BATCH = 16  # what fits the processor's caches: 32 images of 128 pixels take twice the time each
@@ -29,8 +31,18 @@ AHEAD = 4
 TOLERATED = 1.1
 """Files so many times larger or smaller than the training's are taken for the same kind."""
 
-Row = dict[str, Any]
-"""path; then label, probabilities by class name, and with prediction sets also set and abstain; or error."""
+
+class Row(TypedDict, total=False):
+    """What is said of a file: a label and the rest, or an error."""
+
+    path: Required[str]
+    label: str
+    probabilities: dict[str, float]  # by class name
+    set: list[str]  # of prediction sets: the classes in it
+    abstain: bool  # it does not name exactly one
+    explanation: str  # the file of the overlay
+    error: str
+
 
 Pixels = NDArray[np.uint8]
 
@@ -67,7 +79,8 @@ def _inside(folder: Path) -> list[Path]:
 
 def unlike_training(bundle: Bundle, files: Sequence[Path]) -> str | None:
     """One line when the files have another size than those of the training: another magnification, probably."""
-    trained, here = bundle.card.get("data", {}).get("source_size"), source_size(files)
+    trained = bundle.card.data.source_size if bundle.card and bundle.card.data else None
+    here = source_size(files)
     if not trained or not here:
         return None
     ratios = [max(one / other, other / one) for one, other in zip(here, trained, strict=True)]
@@ -79,24 +92,23 @@ def unlike_training(bundle: Bundle, files: Sequence[Path]) -> str | None:
     )
 
 
-def threshold_of(card: dict[str, Any], level: float | None) -> float | None:
+def threshold_of(conformal: Conformal | None, level: float | None) -> float | None:
     """The threshold of prediction sets at an error level; without a level, that of 0.1 where there is one.
 
     A class is in the set when 1 - its probability is at most the threshold. Raises StudyError when a level was asked
     for that the card has not.
     """
-    levels: dict[str, dict[str, Any]] = (card.get("conformal") or {}).get("levels") or {}
-    known = {float(key): value for key, value in levels.items()}
+    known = conformal or Conformal()
     wanted = 0.1 if level is None else level
-    found = known.get(wanted, {})
-    if "threshold" in found:
-        return float(found["threshold"])
+    found = known.at(wanted)
+    if isinstance(found, Sets):
+        return found.threshold
     if level is None:
         return None
     if found:
-        raise StudyError(f"no prediction sets at level {level:g}: {found.get('refused', 'refused')}")
-    there = ", ".join(f"{one:g}" for one, value in sorted(known.items()) if "threshold" in value) or "none"
-    raise StudyError(f"no prediction sets at level {level:g} in this model's card (there are: {there})")
+        raise StudyError(f"no prediction sets at level {level:g}: {found.refused}")
+    there = ", ".join(f"{float(one):g}" for one, sets in sorted(known.levels.items()) if isinstance(sets, Sets))
+    raise StudyError(f"no prediction sets at level {level:g} in this model's card (there are: {there or 'none'})")
 
 
 def predict_files(
@@ -112,14 +124,12 @@ def predict_files(
     explained = deepcopy(bundle.predictor) if explain else None
     for start, batch in enumerate(_batches(bundle, files)):
         probabilities = iter(batch.probabilities)
-        rows: list[Row] = []
-        for path, image in zip(batch.files, batch.images, strict=True):
-            found: Row = (
-                {"error": str(image)} if isinstance(image, DataError) else _labelled(bundle, next(probabilities))
-            )
-            rows.append({"path": str(path), **found})
-            if threshold is not None and "error" not in found:
-                rows[-1] |= _set(found["probabilities"], threshold)
+        rows = [
+            Row(path=str(path), error=str(image))
+            if isinstance(image, DataError)
+            else _labelled(path, bundle.classes, next(probabilities), threshold)
+            for path, image in zip(batch.files, batch.images, strict=True)
+        ]
         if explain and explained and len(batch.probabilities):
             good = np.stack([image for image in batch.images if not isinstance(image, DataError)])
             _explain(
@@ -174,14 +184,14 @@ def _read(path: Path, size: int) -> Pixels | DataError:
         return error
 
 
-def _labelled(bundle: Bundle, probabilities: NDArray[np.float64]) -> Row:
-    by_class = dict(zip(bundle.classes, probabilities.tolist(), strict=True))
-    return {"label": bundle.classes[int(probabilities.argmax())], "probabilities": by_class}
-
-
-def _set(probabilities: dict[str, float], threshold: float) -> Row:
-    inside = [name for name, value in probabilities.items() if 1 - value <= threshold]
-    return {"set": inside, "abstain": len(inside) != 1}
+def _labelled(path: Path, classes: Sequence[str], probabilities: NDArray[np.float64], threshold: float | None) -> Row:
+    by_class = dict(zip(classes, probabilities.tolist(), strict=True))
+    row = Row(path=str(path), label=classes[int(probabilities.argmax())], probabilities=by_class)
+    if threshold is not None:
+        sets = prediction_sets(probabilities[None], threshold)
+        row["set"] = [name for name, inside in zip(classes, sets[0], strict=True) if inside]
+        row["abstain"] = bool(abstains(sets)[0])
+    return row
 
 
 def _make(folder: Path) -> None:

@@ -21,7 +21,11 @@ from PIL import Image
 from data.batches import MEAN, STD
 from models import ModelError
 from models.bundle import folder as bundle
+from models.bundle.card import Card, Conformal, Final, Origin, Preprocessing
 from models.cnn import CNN, CNNConfig, build_cnn, prepare
+from models.files import file_hash
+from models.scores.conformal import Refused, Sets
+from models.scores.evaluation import HeldOutScores, score, without_images
 from tests.conftest import random_images
 from tests.models.test_cnn import Evil, reference_network
 
@@ -65,16 +69,12 @@ def normalised(images: np.ndarray) -> torch.Tensor:
     return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
-def make_card(config: CNNConfig, **more: Any) -> dict[str, Any]:
-    return {
-        "classes": ["a", "b", "c"],
-        "preprocessing": {"size": config.image_size, "mean": list(MEAN), "std": list(STD)},
-        "temperature": 1.7,
-        **more,
-    }
+def make_card(config: CNNConfig, **more: Any) -> Card:
+    preprocessing = Preprocessing(size=config.image_size, mean=MEAN, std=STD)
+    return Card(classes=("a", "b", "c"), preprocessing=preprocessing, temperature=1.7, **more)
 
 
-def save(directory: Path, config: CNNConfig = PLAIN, **more: Any) -> dict[str, Any]:
+def save(directory: Path, config: CNNConfig = PLAIN, **more: Any) -> Card:
     images = random_images(20, config.image_size)
     return bundle.save(directory, trained(config), config, make_card(config, **more), images)
 
@@ -108,8 +108,8 @@ def test_every_format_gives_the_same_probabilities(tmp_path: Path, name: str) ->
         assert np.abs(session.run(None, {"images": images})[0] - expected).max() < 1e-5
         assert np.abs(loaded.predict(images) - expected).max() < 1e-5
     assert expected.std(axis=0).max() > 1e-3  # the images make a difference
-    assert all(one["max_difference"] < 1e-5 for one in card["formats"].values())
-    assert [row["batch"] for row in card["formats"]["model.onnx"]["speed_cpu"]] == [1, 16, 64]
+    assert all(one.max_difference < 1e-5 for one in card.formats.values())
+    assert [row.batch for row in card.formats["model.onnx"].speed_cpu] == [1, 16, 64]
 
 
 def test_the_files_name_no_folder_of_this_machine(saved: Path) -> None:
@@ -122,7 +122,9 @@ def test_the_files_name_no_folder_of_this_machine(saved: Path) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_reference_layout_is_written_where_it_can_describe_the_network(tmp_path: Path, name: str) -> None:
     config = CONFIGS[name]
-    save(tmp_path, config, study={"selection_score": 0.5}, final={"seconds": 3.0, "epoch_seconds": [1.0, 2.0]})
+    origin = Origin(name="s", trial=0, winner=0, params={}, metric="accuracy", selection_score=0.5, trials=1, config={})
+    final = Final(data="train", epochs=2, trainings=1, seconds=3.0, epoch_seconds=[1.0, 2.0], num_params=None)
+    save(tmp_path, config, study=origin, final=final)
     describable = config.filters[0] == 32 and config.head == "flatten" and config.image_size == 16
     assert (tmp_path / "model.pth").exists() == describable
     if not describable:
@@ -144,22 +146,22 @@ def test_the_reference_layout_is_written_where_it_can_describe_the_network(tmp_p
 def test_a_later_model_in_the_same_folder_leaves_nothing_of_the_first(tmp_path: Path) -> None:
     save(tmp_path)
     card = save(tmp_path, CONFIGS["average pooling"])
-    assert "model.pth" not in card["files"]
+    assert "model.pth" not in card.files
     assert not (tmp_path / "model.pth").exists()
     assert bundle.load(tmp_path).predictor.model.head == "gap"
 
 
 @pytest.mark.parametrize("name", [*bundle.FILES, bundle.CARD])
 def test_a_missing_or_altered_file_is_noticed(copied: tuple[Path, dict[str, Any]], name: str) -> None:
-    folder, card = copied
-    assert bundle.is_whole(folder, card)
+    folder, _ = copied
+    assert bundle.is_whole(folder)
     content = (folder / name).read_bytes()
     changed = content.replace(b"1.7", b"1.8") if name == bundle.CARD else content[:-1] + b"!"
     assert changed != content
     (folder / name).write_bytes(changed)
     with pytest.raises(ModelError, match=rf"{name} (is not the file that card\.json describes|was altered since)"):
         bundle.load(folder)
-    assert not bundle.is_whole(folder, json.loads((folder / bundle.CARD).read_text()))
+    assert not bundle.is_whole(folder)
     (folder / name).unlink()
     with pytest.raises(ModelError, match=rf"no model in .*: {name} is missing"):
         bundle.load(folder)
@@ -189,7 +191,21 @@ def test_a_folder_of_the_version_without_formats_still_loads(copied: tuple[Path,
     old = {key: value for key, value in card.items() if key not in ("files", "formats", "card_sha256")}
     (folder / "card.json").write_text(json.dumps(old))
     assert bundle.load(folder).predict(random_images(2, 16)).shape == (2, 3)
-    assert not bundle.is_whole(folder, old)  # the next run of its study exports it anew
+    assert not bundle.is_whole(folder)  # the next run of its study exports it anew
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"format": 2}, "has format 2, this version reads 1"), ({"temperature": "warm"}, "does not fit: temperature")],
+)
+def test_a_card_of_another_version_says_what_to_do(
+    copied: tuple[Path, dict[str, Any]], change: dict[str, Any], said: str
+) -> None:
+    folder, card = copied
+    other = {**card, **change}
+    (folder / "card.json").write_text(json.dumps({**other, "card_sha256": bundle.card_hash(other)}))
+    with pytest.raises(ModelError, match=rf"{said}.*study retrain NAME"):
+        bundle.load(folder)
 
 
 @pytest.mark.parametrize("name", ["card.json", "config.json"])
@@ -213,7 +229,7 @@ def test_code_in_the_place_of_weights_is_never_run(
     monkeypatch.chdir(folder)
     torch.save(Evil(), folder / "model.safetensors")
     old = {key: value for key, value in card.items() if key != "files"}  # hashes that fit prove nothing
-    old["weights_sha256"] = bundle.file_hash(folder / "model.safetensors")
+    old["weights_sha256"] = file_hash(folder / "model.safetensors")
     (folder / "card.json").write_text(json.dumps(old))
     with pytest.raises(ModelError, match="does not fit its architecture"):
         bundle.load(folder)
@@ -226,14 +242,18 @@ def test_the_readable_card_shows_what_is_there_and_needs_nothing(tmp_path: Path)
     assert "Research use only; not a medical device." in page
     assert "model.onnx" in page
     assert "## Scores" not in page
-    report = {"a": {"precision": 0.5, "recall": 0.25, "f1-score": 1 / 3, "support": 4.0}}
-    test = {"accuracy": 0.75, "accuracy_interval": [0.5, 0.9], "images": 8, "groups": 4, "report": report}
-    levels = {"0.1": {"threshold": 0.8}, "0.01": {"refused": "too few groups"}}
-    save(tmp_path, test=test, leaky=True, conformal={"levels": levels}, study={"name": "s"})
+    labels, groups = np.array([0, 0, 1, 2]), np.array([0, 1, 2, 3])
+    logits = np.eye(3)[[0, 1, 1, 2]]
+    scores = score(logits, labels, groups, ["a", "b", "c"], 1.0, 0)
+    test = HeldOutScores(**vars(scores), by_group=without_images(scores), reliability=[])
+    levels = {"0.1": Sets(threshold=0.8, calibration_groups=30, coverage=1, mean_size=1, abstained=0)}
+    refused = {"0.01": Refused(refused="too few groups")}
+    save(tmp_path, test=test, leaky=True, conformal=Conformal(levels={**levels, **refused}))
     page = (tmp_path / "MODEL_CARD.md").read_text()
-    assert "leaky accuracy | **75.0 %** (95 % interval 50.0 % to 90.0 %)" in page
+    low, high = (f"{100 * end:.1f} %" for end in scores.accuracy_interval)
+    assert f"leaky accuracy | **75.0 %** (95 % interval {low} to {high})" in page
     assert "**LEAKY**" in page
-    assert "| a | 0.500 | 0.250 | 0.333 | 4 |" in page
+    assert "| a | 1.000 | 0.500 | 0.667 | 2 |" in page
     assert "refused: too few groups" in page
 
 

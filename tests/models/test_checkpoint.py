@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from models import checkpoint
+from models import checkpoint, files
 from models.checkpoint import Checkpoints
 from models.cnn import build_cnn, prepare
 from models.training import EpochResult, Learner, TrainConfig, derive_seed, fit, make_learner
@@ -101,7 +101,7 @@ def test_the_one_before_goes_only_when_the_new_one_is_safe(tmp_path: Path, monke
     results = list(itertools.islice(epochs_of(learner, config), 2))
     checkpoint.write(tmp_path, "me", learner.state(), results[:1])
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.os, "fsync", fails)  # type: ignore[attr-defined]
+        patched.setattr(files.os, "fsync", fails)  # type: ignore[attr-defined]
         with pytest.raises(OSError, match="Input/output error"):
             checkpoint.write(tmp_path, "me", learner.state(), results)
     assert len(Checkpoints(tmp_path, "me", 0).restore(learner_of(config))) == 1

@@ -6,7 +6,7 @@ from sklearn import metrics
 
 from models import ModelError
 from models.scores.calibration import calibration_error, fit_temperature, risk_coverage, softmax
-from models.scores.conformal import abstains, describe, prediction_sets, threshold
+from models.scores.conformal import Refused, Sets, abstains, describe, prediction_sets, threshold
 from models.scores.evaluation import by_group, compare, cutoff_at, score
 from models.scores.intervals import accuracy_interval, class_intervals, wilson
 
@@ -84,10 +84,10 @@ def test_auroc_of_classes_and_of_positives_agrees_with_scikit_learn() -> None:
     assert result.positive is not None
     truth = np.isin(labels, [1, 3])
     called = np.isin(logits.argmax(axis=1), [1, 3])
-    assert result.positive["sensitivity"] == called[truth].mean()
-    assert result.positive["specificity"] == (~called)[~truth].mean()
-    assert result.positive["auroc"] == pytest.approx(metrics.roc_auc_score(truth, probabilities[:, [1, 3]].sum(axis=1)))
-    assert result.positive["at_specificity"] is None
+    assert result.positive.sensitivity == called[truth].mean()
+    assert result.positive.specificity == (~called)[~truth].mean()
+    assert result.positive.auroc == pytest.approx(metrics.roc_auc_score(truth, probabilities[:, [1, 3]].sum(axis=1)))
+    assert result.positive.at_specificity is None
     low, high = result.balanced_accuracy_interval
     assert low < result.balanced_accuracy == metrics.balanced_accuracy_score(labels, logits.argmax(1)) < high
     assert result.macro_f1_interval[0] < result.macro_f1 < result.macro_f1_interval[1]
@@ -111,7 +111,8 @@ def test_the_cutoff_keeps_its_specificity_where_it_was_chosen() -> None:
     assert cutoff_at(probabilities[~negative], labels[~negative], list("abc"), ["c"]) is None
     result = score(logits, labels, np.arange(400), list("abc"), 1.0, 0, ["c"], cutoff)
     assert result.positive is not None
-    assert result.positive["at_specificity"]["specificity"] >= 0.95
+    assert result.positive.at_specificity is not None
+    assert (result.positive.at_specificity.specificity or 0) >= 0.95
 
 
 def test_calibration_error_by_hand() -> None:
@@ -143,13 +144,13 @@ def test_paired_differences_are_narrower_than_unpaired_and_know_a_tie() -> None:
     labels, groups = rng.integers(0, 2, 600), np.arange(600) // 4
     one = np.where(rng.random(600) < 0.8, labels, 1 - labels)
     other = np.where(rng.random(600) < 0.03, 1 - one, one)  # nearly the same model
-    found = compare(one, other, labels, groups, seed=0)
-    low, high = found["difference_interval"]
-    assert low <= found["difference"] <= high
-    assert high - low < 0.5 * (found["accuracy_interval"][1] - found["accuracy_interval"][0])
-    tie = compare(one, one, labels, groups, seed=0)
-    assert tie["difference"] == 0
-    assert tie["difference_interval"] == (-wilson(0, 150)[1], wilson(0, 150)[1])
+    found = compare(one, other, labels, groups, 0, name="other", trial=None, leaky=False)
+    low, high = found.difference_interval
+    assert low <= found.difference <= high
+    assert high - low < 0.5 * (found.accuracy_interval[1] - found.accuracy_interval[0])
+    tie = compare(one, one, labels, groups, 0, name="tie", trial=None, leaky=False)
+    assert tie.difference == 0
+    assert tie.difference_interval == (-wilson(0, 150)[1], wilson(0, 150)[1])
 
 
 def test_without_an_error_small_classes_widen_the_mean_over_classes() -> None:
@@ -222,9 +223,11 @@ def test_a_level_that_the_groups_cannot_promise_is_refused() -> None:
     with pytest.raises(ModelError, match="between 0 and 1"):
         threshold(probabilities, labels, groups, 1.0)
     found = describe((probabilities, labels, groups), (probabilities, labels, groups))
-    assert found["0.1"]["coverage"] == pytest.approx(1.0)
-    assert "threshold" not in found["0.05"]
-    assert "smallest level" in found["0.05"]["refused"]
+    promised, refused = found["0.1"], found["0.05"]
+    assert isinstance(promised, Sets)
+    assert promised.coverage == pytest.approx(1.0)
+    assert isinstance(refused, Refused)
+    assert "smallest level" in refused.refused
 
 
 def test_no_class_or_several_is_no_answer() -> None:

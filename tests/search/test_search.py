@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from data.datasets import ImageSet
 from models.bundle import folder as bundle
+from models.scores.conformal import Refused, Sets
 from models.scores.evaluation import predict_logits
 from study import StudyError
 from study.config.rungs import brackets
@@ -198,20 +199,20 @@ def test_final_training_ships_what_it_scored(tiny: MakeConfig, workspace: MakeWo
     loaded = bundle.load(tmp_path / "model")
     test = work.parts.test
     predicted = loaded.predict(work.dataset.images[test]).argmax(axis=1)
-    assert (predicted == work.dataset.labels[test]).mean() == card["test"]["accuracy"]
-    assert card["test_accuracy_of_seeds"][0] == card["test"]["accuracy"]
-    assert len(card["test_accuracy_of_seeds"]) == 2
-    assert card["test"]["by_group"]["groups"] == card["test"]["groups"]
-    (trees,) = card["comparison"]
-    assert trees["name"] == "trees"
-    assert trees["difference"] == pytest.approx(card["test"]["accuracy"] - trees["accuracy"])
-    assert trees["difference_interval"][0] <= trees["difference"] <= trees["difference_interval"][1]
-    assert set(card["conformal"]["levels"]) == {"0.1", "0.05"}
-    for level in card["conformal"]["levels"].values():
-        assert ("threshold" in level) != ("refused" in level)
+    assert (predicted == work.dataset.labels[test]).mean() == card.test.accuracy
+    assert card.test_accuracy_of_seeds[0] == card.test.accuracy
+    assert len(card.test_accuracy_of_seeds) == 2
+    assert card.test.by_group.groups == card.test.groups
+    (trees,) = card.comparison
+    assert trees.name == "trees"
+    assert trees.difference == pytest.approx(card.test.accuracy - trees.accuracy)
+    assert trees.difference_interval[0] <= trees.difference <= trees.difference_interval[1]
+    assert set(card.conformal.levels) == {"0.1", "0.05"}
+    for level in card.conformal.levels.values():
+        assert isinstance(level, Sets | Refused)
     assert len(study.user_attrs[OPENINGS]) == 1
     logits = predict_logits(loaded.predictor.model, work.eval_batches("test"))
-    expected = torch.softmax(torch.from_numpy(logits) / card["temperature"], 1).numpy()
+    expected = torch.softmax(torch.from_numpy(logits) / card.temperature, 1).numpy()
     assert np.abs(loaded.predict(work.dataset.images[test]) - expected).max() < 1e-5
     for name in ("report.html", "results.json", "times.json", "classification_report.txt", "confusion_matrix.csv"):
         assert (tmp_path / "model" / name).stat().st_size > 0
@@ -231,10 +232,10 @@ def test_finishing_again_does_nothing_and_opens_nothing(
     assert (tmp_path / "model" / "model.safetensors").stat().st_mtime_ns == before
     (tmp_path / "model" / "card.json").unlink()  # half a folder: exported again, the test not opened again
     third = drain(finish(study, work, winner(study), tmp_path / "model"))[-1]
-    assert third.card["test"] == first.card["test"]
+    assert third.card.test == first.card.test
     assert len(study.user_attrs[OPENINGS]) == 1
     fresh = drain(finish(study, work, winner(study), tmp_path / "model", fresh=True))[-1]
-    assert fresh.card["weights_sha256"] == first.card["weights_sha256"]
+    assert fresh.card.weights_sha256 == first.card.weights_sha256
     other = study.trials[1 - winner(study).number]
     if other.state == TrialState.COMPLETE:
         drain(finish(study, work, other, tmp_path / "other"))
@@ -257,8 +258,8 @@ def test_files_of_another_study_of_the_same_name_are_not_used(
     (tmp_path / "alone").mkdir()
     fresh = dataclasses.replace(work, folder=tmp_path / "alone")
     expected = drain(finish(study, fresh, winner(study), tmp_path / "alone" / "model"))[-1].card
-    assert cards[1]["weights_sha256"] == expected["weights_sha256"] != cards[0]["weights_sha256"]
-    assert cards[1]["test"] == expected["test"]
+    assert cards[1].weights_sha256 == expected.weights_sha256 != cards[0].weights_sha256
+    assert cards[1].test == expected.test
 
 
 @pytest.mark.slow
@@ -270,13 +271,13 @@ def test_every_opening_of_the_test_is_counted_in_every_card(
     drain(search(study, work))
     best = winner(study)
     first = drain(finish(study, work, best, tmp_path / "model"))[-1].card
-    assert first["test_openings"] == 1
+    assert first.test_openings == 1
     other = next(trial for trial in study.trials if trial.number != best.number)
     second = drain(finish(study, work, other, tmp_path / "other"))[-1].card
-    assert (second["test_openings"], second["study"]["winner"]) == (2, best.number)
+    assert (second.test_openings, second.study.winner) == (2, best.number)
     again = drain(finish(study, work, best, tmp_path / "model"))[-1].card
-    assert again["test_openings"] == 2
-    assert again["test"] == first["test"]
+    assert again.test_openings == 2
+    assert again.test == first.test
     assert "opened 2 times" in (tmp_path / "model" / "report.html").read_text()
 
 
@@ -297,8 +298,8 @@ def test_the_test_images_change_nothing_before_they_are_opened(
         study = opened(work, folder)
         drain(search(study, work))
         card = drain(finish(study, work, winner(study), folder / "model"))[-1].card
-        results.append((history(study), winner(study).number, card["weights_sha256"], card["temperature"]))
-        last = card["test"]["accuracy"]
+        results.append((history(study), winner(study).number, card.weights_sha256, card.temperature))
+        last = card.test.accuracy
     assert results[0] == results[1]
     assert last < 0.7  # on noise: the spoiled images were really used for the score
 
@@ -390,18 +391,18 @@ def test_the_final_stage_compares_what_the_protocol_names(
     assert [row["trial"] for row in rows] == [
         row["trial"] for row in sorted(rows, key=lambda row: (-row["mean"], row["trial"]))
     ]
-    assert card["study"]["trial"] == rows[0]["trial"]
-    assert card["study"]["confirmed"] == rows
-    compared = {one["name"]: one["trial"] for one in card["comparison"]}
+    assert card.study.trial == rows[0]["trial"]
+    assert [one.model_dump() for one in card.study.confirmed] == rows
+    compared = {one.name: one.trial for one in card.comparison}
     expected = {"trees": None, "runner-up": rows[1]["trial"], "baseline": 0}
     taken = [rows[0]["trial"], rows[1]["trial"]]
     assert compared == {name: trial for name, trial in expected.items() if name != "baseline" or trial not in taken}
-    assert len(card["test_accuracy_of_seeds"]) == 2
-    assert card["test_opening"]["weights_sha256"][0] == card["weights_sha256"]
-    assert len(card["test_opening"]["weights_sha256"]) == 2 + len(compared)
-    assert card["test"]["positive"]["classes"] == ["0", "1"]
-    assert card["test"]["positive"]["at_specificity"]["cutoff_from"] == "cal"
-    assert card["leaky_score"]["leaky"] is True
+    assert len(card.test_accuracy_of_seeds) == 2
+    assert card.test_opening.weights_sha256[0] == card.weights_sha256
+    assert len(card.test_opening.weights_sha256) == 2 + len(compared)
+    assert card.test.positive.classes == ["0", "1"]
+    assert card.test.positive.at_specificity.cutoff_from == "cal"
+    assert card.leaky_score.leaky is True
     assert len(study.user_attrs[OPENINGS]) == 1
     page = (tmp_path / "model" / "report.html").read_text()
     for words in ("runner-up", "trees", "random 80/20 split", "sensitivity"):
@@ -410,10 +411,10 @@ def test_the_final_stage_compares_what_the_protocol_names(
     (tmp_path / "model" / "finished.json").unlink()
     again = drain(finish(study, work, None, tmp_path / "model"))
     assert len(again) == 1
-    assert (again[0].card["test"], again[0].card["comparison"]) == (card["test"], card["comparison"])
+    assert (again[0].card.test, again[0].card.comparison) == (card.test, card.comparison)
     assert len(study.user_attrs[OPENINGS]) == 1
     (row,) = study.user_attrs["models"]
-    assert (row["trial"], row["weights_sha256"]) == (card["study"]["trial"], card["weights_sha256"])
+    assert (row["trial"], row["weights_sha256"]) == (card.study.trial, card.weights_sha256)
 
 
 def test_a_rival_that_cannot_be_trained_does_not_withhold_the_model(
@@ -431,7 +432,7 @@ def test_a_rival_that_cannot_be_trained_does_not_withhold_the_model(
 
     monkeypatch.setattr(final, "train", train)
     card = drain(finish(study, work, None, tmp_path / "model"))[-1].card
-    assert [one["name"] for one in card["comparison"]] == ["trees"]
+    assert [one.name for one in card.comparison] == ["trees"]
     assert "no comparison with the runner-up: it diverged" in caplog.text
 
 

@@ -18,7 +18,9 @@ from data.datasets import load_folder
 from data.images import source_size
 from data.splits import make_parts
 from models.bundle import folder as bundle
+from models.bundle.card import Conformal
 from models.bundle.explain import grad_cam
+from models.files import write_json
 from study import StudyError
 from study.use.predict import AHEAD, BATCH, predict_files, threshold_of
 from tests.conftest import Shell, random_images, shrink, tiny_options
@@ -41,7 +43,7 @@ def with_card(folder: Path, made: Path, **changes: Any) -> Path:
     """A copy of a model folder whose card says something else, as if it had been written so."""
     shutil.copytree(made, folder)
     card = {**json.loads((made / bundle.CARD).read_text()), **changes}
-    bundle.write_json(folder / bundle.CARD, {**card, "card_sha256": bundle._card_hash(card)})
+    write_json(folder / bundle.CARD, {**card, "card_sha256": bundle.card_hash(card)})
     return folder
 
 
@@ -166,7 +168,8 @@ def test_the_size_of_files_is_a_median_over_a_sample(tmp_path: Path) -> None:
 
 # Prediction sets.
 
-LEVELS = {"method": "lac", "groups": 30, "levels": {"0.1": {"threshold": 0.7}, "0.01": {"refused": "too few groups"}}}
+SETS = {"threshold": 0.7, "calibration_groups": 30, "coverage": 0.9, "mean_size": 1.2, "abstained": 0.2}
+LEVELS = {"method": "lac", "groups": 30, "levels": {"0.1": SETS, "0.01": {"refused": "too few groups"}}}
 
 
 def test_prediction_sets_are_shown_where_the_card_has_them(
@@ -189,11 +192,11 @@ def test_prediction_sets_are_shown_where_the_card_has_them(
     assert (code, err) == (2, "study: no prediction sets at level 0.2 in this model's card (there are: 0.1)\n")
 
 
-@pytest.mark.parametrize("card", [{}, {"conformal": None}, {"conformal": {}}, {"conformal": {"levels": {}}}])
-def test_without_prediction_sets_there_are_none(card: dict[str, Any]) -> None:
-    assert threshold_of(card, None) is None
+@pytest.mark.parametrize("conformal", [None, Conformal(), Conformal(levels={})])
+def test_without_prediction_sets_there_are_none(conformal: Conformal | None) -> None:
+    assert threshold_of(conformal, None) is None
     with pytest.raises(StudyError, match=r"no prediction sets at level 0\.1 in this model's card \(there are: none\)"):
-        threshold_of(card, 0.1)
+        threshold_of(conformal, 0.1)
 
 
 # Explanations.

@@ -1,0 +1,202 @@
+"""The card of a model folder, card.json: what a program or a person must know of the model, in one schema."""
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from models import ModelError
+from models.scores.conformal import Refused, Sets
+from models.scores.evaluation import Comparison, HeldOutScores
+from models.scores.intervals import Interval
+
+FORMAT = 1
+"""Raised when a card no longer means what it meant to earlier versions."""
+
+NOTICE = "Research use only; not a medical device."
+
+LEAKY = (
+    "LEAKY: the published random 80/20 split. Copies of one source lie on both sides, and the same images chose the "
+    "architecture: compare this number with published ones, believe neither."
+)
+"""Stands wherever a number of the random protocol is shown."""
+
+
+class Section(BaseModel):
+    """A part of the card. Fields of later versions are passed over."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Preprocessing(Section):
+    """How an image file becomes the network's input."""
+
+    size: int  # pixels, height and width
+    decoding: str = ""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Opening(Section):
+    """A look at the held-out part."""
+
+    number: int  # from 1
+    time: str  # UTC
+    weights_sha256: list[str]  # of everything that was scored
+    parts: str  # hash of the split
+
+
+class Confirmed(Section):
+    """What one of the best trials reached when it was trained anew."""
+
+    trial: int
+    values: list[float]  # by seed
+    mean: float
+
+
+class Origin(Section):
+    """The study and the trial that the model comes from."""
+
+    name: str
+    trial: int
+    winner: int
+    confirmed: list[Confirmed] | None = None
+    params: dict[str, bool | int | float | str]
+    metric: str
+    selection_score: float | None
+    trials: int
+    config: dict[str, JsonValue]  # the study's, as a TOML file would have it
+
+
+class Final(Section):
+    """The final training."""
+
+    data: str  # parts
+    epochs: int
+    trainings: int
+    seconds: float  # of all
+    epoch_seconds: list[float]  # of the shipped one
+    num_params: int | None
+
+
+class Data(Section):
+    """The images."""
+
+    source: str
+    source_size: tuple[int, int] | None = None  # median width and height of the files, pixels
+    images: int
+    groups: int
+    groups_from: str
+    parts: dict[str, int]
+    parts_hash: str
+    content: str  # hash
+    skipped: list[str] = []
+
+
+class Speed(Section):
+    """How fast a file runs at one batch size."""
+
+    batch: int
+    milliseconds: float
+    images_per_second: float
+
+
+class Format(Section):
+    """A file that runs, beside the network as it was trained."""
+
+    max_difference: float  # of a probability
+    speed_cpu: list[Speed] = []
+
+
+class Leaky(Section):
+    """What the published random split would report."""
+
+    leaky: bool
+    accuracy: float
+    accuracy_interval: Interval
+    images: int
+
+
+class Conformal(Section):
+    """Prediction sets by error level."""
+
+    method: str = ""
+    groups: int = 0  # of the calibration part
+    levels: dict[str, Sets | Refused] = {}
+
+    def threshold(self, level: float) -> float | None:
+        """Up to which nonconformity a class is in the set; None where the level was not calibrated, or refused."""
+        found = self.at(level)
+        return found.threshold if isinstance(found, Sets) else None
+
+    def at(self, level: float) -> Sets | Refused | None:
+        """What is known of a level."""
+        return {float(key): one for key, one in self.levels.items()}.get(level)
+
+
+class Card(Section):
+    """What any model folder says of its model."""
+
+    format: int = FORMAT
+    notice: str = NOTICE
+    synthetic_data: bool = False
+    protocol: str = "grouped"
+    leaky: bool = False
+    made: str | None = None  # UTC
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    temperature: float
+    conformal: Conformal | None = None
+    versions: dict[str, str | int] = {}
+    test_opening: Opening | None = None
+    test_openings: int | None = None
+    study: Origin | None = None
+    final: Final | None = None
+    data: Data | None = None
+    test: HeldOutScores | None = None
+    test_accuracy_of_seeds: list[float] = []
+    comparison: list[Comparison] = []
+    leaky_score: Leaky | None = None
+    weights_sha256: str = ""
+    formats: dict[str, Format] = {}
+    files: dict[str, str] = {}  # name -> SHA-256; none in folders of versions that exported weights alone
+
+    @property
+    def score_name(self) -> str:
+        """What the final score is called."""
+        return "leaky accuracy" if self.leaky else "test accuracy"
+
+
+class StudyCard(Card):
+    """The card of a model that a study made: nothing is missing."""
+
+    test_opening: Opening
+    test_openings: int
+    study: Origin
+    final: Final
+    data: Data
+    test: HeldOutScores
+
+
+Kind = TypeVar("Kind", bound=Card)
+
+
+def parsed(raw: dict[str, JsonValue], kind: type[Kind]) -> Kind:
+    """A card from its JSON, whose hash the caller has compared. Raises ModelError where this version cannot read it."""
+    if raw.get("format", FORMAT) != FORMAT:
+        raise ModelError(
+            f"its card has format {raw['format']!r}, this version reads {FORMAT} (use the version that wrote it, or "
+            "export the model again with this one: study retrain NAME)"
+        )
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ModelError(
+            f"its card does not fit: {place}: {first['msg']} (export it again: study retrain NAME)"
+        ) from error
+
+
+def percent(share: float) -> str:
+    """0.97531 -> "97.5 %"."""
+    return f"{100 * share:.1f} %"

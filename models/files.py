@@ -1,0 +1,41 @@
+"""Files that are there whole or not at all, also when the power fails."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+
+def write(file: Path, content: bytes) -> None:
+    """Write beside, flush, rename, and make the rename last. Raises OSError; then the file is as it was."""
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with part.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError:
+        part.unlink(missing_ok=True)  # half a file on a full disk is in everybody's way
+        raise
+    os.replace(part, file)
+    flush(file.parent)
+
+
+def write_json(file: Path, content: object) -> None:
+    """The same with JSON that people can read."""
+    write(file, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def flush(folder: Path) -> None:
+    """Make renames in a folder last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
