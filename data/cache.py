@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,8 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from data import DataError
+from data import DataError, Progress
 from data.images import DECODING, decode
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is done, images done, images in all)."""
 
 PIXELS, INDEX = "images.bin", "index.json"
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data import DataError, tissue
+from data import DataError, Progress, tissue
 from data.cache import decoded
-from data.grouping.sources import Progress, join, sources
+from data.grouping.sources import join, sources
 from data.known import FETCHED
 
 EMBEDDED = ("digits", "tissue")

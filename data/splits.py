@@ -1,11 +1,8 @@
 """Parts of a dataset: train, val, cal and test, whole by group, stratified by class, saved with their hash."""
 
 import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,10 +118,6 @@ def _hash(index: dict[str, Index], paths: Sequence[str]) -> str:
     return total.hexdigest()
 
 
-def save_parts(parts: Parts, paths: Sequence[str], file: Path) -> None:
-    """Write the split as JSON (hash, and the paths of each part), atomically."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    content = {"hash": parts.hash, **{name: [paths[i] for i in getattr(parts, name)] for name in SHARES}}
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(json.dumps(content, indent=1))
-    os.replace(part, file)
+def listed(parts: Parts, paths: Sequence[str]) -> dict[str, str | list[str]]:
+    """The split as JSON: its hash, and the paths of each part."""
+    return {"hash": parts.hash, **{name: [paths[i] for i in getattr(parts, name)] for name in SHARES}}

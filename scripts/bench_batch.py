@@ -28,7 +28,7 @@ from models.training import derive_seed
 from study.config.resolve import resolve
 from study.config.schema import StudyConfig
 from study.config.space import Range
-from study.search.opening import load_parts
+from study.search.opened import load_parts
 from study.training.start import start_training
 from study.training.workspace import Workspace, make_workspace
 

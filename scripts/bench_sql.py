@@ -14,6 +14,7 @@ import platform
 import statistics
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -21,7 +22,7 @@ from optuna.trial import TrialState, create_trial
 
 from study.config.resolve import resolve
 from study.config.space import distributions
-from study.search.contract import open_study
+from study.search.open_study import open_study
 from study.storage import views
 from study.storage.door import open_storage
 from study.storage.query import ask
@@ -32,7 +33,7 @@ def fill(url: str, name: str, trials: int, epochs: int) -> None:
     """A study of this program, as Hyperband leaves it."""
     wanted = {"epochs": epochs, "space.num_conv_blocks": [2, 3, 4], "space.use_batch_norm": [True, False]}
     config = resolve(None, {"preset": "full", "data": "digits", **wanted})
-    study = open_study(open_storage(url, create=True), name, config, "content", "parts")
+    study = open_study(open_storage(url, create=True), name, config, "content", "parts", Path("runs", name)).study
     kinds = distributions(config.space)
     sampler = optuna.samplers.RandomSampler(seed=0)
     scratch = optuna.create_study(sampler=sampler)

@@ -30,19 +30,19 @@ from optuna.trial import TrialState
 
 from data.datasets import load
 from data.splits import make_parts
+from models.checkpoint import Checkpoints
 from models.training import EpochResult, TrainConfig, make_learner
 from study.config.resolve import resolve
 from study.config.schema import StudyConfig
 from study.config.space import distributions
-from study.search import trial as objective
-from study.search.contract import open_study
+from study.search.open_study import open_study
 from study.search.sampling import make_pruner
-from study.search.trial import TrialEnd
+from study.search.trial import TrialEnd, objective
 from study.search.worker import search
 from study.storage.door import open_storage
 from study.storage.sqlite import copy_file
 from study.training.start import Training
-from study.training.workspace import make_workspace
+from study.training.workspace import Workspace, make_workspace
 
 EPOCHS = 15
 WARM = 3
@@ -85,7 +85,7 @@ def curve(params: dict[str, Any]) -> Iterator[EpochResult]:
         )
 
 
-def no_training(work: Any, params: dict[str, Any], **_: Any) -> Training:
+def no_training(work: Workspace, params: dict[str, Any], seed: int, checkpoints: Checkpoints) -> Training:
     model = torch.nn.Linear(1, 1)
     return Training(model, make_learner(model, TrainConfig(epochs=1, learning_rate=1.0)), curve(params))  # type: ignore[arg-type]
 
@@ -117,13 +117,12 @@ def fill(study: optuna.Study, config: StudyConfig, size: int) -> None:
 
 def ours(url: str, folder: Path, trials: int, sampler: str) -> Iterator[int]:
     """Runs the next trials up to `trials` in all; yields at the end of each."""
-    objective.start_training = no_training
     config = make_config(trials, sampler)
     dataset = load("digits", config.image_size, Path(tempfile.gettempdir()) / "bench-cache", groups="none")
     parts = make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, 0)
     work = make_workspace(config, dataset, parts, torch.device("cpu"), folder / "runs" / "s")
-    study = open_study(open_storage(url, create=True), "s", config, dataset.fingerprint, parts.hash)
-    return (news.number for news in search(study, work) if isinstance(news, TrialEnd))
+    study = open_study(open_storage(url, create=True), "s", config, dataset.fingerprint, parts.hash, work.folder)
+    return (news.number for news in search(study, objective(work, no_training)) if isinstance(news, TrialEnd))
 
 
 def plain(url: str, trials: int, sampler: str, *, wal: bool) -> Iterator[int]:

@@ -23,10 +23,10 @@ from optuna_dashboard import save_note, save_plotly_graph_object, wsgi
 
 from models.bundle import folder as bundle
 from study import StudyError
+from study.attributes import CONFIG, NUM_PARAMS, SECONDS
 from study.config.schema import StudyConfig
 from study.result import figures
 from study.result.report import rungs_table
-from study.search.contract import CONFIG
 from study.search.members import Membership
 from study.storage.door import open_storage, runs_folder
 from study.storage.lean import LeanStorage
@@ -47,7 +47,11 @@ logger = logging.getLogger(__name__)
 class Shown(LeanStorage):
     """A database as the dashboard sees it: each study of this program has a note, figures and files more."""
 
-    runs = Path("runs")
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.runs = Path("runs")
+        self._lock = threading.Lock()
+        self._cache: dict[tuple[int, str], tuple[float, dict[str, Any]]] = {}
 
     def get_all_studies(self) -> list[FrozenStudy]:
         """All studies, with what is made for looking at them."""
@@ -75,16 +79,6 @@ class Shown(LeanStorage):
                 made = self._cache[key] = time.monotonic(), attrs
             return made[1]
 
-    @property
-    def _lock(self) -> threading.Lock:
-        lock: threading.Lock = self.__dict__.setdefault("_figures_lock", threading.Lock())
-        return lock
-
-    @property
-    def _cache(self) -> dict[tuple[int, str], tuple[float, dict[str, Any]]]:
-        cache: dict[tuple[int, str], tuple[float, dict[str, Any]]] = self.__dict__.setdefault("_figures_cache", {})
-        return cache
-
 
 def extras(study: FrozenStudy, trials: list[Any], runs: Path) -> dict[str, Any]:
     """System attributes that the dashboard reads as a note, figures and files; {} for a study of plain Optuna."""
@@ -96,8 +90,8 @@ def extras(study: FrozenStudy, trials: list[Any], runs: Path) -> dict[str, Any]:
     save_note(scratch, note(study.study_name, config))
     drawn = {
         "learning-curves": figures.learning_curves(own[-CURVES:], config.metric),
-        "score-against-parameters": figures.cost_against_score(own, "num_params", "parameters of the network"),
-        "score-against-seconds": figures.cost_against_score(own, "seconds", "seconds of training"),
+        "score-against-parameters": figures.cost_against_score(own, NUM_PARAMS, "parameters of the network"),
+        "score-against-seconds": figures.cost_against_score(own, SECONDS, "seconds of training"),
     }
     if rungs := rungs_table(own, config):
         drawn["rung-survival"] = figures.rung_survival(rungs)

@@ -1,4 +1,4 @@
-"""Bring a study to its budget and its result: the stages in order, by this process or a crew."""
+"""Bring a study to its budget and its result: the stages in order, by this process or by an engine's workers."""
 
 import logging
 import shutil
@@ -9,22 +9,23 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
-from data.grouping.sources import Progress
+from data import Progress
 from study import StudyError
 from study.config.schema import StudyConfig
 from study.forkserver import gather
 from study.result.final import Outcome, finish, winner
 from study.result.refit import FinalEpoch
-from study.search.contract import stored_config, while_it_exists
-from study.search.local import crew
-from study.search.members import own_trials
-from study.search.opening import Opened, check_name, open_all, with_absolute_data
-from study.search.trial import TrialEnd, TrialEpoch
+from study.search.contract import stored_config
+from study.search.engine import Engine
+from study.search.local import local_processes
+from study.search.opened import Opened, check_name, open_all, with_absolute_data
+from study.search.trial import TrialNews, objective
 from study.search.worker import search
-from study.storage.door import backend, load_study, open_storage, runs_folder, storage_trouble
-from study.storage.leases import Leases, turn
+from study.storage.door import load_study, open_storage, runs_folder, storage_trouble
+from study.storage.leases import Leases
+from study.storage.locks import alone
 
-News = Opened | TrialEpoch | TrialEnd | FinalEpoch | Outcome
+News = Opened | TrialNews | FinalEpoch | Outcome
 
 FINAL = "final.lock"
 """What only one process at a time may do: train, score and export."""
@@ -33,7 +34,12 @@ logger = logging.getLogger(__name__)
 
 
 def run(
-    config: StudyConfig, name: str, url: str, device: torch.device, progress: Progress | None = None
+    config: StudyConfig,
+    name: str,
+    url: str,
+    device: torch.device,
+    progress: Progress | None = None,
+    engine: Engine = local_processes,
 ) -> Iterator[News]:
     """Search to the budget, then train, score and export; yields news.
 
@@ -45,15 +51,16 @@ def run(
     with storage_trouble(url):
         opened = open_all(config, check_name(name), url, progress, create=True)
         yield opened
-        with while_it_exists(opened.study, url):
+        study = opened.study
+        with study.while_it_exists():
             if config.workers > 1:
-                yield from crew(name, url, str(device), config.workers)
+                yield from engine(name, url, str(device), config.workers)
                 work = opened.workspace(device)
             else:
                 work = opened.workspace(device)
-                yield from search(opened.study, work)
-            with turn(backend(opened.study), opened.folder, FINAL, _waiting):
-                yield from finish(opened.study, work, None, work.folder / "model")
+                yield from search(study, objective(work))
+            with alone(study.storage, study.folder, FINAL, _waiting):
+                yield from finish(study, work, None, study.folder / "model")
 
 
 def retrain(
@@ -61,18 +68,18 @@ def retrain(
 ) -> Iterator[News]:
     """Train a trial's architecture again from fresh weights; the winner into model/, another beside it."""
     with storage_trouble(url):
-        kept = load_study(open_storage(url, create=False, write=False), name)
-        opened = open_all(stored_config(kept), name, url, progress)
+        config = stored_config(load_study(open_storage(url, create=False, write=False), name))
+        opened = open_all(config, name, url, progress)
         study = opened.study
         best = winner(study)
-        trials = {trial.number: trial for trial in own_trials(study)}
+        trials = {trial.number: trial for trial in study.own_trials()}
         if number is not None and number not in trials:
             raise StudyError(f"no finished trial {number} in {name!r} (there are: {', '.join(map(str, trials))})")
         yield opened
         trial = None if number is None else trials[number]
         folder = "model" if number in (None, best.number) else f"model-trial-{number}"
-        with turn(backend(study), opened.folder, FINAL, _waiting):
-            yield from finish(study, opened.workspace(device), trial, opened.folder / folder, fresh=True)
+        with alone(study.storage, study.folder, FINAL, _waiting):
+            yield from finish(study, opened.workspace(device), trial, study.folder / folder, fresh=True)
 
 
 def delete(name: str, url: str) -> None:
@@ -87,7 +94,7 @@ def delete(name: str, url: str) -> None:
     def watching() -> None:
         logger.warning("a process that cannot be seen from here held a trial; watching its heartbeat for a minute")
 
-    with storage_trouble(url), turn(storage, folder, FINAL, refuse), turn(storage, folder, waiting=refuse):
+    with storage_trouble(url), alone(storage, folder, FINAL, refuse), alone(storage, folder, waiting=refuse):
         ids = [trial._trial_id for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
         leases = Leases(storage)
         leases.prepare()

@@ -17,6 +17,8 @@ from data.splits import make_parts
 from study import cli
 from study.config.resolve import resolve
 from study.config.schema import StudyConfig
+from study.search.open_study import OpenStudy, open_study
+from study.storage.door import open_storage
 from study.training.workspace import Workspace, make_workspace
 from tests import killer
 
@@ -92,6 +94,18 @@ def workspace(small_set: ImageSet, tmp_path: Path) -> Callable[[StudyConfig], Wo
         return make_workspace(config, dataset, parts, torch.device("cpu"), tmp_path / "runs" / "s")
 
     return make
+
+
+def open_config(
+    url: str, config: StudyConfig, name: str = "s", folder: Path = Path("runs/s"), parts: tuple[str, str] = ("d", "p")
+) -> OpenStudy:
+    """A study of a configuration, without looking at images: `parts` stand for the hashes of images and split."""
+    return open_study(open_storage(url, create=True), name, config, *parts, folder)
+
+
+def open_work(work: Workspace, url: str, name: str = "s") -> OpenStudy:
+    """A study of a workspace."""
+    return open_config(url, work.config, name, work.folder, (work.dataset.fingerprint, work.parts.hash))
 
 
 class Shell:

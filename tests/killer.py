@@ -122,10 +122,10 @@ def watch() -> None:
     """Write down what this process trains, and what must never happen."""
     from optuna.storages._cached_storage import _CachedStorage
 
-    from study.search import worker
+    from study.search import trial as trials
     from study.training import start as training
 
-    report, fit, run = _CachedStorage.set_trial_intermediate_value, training.fit, worker.run_trial
+    report, fit, run = _CachedStorage.set_trial_intermediate_value, training.fit, trials.run_trial
 
     def reported_once(self: Any, trial_id: int, step: int, value: float) -> Any:
         query = "SELECT count(*) FROM trial_intermediate_values WHERE trial_id = ? AND step = ?"
@@ -139,20 +139,21 @@ def watch() -> None:
             note("epochs.log", seed, result.epoch)
             yield result
 
-    def run_by_one(study: Any, trial: Any, *args: Any) -> Iterator[Any]:
+    def run_by_one(run_now: Any, *args: Any) -> Iterator[Any]:
+        study, trial = run_now.study.study, run_now.trial
         held = Path(f"held-{trial.number}")
         if held.exists() and (text := held.read_text()) and Path(f"/proc/{text}").exists() and not is_dead(text):
             note("wrong.log", f"trial {trial.number} is run by process {text} and by {os.getpid()}")
         held.write_text(str(os.getpid()))
         note("runs.log", trial.number, len(study._storage.get_trial(trial._trial_id).intermediate_values))
         try:
-            yield from run(study, trial, *args)
+            yield from run(run_now, *args)
         finally:
             held.unlink(missing_ok=True)
 
     _CachedStorage.set_trial_intermediate_value = reported_once  # type: ignore[method-assign]
     training.fit = counted
-    worker.run_trial = run_by_one
+    trials.run_trial = run_by_one
 
 
 def keep_copy() -> None:

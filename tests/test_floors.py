@@ -16,7 +16,7 @@ FLOORS = [
     ["study.search"],
     ["study.training"],
     ["study.config", "study.storage"],
-    ["study.signals", "study.forkserver"],
+    ["study.signals", "study.forkserver", "study.attributes"],
     ["models.bundle", "data"],
     ["models", "models.scores", "data.grouping"],
     ["data.images"],

@@ -4,16 +4,13 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data import DataError
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is done, work done, work in all)."""
+from data import DataError, Progress
 
 METHOD_VERSION = 1
 """Raised with every change of find.py that may change a partition: what another version found is found anew."""

@@ -12,8 +12,9 @@ from data import known
 from data.datasets import ImageSet, load
 from data.splits import Parts, make_parts
 from study.cli.display import err, print_table, show
+from study.cli.options import AsJson, group
 
-app = typer.Typer(no_args_is_help=True, help="Look at a folder of images, divide it, or fetch a known dataset.")
+app = group("Look at a folder of images, divide it, or fetch a known dataset.")
 
 CACHE = Path("runs/cache")
 IMAGE_SIZE = 128
@@ -24,7 +25,6 @@ Groups = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of the parts; a study's own is 0 unless set.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
 def _load(folder: str, groups: str | None, seed: int, skip_bad: bool) -> tuple[ImageSet, Parts]:

@@ -7,11 +7,12 @@ import typer
 
 from study import StudyError, launch
 from study.cli.display import err
-from study.search.opening import check_name
+from study.cli.options import group
+from study.search.opened import check_name
 from study.storage.door import DEFAULT_URL, load_study, open_storage, parse_url, runs_folder, sqlite_file
 from study.storage.sqlite import copy_file
 
-app = typer.Typer(no_args_is_help=True, help="Copy the database of studies, or delete a study.")
+app = group("Copy the database of studies, or delete a study.")
 
 Place = Annotated[str, typer.Argument(help="sqlite:///FILE, or just the file.")]
 

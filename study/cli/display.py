@@ -17,8 +17,7 @@ from study.config.schema import StudyConfig
 from study.launch import News
 from study.result.final import Outcome
 from study.result.refit import CONFIRM_SEEDS, FinalEpoch
-from study.search.members import Membership
-from study.search.opening import Opened
+from study.search.opened import Opened
 from study.search.trial import TrialEnd, TrialEpoch
 from study.storage.door import DEFAULT_URL
 
@@ -75,17 +74,16 @@ class Display:
 
     def _open(self, opened: Opened) -> None:
         self._opened = opened
-        self._members = Membership(opened.config)
         if clash := conflicting(opened.dataset):
             err.print(f"{clash} files stand in several classes with the same content (see: study data audit)")
         self._started = time.monotonic()
-        self._show("search", self._standing(), opened.config.trials, "")
+        self._show("search", self._standing(), opened.study.config.trials, "")
 
     def _standing(self) -> int:
         """Number of trials done, by whomever."""
         assert self._opened is not None
         states: dict[str, list[float]] = {"COMPLETE": [], "PRUNED": []}
-        for trial in self._members.own(self._opened.study.get_trials(deepcopy=False)):
+        for trial in self._opened.study.own_trials():
             states[trial.state.name].append(trial.value or 0.0)
         self._pruned = len(states["PRUNED"])
         self._best = max(states["COMPLETE"], default=None)
@@ -96,15 +94,15 @@ class Display:
         self._epochs += 1
         best = f" · best {percent(self._best)}" if self._best is not None else ""
         note = f"trial {news.number} · {percent(news.value)}{best} · {self._pruned} pruned · {self._time_left()}"
-        self._show("search", None, self._opened.config.trials, note)
-        self._show("epoch", news.epoch, self._opened.config.epochs, "")
+        self._show("search", None, self._opened.study.config.trials, note)
+        self._show("epoch", news.epoch, self._opened.study.config.epochs, "")
 
     def _end(self) -> None:
         self._progress.update(self._tasks["search"], completed=self._standing())
 
     def _final(self, news: FinalEpoch) -> None:
         assert self._opened is not None
-        config = self._opened.config
+        config = self._opened.study.config
         self._epochs += 1
         total = config.final_epochs * news.trainings
         done = news.place * config.final_epochs + news.result.epoch
@@ -114,7 +112,7 @@ class Display:
     def _time_left(self) -> str:
         """Trials left at this run's pace per trial (pruning included), and the final training at its pace per epoch."""
         assert self._opened is not None
-        config = self._opened.config
+        config = self._opened.study.config
         task = next(task for task in self._progress.tasks if task.id == self._tasks["search"])
         spent = time.monotonic() - self._started
         if config.trials is None or not self._epochs:
@@ -146,14 +144,19 @@ class Display:
             out.print("The images are synthetic: the score says nothing about tissue.")
         parts = self._opened.parts
         path = self._opened.dataset.paths[int((parts.test if len(parts.test) else parts.val)[0])]
-        option = "" if storage == DEFAULT_URL else f" --storage {quote(storage)}"
-        more = (self._opened.config.trials or card.study.trials) * 2
+        option = storage_option(storage)
+        more = (self._opened.study.config.trials or card.study.trials) * 2
         for command in (
             f"study predict {quote(str(self._outcome.directory))} {quote(str(self._opened.dataset.root / path))}",
             f"study resume {name} --trials {more}{option}",
             f"study dashboard{option}",
         ):
             out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+def storage_option(storage: str) -> str:
+    """What a command needs that goes on with a study of this database."""
+    return "" if storage == DEFAULT_URL else f" --storage {quote(storage)}"
 
 
 def _summary_rows(name: str, card: StudyCard) -> list[tuple[str, str]]:

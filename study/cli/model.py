@@ -15,7 +15,7 @@ from models.bundle.folder import load
 from models.bundle.readable import SHOWN
 from study import StudyError
 from study.cli.display import err, print_table, show
-from study.search.opening import choose_device
+from study.cli.options import AsJson, Device, choose_device
 from study.use.evaluate import Evaluation
 from study.use.evaluate import evaluate as score_folder
 from study.use.predict import Row, find_images, predict_files, threshold_of, unlike_training
@@ -25,8 +25,6 @@ app = typer.Typer()
 CACHE = Path("runs/cache")
 
 Model = Annotated[Path, typer.Argument(help="A model folder, or a .pth in the reference's layout.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
 @app.command(epilog="Example: study predict runs/quick-digits/model photos/ --csv > predictions.csv")

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import optuna
 from optuna.trial import FrozenTrial
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from data.batches import MEAN, STD
 from data.images import DECODING, source_size
@@ -17,16 +16,14 @@ from models import files
 from models.bundle import folder as bundle
 from models.bundle.card import Data, Final, Leaky, Opening, Origin, Preprocessing, StudyCard
 from study import StudyError
+from study.attributes import BASELINE, MODELS, NUM_PARAMS
 from study.result.page import Mistake
 from study.result.refit import FinalEpoch, Job, Trained, architecture, chosen, confirmed, ranked, train
 from study.result.report import write_report
 from study.result.scoring import Scored, leaky_row, open_test, openings, score_all, trees_digest
-from study.search.members import own_trials
+from study.search.open_study import OpenStudy
 from study.search.trial import identity_of
 from study.training.workspace import Workspace, versions
-
-MODELS = "models"
-"""Study attribute: the model folders that were written, with their scores; for SQL."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +39,13 @@ class Outcome:
     card: StudyCard
 
 
-def winner(study: optuna.Study) -> FrozenTrial:
+def winner(study: OpenStudy) -> FrozenTrial:
     """The finished trial with the best selection score; StudyError when there is none."""
     return ranked(study)[0]
 
 
 def finish(
-    study: optuna.Study, work: Workspace, trial: FrozenTrial | None, directory: Path, *, fresh: bool = False
+    study: OpenStudy, work: Workspace, trial: FrozenTrial | None, directory: Path, *, fresh: bool = False
 ) -> Iterator[FinalEpoch | Outcome]:
     """Train a trial's architecture for good, score it on the test part, and write the model folder.
 
@@ -85,14 +82,14 @@ def finish(
     yield Outcome(directory, _write(study, work, trial, directory, trained[0], card, scored.mistakes))
 
 
-def _baseline(study: optuna.Study, taken: set[int]) -> Rivals:
+def _baseline(study: OpenStudy, taken: set[int]) -> Rivals:
     """The enqueued baseline, unless it is among the others already."""
-    found = [trial for trial in own_trials(study) if trial.user_attrs.get("baseline") and trial.number not in taken]
+    found = [trial for trial in study.own_trials() if trial.user_attrs.get(BASELINE) and trial.number not in taken]
     return [("baseline", trial) for trial in found[:1]]
 
 
 def _leaky(
-    study: optuna.Study, work: Workspace, trial: FrozenTrial, fresh: bool
+    study: OpenStudy, work: Workspace, trial: FrozenTrial, fresh: bool
 ) -> Generator[FinalEpoch, None, Leaky | None]:
     """What the published protocol would report of the architecture: 80 % of the images at random, the rest to score."""
     if not work.config.leaky_score or work.leaky:
@@ -105,7 +102,7 @@ def _leaky(
 
 
 def _write(
-    study: optuna.Study,
+    study: OpenStudy,
     work: Workspace,
     trial: FrozenTrial,
     directory: Path,
@@ -116,7 +113,7 @@ def _write(
     """The bundle and the report; the mark that all is done goes last."""
     some = work.dataset.images[work.parts.train[:64]]
     card = bundle.save(directory, shipped.model, architecture(work, trial), card, some)
-    write_report(directory, study, work.config, card, shipped.epochs, mistakes)
+    write_report(directory, study, card, shipped.epochs, mistakes)
     _remember(study, work, directory, card)
     mark = Mark(weights_sha256=shipped.digest, identity=identity_of(study, trial))
     files.write_json(directory / FINISHED, mark.model_dump())
@@ -133,38 +130,48 @@ class Mark(BaseModel):
     identity: str
 
 
-def _remember(study: optuna.Study, work: Workspace, directory: Path, card: StudyCard) -> None:
-    """What SQL shows of the model folders of a study: the last model in each."""
-    low, high = card.test.accuracy_interval
-    row = {
-        "trial": card.study.trial,
-        "weights_sha256": card.weights_sha256,
-        "accuracy": card.test.accuracy,
-        "low": low,
-        "high": high,
-        "path": str(directory.relative_to(work.folder) if directory.is_relative_to(work.folder) else directory),
-        "opening": card.test_opening.number,
-        "leaky": card.leaky,
-    }
-    kept = [one for one in study.user_attrs.get(MODELS, []) if one["path"] != row["path"]]
-    if study.user_attrs.get(MODELS) != [*kept, row]:
-        study.set_user_attr(MODELS, [*kept, row])
+class Written(BaseModel):
+    """What SQL shows of a model folder."""
+
+    trial: int
+    weights_sha256: str
+    accuracy: float
+    low: float  # ends of the 95 % interval
+    high: float
+    path: str
+    opening: int
+    leaky: bool
 
 
-def _finished_card(
-    directory: Path, study: optuna.Study, work: Workspace, trial: FrozenTrial | None
-) -> StudyCard | None:
+def _remember(study: OpenStudy, work: Workspace, directory: Path, card: StudyCard) -> None:
+    """Write down the last model in each folder of the study."""
+    row = Written(
+        trial=card.study.trial,
+        weights_sha256=card.weights_sha256,
+        accuracy=card.test.accuracy,
+        low=card.test.accuracy_interval[0],
+        high=card.test.accuracy_interval[1],
+        path=str(directory.relative_to(work.folder) if directory.is_relative_to(work.folder) else directory),
+        opening=card.test_opening.number,
+        leaky=card.leaky,
+    )
+    before = TypeAdapter(list[Written]).validate_python(study.attribute(MODELS) or [])
+    kept = [other for other in before if other.path != row.path]
+    study.remember(MODELS, [other.model_dump() for other in (*kept, row)])
+
+
+def _finished_card(directory: Path, study: OpenStudy, work: Workspace, trial: FrozenTrial | None) -> StudyCard | None:
     """The card of a folder that was finished for this trial, history and number of openings; None when work is left."""
     try:
         mark = Mark.model_validate_json((directory / FINISHED).read_bytes())
         card = bundle.read_card(directory, StudyCard)
     except (OSError, ValueError):  # none, torn, altered, or of another version
         return None
-    own = {one.number: one for one in own_trials(study)}
+    own = {one.number: one for one in study.own_trials()}
     shipped = own.get(card.study.trial if trial is None else trial.number)
     if not card.files or card.weights_sha256 != mark.weights_sha256 or shipped is None:
         return None
-    same = mark.identity == identity_of(study, shipped) and card.study.name == study.study_name
+    same = mark.identity == identity_of(study, shipped) and card.study.name == study.name
     current = (
         card.study.trials == len(own)
         and card.study.winner == winner(study).number
@@ -176,7 +183,7 @@ def _finished_card(
 
 
 def _card(
-    study: optuna.Study,
+    study: OpenStudy,
     work: Workspace,
     trial: FrozenTrial,
     trained: list[Trained],
@@ -199,14 +206,14 @@ def _card(
         test_opening=opening,
         test_openings=len(openings(study)),
         study=Origin(
-            name=study.study_name,
+            name=study.name,
             trial=trial.number,
             winner=winner(study).number,
             confirmed=confirmed(study) if config.confirm > 1 else None,
             params=trial.params,
             metric=config.metric,
             selection_score=trial.value,
-            trials=len(own_trials(study)),
+            trials=len(study.own_trials()),
             config=config.model_dump(mode="json"),
         ),
         final=Final(
@@ -215,7 +222,7 @@ def _card(
             trainings=len(trained),
             seconds=round(sum(epoch.seconds for one in trained for epoch in one.epochs), 3),
             epoch_seconds=[round(epoch.seconds, 3) for epoch in trained[0].epochs],
-            num_params=trial.user_attrs.get("num_params"),
+            num_params=trial.user_attrs.get(NUM_PARAMS),
         ),
         data=Data(
             source=config.data,

@@ -18,6 +18,7 @@ from models.scores.conformal import Refused
 from models.scores.evaluation import HeldOutScores, Positive
 from models.scores.intervals import Interval
 from models.training import EpochResult
+from study.attributes import BASELINE, NUM_PARAMS, SECONDS
 from study.config.schema import StudyConfig
 from study.config.space import Entry, Range
 from study.result import figures
@@ -289,7 +290,7 @@ def _search(trials: list[FrozenTrial], config: StudyConfig, found: Found, times:
         parts.append(_figure(figures.importance(found.importance)))
     else:
         parts.append('<p class="note">Too few complete trials to say which parameters mattered.</p>')
-    for attribute, label in (("num_params", "parameters of the network"), ("seconds", "seconds of training")):
+    for attribute, label in ((NUM_PARAMS, "parameters of the network"), (SECONDS, "seconds of training")):
         parts.append(_figure(figures.cost_against_score(trials, attribute, label)))
     return "".join(parts)
 
@@ -299,10 +300,10 @@ def _trials(trials: list[FrozenTrial]) -> str:
     rows: list[Row] = [
         (
             trial.number,
-            "baseline" if trial.user_attrs.get("baseline") else trial.state.name.lower(),
+            "baseline" if trial.user_attrs.get(BASELINE) else trial.state.name.lower(),
             round(trial.value, 4) if trial.value is not None else "",
             trial.last_step or 0,
-            round(trial.user_attrs.get("seconds", 0), 1),
+            round(trial.user_attrs.get(SECONDS, 0), 1),
             ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items()),
         )
         for trial in trials

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import optuna
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from models import files
 from models.bundle.card import Confirmed
@@ -20,14 +19,13 @@ from models.cnn import CNN, CNNConfig
 from models.memory import OutOfMemoryError
 from models.training import EpochResult, derive_seed
 from study import StudyError
+from study.attributes import CONFIRMED
 from study.config.space import cnn_config, full_point
-from study.search.members import own_trials
+from study.search.open_study import OpenStudy
 from study.search.trial import identity_of
 from study.training.start import Training, start_training, value_of
 from study.training.workspace import Workspace
 
-CONFIRMED = "confirmed"
-"""Study attribute: what the best trials reached when they were trained anew, and so which one was chosen."""
 CONFIRM_SEEDS = 2
 
 
@@ -68,18 +66,18 @@ class Job:
         return f"{'confirm' if self.stage == 'confirmation' else 'trial'}-{self.trial.number:04d}-seed-{self.seed}"
 
 
-def ranked(study: optuna.Study) -> list[FrozenTrial]:
+def ranked(study: OpenStudy) -> list[FrozenTrial]:
     """The trials that ran to their end, best selection score first; StudyError when there are none."""
-    finished = [trial for trial in own_trials(study) if trial.state == TrialState.COMPLETE]
+    finished = [trial for trial in study.own_trials() if trial.state == TrialState.COMPLETE]
     if not finished:
         raise StudyError(
-            f"the study {study.study_name!r} has no trial that ran to its end "
-            f"(search on with a larger total: study resume {study.study_name} --trials MORE)"
+            f"the study {study.name!r} has no trial that ran to its end "
+            f"(search on with a larger total: study resume {study.name} --trials MORE)"
         )
     return sorted(finished, key=lambda trial: (-(trial.value or 0.0), trial.number))
 
 
-def chosen(study: optuna.Study, work: Workspace, *, fresh: bool) -> Generator[FinalEpoch, None, list[FrozenTrial]]:
+def chosen(study: OpenStudy, work: Workspace, *, fresh: bool) -> Generator[FinalEpoch, None, list[FrozenTrial]]:
     """The winner; or with `confirm` the best so many trials, by what they reach on val with two new seeds each."""
     best = ranked(study)[: work.config.confirm]
     if len(best) < 2:
@@ -93,18 +91,17 @@ def chosen(study: optuna.Study, work: Workspace, *, fresh: bool) -> Generator[Fi
     means = {number: float(np.mean(values)) for number, values in reached.items()}
     best.sort(key=lambda trial: (-means[trial.number], trial.number))
     rows = [Confirmed(trial=one.number, values=reached[one.number], mean=means[one.number]) for one in best]
-    if confirmed(study) != rows:
-        study.set_user_attr(CONFIRMED, [row.model_dump() for row in rows])
+    study.remember(CONFIRMED, [row.model_dump() for row in rows])
     return best
 
 
-def confirmed(study: optuna.Study) -> list[Confirmed] | None:
+def confirmed(study: OpenStudy) -> list[Confirmed] | None:
     """What the best trials reached when they were trained anew, best first; None where that was not done."""
-    rows = study.user_attrs.get(CONFIRMED)
-    return None if rows is None else [Confirmed.model_validate(row) for row in rows]
+    rows = study.attribute(CONFIRMED)
+    return None if rows is None else TypeAdapter(list[Confirmed]).validate_python(rows)
 
 
-def _confirm(study: optuna.Study, work: Workspace, job: Job) -> Generator[FinalEpoch, None, float]:
+def _confirm(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, float]:
     """The metric on val after the last epoch; 0 where training failed."""
     identity = identity_of(study, job.trial)
     record = work.folder / "final" / f"{job.name}.json"
@@ -128,7 +125,7 @@ def _confirm(study: optuna.Study, work: Workspace, job: Job) -> Generator[FinalE
     return value
 
 
-def train(study: optuna.Study, work: Workspace, job: Job) -> Generator[FinalEpoch, None, Trained]:
+def train(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, Trained]:
     """One final training to the last epoch. Raises StudyError when it diverges or does not fit the device."""
     identity = identity_of(study, job.trial)
     weights = work.folder / "final" / f"{job.name}.safetensors"

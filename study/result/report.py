@@ -17,11 +17,12 @@ from models.bundle.card import LEAKY, StudyCard
 from models.files import write, write_json
 from models.scores.evaluation import HeldOutScores
 from models.training import EpochResult
+from study.attributes import BRACKET, EPOCH_SECONDS, INFEASIBLE, PRUNED_BECAUSE, SECONDS, why
 from study.config.schema import StudyConfig
 from study.config.space import Entry, Range, Value, full_point, numbers
 from study.result.figures import Rungs
 from study.result.page import Found, Mistake, page
-from study.search.members import own_trials
+from study.search.open_study import OpenStudy
 
 ENOUGH = 8
 """Complete trials, below which nothing is said about the importance of parameters."""
@@ -29,21 +30,20 @@ ENOUGH = 8
 
 def write_report(
     directory: Path,
-    study: optuna.Study,
-    config: StudyConfig,
+    study: OpenStudy,
     card: StudyCard,
     epochs: list[EpochResult],
     mistakes: list[Mistake],
 ) -> None:
     """Write the report's files beside the model: one page, and each table as a file of its own."""
-    trials = own_trials(study)
+    config, trials = study.config, study.own_trials()
     times = times_table(trials, card, config)
     found = Found(
         rungs=rungs_table(trials, config),
-        importance=importances(study, trials),
-        infeasible=sum(_infeasible(trial) for trial in trials),
+        importance=importances(trials),
+        infeasible=sum(why(trial.user_attrs) in INFEASIBLE for trial in trials),
         at_the_edge=edges(config.space, card.study.params),
-        left_out=len(study.get_trials(deepcopy=False)) - len(trials),
+        left_out=len(study.trials()) - len(trials),
     )
     write_json(directory / "results.json", results(trials, config))
     write_json(directory / "times.json", times)
@@ -66,14 +66,14 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, An
             {
                 "config": point | {name: list(numbers(point[name])) for name in ("kernel_sizes", "dense_units")},
                 "val_accuracy": 100 * trial.value,
-                "total_time": attributes.get("seconds"),
-                "avg_epoch_time": attributes.get("epoch_seconds"),
+                "total_time": attributes.get(SECONDS),
+                "avg_epoch_time": attributes.get(EPOCH_SECONDS),
                 "trial": trial.number,
                 "state": trial.state.name,
                 "epochs": trial.last_step,
                 "selection_score": trial.value,
                 "leaky": config.protocol == "random",
-                "pruned_because": attributes.get("pruned_because"),
+                "pruned_because": attributes.get(PRUNED_BECAUSE),
             }
         )
     return sorted(rows, key=lambda row: (row["state"] != "COMPLETE", -row["selection_score"]))
@@ -82,7 +82,7 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, An
 def times_table(trials: list[FrozenTrial], card: StudyCard, config: StudyConfig) -> dict[str, float | int]:
     """Where the time went, in seconds; pauses between runs do not count."""
     epochs = sum(len(trial.intermediate_values) for trial in trials)
-    search = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
+    search = sum(trial.user_attrs.get(SECONDS, 0.0) for trial in trials)
     final_epochs = card.final.epochs * card.final.trainings
     return {
         "search_seconds": round(search, 2),
@@ -124,14 +124,14 @@ def rungs_table(trials: list[FrozenTrial], config: StudyConfig) -> Rungs:
     """How many trials of each bracket reached each rung, and how many of them went on."""
     found: Rungs = []
     for bracket, rungs in enumerate(config.brackets):
-        lengths = [len(one.intermediate_values) for one in trials if one.user_attrs.get("bracket") == bracket]
+        lengths = [len(one.intermediate_values) for one in trials if one.user_attrs.get(BRACKET) == bracket]
         found += [
             (bracket, rung, sum(n >= rung for n in lengths), sum(n > rung for n in lengths)) for rung in rungs[:-1]
         ]
     return found
 
 
-def importances(study: optuna.Study, trials: list[FrozenTrial]) -> dict[str, float]:
+def importances(trials: list[FrozenTrial]) -> dict[str, float]:
     """Shares of the parameters in the score (PED-ANOVA, Watanabe et al. 2023); {} where there is too little to say."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len(complete) < ENOUGH:
@@ -167,12 +167,6 @@ def edges(space: dict[str, Entry], params: dict[str, Value]) -> list[str]:
                 f"{name} = {value:.4g} lies at the {'lower' if place < 0.5 else 'upper'} end of what was tried"
             )
     return found
-
-
-def _infeasible(trial: FrozenTrial) -> bool:
-    """Whether it could not be trained at all: out of memory, diverged, or too many deaths."""
-    why = str(trial.user_attrs.get("pruned_because", ""))
-    return why.startswith(("out of memory", "diverged", "its worker died"))
 
 
 def study_file(config: StudyConfig) -> bytes:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from models.bundle.card import Conformal, Leaky, Opening
 from models.cnn import CNN
@@ -24,13 +24,13 @@ from models.scores.evaluation import (
 )
 from models.scores.intervals import accuracy_interval
 from models.training import derive_seed
+from study.attributes import OPENINGS
 from study.result.page import Mistake
 from study.result.refit import Trained
-from study.storage.door import backend, make_durable
+from study.search.open_study import OpenStudy
+from study.storage.door import make_durable
 from study.training.workspace import Workspace
 
-OPENINGS = "openings"
-"""Study attribute: when the test was opened, and for which weights."""
 MISTAKES = 12
 """Shown in the report."""
 TREE_PARTS = {"test": ("train", "val"), "val": ("train",)}
@@ -40,9 +40,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def openings(study: optuna.Study) -> list[Opening]:
+def openings(study: OpenStudy) -> list[Opening]:
     """Every look at the test part so far."""
-    return [Opening.model_validate(one) for one in study.user_attrs.get(OPENINGS, [])]
+    return TypeAdapter(list[Opening]).validate_python(study.attribute(OPENINGS) or [])
 
 
 def trees_digest(work: Workspace) -> str:
@@ -52,7 +52,7 @@ def trees_digest(work: Workspace) -> str:
     ).hexdigest()
 
 
-def open_test(study: optuna.Study, digests: list[str], split_hash: str) -> Opening:
+def open_test(study: OpenStudy, digests: list[str], split_hash: str) -> Opening:
     """Record that the test part is about to be scored by these weights; the same weights are the same opening."""
     before = openings(study)
     for opening in before:
@@ -60,8 +60,8 @@ def open_test(study: optuna.Study, digests: list[str], split_hash: str) -> Openi
             return opening
     now = datetime.now(UTC).isoformat(timespec="seconds")
     opening = Opening(number=len(before) + 1, time=now, weights_sha256=digests, parts=split_hash)
-    study.set_user_attr(OPENINGS, [one.model_dump() for one in (*before, opening)])
-    make_durable(backend(study))  # a power cut must not make a second look at the test the first
+    study.remember(OPENINGS, [one.model_dump() for one in (*before, opening)])
+    make_durable(study.storage)  # a power cut must not make a second look at the test the first
     return opening
 
 

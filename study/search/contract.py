@@ -4,95 +4,33 @@ Optuna stores neither sampler nor pruner and accepts most changes of a space sil
 changed half-way is no study.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import dataclasses
 
 import optuna
-from optuna.study import StudyDirection
-from optuna.trial import TrialState
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
+from data.batches import Augment
 from study import StudyError
-from study.config.schema import MAY_CHANGE, AugmentConfig, StudyConfig, explain
-from study.config.space import distributions
-from study.search.sampling import make_pruner, make_sampler
-from study.storage import views
-from study.storage.door import exists, load_study, parse_url, study_names
-from study.storage.lean import LeanStorage
+from study.attributes import CONFIG
+from study.config.schema import MAY_CHANGE, StudyConfig, explain
+from study.config.space import fixed
 
-CONTRACT = "contract"
-"""Study attribute: what may not change."""
-CONFIG = "config"
-"""Study attribute: the whole configuration as last given, so that `resume` needs only the name."""
+Contract = dict[str, JsonValue]
+"""Field -> value, as JSON; a stored one is never rewritten."""
+
+DEFAULTS = "defaults"
+"""The parameters that the space does not name, with the values they had when the study was made."""
 
 
-def open_study(storage: LeanStorage, name: str, config: StudyConfig, fingerprint: str, split_hash: str) -> optuna.Study:
-    """Create the study, or open it after comparing its contract with this one.
-
-    Raises StudyError that names the fields that differ.
-    """
-    contract = {**config.contract(), "data content": fingerprint, "parts": split_hash}
-    if name in study_names(storage):
-        found = load_study(storage, name)
-        kept = found.user_attrs.get(CONTRACT)
-        if kept is None and any(trial.state != TrialState.WAITING for trial in found.get_trials(deepcopy=False)):
-            raise StudyError(
-                f"the study {name!r} in this database was not made by this program (choose another --name)"
-            )
-        if found.direction != StudyDirection.MAXIMIZE:
-            raise StudyError(
-                f"the study {name!r} in this database looks for the smallest value, an accuracy should be large "
-                "(choose another --name, or make it anew with direction='maximize')"
-            )
-        if kept is not None:
-            _compare(name, _with_defaults(kept), contract)
-    views.refresh(storage.engine, distributions(config.space))
-    study = optuna.create_study(
-        study_name=name,
-        storage=storage,
-        sampler=make_sampler(config),
-        pruner=make_pruner(config),
-        direction="maximize",
-        load_if_exists=True,
-    )
-    if CONTRACT not in study.user_attrs:  # new, or killed just here before
-        if config.baseline:
-            study.enqueue_trial(config.baseline, user_attrs={"baseline": True}, skip_if_exists=True)
-        study.set_user_attr(CONTRACT, contract)
-    if study.user_attrs.get(CONFIG) != config.model_dump(mode="json"):
-        study.set_user_attr(CONFIG, config.model_dump(mode="json"))
-    return study
+def contract_of(config: StudyConfig, fingerprint: str, split_hash: str) -> Contract:
+    """What defines a study: configuration, images and parts."""
+    unnamed = {name: value for name, value in fixed(config.space).items() if name not in config.space}
+    return {**config.contract(), DEFAULTS: dict(unnamed), "data content": fingerprint, "parts": split_hash}
 
 
-@contextmanager
-def while_it_exists(study: optuna.Study, url: str) -> Iterator[None]:
-    """Turn what goes wrong because somebody else has deleted the study into StudyError."""
-    contract = study.user_attrs[CONTRACT]
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, StudyError) or is_there(study, contract):
-            raise
-        there = parse_url(url).render_as_string()
-        raise StudyError(f"the study was deleted from the database {there} while it ran") from error
-
-
-def is_there(study: optuna.Study, contract: dict[str, Any]) -> bool:
-    """Whether a study with this contract is still in its database; another one may have got its number or its name."""
-    return exists(study) and bool(study.user_attrs.get(CONTRACT) == contract)
-
-
-def _with_defaults(kept: dict[str, Any]) -> dict[str, Any]:
-    """A contract with the fields that its version did not have yet: what they do by default is what it did."""
-    fields = StudyConfig.model_fields
-    defaults = {key: field.default for key, field in fields.items() if key not in MAY_CHANGE}
-    augment = AugmentConfig().model_dump() | kept.get("augment", {})
-    return defaults | kept | {"augment": augment}
-
-
-def _compare(name: str, kept: dict[str, Any], wanted: dict[str, Any]) -> None:
-    old, new = flatten(kept), flatten(wanted)
+def compare(name: str, kept: Contract, wanted: Contract) -> None:
+    """Raise StudyError that names the fields in which a stored contract differs from the one that is wanted."""
+    old, new = flatten(_completed(kept, wanted)), flatten(wanted)
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if not differing:
         return
@@ -113,14 +51,26 @@ def _compare(name: str, kept: dict[str, Any], wanted: dict[str, Any]) -> None:
     )
 
 
-def _short(value: object) -> str:
+def _completed(kept: Contract, wanted: Contract) -> Contract:
+    """A contract with the fields that its version did not have yet: what they do by default is what it did."""
+    fields = StudyConfig.model_fields
+    defaults = {key: field.default for key, field in fields.items() if key not in MAY_CHANGE}
+    given = kept.get("augment")
+    augment = dataclasses.asdict(Augment()) | (given if isinstance(given, dict) else {})
+    # A space that names other parameters leaves others unnamed: the space itself is what differs then.
+    same_space = kept.get("space") == wanted["space"]
+    unnamed = kept.get(DEFAULTS) if same_space and DEFAULTS in kept else wanted[DEFAULTS]
+    return defaults | kept | {"augment": augment, DEFAULTS: unnamed}
+
+
+def _short(value: JsonValue) -> str:
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(fields: Contract, prefix: str = "") -> Contract:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
+    flat: Contract = {}
     for key, value in fields.items():
         if isinstance(value, dict):
             flat.update(flatten(value, f"{prefix}{key}."))

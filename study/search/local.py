@@ -19,12 +19,9 @@ import torch
 from data import DataError
 from study import StudyError
 from study.forkserver import CONTEXT
-from study.search.contract import stored_config, while_it_exists
-from study.search.opening import open_all
-from study.search.trial import TrialEnd, TrialEpoch
-from study.search.worker import search
+from study.search.trial import TrialNews
+from study.search.worker import work_on
 from study.signals import Stopped, stoppable
-from study.storage.door import load_study, open_storage, storage_trouble
 
 SECONDS_TO_END = 4.2
 """For workers that were told to stop: a little more than they give themselves."""
@@ -32,17 +29,8 @@ SECONDS_TO_END = 4.2
 logger = logging.getLogger(__name__)
 
 
-def work(name: str, url: str, device: torch.device) -> Iterator[TrialEpoch | TrialEnd]:
-    """What one worker of an existing study does: open everything, search; yields news of its own trials."""
-    with storage_trouble(url):
-        kept = load_study(open_storage(url, create=False, write=False), name)
-        opened = open_all(stored_config(kept), name, url)
-        with while_it_exists(opened.study, url):
-            yield from search(opened.study, opened.workspace(device))
-
-
-def crew(name: str, url: str, device: str, workers: int) -> Iterator[TrialEpoch | TrialEnd]:
-    """Run the trials of a study by so many worker processes; yields the news of all.
+def local_processes(name: str, url: str, device: str, workers: int) -> Iterator[TrialNews]:
+    """The engine of one machine: worker processes.
 
     A worker that dies is replaced, and the log says so. Raises StudyError with a worker's own complaint, or when
     they die without getting anywhere.
@@ -86,10 +74,10 @@ def _hire(hands: dict[Connection, BaseProcess], name: str, url: str, device: str
     hands[ours] = worker
 
 
-def _heard(pipe: Connection) -> TrialEpoch | TrialEnd | str | None:
+def _heard(pipe: Connection) -> TrialNews | str | None:
     """News, a complaint, or None when the worker has ended (perhaps in the middle of a word)."""
     try:
-        news: TrialEpoch | TrialEnd | str = pipe.recv()
+        news: TrialNews | str = pipe.recv()
         return news
     except (EOFError, OSError, pickle.UnpicklingError):
         return None
@@ -116,17 +104,16 @@ def _live(pipe: Connection, name: str, url: str, device: str, threads: int) -> N
     os.setpgid(0, 0)  # Ctrl-C in a terminal goes to the parent alone, which passes it on
     threading.Thread(target=_end_with_parent, daemon=True).start()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    torch.set_num_threads(threads)
     with stoppable():
         try:
-            _tell(pipe, work(name, url, torch.device(device)))
+            _tell(pipe, work_on(name, url, torch.device(device), threads))
         except Stopped as stop:
             sys.exit(stop.exit_code)
         except BrokenPipeError:
             sys.exit(1)  # the parent has died
 
 
-def _tell(pipe: Connection, all_news: Iterator[TrialEpoch | TrialEnd]) -> None:
+def _tell(pipe: Connection, all_news: Iterator[TrialNews]) -> None:
     try:
         for news in all_news:
             pipe.send(news)

@@ -2,12 +2,11 @@
 
 import math
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from study.attributes import FAILED_BECAUSE
 from study.config.schema import StudyConfig
 from study.config.space import distributions, misfit
-from study.search.contract import stored_config
 
 
 class Membership:
@@ -32,7 +31,7 @@ class Membership:
 
     def _finished_elsewhere(self, trial: FrozenTrial) -> str | None:
         if trial.state == TrialState.FAIL:
-            return str(trial.user_attrs.get("failed_because", "closed by another program"))
+            return str(trial.user_attrs.get(FAILED_BECAUSE, "closed by another program"))
         if trial.distributions != self.space:
             return self._unfit(trial) or "it lacks parameters of this study"
         steps = trial.intermediate_values
@@ -55,8 +54,3 @@ class Membership:
         if steps != list(range(1, len(steps) + 1)) or len(steps) > self._config.epochs:
             return "its steps are not this study's epochs"
         return None
-
-
-def own_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The finished trials of a study that are its own; StudyError when this program did not make the study."""
-    return Membership(stored_config(study)).own(study.get_trials(deepcopy=False))

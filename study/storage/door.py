@@ -151,23 +151,6 @@ def storage_trouble(url: str) -> Iterator[None]:
         raise StudyError(f"cannot write {error.filename or 'a file'}: {error.strerror} ({again})") from error
 
 
-def exists(study: optuna.Study) -> bool:
-    """Whether it is still in its database, as far as one can see; SQLite gives a deleted study's id to the next."""
-    try:
-        return backend(study).get_study_id_from_name(study.study_name) == study._study_id
-    except KeyError:
-        return False
-    except sqlalchemy.exc.SQLAlchemyError:
-        return True
-
-
-def backend(study: optuna.Study) -> LeanStorage:
-    """The database of a study; Optuna wraps it in a cache."""
-    storage = getattr(study._storage, "_backend", study._storage)
-    assert isinstance(storage, LeanStorage)
-    return storage
-
-
 def make_durable(storage: LeanStorage) -> None:
     """Let what was committed so far survive a power cut too (SQLite's commits alone survive only a kill)."""
     if storage.engine.dialect.name == "sqlite":

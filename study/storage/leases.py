@@ -1,17 +1,15 @@
-"""Who runs what: a lease on each running trial, and turns for what only one process at a time may do.
+"""Who runs what: a lease on each running trial.
 
 A lease says which process works on a trial. On one machine that process can be looked at; elsewhere its heartbeat is
 counted, and no clock is ever compared with another machine's.
 """
 
-import fcntl
-import hashlib
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +22,6 @@ from optuna.trial import TrialState
 from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Table
 
 from study import StudyError
-from study.storage.door import NO_ROOM
 from study.storage.lean import LeanStorage
 
 BEAT_SECONDS = 10.0
@@ -301,56 +298,3 @@ def holders(storage: LeanStorage) -> dict[int, str]:
                 "waits to be gone on with" if alive is False else f"run by process {row.pid} on {row.host}"
             )
     return found
-
-
-@contextmanager
-def turn(
-    storage: LeanStorage, folder: Path, what: str = "lock", waiting: Callable[[], None] | None = None
-) -> Iterator[None]:
-    """Be the only process that does `what` for the study whose files lie in `folder`, on all machines of the database.
-
-    It ends with the process, however that ends. `waiting` is called when another one is at it.
-    """
-    if storage.engine.dialect.name == "sqlite":  # all workers are on this machine
-        with _file_turn(folder, what, waiting):
-            yield
-    else:
-        with _database_turn(storage.engine, f"{folder.name}/{what}", waiting):
-            yield
-
-
-@contextmanager
-def _file_turn(folder: Path, what: str, waiting: Callable[[], None] | None) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / what).open("a+")
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise StudyError(f"cannot write {folder}: {error.strerror}") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting:
-                waiting()
-            fcntl.flock(handle, fcntl.LOCK_EX)  # a signal gets through
-        yield
-
-
-@contextmanager
-def _database_turn(engine: Engine, name: str, waiting: Callable[[], None] | None) -> Iterator[None]:
-    """PostgreSQL's advisory lock, on a connection of its own."""
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-    ask = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while not connection.scalar(ask, {"key": key}):
-            if waiting:
-                waiting()
-                waiting = None
-            time.sleep(0.05)
-        try:
-            yield
-        finally:
-            with suppress(sqlalchemy.exc.SQLAlchemyError):  # a connection that is lost holds no lock either
-                connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": key})

@@ -14,6 +14,7 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution, json_to_distribution
 from sqlalchemy import Connection, Engine
 
+from study import attributes as names
 from study.storage.dialect import Dialect, Postgresql, Sqlite
 
 MOST_COLUMNS = 1000
@@ -49,7 +50,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         epochs_trained | integer | epochs | reported so far
         seconds | real | seconds | of training and validation
         bracket | integer | | of Hyperband, 0 is judged earliest; NULL without Hyperband
-        pruned_because | text | | why a trial was ended early
+        why | text | | it ended early: not_promoted, diverged, out_of_memory, worker_died or not_of_this_study
+        pruned_because | text | | the same as a sentence
         failed_because | text | | why it does not count at all
         num_params | integer | weights | trainable numbers in the network
         train_accuracy | real | fraction | in the last epoch, on augmented images
@@ -251,24 +253,25 @@ def _texts(d: Dialect, parameters: str) -> dict[str, str]:
     {d.field("u.value_json", "epochs", "int")} AS epochs, {d.field("u.value_json", "eta", "int")} AS eta,
     {d.field("u.value_json", "pruner", "text")} AS pruner, {d.field("u.value_json", "protocol", "text")} AS protocol,
     {d.field("u.value_json", "data", "text")} AS data
-    FROM study_user_attributes u JOIN study_user_attributes o ON o.study_id = u.study_id AND o.key = 'contract'
-    WHERE u.key = 'config'"""
+    FROM study_user_attributes u JOIN study_user_attributes o ON o.study_id = u.study_id AND o.key = '{names.CONTRACT}'
+    WHERE u.key = '{names.CONFIG}'"""
     return {
         "trials_flat": f"""SELECT s.study_name AS study, t.number AS number, t.trial_id AS trial_id,
   CAST(t.state AS TEXT) AS state,
   {value} AS value,
-  {d.user("best_accuracy", "real")} AS best_accuracy,
-  {d.user("best_epoch", "int")} AS best_epoch,
+  {d.user(names.BEST_ACCURACY, "real")} AS best_accuracy,
+  {d.user(names.BEST_EPOCH, "int")} AS best_epoch,
   (SELECT count(*) FROM trial_intermediate_values i WHERE i.trial_id = t.trial_id) AS epochs_trained,
-  {d.user("seconds", "real")} AS seconds,
-  {d.user("bracket", "int")} AS bracket,
-  {d.user("pruned_because", "text")} AS pruned_because,
-  {d.user("failed_because", "text")} AS failed_because,
-  {d.user("num_params", "int")} AS num_params,
-  {d.user("train_accuracy", "real")} AS train_accuracy,
-  {d.user("images_per_second", "real")} AS images_per_second,
-  {d.user("leaky", "bool")} AS leaky,
-  {d.user("baseline", "bool")} AS baseline,
+  {d.user(names.SECONDS, "real")} AS seconds,
+  {d.user(names.BRACKET, "int")} AS bracket,
+  {d.user(names.WHY, "text")} AS why,
+  {d.user(names.PRUNED_BECAUSE, "text")} AS pruned_because,
+  {d.user(names.FAILED_BECAUSE, "text")} AS failed_because,
+  {d.user(names.NUM_PARAMS, "int")} AS num_params,
+  {d.user(names.TRAIN_ACCURACY, "real")} AS train_accuracy,
+  {d.user(names.IMAGES_PER_SECOND, "real")} AS images_per_second,
+  {d.user(names.LEAKY, "bool")} AS leaky,
+  {d.user(names.BASELINE, "bool")} AS baseline,
   t.datetime_start AS started, t.datetime_complete AS ended{parameters}
 FROM trials t JOIN studies s ON s.study_id = t.study_id""",
         "epochs": f"""WITH RECURSIVE c AS ({configs}),
@@ -280,7 +283,7 @@ SELECT s.study_name AS study, t.number AS number, t.trial_id AS trial_id, i.step
   {d.value("i.intermediate_value", "i.intermediate_value_type")} AS accuracy,
   EXISTS (SELECT 1 FROM r JOIN c ON c.study_id = r.study_id
     WHERE r.study_id = t.study_id AND r.epoch = i.step AND i.step < c.epochs
-      AND r.place >= {d.user("bracket", "int")}) AS rung
+      AND r.place >= {d.user(names.BRACKET, "int")}) AS rung
 FROM trial_intermediate_values i JOIN trials t ON t.trial_id = i.trial_id JOIN studies s ON s.study_id = t.study_id""",
         "params": f"""SELECT s.study_name AS study, t.number AS number, t.trial_id AS trial_id,
   CAST(p.param_name AS TEXT) AS name,
@@ -297,7 +300,7 @@ FROM trial_params p JOIN trials t ON t.trial_id = p.trial_id JOIN studies s ON s
     SELECT study_id, 0, min_epochs FROM c WHERE pruner = 'hyperband' AND min_epochs < epochs
     UNION ALL SELECT c.study_id, r.place + 1, r.epoch * c.eta FROM r JOIN c ON c.study_id = r.study_id
       WHERE r.epoch * c.eta < c.epochs),
-  n AS (SELECT t.trial_id, t.study_id, {d.user("bracket", "int")} AS bracket,
+  n AS (SELECT t.trial_id, t.study_id, {d.user(names.BRACKET, "int")} AS bracket,
     (SELECT count(*) FROM trial_intermediate_values i WHERE i.trial_id = t.trial_id) AS trained FROM trials t)
 SELECT s.study_name AS study, n.bracket AS bracket, r.epoch AS rung, count(*) AS entered,
   count(CASE WHEN n.trained > r.epoch THEN 1 END) AS promoted,
@@ -307,7 +310,8 @@ FROM n JOIN r ON r.study_id = n.study_id AND r.place >= n.bracket AND n.trained 
   JOIN studies s ON s.study_id = n.study_id
 GROUP BY s.study_name, n.bracket, r.epoch""",
         "studies_overview": f"""WITH c AS ({configs}),
-  n AS (SELECT t.trial_id, t.study_id, t.number, CAST(t.state AS TEXT) AS state, {d.user("seconds", "real")} AS seconds,
+  n AS (SELECT t.trial_id, t.study_id, t.number, CAST(t.state AS TEXT) AS state,
+    {d.user(names.SECONDS, "real")} AS seconds,
     t.datetime_start AS began, t.datetime_complete AS ended,
     (SELECT count(*) FROM trial_intermediate_values i WHERE i.trial_id = t.trial_id) AS trained,
     {value} AS value,
@@ -342,11 +346,11 @@ FROM studies s LEFT JOIN c ON c.study_id = s.study_id LEFT JOIN a ON a.study_id 
   {d.field("m.value", "high", "real")} AS high, {d.field("m.value", "leaky", "bool")} AS leaky,
   {d.field("m.value", "path", "text")} AS path, {d.field("m.value", "opening", "int")} AS opening,
   (SELECT count(*) FROM study_user_attributes o, {d.each("o.value_json")} e
-    WHERE o.study_id = s.study_id AND o.key = 'openings') AS openings,
+    WHERE o.study_id = s.study_id AND o.key = '{names.OPENINGS}') AS openings,
   (SELECT max({d.field("e.value", "time", "text")}) FROM study_user_attributes o, {d.each("o.value_json")} e
-    WHERE o.study_id = s.study_id AND o.key = 'openings'
+    WHERE o.study_id = s.study_id AND o.key = '{names.OPENINGS}'
       AND {d.field("e.value", "number", "int")} = {d.field("m.value", "opening", "int")}) AS opened,
   {d.field("m.value", "weights_sha256", "text")} AS weights_sha256
-FROM studies s JOIN study_user_attributes c ON c.study_id = s.study_id AND c.key = 'contract'
-  JOIN study_user_attributes u ON u.study_id = s.study_id AND u.key = 'models', {d.each("u.value_json")} m""",
+FROM studies s JOIN study_user_attributes c ON c.study_id = s.study_id AND c.key = '{names.CONTRACT}'
+  JOIN study_user_attributes u ON u.study_id = s.study_id AND u.key = '{names.MODELS}', {d.each("u.value_json")} m""",
     }

@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data import DataError
+from data import DataError, Progress
 from data.datasets import ImageSet, class_folders, load
-from data.grouping.sources import Progress
 from models.bundle.predictor import Bundle
 from models.scores.evaluation import Scores, predict_logits, score
 from study import StudyError

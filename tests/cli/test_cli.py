@@ -230,6 +230,7 @@ def test_the_leaky_protocol_is_marked_wherever_it_is_shown(shell: Shell, small_f
     assert 'set final_data = "train"' in err
 
 
+@pytest.mark.slow
 def test_resume_takes_a_larger_budget_and_keeps_it(shell: Shell, small_folder: Path) -> None:
     assert run_tiny(shell, small_folder)[0] == 0
     assert shell("resume", "s", "--trials", 3, "--hours", 5)[0] == 0

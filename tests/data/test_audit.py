@@ -50,6 +50,7 @@ def test_the_audit_of_a_known_folder(clashing: Path, tmp_path: Path) -> None:
     json.dumps(found)
 
 
+@pytest.mark.slow
 def test_the_shell_prints_tables_json_and_a_page(shell: Shell, clashing: Path, tmp_path: Path) -> None:
     code, out, err = shell("data", "audit", clashing, "--html", "audit.html")
     assert code == 0

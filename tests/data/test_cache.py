@@ -129,6 +129,7 @@ def test_old_leftovers_are_swept(photos: tuple[Path, list[str]], tmp_path: Path)
     assert all(folder.exists() for folder in at_work)
 
 
+@pytest.mark.slow
 def test_two_builders_at_once_give_one_whole_cache(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
     root, names = photos
     both = [FORK.Process(target=slow_build, args=(root, names, tmp_path / "c")) for _ in range(2)]

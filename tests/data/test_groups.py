@@ -87,6 +87,7 @@ def test_copies_are_found_and_sources_are_not_merged(copies: tuple[list[Path], n
     assert seen[-1] == (2 * len(paths), 2 * len(paths))
 
 
+@pytest.mark.slow
 def test_processes_and_order_change_nothing(copies: tuple[list[Path], np.ndarray]) -> None:
     paths, _ = copies
     one = find_groups(paths, processes=1)

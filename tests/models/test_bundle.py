@@ -55,6 +55,12 @@ CONFIGS = {
 }
 
 
+SOME_CONFIGS = [
+    name if name in ("plain", "average pooling") else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS
+]
+"""All of them, two in the quick tests."""
+
+
 def trained(config: CNNConfig) -> CNN:
     """A network with running statistics of its own."""
     torch.manual_seed(0)
@@ -93,7 +99,7 @@ def copied(saved: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     return tmp_path / "model", json.loads((saved / bundle.CARD).read_text())
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", SOME_CONFIGS)
 def test_every_format_gives_the_same_probabilities(tmp_path: Path, name: str) -> None:
     config = CONFIGS[name]
     card = save(tmp_path, config)
@@ -119,7 +125,7 @@ def test_the_files_name_no_folder_of_this_machine(saved: Path) -> None:
         assert b"bundle.py" not in content
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", SOME_CONFIGS)
 def test_the_reference_layout_is_written_where_it_can_describe_the_network(tmp_path: Path, name: str) -> None:
     config = CONFIGS[name]
     origin = Origin(name="s", trial=0, winner=0, params={}, metric="accuracy", selection_score=0.5, trials=1, config={})

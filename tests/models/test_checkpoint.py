@@ -16,11 +16,12 @@ from models.checkpoint import Checkpoints
 from models.cnn import build_cnn, prepare
 from models.training import EpochResult, Learner, TrainConfig, derive_seed, fit, make_learner
 from study.config.schema import StudyConfig
-from study.search.contract import open_study
+from study.search.open_study import OpenStudy
+from study.search.trial import objective
 from study.search.worker import search
-from study.storage.door import open_storage
 from study.training import start as training
 from study.training.workspace import Workspace
+from tests.conftest import open_work
 from tests.models.test_training import SMALL, easy_batches
 
 
@@ -141,14 +142,13 @@ def test_a_trial_goes_on_from_its_checkpoint(
     """Three epochs behind: the next worker trains only the fourth, and nothing is left of the files."""
     work = workspace(tiny(trials=1, pruner="none", checkpoint_seconds=0))
 
-    def opened() -> Any:
-        storage = open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True)
-        return open_study(storage, "s", work.config, work.dataset.fingerprint, work.parts.hash)
+    def opened() -> OpenStudy:
+        return open_work(work, f"sqlite:///{tmp_path}/optuna.db")
 
-    news = search(opened(), work)
+    news = search(opened(), objective(work))
     for _ in range(3):
         next(news)
-    news.close()
+    news.close()  # type: ignore[attr-defined]
     begun: list[int] = []
     original = training.fit
 
@@ -159,9 +159,9 @@ def test_a_trial_goes_on_from_its_checkpoint(
 
     monkeypatch.setattr(training, "fit", counting)
     study = opened()
-    list(search(study, work))
+    list(search(study, objective(work)))
     assert begun == [4]
-    trial = study.trials[0]
+    trial = study.study.trials[0]
     assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
     assert "replay_differs" not in trial.user_attrs
     assert list((work.folder / "checkpoints").iterdir()) == []
@@ -181,11 +181,10 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(
     if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=4k", "tmpfs", place], check=False).returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
-        storage = open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True)
-        study = open_study(storage, "s", work.config, work.dataset.fingerprint, work.parts.hash)
+        study = open_work(work, f"sqlite:///{tmp_path}/optuna.db")
         with caplog.at_level(logging.WARNING):
-            list(search(study, work))
+            list(search(study, objective(work)))
     finally:
         subprocess.run(["umount", place], check=True)
-    assert all(trial.state.is_finished() for trial in study.trials)
+    assert all(trial.state.is_finished() for trial in study.study.trials)
     assert "no checkpoint was written (No space left on device); the training goes on without" in caplog.text

@@ -15,12 +15,11 @@ from models.cnn import CNNConfig, build_cnn
 from models.memory import OutOfMemoryError, activation_bytes, total_bytes, training_bytes
 from models.training import Batch, TrainConfig, fit, make_learner
 from study.config.schema import StudyConfig
-from study.search.contract import open_study
-from study.search.members import own_trials
+from study.search.trial import objective
 from study.search.worker import search
-from study.storage.door import open_storage
 from study.training import start as training
 from study.training.workspace import Workspace
+from tests.conftest import open_config
 from tests.models.test_training import SMALL
 
 MakeWork = Callable[..., Workspace]
@@ -122,12 +121,12 @@ def test_a_network_larger_than_the_memory_is_pruned_unbuilt_and_told_to_the_samp
 ) -> None:
     space = {"dense_units": ["99999-99999", "8"], "num_conv_blocks": 1, "learning_rate": 0.01}
     config = tiny(space=space, trials=6, epochs=2)
-    study = open_study(open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True), "s", config, "d", "p")
+    study = open_config(f"sqlite:///{tmp_path}/optuna.db", config)
     with MemoryLimit(8 * 2**30):
-        list(search(study, workspace(config)))
-    large = [trial for trial in own_trials(study) if trial.params["dense_units"] != "8"]
+        list(search(study, objective(workspace(config))))
+    large = [trial for trial in study.own_trials() if trial.params["dense_units"] != "8"]
     assert large
-    assert len(own_trials(study)) == 6
+    assert len(study.own_trials()) == 6
     for trial in large:
         assert trial.state.name == "PRUNED"
         assert "out of memory: the network needs at least 14" in trial.user_attrs["pruned_because"]  # 149 GB
@@ -140,9 +139,9 @@ def test_what_the_allocator_refuses_is_pruned_too(
     monkeypatch.setattr(training, "total_bytes", lambda device: 2**60)
     space = {"dense_units": ["99999-99999", "8"], "num_conv_blocks": 1, "learning_rate": 0.01}
     config = tiny(space=space, trials=6, epochs=2)
-    study = open_study(open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True), "s", config, "d", "p")
+    study = open_config(f"sqlite:///{tmp_path}/optuna.db", config)
     with MemoryLimit(8 * 2**30):
-        list(search(study, workspace(config)))
-    reasons = {trial.user_attrs.get("pruned_because") for trial in own_trials(study)}
+        list(search(study, objective(workspace(config))))
+    reasons = {trial.user_attrs.get("pruned_because") for trial in study.own_trials()}
     assert "out of memory: the device does not hold the network" in reasons
-    assert len(own_trials(study)) == 6
+    assert len(study.own_trials()) == 6

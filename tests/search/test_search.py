@@ -17,35 +17,39 @@ from models.bundle import folder as bundle
 from models.scores.conformal import Refused, Sets
 from models.scores.evaluation import predict_logits
 from study import StudyError
+from study.attributes import OPENINGS
 from study.config.rungs import brackets
 from study.config.schema import StudyConfig
 from study.result import final
 from study.result.final import Outcome, finish, winner
 from study.result.refit import ranked
-from study.result.scoring import OPENINGS
-from study.search import trial as objective
-from study.search.contract import open_study
-from study.search.worker import search
+from study.search import trial as trial_module
+from study.search.open_study import OpenStudy
+from study.search.trial import TrialNews, objective
+from study.search.worker import search as run_trials
 from study.storage.door import open_storage
 from study.training.workspace import Workspace
-from tests.conftest import Shell, tiny_options
+from tests.conftest import Shell, open_work, tiny_options
 
 MakeWork = Callable[..., Workspace]
 MakeConfig = Callable[..., StudyConfig]
 
 
-def opened(work: Workspace, folder: Path, name: str = "s") -> optuna.Study:
-    storage = open_storage(f"sqlite:///{folder}/optuna.db", create=True)
-    return open_study(storage, name, work.config, work.dataset.fingerprint, work.parts.hash)
+def opened(work: Workspace, folder: Path, name: str = "s") -> OpenStudy:
+    return open_work(work, f"sqlite:///{folder}/optuna.db", name)
+
+
+def search(study: OpenStudy, work: Workspace) -> Iterator[TrialNews]:
+    return run_trials(study, objective(work))
 
 
 def drain(news: Iterator[Any]) -> list[Any]:
     return list(news)
 
 
-def history(study: optuna.Study) -> list[tuple[Any, ...]]:
+def history(study: OpenStudy) -> list[tuple[Any, ...]]:
     """What must not depend on interruptions: the storage's own view, read fresh."""
-    fresh = optuna.load_study(study_name=study.study_name, storage=study._storage)
+    fresh = optuna.load_study(study_name=study.name, storage=study.storage)
     return [
         (
             trial.number,
@@ -66,7 +70,7 @@ def test_a_search_leaves_a_readable_history(
     work = workspace(tiny(sampler=sampler, trials=14))
     study = opened(work, tmp_path)
     drain(search(study, work))
-    trials = study.get_trials()
+    trials = study.study.get_trials()
     assert len(trials) == 14
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
     for trial in trials:
@@ -96,14 +100,14 @@ def test_without_a_pruner_every_trial_runs_to_its_end(tiny: MakeConfig, workspac
     work = workspace(tiny(pruner="none", trials=5, min_epochs=3, epochs=2))
     study = opened(work, tmp_path)
     drain(search(study, work))
-    assert [len(trial.intermediate_values) for trial in study.trials] == [2] * 5
+    assert [len(trial.intermediate_values) for trial in study.study.trials] == [2] * 5
 
 
 def test_balanced_accuracy_can_be_the_metric(tiny: MakeConfig, workspace: MakeWork, tmp_path: Path) -> None:
     work = workspace(tiny(metric="balanced_accuracy", trials=1))
     study = opened(work, tmp_path)
     drain(search(study, work))
-    assert study.trials[0].value is not None
+    assert study.study.trials[0].value is not None
 
 
 def test_more_trials_go_on_and_give_what_they_would_have_given(
@@ -118,7 +122,7 @@ def test_more_trials_go_on_and_give_what_they_would_have_given(
         work = workspace(tiny(trials=trials))
         pieces = opened(work, tmp_path / "b")
         drain(search(pieces, work))
-        assert len(pieces.trials) == trials
+        assert len(pieces.study.trials) == trials
     assert history(pieces) == history(whole)
 
 
@@ -126,7 +130,7 @@ def test_hours_end_a_search_between_trials(tiny: MakeConfig, workspace: MakeWork
     work = workspace(tiny(trials=None, hours=1e-6))
     study = opened(work, tmp_path)
     drain(search(study, work))
-    assert len(study.trials) == 1
+    assert len(study.study.trials) == 1
 
 
 def test_the_baseline_is_tried_first_and_once(tiny: MakeConfig, workspace: MakeWork, tmp_path: Path) -> None:
@@ -143,9 +147,9 @@ def test_the_baseline_is_tried_first_and_once(tiny: MakeConfig, workspace: MakeW
     for _ in range(2):
         study = opened(work, tmp_path)
         drain(search(study, work))
-    assert study.trials[0].params == baseline
-    assert study.trials[0].user_attrs["baseline"] is True
-    assert len(study.trials) == 2
+    assert study.study.trials[0].params == baseline
+    assert study.study.trials[0].user_attrs["baseline"] is True
+    assert len(study.study.trials) == 2
 
 
 def test_diverged_trials_are_pruned_with_a_reason(tiny: MakeConfig, workspace: MakeWork, tmp_path: Path) -> None:
@@ -153,8 +157,8 @@ def test_diverged_trials_are_pruned_with_a_reason(tiny: MakeConfig, workspace: M
     work = workspace(tiny(space={**space, "weight_decay": 1.0}, trials=2))
     study = opened(work, tmp_path)
     drain(search(study, work))
-    assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
-    assert all("diverged" in trial.user_attrs["pruned_because"] for trial in study.trials)
+    assert {trial.state for trial in study.study.trials} == {TrialState.PRUNED}
+    assert all("diverged" in trial.user_attrs["pruned_because"] for trial in study.study.trials)
     with pytest.raises(StudyError, match="has no trial that ran to its end"):
         winner(study)
 
@@ -176,7 +180,7 @@ def test_an_abandoned_trial_is_adopted_under_its_number(
     study = opened(work, tmp_path / "b")
     drain(search(study, work))
     assert history(study) == history(whole)
-    assert not any("replay_differs" in trial.user_attrs for trial in study.trials)
+    assert not any("replay_differs" in trial.user_attrs for trial in study.study.trials)
 
 
 def test_a_running_trial_of_plain_optuna_without_parameters_is_adopted(
@@ -184,9 +188,9 @@ def test_a_running_trial_of_plain_optuna_without_parameters_is_adopted(
 ) -> None:
     work = workspace(tiny(trials=2))
     study = opened(work, tmp_path)
-    study.ask()
+    study.study.ask()
     drain(search(opened(work, tmp_path), work))
-    assert [trial.state.is_finished() for trial in study.get_trials()] == [True, True]
+    assert [trial.state.is_finished() for trial in study.study.get_trials()] == [True, True]
 
 
 def test_final_training_ships_what_it_scored(tiny: MakeConfig, workspace: MakeWork, tmp_path: Path) -> None:
@@ -210,7 +214,7 @@ def test_final_training_ships_what_it_scored(tiny: MakeConfig, workspace: MakeWo
     assert set(card.conformal.levels) == {"0.1", "0.05"}
     for level in card.conformal.levels.values():
         assert isinstance(level, Sets | Refused)
-    assert len(study.user_attrs[OPENINGS]) == 1
+    assert len(study.study.user_attrs[OPENINGS]) == 1
     logits = predict_logits(loaded.predictor.model, work.eval_batches("test"))
     expected = torch.softmax(torch.from_numpy(logits) / card.temperature, 1).numpy()
     assert np.abs(loaded.predict(work.dataset.images[test]) - expected).max() < 1e-5
@@ -219,6 +223,7 @@ def test_final_training_ships_what_it_scored(tiny: MakeConfig, workspace: MakeWo
     assert "<script src" not in (tmp_path / "model" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_finishing_again_does_nothing_and_opens_nothing(
     tiny: MakeConfig, workspace: MakeWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,13 +238,13 @@ def test_finishing_again_does_nothing_and_opens_nothing(
     (tmp_path / "model" / "card.json").unlink()  # half a folder: exported again, the test not opened again
     third = drain(finish(study, work, winner(study), tmp_path / "model"))[-1]
     assert third.card.test == first.card.test
-    assert len(study.user_attrs[OPENINGS]) == 1
+    assert len(study.study.user_attrs[OPENINGS]) == 1
     fresh = drain(finish(study, work, winner(study), tmp_path / "model", fresh=True))[-1]
     assert fresh.card.weights_sha256 == first.card.weights_sha256
-    other = study.trials[1 - winner(study).number]
+    other = study.study.trials[1 - winner(study).number]
     if other.state == TrialState.COMPLETE:
         drain(finish(study, work, other, tmp_path / "other"))
-        assert len(study.user_attrs[OPENINGS]) == 2
+        assert len(study.study.user_attrs[OPENINGS]) == 2
 
 
 @pytest.mark.slow
@@ -272,7 +277,7 @@ def test_every_opening_of_the_test_is_counted_in_every_card(
     best = winner(study)
     first = drain(finish(study, work, best, tmp_path / "model"))[-1].card
     assert first.test_openings == 1
-    other = next(trial for trial in study.trials if trial.number != best.number)
+    other = next(trial for trial in study.study.trials if trial.number != best.number)
     second = drain(finish(study, work, other, tmp_path / "other"))[-1].card
     assert (second.test_openings, second.study.winner) == (2, best.number)
     again = drain(finish(study, work, best, tmp_path / "model"))[-1].card
@@ -311,10 +316,10 @@ def test_a_replay_that_differs_is_written_down(
     news = search(opened(work, tmp_path), work)
     next(news)
     news.close()
-    monkeypatch.setattr(objective, "derive_seed", lambda *parts: 5)  # as another machine would
+    monkeypatch.setattr(trial_module, "derive_seed", lambda *parts: 5)  # as another machine would
     study = opened(work, tmp_path)
     drain(search(study, work))
-    trial = study.trials[0]
+    trial = study.study.trials[0]
     assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
     assert "replay_differs" in trial.user_attrs
 
@@ -387,7 +392,7 @@ def test_the_final_stage_compares_what_the_protocol_names(
     best = [trial.number for trial in ranked(study)[:3]]
     assert {one[1] for one in stages if one[0] == "confirmation"} == set(best)
     assert len({one[2] for one in stages if one[0] == "confirmation"}) == 6
-    rows = study.user_attrs["confirmed"]
+    rows = study.study.user_attrs["confirmed"]
     assert [row["trial"] for row in rows] == [
         row["trial"] for row in sorted(rows, key=lambda row: (-row["mean"], row["trial"]))
     ]
@@ -403,7 +408,7 @@ def test_the_final_stage_compares_what_the_protocol_names(
     assert card.test.positive.classes == ["0", "1"]
     assert card.test.positive.at_specificity.cutoff_from == "cal"
     assert card.leaky_score.leaky is True
-    assert len(study.user_attrs[OPENINGS]) == 1
+    assert len(study.study.user_attrs[OPENINGS]) == 1
     page = (tmp_path / "model" / "report.html").read_text()
     for words in ("runner-up", "trees", "random 80/20 split", "sensitivity"):
         assert words in page
@@ -412,8 +417,8 @@ def test_the_final_stage_compares_what_the_protocol_names(
     again = drain(finish(study, work, None, tmp_path / "model"))
     assert len(again) == 1
     assert (again[0].card.test, again[0].card.comparison) == (card.test, card.comparison)
-    assert len(study.user_attrs[OPENINGS]) == 1
-    (row,) = study.user_attrs["models"]
+    assert len(study.study.user_attrs[OPENINGS]) == 1
+    (row,) = study.study.user_attrs["models"]
     assert (row["trial"], row["weights_sha256"]) == (card.study.trial, card.weights_sha256)
 
 

@@ -16,15 +16,15 @@ from optuna.trial import TrialState, create_trial
 from study import StudyError, launch
 from study.config.schema import StudyConfig
 from study.result.final import winner
-from study.search.contract import open_study, while_it_exists
-from study.search.members import Membership, own_trials
-from study.search.trial import TrialEpoch
+from study.search.members import Membership
+from study.search.open_study import existing
+from study.search.trial import TrialEpoch, objective
 from study.search.worker import search
 from study.storage import leases
-from study.storage.door import backend, open_storage
+from study.storage.door import open_storage
 from study.storage.leases import LEASES, Leases
 from study.training.workspace import Workspace
-from tests.conftest import Shell, tiny_options
+from tests.conftest import Shell, open_config, tiny_options
 
 URL = "sqlite:///optuna.db"
 pytestmark = pytest.mark.slow
@@ -51,8 +51,8 @@ def test_finished_trials_of_other_programs_neither_win_nor_use_up_the_budget(she
     ]
     plain().add_trials(strangers)
     assert shell("resume", "s", "--trials", 4)[0] == 0
-    study = optuna.load_study(study_name="s", storage=open_storage(URL, create=False))
-    assert [trial.number for trial in own_trials(study)] == [0, 1, 7, 8]
+    study = existing(open_storage(URL, create=False), "s", Path("runs"))
+    assert [trial.number for trial in study.own_trials()] == [0, 1, 7, 8]
     assert winner(study).number in (0, 1, 7, 8)
     card = json.loads(Path("runs/s/model/card.json").read_text())
     assert (card["study"]["trials"], card["study"]["trial"]) == (4, winner(study).number)
@@ -71,11 +71,11 @@ def test_finished_trials_of_other_programs_neither_win_nor_use_up_the_budget(she
 
 def test_what_this_program_finished_is_its_own(tiny: MakeConfig, workspace: MakeWork, tmp_path: Path) -> None:
     config = tiny(trials=9)
-    study = open_study(open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True), "s", config, "d", "p")
-    list(search(study, workspace(config)))
-    reasons = [Membership(config).stranger(trial) for trial in study.get_trials()]
+    study = open_config(f"sqlite:///{tmp_path}/optuna.db", config)
+    list(search(study, objective(workspace(config))))
+    reasons = [Membership(config).stranger(trial) for trial in study.study.get_trials()]
     assert reasons == [None] * 9
-    assert {trial.state for trial in study.get_trials()} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert {trial.state for trial in study.study.get_trials()} == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
 @pytest.mark.parametrize("state", [TrialState.FAIL, TrialState.PRUNED, TrialState.COMPLETE])
@@ -83,16 +83,16 @@ def test_a_running_trial_that_another_program_ends_is_let_go(
     tiny: MakeConfig, workspace: MakeWork, url: str, state: TrialState, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny(trials=3)
-    study = open_study(open_storage(url, create=True), "s", config, "d", "p")
+    study = open_config(url, config)
     other = optuna.load_study(study_name="s", storage=optuna.storages.RDBStorage(url))
-    for news in search(study, workspace(config)):
+    for news in search(study, objective(workspace(config))):
         if isinstance(news, TrialEpoch) and (news.number, news.epoch) == (1, 1):
             other.tell(1, 0.5 if state == TrialState.COMPLETE else None, state=state)
     assert "another program has ended trial 1" in caplog.text
     counted = state == TrialState.PRUNED  # a value after one epoch is no value of this study's
-    assert [trial.number for trial in own_trials(study)] == ([0, 1, 2] if counted else [0, 2, 3])
-    with backend(study).engine.connect() as connection:
-        Leases(backend(study)).prepare()
+    assert [trial.number for trial in study.own_trials()] == ([0, 1, 2] if counted else [0, 2, 3])
+    with study.storage.engine.connect() as connection:
+        Leases(study.storage).prepare()
         assert connection.scalar(sqlalchemy.select(sqlalchemy.func.count()).select_from(LEASES)) == 0
 
 
@@ -103,19 +103,19 @@ def test_a_study_made_in_the_place_of_a_deleted_one_is_left_alone(
     """SQLite gives a deleted study's number to the next one."""
     url = f"sqlite:///{tmp_path}/optuna.db"
     config = tiny(trials=3)
-    study = open_study(open_storage(url, create=True), "s", config, "d", "p")
+    study = open_config(url, config)
 
     def run() -> None:
-        with while_it_exists(study, url):
-            for news in search(study, workspace(config)):
+        with study.while_it_exists():
+            for news in search(study, objective(workspace(config))):
                 if isinstance(news, TrialEpoch) and news.number == 1:
                     optuna.delete_study(study_name="s", storage=open_storage(url, create=False))
-                    other = open_study(open_storage(url, create=False), name, tiny(seed=5), "d", "p")
-                    assert other._study_id == study._study_id
+                    other = open_config(url, tiny(seed=5), name)
+                    assert other.study._study_id == study.study._study_id
 
     with pytest.raises(StudyError, match="was deleted from the database"):
         run()
-    assert open_study(open_storage(url, create=False), name, tiny(seed=5), "d", "p").get_trials() == []
+    assert open_config(url, tiny(seed=5), name).trials() == []
 
 
 @pytest.mark.parametrize("alive", [False, True])
@@ -148,7 +148,7 @@ def test_a_study_whose_files_lie_elsewhere_is_deleted(
     tiny: MakeConfig, workspace: MakeWork, postgres: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    open_study(open_storage(postgres, create=True), "s", tiny(), "d", "p")
+    open_config(postgres, tiny())
     launch.delete("s", postgres)
     assert optuna.get_all_study_names(postgres) == []
 

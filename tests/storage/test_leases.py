@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from study.config.schema import StudyConfig
-from study.search.contract import open_study
-from study.search.trial import TrialEnd
-from study.search.worker import search
+from study.search.open_study import OpenStudy
+from study.search.trial import TrialEnd, TrialNews, objective
+from study.search.worker import search as run_trials
 from study.storage import leases
-from study.storage.door import backend, open_storage
-from study.storage.leases import LEASES, Lease, LeaseLostError, Leases, turn
+from study.storage.door import open_storage
+from study.storage.leases import LEASES, Lease, LeaseLostError, Leases
+from study.storage.locks import alone
 from study.training.workspace import Workspace
+from tests.conftest import open_work
 
 MakeWork = Callable[..., Workspace]
 MakeConfig = Callable[..., StudyConfig]
@@ -31,8 +33,8 @@ MakeConfig = Callable[..., StudyConfig]
 
 def asked(url: str) -> tuple[Any, int]:
     """A storage, and the id of a RUNNING trial in it."""
-    study = optuna.create_study(study_name="s", storage=open_storage(url, create=True))
-    storage = backend(study)
+    storage = open_storage(url, create=True)
+    study = optuna.create_study(study_name="s", storage=storage)
     Leases(storage).prepare()
     return storage, study.ask()._trial_id
 
@@ -169,7 +171,7 @@ def test_leases_of_ended_and_deleted_trials_go(url: str) -> None:
 
 
 def hold(url: str, folder: Path, ready: Any) -> None:
-    with turn(open_storage(url, create=False), folder):
+    with alone(open_storage(url, create=False), folder):
         ready.send(1)
         time.sleep(100)
 
@@ -187,7 +189,7 @@ def test_a_turn_is_one_processs_and_ends_with_it(url: str, tmp_path: Path) -> No
     asked_for: list[int] = []
 
     def enter() -> None:
-        with turn(storage, folder, waiting=lambda: asked_for.append(1)):
+        with alone(storage, folder, waiting=lambda: asked_for.append(1)):
             entered.set()
 
     thread = threading.Thread(target=enter)
@@ -198,22 +200,22 @@ def test_a_turn_is_one_processs_and_ends_with_it(url: str, tmp_path: Path) -> No
     os.kill(holder.pid, signal.SIGKILL)
     assert entered.wait(10)
     thread.join()
-    with turn(storage, folder):
+    with alone(storage, folder):
         pass
 
 
-def opened(work: Workspace, url: str) -> optuna.Study:
-    return open_study(open_storage(url, create=True), "s", work.config, work.dataset.fingerprint, work.parts.hash)
+def search(study: OpenStudy, work: Workspace) -> Iterator[TrialNews]:
+    return run_trials(study, objective(work))
 
 
 def test_a_search_of_several_workers_is_exact(tiny: MakeConfig, workspace: MakeWork, url: str) -> None:
     """Threads of one process here; scripts/torture.py does it with processes."""
     work = workspace(tiny(trials=7))
-    first = opened(work, url)
+    first = open_work(work, url)
     ended: list[Any] = []
 
     def run() -> None:
-        study = opened(work, url)
+        study = open_work(work, url)
         ended.extend(news for news in search(study, work) if isinstance(news, TrialEnd))
 
     threads = [threading.Thread(target=run) for _ in range(3)]
@@ -221,16 +223,16 @@ def test_a_search_of_several_workers_is_exact(tiny: MakeConfig, workspace: MakeW
         thread.start()
     for thread in threads:
         thread.join()
-    assert [trial.state.is_finished() for trial in first.get_trials()] == [True] * 7
+    assert [trial.state.is_finished() for trial in first.study.get_trials()] == [True] * 7
     assert sorted(end.number for end in ended) == list(range(7))
-    assert rows(backend(first)) == []
+    assert rows(first.storage) == []
 
 
 def test_a_trial_that_killed_three_workers_is_given_up(
     tiny: MakeConfig, workspace: MakeWork, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = workspace(tiny(trials=2, pruner="none"))
-    study = opened(work, url)
+    study = open_work(work, url)
     report = optuna.Trial.report
 
     def crash(self: optuna.Trial, value: float, step: int) -> None:
@@ -241,30 +243,30 @@ def test_a_trial_that_killed_three_workers_is_given_up(
     monkeypatch.setattr(optuna.Trial, "report", crash)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
-            list(search(opened(work, url), work))
-    list(search(opened(work, url), work))
-    given_up, other = study.get_trials()
+            list(search(open_work(work, url), work))
+    list(search(open_work(work, url), work))
+    given_up, other = study.study.get_trials()
     assert given_up.state == TrialState.PRUNED
     assert given_up.user_attrs["pruned_because"].startswith("its worker died 3 times at this place")
     assert given_up.value == given_up.intermediate_values[2]
     assert given_up.user_attrs["best_accuracy"] == max(given_up.intermediate_values.values())
     assert other.state == TrialState.COMPLETE
-    assert rows(backend(study)) == []
+    assert rows(study.storage) == []
 
 
 def test_what_plain_optuna_left_is_run_or_closed_with_the_reason(
     tiny: MakeConfig, workspace: MakeWork, url: str
 ) -> None:
     work = workspace(tiny(trials=5))
-    study = opened(work, url)
-    study.ask()  # no parameters yet: any point will do
-    study.ask().suggest_float("momentum", 0, 1)
-    study.ask().report(0.5, step=0)  # counts its steps from 0
-    study.enqueue_trial({"kernel_sizes": "3-3-3"})
-    study.enqueue_trial({"kernel_sizes": "1-1-1"})
-    study.enqueue_trial({"kernel_size": "3-3-3"})
+    study = open_work(work, url)
+    study.study.ask()  # no parameters yet: any point will do
+    study.study.ask().suggest_float("momentum", 0, 1)
+    study.study.ask().report(0.5, step=0)  # counts its steps from 0
+    study.study.enqueue_trial({"kernel_sizes": "3-3-3"})
+    study.study.enqueue_trial({"kernel_sizes": "1-1-1"})
+    study.study.enqueue_trial({"kernel_size": "3-3-3"})
     list(search(study, work))
-    trials = study.get_trials()
+    trials = study.study.get_trials()
     failed = {
         trial.number: trial.user_attrs.get("failed_because", "") for trial in trials if trial.state.name == "FAIL"
     }
@@ -280,12 +282,12 @@ def test_what_plain_optuna_left_is_run_or_closed_with_the_reason(
 def test_the_budget_is_the_one_last_given(tiny: MakeConfig, workspace: MakeWork, url: str) -> None:
     """A worker that was started for 2 trials helps with the 4 that another command asked for since."""
     work = workspace(tiny(trials=2))
-    study = opened(work, url)
+    study = open_work(work, url)
     news = search(study, work)
     next(news)
-    opened(dataclasses.replace(work, config=tiny(trials=4)), url)
+    open_work(dataclasses.replace(work, config=tiny(trials=4)), url)
     list(news)
-    assert len(study.get_trials()) == 4
+    assert len(study.study.get_trials()) == 4
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from study import StudyError
 from study.result.report import rungs_table
-from study.search.contract import open_study
+from study.search.open_study import open_study
 from study.storage import views
 from study.storage.door import open_storage
 from study.storage.query import ask
@@ -159,7 +159,7 @@ def filled(url: str, tiny: Any) -> str:
     """A study of this program with a trial in every state and bracket, one of plain Optuna, and an exported model."""
     storage = open_storage(url, create=True)
     config = tiny(epochs=9, eta=3)
-    study = open_study(storage, "s", config, "d", "p")
+    study = open_study(storage, "s", config, "d", "p", Path("runs/s")).study
     space = dict(optuna.load_study(study_name="s", storage=storage).sampler.infer_relative_search_space(study, None))  # type: ignore[arg-type]
     assert space == {}
     from study.config.space import distributions
@@ -386,6 +386,7 @@ POSTGRESQL = [
 ]
 
 
+@pytest.mark.slow
 def test_hostile_statements_change_nothing_and_end_in_time(filled: str, tmp_path: Path) -> None:
     lite = filled.startswith("sqlite")
     engine = sqlalchemy.create_engine(filled)
@@ -412,6 +413,7 @@ def _content(engine: sqlalchemy.Engine) -> dict[str, Any]:
         return {name: sorted(map(str, connection.exec_driver_sql(f"SELECT * FROM {name}"))) for name in names}
 
 
+@pytest.mark.slow
 def test_sql_from_the_shell(shell: Shell, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shell("sql", "SELECT 1")[2].startswith("study: no database at optuna.db (start a study with: study run")
     assert shell("run", *tiny_options(small_folder, trials=2), "--name", "s")[0] == 0
@@ -487,7 +489,7 @@ def test_views_are_never_in_the_way_of_a_migration(version: int, tmp_path: Path,
         subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
         assert shell("status")[0] == 0
     storage = open_storage(f"sqlite:///{file}", create=False)
-    open_study(storage, "new", tiny(), "d", "p")
+    open_study(storage, "new", tiny(), "d", "p", Path("runs/new"))
     assert shell("sql", "SELECT count(*) AS n FROM trials_flat", "--csv")[1] == "n\n5\n"
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("SELECT count(*) FROM trials_flat").fetchone() == (5,)

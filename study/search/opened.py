@@ -4,19 +4,18 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
 import torch
 
-from data import DataError, datasets
+from data import DataError, Progress, datasets
 from data.datasets import ImageSet
-from data.grouping.sources import Progress
 from data.known import FETCHED
-from data.splits import Parts, make_parts, random_parts, save_parts
+from data.splits import Parts, listed, make_parts, random_parts
+from models.files import write_json
 from study import StudyError
 from study.config.schema import StudyConfig
-from study.search.contract import open_study
+from study.search.open_study import OpenStudy, open_study
 from study.storage.door import check_storage, open_storage, runs_folder
-from study.storage.leases import turn
+from study.storage.locks import alone
 from study.training.workspace import Workspace, make_workspace
 
 
@@ -24,15 +23,13 @@ from study.training.workspace import Workspace, make_workspace
 class Opened:
     """News: the images are loaded and the study is open."""
 
-    study: optuna.Study
+    study: OpenStudy
     dataset: ImageSet
     parts: Parts
-    config: StudyConfig
-    folder: Path  # runs/<study name>
 
     def workspace(self, device: torch.device) -> Workspace:
         """Move the images to the device."""
-        return make_workspace(self.config, self.dataset, self.parts, device, self.folder)
+        return make_workspace(self.study.config, self.dataset, self.parts, device, self.study.folder)
 
 
 def open_all(
@@ -44,10 +41,10 @@ def open_all(
     dataset, parts = load_parts(config, runs, progress)
     storage = open_storage(url, create=create)
     folder = runs / name
-    with turn(storage, folder):
-        study = open_study(storage, name, config, dataset.fingerprint, parts.hash)
-        save_parts(parts, dataset.paths, folder / "parts.json")
-    return Opened(study, dataset, parts, config, folder)
+    with alone(storage, folder):
+        study = open_study(storage, name, config, dataset.fingerprint, parts.hash, folder)
+        write_json(folder / "parts.json", listed(parts, dataset.paths))
+    return Opened(study, dataset, parts)
 
 
 def default_name(config: StudyConfig) -> str:
@@ -61,17 +58,6 @@ def check_name(name: str) -> str:
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise StudyError(f"not a study name: {name!r} (letters, digits, dots, dashes and underscores, up to 100)")
     return name
-
-
-def choose_device(name: str) -> torch.device:
-    """cuda where there is one, else cpu; StudyError when what was asked for is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise StudyError("--device cuda: no CUDA device was found (use --device cpu, or auto)")
-    if name not in ("cpu", "cuda"):
-        raise StudyError(f"--device {name}: unknown (use auto, cpu or cuda)")
-    return torch.device(name)
 
 
 def with_absolute_data(config: StudyConfig) -> StudyConfig:

@@ -1,0 +1,62 @@
+"""What this program writes into a study and its trials beside Optuna's own: the names, and why a trial ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+# Of studies.
+CONTRACT = "contract"  # what may not change
+CONFIG = "config"  # the whole configuration as last given, so that `resume` needs only the name
+OPENINGS = "openings"  # when the test was opened, and for which weights
+CONFIRMED = "confirmed"  # what the best trials reached when they were trained anew
+MODELS = "models"  # the model folders that were written, with their scores
+
+# Of trials.
+BASELINE = "baseline"  # enqueued by the configuration instead of drawn
+BRACKET = "bracket"  # of Hyperband
+LEAKY = "leaky"  # the parts share sources
+VERSIONS = "versions"  # what exact numbers depend on besides the configuration
+NUM_PARAMS = "num_params"
+SECONDS = "seconds"  # of training and validation
+EPOCH_SECONDS = "epoch_seconds"  # mean
+IMAGES_PER_SECOND = "images_per_second"
+BEST_ACCURACY = "best_accuracy"  # highest value of any epoch
+BEST_EPOCH = "best_epoch"
+TRAIN_ACCURACY = "train_accuracy"  # in the last epoch
+MICRO_BATCH = "micro_batch"  # the batch did not fit: its gradient was added up from parts
+REPLAY_DIFFERS = "replay_differs"  # another machine or version trained an epoch again, with another result
+WHY = "why"  # a code
+PRUNED_BECAUSE = "pruned_because"  # the sentence beside it
+FAILED_BECAUSE = "failed_because"  # the same of a trial that does not count
+
+Why = Literal["not_promoted", "diverged", "out_of_memory", "worker_died", "not_of_this_study"]
+"""Why a trial ended before its last epoch."""
+
+INFEASIBLE: tuple[Why, ...] = ("diverged", "out_of_memory", "worker_died")
+"""It could not be trained at all."""
+
+_CODES: dict[str, Why] = {code: code for code in get_args(Why)}
+
+_BEGINNINGS: dict[str, Why] = {
+    "not among the best": "not_promoted",
+    "diverged": "diverged",
+    "out of memory": "out_of_memory",
+    "its worker died": "worker_died",
+}
+"""How the sentences of versions without a code begin."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a trial ended: a code for programs and a sentence for people."""
+
+    code: Why
+    sentence: str
+
+
+def why(attributes: Mapping[str, Any]) -> Why | None:
+    """The code in a trial's attributes; of versions that had none, what their sentence meant."""
+    if code := _CODES.get(str(attributes.get(WHY))):
+        return code
+    sentence = str(attributes.get(PRUNED_BECAUSE, ""))
+    return next((one for beginning, one in _BEGINNINGS.items() if sentence.startswith(beginning)), None)

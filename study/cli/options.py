@@ -1,0 +1,38 @@
+"""Options that several commands share, and the device that one of them names."""
+
+import sys
+from typing import Annotated
+
+import torch
+import typer
+
+from study import StudyError
+
+Storage = Annotated[str, typer.Option(help="Database of studies: sqlite:///FILE or postgresql+psycopg://...")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Trials = Annotated[int | None, typer.Option(min=1, help="Total number of trials, over all runs and workers.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that search at the same time.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+def help_alone(context: typer.Context) -> None:
+    """Without a command: the help, and the exit code of a command line that does not parse."""
+    if context.invoked_subcommand is None:
+        sys.stderr.write(context.get_help() + "\n")
+        raise typer.Exit(2)
+
+
+def group(text: str) -> typer.Typer:
+    """Commands below a name of their own."""
+    return typer.Typer(invoke_without_command=True, callback=help_alone, help=text)
+
+
+def choose_device(name: str) -> torch.device:
+    """cuda where there is one, else cpu; StudyError when what was asked for is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise StudyError("--device cuda: no CUDA device was found (use --device cpu, or auto)")
+    if name not in ("cpu", "cuda"):
+        raise StudyError(f"--device {name}: unknown (use auto, cpu or cuda)")
+    return torch.device(name)

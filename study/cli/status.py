@@ -1,0 +1,103 @@
+"""`study status`: what the studies of a database have found, and what is left."""
+
+import json
+import sys
+from typing import Annotated
+
+import optuna
+import typer
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import JsonValue
+
+from study import StudyError
+from study.attributes import REPLAY_DIFFERS
+from study.cli.display import err, print_table, storage_option
+from study.cli.options import AsJson, Storage
+from study.result.final import winner
+from study.search.open_study import OpenStudy, existing
+from study.search.worker import search_seconds
+from study.storage.door import DEFAULT_URL, load_study, open_storage, runs_folder, storage_trouble, study_names
+from study.storage.lean import LeanStorage
+from study.storage.leases import holders
+
+app = typer.Typer()
+
+Row = dict[str, JsonValue]
+
+
+@app.command(epilog="Example: study status quick-digits --json")
+def status(
+    name: Annotated[str | None, typer.Argument(help="Without it: all studies.")] = None,
+    storage: Storage = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """What a study has found so far, and what is left."""
+    with storage_trouble(storage):
+        database = open_storage(storage, create=False, write=False)
+        names = study_names(database) if name is None else [name]
+        rows = [_row(database, one, storage) for one in names]
+    if as_json:
+        sys.stdout.write(json.dumps(rows if name is None else rows[0], indent=2) + "\n")
+        return
+    for row in rows:
+        print_table(("", str(row["name"])), [(key, _lines(value)) for key, value in row.items() if key != "name"])
+    if not rows:
+        err.print("no studies yet; start one with: study run")
+
+
+def _row(database: LeanStorage, name: str, storage: str) -> Row:
+    """One study's standing."""
+    study = load_study(database, name)
+    row = _counts(study, holders(database))
+    try:
+        ours = existing(database, name, runs_folder(storage))
+    except StudyError as error:  # plain Optuna's, or another version's: no reason to hide the others
+        return {**row, "note": str(error)}
+    return {**row, **_found(ours), "go_on": f"study resume {name}{storage_option(storage)}"}
+
+
+def _counts(study: optuna.Study, held: dict[int, str]) -> Row:
+    """What can be said of any study of Optuna."""
+    trials = study.get_trials(deepcopy=False)
+    row: Row = {"name": study.study_name}
+    row |= {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
+    row["seconds"] = round(search_seconds(trials), 1)
+    row |= _unfinished(trials, held)
+    differing = [trial.number for trial in trials if REPLAY_DIFFERS in trial.user_attrs]
+    if differing:  # another machine, thread count or version went on with it
+        row["replays_that_differ"] = list(differing)
+    return row
+
+
+def _found(study: OpenStudy) -> Row:
+    """What can be said of a study of this program."""
+    row: Row = {}
+    finished = [trial for trial in study.trials() if trial.state.is_finished()]
+    if strangers := {trial.number: why for trial in finished if (why := study.members.stranger(trial))}:
+        row["not_counted"] = {str(number): why for number, why in strangers.items()}
+    if any(trial.state == TrialState.COMPLETE for trial in study.own_trials()):
+        best = winner(study)
+        row |= {"best_trial": best.number, "best_selection_score": best.value, "best_params": dict(best.params)}
+    config = study.config
+    row |= {"protocol": "random (LEAKY)" if config.protocol == "random" else config.protocol}
+    return row | {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
+
+
+def _unfinished(trials: list[FrozenTrial], held: dict[int, str]) -> Row:
+    """What becomes of the trials that are not finished, by number."""
+    running: dict[str, JsonValue] = {}
+    waiting: dict[str, JsonValue] = {}
+    for trial in trials:
+        if trial.state == TrialState.RUNNING:
+            left = "left behind; the next run goes on with it"
+            running[str(trial.number)] = held.get(trial._trial_id, left)
+        elif trial.state == TrialState.WAITING:
+            waiting[str(trial.number)] = "enqueued; tried before new ones are drawn"
+    return {name: rows for name, rows in (("running_trials", running), ("waiting_trials", waiting)) if rows}
+
+
+def _lines(value: JsonValue) -> JsonValue:
+    """A table of trials, one per line; everything else as it is."""
+    if isinstance(value, dict) and all(key.isdecimal() for key in value):
+        return "\n".join(f"{key}: {text}" for key, text in value.items())
+    return value

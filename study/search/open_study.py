@@ -1,0 +1,139 @@
+"""One open study: Optuna's study, its database, what defines it, and whose trials count."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import JsonValue
+
+from study import StudyError
+from study.attributes import BASELINE, CONFIG, CONTRACT
+from study.config.schema import StudyConfig
+from study.config.space import distributions
+from study.search.contract import Contract, compare, contract_of, stored_config
+from study.search.members import Membership
+from study.search.sampling import make_pruner, make_sampler
+from study.storage import views
+from study.storage.door import load_study, study_names
+from study.storage.lean import LeanStorage
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenStudy:
+    """A study of this program in its database."""
+
+    study: optuna.Study
+    storage: LeanStorage
+    config: StudyConfig
+    contract: Contract  # as it is stored
+    members: Membership
+    folder: Path  # runs/<study name>
+
+    @property
+    def name(self) -> str:
+        """Of the study, and of its folder."""
+        return self.study.study_name
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """All trials, or those in some states; not to be changed."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def own_trials(self) -> list[FrozenTrial]:
+        """The finished trials that are the study's own."""
+        return self.members.own(self.trials())
+
+    def attribute(self, key: str) -> JsonValue:
+        """An attribute of the study; None where it has none."""
+        value: JsonValue = self.study.user_attrs.get(key)
+        return value
+
+    def remember(self, key: str, value: JsonValue) -> None:
+        """Write an attribute of the study, unless it is there already."""
+        if self.attribute(key) != value:
+            self.study.set_user_attr(key, value)
+
+    def is_there(self) -> bool:
+        """Whether it is still in its database, as far as one can see; another one may have got its number or name."""
+        try:
+            if self.storage.get_study_id_from_name(self.name) != self.study._study_id:
+                return False
+        except KeyError:
+            return False
+        except sqlalchemy.exc.SQLAlchemyError:
+            return True
+        return bool(self.attribute(CONTRACT) == self.contract)
+
+    @contextmanager
+    def while_it_exists(self) -> Iterator[None]:
+        """Turn what goes wrong because somebody else has deleted the study into StudyError."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, StudyError) or self.is_there():
+                raise
+            there = self.storage.engine.url.render_as_string()
+            raise StudyError(f"the study was deleted from the database {there} while it ran") from error
+
+
+def open_study(
+    storage: LeanStorage, name: str, config: StudyConfig, fingerprint: str, split_hash: str, folder: Path
+) -> OpenStudy:
+    """Create the study, or open it after comparing its contract with this one.
+
+    Raises StudyError that names the fields that differ.
+    """
+    contract = contract_of(config, fingerprint, split_hash)
+    if name in study_names(storage):
+        _check(load_study(storage, name), contract)
+    views.refresh(storage.engine, distributions(config.space))
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=make_sampler(config),
+        pruner=make_pruner(config),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    if CONTRACT not in study.user_attrs:  # new, or killed just here before
+        if config.baseline:
+            study.enqueue_trial(config.baseline, user_attrs={BASELINE: True}, skip_if_exists=True)
+        study.set_user_attr(CONTRACT, contract)
+    opened = _handle(study, storage, config, folder)
+    opened.remember(CONFIG, config.model_dump(mode="json"))
+    return opened
+
+
+def existing(storage: LeanStorage, name: str, runs: Path) -> OpenStudy:
+    """A study as it was last run, for reading. Raises StudyError where there is none of this program."""
+    study = load_study(storage, name)
+    return _handle(study, storage, stored_config(study), runs / name)
+
+
+def _handle(study: optuna.Study, storage: LeanStorage, config: StudyConfig, folder: Path) -> OpenStudy:
+    return OpenStudy(
+        study=study,
+        storage=storage,
+        config=config,
+        contract=study.user_attrs.get(CONTRACT, {}),
+        members=Membership(config),
+        folder=folder,
+    )
+
+
+def _check(found: optuna.Study, contract: Contract) -> None:
+    """Raise StudyError where a study of that name is another one."""
+    name, kept = found.study_name, found.user_attrs.get(CONTRACT)
+    if kept is None and any(trial.state != TrialState.WAITING for trial in found.get_trials(deepcopy=False)):
+        raise StudyError(f"the study {name!r} in this database was not made by this program (choose another --name)")
+    if found.direction != StudyDirection.MAXIMIZE:
+        raise StudyError(
+            f"the study {name!r} in this database looks for the smallest value, an accuracy should be large "
+            "(choose another --name, or make it anew with direction='maximize')"
+        )
+    if kept is not None:
+        compare(name, kept, contract)

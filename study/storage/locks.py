@@ -1,0 +1,68 @@
+"""What only one process at a time may do for a study, on all machines that share its database."""
+
+import fcntl
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import sqlalchemy
+from sqlalchemy import Engine
+
+from study import StudyError
+from study.storage.door import NO_ROOM
+from study.storage.lean import LeanStorage
+
+
+@contextmanager
+def alone(
+    storage: LeanStorage, folder: Path, what: str = "lock", waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Be the only process that does `what` for the study whose files lie in `folder`, on all machines of the database.
+
+    It ends with the process, however that ends. `waiting` is called when another one is at it.
+    """
+    if storage.engine.dialect.name == "sqlite":  # all workers are on this machine
+        with _file_lock(folder, what, waiting):
+            yield
+    else:
+        with _database_lock(storage.engine, f"{folder.name}/{what}", waiting):
+            yield
+
+
+@contextmanager
+def _file_lock(folder: Path, what: str, waiting: Callable[[], None] | None) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / what).open("a+")
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise StudyError(f"cannot write {folder}: {error.strerror}") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting:
+                waiting()
+            fcntl.flock(handle, fcntl.LOCK_EX)  # a signal gets through
+        yield
+
+
+@contextmanager
+def _database_lock(engine: Engine, name: str, waiting: Callable[[], None] | None) -> Iterator[None]:
+    """PostgreSQL's advisory lock, on a connection of its own."""
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    ask = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while not connection.scalar(ask, {"key": key}):
+            if waiting:
+                waiting()
+                waiting = None
+            time.sleep(0.05)
+        try:
+            yield
+        finally:
+            with suppress(sqlalchemy.exc.SQLAlchemyError):  # a connection that is lost holds no lock either
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": key})
