@@ -7,16 +7,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 from torch import Tensor
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-"""ImageNet's channel statistics on the scale 0 to 1, as in the reference system."""
 
 GREY = (0.299, 0.587, 0.114)
 """Luma weights (ITU-R BT.601), as in torchvision's colour jitter."""
@@ -24,20 +22,31 @@ GREY = (0.299, 0.587, 0.114)
 # Optical density of haematoxylin, eosin and DAB, one row each (Ruifrok and Johnston, 2001).
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What is subtracted from each channel (on the scale 0 to 1), and what it is divided by then."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
 Batch = tuple[Tensor, Tensor]
 """Images float32 [B, 3, H, W] (channels last in memory), normalised; labels int64 [B]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What is done to each training image; the defaults do nothing."""
+    """What is done to each training image at strength 1; the defaults do nothing."""
 
-    rotation: float = 0.0  # degrees, either way
-    hflip: bool = False
-    vflip: bool = False
-    crop: float = 1.0  # smallest share of the area kept; aspect ratio 3/4 to 4/3
-    jitter: float = 0.0  # brightness, contrast and saturation times 1 - jitter to 1 + jitter
-    stain: float = 0.0  # haematoxylin and eosin times 1 - stain to 1 + stain (Tellez et al. 2018)
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # the study's TOML file has these fields
+
+    rotation: Annotated[float, Ge(0), Le(180)] = 0.0  # degrees, either way
+    hflip: bool = False  # left and right, half of the time
+    vflip: bool = False  # up and down, half of the time
+    crop: Annotated[float, Gt(0), Le(1)] = 1.0  # smallest share of the area kept; aspect ratio 3/4 to 4/3
+    jitter: Annotated[float, Ge(0), Le(0.9)] = 0.0  # brightness, contrast, saturation times 1 - jitter to 1 + jitter
+    stain: Annotated[float, Ge(0), Le(0.9)] = 0.0  # haematoxylin, eosin likewise (Tellez et al. 2018)
 
     def scaled(self, strength: float) -> "Augment":
         """The same augmentation, weaker or stronger; strength 0 switches all of it off, flips included."""
@@ -58,11 +67,14 @@ class Pixels:
 
     images: Tensor  # uint8 [N, H, W, 3]
     labels: Tensor  # int64 [N]
+    normalisation: Normalisation
 
 
-def to_device(images: NDArray[np.uint8], labels: NDArray[np.int64], device: torch.device) -> Pixels:
+def to_device(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], device: torch.device, normalisation: Normalisation
+) -> Pixels:
     """Copy images [N, H, W, 3] and labels [N] to the device, once per process."""
-    return Pixels(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+    return Pixels(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device), normalisation)
 
 
 def train_batches(pixels: Pixels, index: Tensor, batch_size: int, augment: Augment) -> Iterator[Batch]:
@@ -72,23 +84,23 @@ def train_batches(pixels: Pixels, index: Tensor, batch_size: int, augment: Augme
     size = min(batch_size, len(index))
     for start in range(0, len(index) - size + 1, size):
         chosen = order[start : start + size]
-        yield augmented(pixels.images[chosen], augment), pixels.labels[chosen]
+        yield augmented(pixels.images[chosen], augment, pixels.normalisation), pixels.labels[chosen]
 
 
 def eval_batches(pixels: Pixels, index: Tensor, batch_size: int) -> Iterator[Batch]:
     """Every image of `index` [n] once, in order, not augmented."""
     for start in range(0, len(index), batch_size):
         chosen = index[start : start + batch_size]
-        yield normalised(pixels.images[chosen]), pixels.labels[chosen]
+        yield normalised(pixels.images[chosen], pixels.normalisation), pixels.labels[chosen]
 
 
-def normalised(images: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], ImageNet mean and deviation."""
-    scale, shift = _normalisation(images.device)
+def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], normalised."""
+    scale, shift = _scale_and_shift(normalisation, images.device)
     return (images * scale + shift).permute(0, 3, 1, 2)
 
 
-def augmented(images: Tensor, augment: Augment) -> Tensor:
+def augmented(images: Tensor, augment: Augment, normalisation: Normalisation) -> Tensor:
     """uint8 [B, H, W, 3] -> float32 [B, 3, H, W]: each image with its own random parameters, then normalised."""
     count, device = len(images), images.device
     pixels = images.permute(0, 3, 1, 2).float().contiguous()
@@ -97,9 +109,9 @@ def augmented(images: Tensor, augment: Augment) -> Tensor:
     if augment.stain:
         pixels = stained(pixels, 1 + augment.stain * _uniform(count, 2, device=device))
     if augment.jitter:
-        pixels = recolour(pixels, 1 + augment.jitter * _uniform(count, 3, device=device))
+        pixels = recolour(pixels, 1 + augment.jitter * _uniform(count, 3, device=device), normalisation)
     else:
-        scale, shift = _normalisation(device)
+        scale, shift = _scale_and_shift(normalisation, device)
         pixels = pixels * scale.view(3, 1, 1) + shift.view(3, 1, 1)
     return pixels.contiguous(memory_format=torch.channels_last)
 
@@ -130,7 +142,7 @@ def warp(pixels: Tensor, maps: Tensor) -> Tensor:
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def recolour(pixels: Tensor, factors: Tensor) -> Tensor:
+def recolour(pixels: Tensor, factors: Tensor, normalisation: Normalisation) -> Tensor:
     """Brightness, contrast and saturation by `factors` [B, 3], then normalisation: one matrix per image.
 
     As torchvision's adjust_brightness, adjust_contrast and adjust_saturation in this order, but clamped to the
@@ -142,7 +154,7 @@ def recolour(pixels: Tensor, factors: Tensor) -> Tensor:
     middle = bright * (pixels.mean(dim=(2, 3)) @ grey).unsqueeze(1)  # mean grey once brightened
     eye = torch.eye(3, device=device)
     mix = saturation.unsqueeze(2) * eye + (1 - saturation).unsqueeze(2) * grey.expand(3, 3)  # [B, 3, 3]
-    scale, shift = _normalisation(device)
+    scale, shift = _scale_and_shift(normalisation, device)
     matrix = scale.view(3, 1) * mix * (bright * contrast).unsqueeze(2)
     offset = scale * ((1 - contrast) * middle) + shift  # grey rows sum to 1, so the mix keeps a constant
     mixed = torch.baddbmm(offset.unsqueeze(2), matrix, pixels.flatten(2))  # [B, 3, HW]
@@ -185,8 +197,8 @@ def _stains(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
-    """(scale, shift), [3] each: 0..255 -> normalised."""
+def _scale_and_shift(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
+    """[3] each: 0..255 -> normalised."""
     with torch.inference_mode(False):
-        mean, std = torch.tensor(MEAN), torch.tensor(STD)
+        mean, std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
         return (1 / (255 * std)).to(device), (-mean / std).to(device)

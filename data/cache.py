@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from data.images import DECODING, decode
 PIXELS, INDEX = "images.bin", "index.json"
 
 CHUNK = 512
+FEW = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def decoded(
         except (OSError, ValueError, KeyError):  # altered by somebody: what can be made again is not worth an error
             shutil.rmtree(place, ignore_errors=True)
     try:
-        _build(place, root, paths, image_size, progress)
+        publish(place, lambda part: _write(part, root, paths, image_size, progress))
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise DataError(f"cannot write the image cache in {cache}: {reason}") from error
@@ -92,22 +93,38 @@ def _open(place: Path) -> Decoded:
     )
 
 
-def _build(place: Path, root: Path, paths: Sequence[str], image_size: int, progress: Progress | None) -> None:
-    """Decode everything beside `place` and move it there in one step."""
+def publish(place: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder beside `place`, flush it, and move it there in one step.
+
+    Of two at once the first wins: the other one's work is as good. Raises what `write` raises, and OSError; then there
+    is nothing.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     _sweep(place)
     part = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".part", dir=place.parent))
     try:
-        _write(part, root, paths, image_size, progress)
+        write(part)
+        _flush(part)
         part.chmod(0o755)
         part.rename(place)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster: its work is as good
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def _flush(folder: Path) -> None:
+    """So that a power cut after the rename leaves whole files."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if len(files) > FEW:  # one flush of everything takes less time than thousands of small ones
+        os.sync()
+        return
+    for file in files:
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
 
 
 def _sweep(place: Path) -> None:
@@ -134,8 +151,6 @@ def _write(part: Path, root: Path, paths: Sequence[str], image_size: int, progre
             os.posix_fallocate(handle.fileno(), 0, row * len(paths))
         good, bad = _decode_into(handle, root, paths, image_size, progress)
         handle.truncate(row * len(good))
-        handle.flush()
-        os.fsync(handle.fileno())
     columns = list(zip(*good, strict=True)) or [(), ()]
     index = {
         "image_size": image_size,
@@ -144,10 +159,7 @@ def _write(part: Path, root: Path, paths: Sequence[str], image_size: int, progre
         "contents": columns[1],
         "bad": bad,
     }
-    with (part / INDEX).open("w") as text:
-        json.dump(index, text)
-        text.flush()
-        os.fsync(text.fileno())
+    (part / INDEX).write_text(json.dumps(index))
 
 
 def _decode_into(

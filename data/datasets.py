@@ -2,8 +2,6 @@
 
 import csv
 import hashlib
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data import DataError, Progress, tissue
-from data.cache import decoded
+from data.cache import decoded, publish
 from data.grouping.sources import join, sources
 from data.known import FETCHED
 
@@ -72,17 +70,10 @@ def embedded(name: str, cache: Path) -> Path:
     """The folder of an embedded dataset, written on first use."""
     folder = cache / name
     if not folder.exists():
-        own = folder.with_name(f"{name}.{os.getpid()}")  # several processes may start at once
         try:
-            if name == "digits":
-                _write_digits(own)
-            else:
-                tissue.generate(own)
-            own.rename(folder)
+            publish(folder, _write_digits) if name == "digits" else tissue.generate(folder)
         except OSError as error:
-            shutil.rmtree(own, ignore_errors=True)
-            if not folder.exists():
-                raise DataError(f"cannot write the embedded images to {folder}: {error.strerror or error}") from error
+            raise DataError(f"cannot write the embedded images to {folder}: {error.strerror or error}") from error
     return folder
 
 
@@ -177,8 +168,8 @@ def class_folders(root: Path, cache: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     queue = [root]
     while queue:
-        for folder in sorted(path for path in queue.pop().iterdir() if path.is_dir()):
-            if folder.name.startswith((".", "__")) or folder.resolve() in own:
+        for folder in _visible(queue.pop())[0]:
+            if folder.name.startswith("__") or folder.resolve() in own:
                 continue
             if folder.name in CONTAINERS:
                 queue.append(folder)
@@ -200,11 +191,19 @@ def class_folders(root: Path, cache: Path) -> dict[str, Path]:
 
 def _files(folder: Path) -> list[Path]:
     """Every file below `folder`, but for hidden ones; links to folders are not followed (they may loop)."""
-    found: list[Path] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in files if not name.startswith(".") and name.lower() != "thumbs.db"]
+    folders, found = _visible(folder)
+    for inner in folders:
+        if not inner.is_symlink():
+            found += _files(inner)
     return sorted(found)
+
+
+def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The folders and the files in a folder that are not hidden, each sorted."""
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    folders = {path for path in entries if path.is_dir()}
+    files = [path for path in entries if path not in folders and path.name.lower() != "thumbs.db"]
+    return sorted(folders), files
 
 
 def conflicting(dataset: ImageSet) -> int:

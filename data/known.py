@@ -1,13 +1,24 @@
 """Public datasets with their truth: classes, counts, licence, citation, where from, and how they leak."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 from urllib.error import URLError
 
+from PIL import Image
+
 from data import DataError
+
+
+class Split(Protocol):
+    """A part of one of torchvision's datasets."""
+
+    classes: list[str]
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        """Images with the numbers of their classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +132,7 @@ def fetch(name: str, cache: Path) -> Path:
     return folder
 
 
-def _downloaded(name: str, raw: Path) -> Sequence[Any]:
+def _downloaded(name: str, raw: Path) -> Sequence["Split"]:
     """torchvision's own dataset classes, which check the archives' checksums before they open them."""
     import torchvision.datasets  # imported late: most runs never need it
 
@@ -129,11 +140,11 @@ def _downloaded(name: str, raw: Path) -> Sequence[Any]:
     return [kind(str(raw), train=train, download=True) for train in (True, False)]
 
 
-def _labelled(split: Any) -> list[tuple[Any, str]]:
+def _labelled(split: "Split") -> list[tuple[Image.Image, str]]:
     return [(image, normal(split.classes[label])) for image, label in split]
 
 
-def write_folder(images: Iterable[tuple[Any, str]], folder: Path) -> None:
+def write_folder(images: Iterable[tuple[Image.Image, str]], folder: Path) -> None:
     """Write (Pillow image, class name) pairs as PNG files in class folders."""
     for number, (image, name) in enumerate(images):
         place = folder / name

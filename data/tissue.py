@@ -7,7 +7,6 @@ JPEG. The true groups are written to groups.csv. Nothing measured on these image
 
 import csv
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+
+from data.cache import publish
 
 MAX_ROTATION = 25.0
 """Degrees, either way."""
@@ -45,27 +46,25 @@ def generate(
 ) -> Path:
     """Write `sources` tiles per class, each as `copies` JPEGs of `size` pixels, and groups.csv (path, group).
 
-    Deterministic in the arguments (for one Pillow version). Written beside `directory` first and renamed, so that a
-    killed run leaves nothing half-made. Returns `directory`.
+    Deterministic in the arguments (for one Pillow version); there whole or not at all. Returns `directory`.
     """
-    part = directory.with_name(f"{directory.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    with (part / "groups.csv").open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["path", "group"])
-        for class_number, (name, look) in enumerate(CLASSES.items()):
-            (part / name).mkdir()
-            # File numbers are shuffled, so that neighbours in a listing are not siblings.
-            numbers = iter(np.random.default_rng([seed, class_number]).permutation(sources * copies))
-            for source in range(sources):
-                rng = np.random.default_rng([seed, class_number, source])
-                for copy in augmented_copies(render(look, size, rng), size, copies, rng):
-                    path = f"{name}/{name}{next(numbers) + 1}.jpeg"
-                    copy.save(part / path, quality=quality)
-                    writer.writerow([path, f"{name}-{source}"])
-    shutil.rmtree(directory, ignore_errors=True)
-    part.rename(directory)
+
+    def write(part: Path) -> None:
+        with (part / "groups.csv").open("w", newline="") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(["path", "group"])
+            for class_number, (name, look) in enumerate(CLASSES.items()):
+                (part / name).mkdir()
+                # File numbers are shuffled, so that neighbours in a listing are not siblings.
+                numbers = iter(np.random.default_rng([seed, class_number]).permutation(sources * copies))
+                for source in range(sources):
+                    rng = np.random.default_rng([seed, class_number, source])
+                    for copy in augmented_copies(render(look, size, rng), size, copies, rng):
+                        path = f"{name}/{name}{next(numbers) + 1}.jpeg"
+                        copy.save(part / path, quality=quality)
+                        writer.writerow([path, f"{name}-{source}"])
+
+    publish(directory, write)
     return directory
 
 

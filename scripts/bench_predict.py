@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from bench_decoding import make
 
-from data.batches import MEAN, STD
 from data.images import decode
 from models.bundle import folder as bundle
 from models.bundle.card import Card, Preprocessing
+from models.bundle.reference import IMAGENET
 from models.cnn import CNNConfig, build_cnn
 from study.use.predict import predict_files
 
@@ -46,7 +46,7 @@ def small_model(folder: Path, size: int) -> Path:
         dense_dropout=0.0,
         head="gap",
     )
-    preprocessing = Preprocessing(size=size, mean=MEAN, std=STD)
+    preprocessing = Preprocessing(size=size, **IMAGENET)
     card = Card(classes=tuple("abcde"), preprocessing=preprocessing, temperature=1.0)
     images = np.random.default_rng(0).integers(0, 256, (64, size, size, 3), dtype=np.uint8)
     bundle.save(folder, build_cnn(config).eval(), config, card, images)

@@ -36,10 +36,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from data import tissue
-from data.batches import MEAN, STD
 from data.datasets import load
 from data.splits import make_parts
 from models.bundle import folder as bundle
+from models.bundle.reference import IMAGENET
 from models.training import derive_seed
 from study import launch
 from study.config.resolve import resolve
@@ -98,7 +98,11 @@ def network(point: dict[str, Any], base: int, size: int, classes: int) -> nn.Mod
 def batches(images: Images, size: int, batch: int, shuffle: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """Decode, resize and normalise, image by image."""
     prepare = transforms.Compose(
-        [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+        [
+            transforms.Resize((size, size)),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET["mean"], IMAGENET["std"]),
+        ]
     )
     files, labels = images
     order = torch.randperm(len(files)).tolist() if shuffle else list(range(len(files)))

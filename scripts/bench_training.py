@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from data import tissue
-from data.batches import Augment, Pixels, eval_batches, train_batches
+from data.batches import Augment, Normalisation, Pixels, eval_batches, train_batches
+from models.bundle.reference import IMAGENET
 from models.cnn import CNNConfig, build_cnn, count_parameters, prepare
 from models.training import TrainConfig, evaluate, fit, make_learner
 from study import launch
@@ -114,6 +115,7 @@ def cell(name: str, batch: int, device: torch.device, steps: int) -> dict[str, A
     pixels = Pixels(
         torch.randint(0, 256, (count, SIZE, SIZE, 3), dtype=torch.uint8, device=device),
         torch.randint(0, CLASSES, (count,), device=device),
+        Normalisation(**IMAGENET),
     )
     every = torch.arange(count, device=device)
     augment = Augment(**REFERENCE_AUGMENT)

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
+
+from pydantic import JsonValue
 
 # Of studies.
 CONTRACT = "contract"  # what may not change
@@ -54,7 +56,7 @@ class Reason:
     sentence: str
 
 
-def why(attributes: Mapping[str, Any]) -> Why | None:
+def why(attributes: Mapping[str, JsonValue]) -> Why | None:
     """The code in a trial's attributes; of versions that had none, what their sentence meant."""
     if code := _CODES.get(str(attributes.get(WHY))):
         return code

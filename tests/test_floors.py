@@ -19,6 +19,7 @@ FLOORS = [
     ["study.signals", "study.forkserver", "study.attributes"],
     ["models.bundle", "data"],
     ["models", "models.scores", "data.grouping"],
+    ["data.cache"],
     ["data.images"],
     ["errors"],
 ]

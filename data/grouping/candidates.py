@@ -2,21 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 
-from data.grouping.registration import UNIT, Codes, Described, Floats
-
-RANKS = ((0, 2), (2, 5), (5, 11), (11, 40))
-"""Neighbours by each descriptor that make a batch of pairs; the last batch is for images that found (almost)
-nobody."""
-MAX_HAMMING = 21
-"""Descriptors of one cell vote for their images when at most so many of their 64 bits differ."""
-CELL, MAX_CELLS = 200, 128**2
-"""Descriptors aimed at in a cell; the most cells."""
+from data.grouping.registration import Codes, Described, Floats
+from data.grouping.settings import CELL, MAX_CELLS, MAX_HAMMING, RANKS, UNIT
 
 MAX_PAIRS = 12_000_000
 """Pairs of images whose votes are kept at a time: half a gigabyte."""
@@ -95,7 +88,7 @@ def near_duplicates(thumbs: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
                     break
 
 
-def _rms(a: NDArray[Any], b: NDArray[Any]) -> float:
+def _rms(a: MatLike, b: MatLike) -> float:
     return float(np.sqrt(((a.astype(np.float32) - b) ** 2).mean()))
 
 

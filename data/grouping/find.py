@@ -26,8 +26,6 @@ from threadpoolctl import threadpool_limits
 
 from data.grouping.candidates import near_duplicates, ranked_pairs
 from data.grouping.registration import (
-    MIN_INLIERS,
-    MIN_SIDE,
     Described,
     Map,
     Shelf,
@@ -35,13 +33,10 @@ from data.grouping.registration import (
     describe,
     processes_map,
 )
+from data.grouping.settings import BRIDGES, CROSSING, LONELY, MIN_INLIERS, MIN_SIDE
 
 BATCH = 256
 """Pairs that a process registers at a time."""
-LONELY = 2
-"""Images in a group of at most this size are compared with more candidates."""
-CROSSING, BRIDGES = 4, 2
-"""Two groups with so many candidate pairs between them are compared by so many of these."""
 
 
 @dataclass(frozen=True)

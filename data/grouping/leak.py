@@ -10,16 +10,18 @@ Its own error, threshold fixed on colon, on LC25000 at 224 px: see `share_with_s
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from data.grouping.candidates import nearest_of
-from data.grouping.registration import MIN_SIDE, processes_map
+from data.grouping.registration import processes_map
+from data.grouping.settings import MIN_SIDE
 from data.images import to_rgb
 
 SAMPLE = 1000
@@ -30,7 +32,7 @@ SAME, SAME_SMALL = 0.6, 0.98
 """Correlation from which two images share a source: registered; as they are or flipped (images under
 MIN_SIDE)."""
 LOOK, SEARCH, PATCH = 96, 48, 24
-"""Pixels: the side of a registered image, of a searched image, and of the patch searched for."""
+"""MatLike: the side of a registered image, of a searched image, and of the patch searched for."""
 PARTS = (0.33, 0.42, 0.53, 0.66, 0.8)
 """The patch shows so much of the held-out image's side: copies may be zoomed by 0.66 to 1.6."""
 ANGLES = range(-50, 51, 10)
@@ -78,7 +80,7 @@ def _look(path: str) -> Look:
     with Image.open(path) as image:
         size = image.size
         image.draft("RGB", (2 * LOOK, 2 * LOOK))
-        pixels: NDArray[Any] = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+        pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
     pixels = cv2.resize(pixels, (LOOK, LOOK), interpolation=cv2.INTER_AREA if len(pixels) >= LOOK else cv2.INTER_LINEAR)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     colour = cv2.calcHist([pixels], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3).ravel()
@@ -87,7 +89,7 @@ def _look(path: str) -> Look:
     return Look(grey.astype(np.uint8), feature.astype(np.float32), min(size) >= MIN_SIDE)
 
 
-def _relief(grey: NDArray[Any], width: float) -> Floats:
+def _relief(grey: MatLike, width: float) -> Floats:
     """The image [H, W] without what is smoother than `width` pixels."""
     values = grey.astype(np.float32)
     return (values - cv2.GaussianBlur(values, (0, 0), width)).astype(np.float32)
@@ -101,11 +103,11 @@ def _has_sibling(job: tuple[Look, list[Look]]) -> bool:
     return any(other.large and _registered(one.grey, other.grey, patches, places) >= SAME for other in others)
 
 
-def _flips(grey: NDArray[Any]) -> Iterator[NDArray[Any]]:
+def _flips(grey: MatLike) -> Iterator[MatLike]:
     yield from (grey, grey[::-1], grey[:, ::-1], grey[::-1, ::-1])
 
 
-def _alike(a: NDArray[Any], b: NDArray[Any]) -> float:
+def _alike(a: MatLike, b: MatLike) -> float:
     """Correlation; a grey level of noise keeps blank images from agreeing by chance."""
     x, y = a.astype(np.float64) - a.mean(), b.astype(np.float64) - b.mean()
     return float((x * y).sum() / np.sqrt(((x**2).sum() + x.size) * ((y**2).sum() + y.size)))
@@ -131,7 +133,7 @@ def _patches(relief: Floats) -> tuple[Floats, list[NDArray[np.float64]]]:
     return (flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 0.02)).astype(np.float32), places
 
 
-def _registered(one: NDArray[Any], other: NDArray[Any], patches: Floats, places: list[NDArray[np.float64]]) -> float:
+def _registered(one: MatLike, other: MatLike, patches: Floats, places: list[NDArray[np.float64]]) -> float:
     """Correlation of the overlap at the best place found, 0 where there is none."""
     small = cv2.resize(other, (SEARCH, SEARCH), interpolation=cv2.INTER_AREA)
     windows = sliding_window_view(_relief(small, SEARCH / 6), (PATCH, PATCH)).reshape(-1, PATCH * PATCH)

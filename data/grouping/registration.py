@@ -15,30 +15,25 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from threadpoolctl import threadpool_limits
 
+from data.grouping.settings import (
+    FITS,
+    KEYPOINTS,
+    MAX_SKEW,
+    MIN_INLIERS,
+    MIN_SIDE,
+    NEAR,
+    NEARER,
+    RATIO,
+    SIDE,
+    STIFF,
+    UNIT,
+)
 from data.images import to_rgb
-
-SIDE = 192
-"""Images are compared at this size: the square root of their area, pixels."""
-MIN_SIDE = 64
-"""An image with a shorter side below this (pixels) has too few keypoints to register."""
-KEYPOINTS = 200
-MIN_INLIERS = 7
-"""Matches agreeing on one transform. Fixed on the colon classes of LC25000: from 4 to 10 it changes nothing
-there; 6 is what chance reaches."""
-RATIO = 0.85
-"""Ratio test: distance to the best match over distance to the second best (Lowe 2004 has 0.8; agreement is
-checked later)."""
-NEAR, NEARER = 0.0625 * SIDE, 0.02 * SIDE
-"""A match agrees with another one's transform, and with the fitted transform, within so many pixels."""
-STIFF, MAX_SKEW, FITS = (NEARER / 0.3) ** 2, 0.35, 5
-"""Ridge (pixels squared) on the skew of a transform, its limit as a share of the scaling, rounds of
-fitting."""
-UNIT = 180.0
-"""Descriptor values are kept as int8, in units of 1 / UNIT."""
 
 Codes = NDArray[np.int8]
 Floats = NDArray[np.float32]
@@ -61,7 +56,7 @@ def describe(path: str) -> Described:
     """Decode and describe one file. Raises OSError, naming it, if it is no image."""
     try:
         with Image.open(path) as image:
-            pixels: NDArray[Any] = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+            pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
     except Exception as error:
         raise OSError(f"{path}: cannot be read as an image ({error})") from error
     height, width = pixels.shape[:2]
@@ -78,7 +73,7 @@ def _no_keypoints() -> tuple[Floats, Codes]:
     return np.zeros((0, 4), np.float32), np.zeros((0, 128), np.int8)
 
 
-def _colour(pixels: NDArray[Any]) -> Floats:
+def _colour(pixels: MatLike) -> Floats:
     """Square root of the LAB histogram of the central disc: rotation and flips leave it as it is."""
     height, width = pixels.shape[:2]
     disc = np.zeros((height, width), np.uint8)
@@ -91,7 +86,7 @@ def _colour(pixels: NDArray[Any]) -> Floats:
     return unit
 
 
-def _keypoints(pixels: NDArray[Any]) -> tuple[Floats, Codes]:
+def _keypoints(pixels: MatLike) -> tuple[Floats, Codes]:
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     detector = cv2.SIFT_create(nfeatures=KEYPOINTS)  # type: ignore[attr-defined]
     found, raw = detector.detectAndCompute(grey, None)

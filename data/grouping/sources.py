@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import DataError, Progress
+from data.cache import publish
+from data.grouping.settings import version
 
-METHOD_VERSION = 1
-"""Raised with every change of find.py that may change a partition: what another version found is found anew."""
+GROUPS = "groups.json"
 
 
 def sources(
@@ -46,17 +46,18 @@ def found_groups(
     root: Path, paths: Sequence[str], cache: Path, fingerprint: str, progress: Progress | None
 ) -> tuple[list[str], str]:
     """Groups found from the pixels (see data/grouping/find.py), kept in `cache` for the next start."""
-    kept = cache / f"groups-{fingerprint[:24]}-{METHOD_VERSION}.json"
-    if not kept.is_file():
+    kept = cache / f"groups-{fingerprint[:24]}-{version()}"
+
+    def write(folder: Path) -> None:
         from data.grouping.find import find_groups  # OpenCV and k-means: seconds to import, and needed once a folder
 
         tell = progress or (lambda what, done, total: None)
         found = find_groups([root / path for path in paths], progress=lambda d, t: tell("finding groups", d, t))
-        content = {"method": found.method, "group": found.group.tolist()}
-        part = kept.with_name(f"{kept.name}.{os.getpid()}.part")
-        part.write_text(json.dumps(content))
-        os.replace(part, kept)
-    content = json.loads(kept.read_text())
+        (folder / GROUPS).write_text(json.dumps({"method": found.method, "group": found.group.tolist()}))
+
+    if not kept.is_dir():
+        publish(kept, write)
+    content = json.loads((kept / GROUPS).read_text())
     return [str(number) for number in content["group"]], f"{content['method']}; this finds copies, not patients"
 
 

@@ -4,10 +4,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import optuna
 import typer
+from pydantic import JsonValue
 
 from data import DataError
 from models import ModelError
@@ -60,7 +61,7 @@ def run(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
 ) -> None:
     """Bring a study to its budget, then train, score and export the winner. Give it again to go on."""
-    given: dict[str, Any] = dict(parse_setting(text) for text in settings or [])
+    given: dict[str, JsonValue] = dict(parse_setting(text) for text in settings or [])
     flags = {"preset": preset, "data": data, "trials": trials, "workers": workers, "skip_bad": skip_bad or None}
     given |= {key: value for key, value in flags.items() if value is not None}
     config = resolve(file, given)

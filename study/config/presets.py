@@ -1,8 +1,8 @@
 """Ready-made studies, as plain values of StudyConfig's fields."""
 
-from typing import Any
+from pydantic import JsonValue
 
-REFERENCE_BEST: dict[str, Any] = {
+REFERENCE_BEST: dict[str, JsonValue] = {
     "num_conv_blocks": 4,
     "filters_multiplier": 4,
     "kernel_sizes": "3-3-5-3",
@@ -14,9 +14,9 @@ REFERENCE_BEST: dict[str, Any] = {
 }
 """The best of the published search (99.72 % on its leaky validation images)."""
 
-REFERENCE_AUGMENT = {"rotation": 20.0, "hflip": True, "crop": 0.8, "jitter": 0.2}
+REFERENCE_AUGMENT: dict[str, JsonValue] = {"rotation": 20.0, "hflip": True, "crop": 0.8, "jitter": 0.2}
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, JsonValue]] = {
     # Small enough for a laptop's processor: the quickstart.
     "quick": {
         "image_size": 16,

@@ -4,9 +4,8 @@ import tomllib
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from study import StudyError
 from study.config.presets import PRESETS
@@ -14,7 +13,7 @@ from study.config.schema import StudyConfig, explain
 from study.config.space import distributions, nearest
 
 
-def resolve(file: Path | None, overrides: Mapping[str, Any]) -> StudyConfig:
+def resolve(file: Path | None, overrides: Mapping[str, JsonValue]) -> StudyConfig:
     """A configuration from (last wins) a preset, a TOML file, and overrides by field name.
 
     A table of the file ([space], [augment]) replaces the preset's; overrides may name one field of a table with a
@@ -39,17 +38,18 @@ def resolve(file: Path | None, overrides: Mapping[str, Any]) -> StudyConfig:
         raise StudyError(explain(error)) from error
 
 
-def _with_preset_baseline(config: StudyConfig, preset: Mapping[str, Any]) -> StudyConfig:
+def _with_preset_baseline(config: StudyConfig, preset: Mapping[str, JsonValue]) -> StudyConfig:
     """The preset's baseline too, as far as the user's space still holds it; otherwise none."""
     searched = distributions(config.space)
-    baseline = {name: value for name, value in preset.get("baseline", {}).items() if name in searched}
+    given = preset.get("baseline")
+    baseline = {name: value for name, value in given.items() if name in searched} if isinstance(given, dict) else {}
     try:
         return StudyConfig.model_validate({**config.model_dump(), "baseline": baseline})
     except ValidationError:
         return config
 
 
-def read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, JsonValue]:
     """The fields of a study file; StudyError when it is missing or does not parse."""
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
@@ -61,7 +61,7 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise StudyError(f"{file} is not valid TOML: {error}") from error
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
+def parse_setting(text: str) -> tuple[str, JsonValue]:
     """ "field=value" -> (field, value); the value as in TOML, else taken as a string."""
     name, equals, raw = text.partition("=")
     if not equals or not name.strip():
@@ -72,7 +72,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return name.strip(), raw.strip()
 
 
-def set_field(fields: dict[str, Any], name: str, value: Any) -> None:
+def set_field(fields: dict[str, JsonValue], name: str, value: JsonValue) -> None:
     """Set a field by its dotted name; StudyError when a part of the name is no table."""
     *tables, last = name.split(".")
     for table in tables:

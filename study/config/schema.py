@@ -1,9 +1,19 @@
 """What a study is: the fields of its configuration, validated."""
 
 import re
-from typing import Annotated, Any, Literal, Self
+from dataclasses import fields
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from data.batches import Augment
 from study import StudyError
@@ -18,23 +28,6 @@ MAY_CHANGE = (
 """Fields that may differ when a study is continued; everything else defines it.
 
 The images and the parts are compared by their content, so that a moved folder or list is still the same."""
-
-
-class AugmentConfig(BaseModel):
-    """Augmentation of training images at strength 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rotation: float = Field(0.0, ge=0, le=180, description="degrees, either way")
-    hflip: bool = Field(False, description="left and right, half of the time")
-    vflip: bool = Field(False, description="up and down, half of the time")
-    crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that is kept")
-    jitter: float = Field(0.0, ge=0, le=0.9, description="brightness, contrast and saturation, either way")
-    stain: float = Field(0.0, ge=0, le=0.9, description="amount of haematoxylin and eosin, either way")
-
-    def at(self, strength: float) -> Augment:
-        """The augmentation of a trial with this augment_strength."""
-        return Augment(**self.model_dump()).scaled(strength)
 
 
 def _batch_size(value: object) -> object:
@@ -80,7 +73,7 @@ class StudyConfig(BaseModel):
         ge=1,
         description="learning rates are meant for batches of this size; by default for whatever size is used",
     )
-    augment: AugmentConfig = Field(AugmentConfig(), description="augmentation of training images")
+    augment: Augment = Field(Augment(), description="augmentation of training images")
     space: dict[str, Entry] = Field({}, description="what is searched")
     baseline: dict[str, Value] = Field({}, description="a point of the space that is tried first")
     confirm: int = Field(
@@ -162,7 +155,7 @@ class StudyConfig(BaseModel):
                     "(change it with baseline.NAME = VALUE, or leave the baseline out with baseline = {})"
                 )
 
-    def contract(self) -> dict[str, Any]:
+    def contract(self) -> dict[str, JsonValue]:
         """The fields that define the study, as JSON."""
         return self.model_dump(mode="json", exclude=set(MAY_CHANGE))
 
@@ -190,9 +183,10 @@ def explain(error: ValidationError) -> str:
     first, *others = error.errors()
     types = r"(list|Range|bool|int|float|str|function-\w+|tagged-union)\b"  # pydantic names the union's branches too
     place = ".".join(str(part) for part in first["loc"] if not re.match(types, str(part)))
-    more = f" (and {len(others)} more)" if others and first["type"] == "extra_forbidden" else ""
-    if first["type"] == "extra_forbidden":
-        table = AugmentConfig.model_fields if place.startswith("augment.") else StudyConfig.model_fields
+    unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+    more = f" (and {len(others)} more)" if others and unknown else ""
+    if unknown:
+        table = [field.name for field in fields(Augment)] if place.startswith("augment.") else StudyConfig.model_fields
         return f"unknown field {place!r}{nearest(place.rpartition('.')[2], list(table))}{more}"
     message = first["msg"].removeprefix("Value error, ")
     if not place:

@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from optuna.distributions import (
     BaseDistribution,
@@ -19,8 +19,8 @@ from optuna.distributions import (
 )
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from models.cnn import CNNConfig
-from models.training import TrainConfig, rate_for_batch
+from models.cnn import CNNConfig, Head
+from models.training import Optimizer, Schedule, TrainConfig, rate_for_batch
 from study import StudyError
 
 Value = bool | int | float | str
@@ -102,17 +102,17 @@ PARAMETERS: dict[str, Parameter] = {
     ),
     "use_batch_norm": Parameter(default=True, meaning="batch normalisation after each convolution"),
     "conv_dropout": Parameter(default=0.0, low=0, high=0.9, meaning="share of channels dropped after each block"),
-    "head": Parameter(default="flatten", choices=("flatten", "gap"), meaning="all positions, or their average"),
+    "head": Parameter(default="flatten", choices=get_args(Head), meaning="all positions, or their average"),
     "dense_units": Parameter(
         default="256", pattern=r"none|[1-9]\d{0,4}(-[1-9]\d{0,4})*", meaning='widths of the dense layers, or "none"'
     ),
     "dense_dropout": Parameter(default=0.0, low=0, high=0.9, meaning="share of units dropped after each dense layer"),
     "learning_rate": Parameter(default=1e-3, low=1e-8, high=10, meaning="at the schedule's peak"),
-    "optimizer": Parameter(default="adam", choices=("adam", "adamw", "sgd"), meaning="SGD has Nesterov momentum 0.9"),
+    "optimizer": Parameter(default="adam", choices=get_args(Optimizer), meaning="SGD has Nesterov momentum 0.9"),
     "weight_decay": Parameter(default=1e-4, low=0, high=1, meaning="an L2 penalty with adam, decoupled with adamw"),
     "schedule": Parameter(
         default="constant",
-        choices=("constant", "cosine", "onecycle", "plateau"),
+        choices=get_args(Schedule),
         meaning="learning rate over the progress of training; plateau halves it on a stalled validation loss",
     ),
     "label_smoothing": Parameter(default=0.0, low=0, high=0.5, meaning="share of the target spread over all classes"),
@@ -187,7 +187,7 @@ def contains(space: Mapping[str, Entry], name: str, value: Value) -> bool:
         return False
 
 
-def misfit(space: Mapping[str, Entry], params: Mapping[str, Any]) -> str | None:
+def misfit(space: Mapping[str, Entry], params: Mapping[str, Value]) -> str | None:
     """What is wrong with a point or part of one, in words; None when the space holds it."""
     searched = distributions(space)
     for name, value in params.items():
@@ -233,7 +233,7 @@ def train_config(point: Mapping[str, Any], epochs: int, batch: int, meant_for: i
     )
 
 
-def full_point(space: Mapping[str, Entry], params: Mapping[str, Any]) -> dict[str, Any]:
+def full_point(space: Mapping[str, Entry], params: Mapping[str, Value]) -> dict[str, Any]:
     """Searched values together with fixed ones; StudyError when a trial lacks a parameter."""
     missing = [name for name in distributions(space) if name not in params]
     if missing:

@@ -9,12 +9,12 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel, TypeAdapter
 
-from data.batches import MEAN, STD
 from data.images import DECODING, source_size
 from data.splits import random_parts
 from models import files
 from models.bundle import folder as bundle
 from models.bundle.card import Data, Final, Leaky, Opening, Origin, Preprocessing, StudyCard
+from models.bundle.reference import IMAGENET
 from study import StudyError
 from study.attributes import BASELINE, MODELS, NUM_PARAMS
 from study.result.page import Mistake
@@ -199,7 +199,7 @@ def _card(
         leaky=work.leaky,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         classes=dataset.classes,
-        preprocessing=Preprocessing(size=config.image_size, decoding=DECODING, mean=MEAN, std=STD),
+        preprocessing=Preprocessing(size=config.image_size, decoding=DECODING, **IMAGENET),
         temperature=scored.temperature,
         conformal=scored.conformal,
         versions=versions(work.device),

@@ -6,12 +6,12 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 import tomli_w
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import JsonValue
 
 from models.bundle.card import LEAKY, StudyCard
 from models.files import write, write_json
@@ -54,10 +54,10 @@ def write_report(
     write(directory / "report.html", page(trials, config, card, epochs, times, found, mistakes).encode())
 
 
-def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, Any]]:
+def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, JsonValue]]:
     """All finished trials, best first, with the reference's fields (val_accuracy in percent) and ours."""
-    rows = []
-    for trial in trials:
+    rows: list[dict[str, JsonValue]] = []
+    for trial in sorted(trials, key=lambda one: (one.state != TrialState.COMPLETE, -(one.value or 0.0))):
         if trial.value is None:
             continue
         point = full_point(config.space, trial.params)
@@ -76,7 +76,7 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, An
                 "pruned_because": attributes.get(PRUNED_BECAUSE),
             }
         )
-    return sorted(rows, key=lambda row: (row["state"] != "COMPLETE", -row["selection_score"]))
+    return rows
 
 
 def times_table(trials: list[FrozenTrial], card: StudyCard, config: StudyConfig) -> dict[str, float | int]:

@@ -1,6 +1,6 @@
 """Optuna's sampler and pruner, set up so that a study can be interrupted anywhere and give the same trials."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ class RecallingHyperband(HyperbandPruner):
     def _create_bracket_study(self, study: optuna.Study, bracket_id: int) -> optuna.Study:
         bracket = super()._create_bracket_study(study, bracket_id)
 
-        def get_trials(deepcopy: bool = True, states: Any = None) -> list[FrozenTrial]:
+        def get_trials(deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
             trials = study._get_trials(deepcopy=deepcopy, states=states)
             return [trial for trial in trials if self._get_bracket_id(study, trial) == bracket_id]
 

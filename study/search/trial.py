@@ -4,12 +4,12 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import JsonValue
 
 from models.checkpoint import Checkpoints
 from models.cnn import CNN, count_parameters
@@ -17,6 +17,7 @@ from models.memory import OutOfMemoryError
 from models.training import EpochResult, derive_seed
 from study import attributes as names
 from study.attributes import Reason
+from study.config.space import Value
 from study.search.open_study import OpenStudy
 from study.storage.leases import Lease
 from study.training.start import Training, start_training, value_of
@@ -61,7 +62,7 @@ Objective = Callable[[HeldTrial], Iterator[TrialNews]]
 """Runs a trial to its end and tells the study; yields news. Raises LeaseLostError instead of writing anything when the
 trial is another worker's by now."""
 
-Start = Callable[[Workspace, dict[str, Any], int, Checkpoints], Training]
+Start = Callable[[Workspace, Mapping[str, Value], int, Checkpoints], Training]
 """From a point of the space, with a seed and a place for checkpoints, to a network about to be trained."""
 
 
@@ -70,7 +71,7 @@ def objective(work: Workspace, start: Start | None = None) -> Objective:
     return lambda held: run_trial(held, work, start or _train)
 
 
-def _train(work: Workspace, params: dict[str, Any], seed: int, checkpoints: Checkpoints) -> Training:
+def _train(work: Workspace, params: Mapping[str, Value], seed: int, checkpoints: Checkpoints) -> Training:
     return start_training(
         work,
         params,
@@ -157,14 +158,14 @@ def _rungs(study: OpenStudy, number: int) -> tuple[int, ...]:
     return () if bracket is None else study.config.brackets[bracket]
 
 
-def _description(held: HeldTrial, model: CNN, work: Workspace) -> dict[str, Any]:
+def _description(held: HeldTrial, model: CNN, work: Workspace) -> dict[str, JsonValue]:
     """What is known of a trial before it is trained."""
     study = held.study
     leaky = {names.LEAKY: True} if work.leaky else {}
     return {
         names.NUM_PARAMS: count_parameters(model),
         names.BRACKET: study.config.bracket_of(study.name, held.trial.number),
-        names.VERSIONS: versions(work.device),
+        names.VERSIONS: dict(versions(work.device)),
         **leaky,
     }
 
@@ -178,7 +179,7 @@ def _finish(
 ) -> TrialEnd:
     """Write the trial's attributes and close it."""
     # What a dead worker trained before the checkpoint counts too.
-    found: dict[str, Any] = {names.SECONDS: round(max(seconds, sum(result.seconds for _, result in seen)), 3)}
+    found: dict[str, JsonValue] = {names.SECONDS: round(max(seconds, sum(result.seconds for _, result in seen)), 3)}
     if seen:
         best, at = max(seen, key=lambda entry: entry[0])
         training = sum(result.seconds for _, result in seen)
@@ -204,7 +205,7 @@ def close(study: OpenStudy, trial: FrozenTrial, state: TrialState, reason: Reaso
     """Close a trial that will not be run (again), as PRUNED with what it has reported, or as FAIL."""
     reported = trial.intermediate_values
     sentence = names.PRUNED_BECAUSE if state == TrialState.PRUNED else names.FAILED_BECAUSE
-    found: dict[str, Any] = {names.WHY: reason.code, sentence: reason.sentence}
+    found: dict[str, JsonValue] = {names.WHY: reason.code, sentence: reason.sentence}
     if reported and state == TrialState.PRUNED:
         best = max(reported, key=lambda step: (reported[step], -step))
         found |= {names.BEST_ACCURACY: reported[best], names.BEST_EPOCH: best}

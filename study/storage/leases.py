@@ -184,7 +184,7 @@ class Leases:
             beats = seen
             time.sleep(WATCH_SECONDS)
 
-    def _row(self, trial_id: int, *, deaths: int, steps: int) -> dict[str, Any]:
+    def _row(self, trial_id: int, *, deaths: int, steps: int) -> dict[str, str | int | None]:
         return {
             "trial_id": trial_id,
             "worker": self._worker,
@@ -259,7 +259,7 @@ class Lease:
             self._write(sqlalchemy.delete(LEASES).where(self._mine))
         elif not issubclass(kind, LeaseLostError):
             stopped = issubclass(kind, (KeyboardInterrupt, GeneratorExit))
-            change: dict[str, Any] = {"worker": None} if stopped else {"pid": 0}  # no process has that number
+            change: dict[str, int | None] = {"worker": None} if stopped else {"pid": 0}  # no process has that number
             with suppress(sqlalchemy.exc.SQLAlchemyError, StudyError):  # the first error is the one to be heard of
                 self._write(sqlalchemy.update(LEASES).where(self._mine).values(change), RELEASE_PATIENCE)
 

@@ -1,9 +1,9 @@
 """A point of the space as a network about to be trained, from fresh weights or from its checkpoint."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -13,7 +13,7 @@ from models.cnn import CNN, CNNConfig, build_cnn, prepare
 from models.memory import OutOfMemoryError, in_words, is_out_of_memory, total_bytes, training_bytes
 from models.training import EpochResult, Learner, TrainConfig, batch_for, derive_seed, fit, make_learner
 from study.config.schema import StudyConfig
-from study.config.space import cnn_config, full_point, train_config
+from study.config.space import Value, cnn_config, full_point, train_config
 from study.training.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Training:
 
 def start_training(
     work: Workspace,
-    params: dict[str, Any],
+    params: Mapping[str, Value],
     *,
     epochs: int,
     batch_size: int | Literal["auto"],
@@ -55,7 +55,7 @@ def start_training(
             raise
         raise OutOfMemoryError("out of memory: the device does not hold the network") from None
     index = work.index(*train_parts)
-    augment = work.config.augment.at(point["augment_strength"])
+    augment = work.config.augment.scaled(point["augment_strength"])
     batch = min(len(index), batch_for(len(index)) if batch_size == "auto" else batch_size)
 
     def train() -> Iterator[Batch]:

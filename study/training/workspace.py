@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.batches import Batch, Pixels, eval_batches, to_device
+from data.batches import Batch, Normalisation, Pixels, eval_batches, to_device
 from data.datasets import ImageSet
 from data.splits import Parts
+from models.bundle.reference import IMAGENET
 from models.checkpoint import Checkpoints
 from study.config.schema import StudyConfig
 
@@ -61,7 +62,7 @@ def make_workspace(
     config: StudyConfig, dataset: ImageSet, parts: Parts, device: torch.device, folder: Path
 ) -> Workspace:
     """Move the images to the device."""
-    pixels = to_device(dataset.images, dataset.labels, device)
+    pixels = to_device(dataset.images, dataset.labels, device, Normalisation(**IMAGENET))
     return Workspace(config=config, dataset=dataset, parts=parts, pixels=pixels, device=device, folder=folder)
 
 

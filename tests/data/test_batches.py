@@ -8,9 +8,8 @@ import torch
 import torchvision.transforms.v2.functional as tv
 
 from data.batches import (
-    MEAN,
-    STD,
     Augment,
+    Normalisation,
     affine,
     augmented,
     eval_batches,
@@ -25,6 +24,7 @@ from data.batches import (
 from tests.conftest import random_images
 
 CPU = torch.device("cpu")
+NORM = Normalisation((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 ALL = Augment(rotation=20, hflip=True, vflip=True, crop=0.8, jitter=0.2, stain=0.2)
 
 
@@ -66,7 +66,7 @@ def test_crop_as_torchvision() -> None:
 
 
 def denormalised(images: torch.Tensor) -> torch.Tensor:
-    return (images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)) * 255
+    return (images * torch.tensor(NORM.std).view(3, 1, 1) + torch.tensor(NORM.mean).view(3, 1, 1)) * 255
 
 
 @pytest.mark.parametrize("factors", [(1.2, 1, 1), (1, 0.8, 1), (1, 1, 1.2), (0.9, 1.1, 0.8)])
@@ -75,13 +75,13 @@ def test_colour_as_torchvision(factors: tuple[float, float, float]) -> None:
     brightness, contrast, saturation = factors
     theirs = tv.adjust_brightness(images, brightness)
     theirs = tv.adjust_saturation(tv.adjust_contrast(theirs, contrast), saturation)
-    ours = denormalised(recolour(images * 255, torch.tensor([factors] * 3)))
+    ours = denormalised(recolour(images * 255, torch.tensor([factors] * 3), NORM))
     assert torch.allclose(ours, theirs * 255, atol=0.1)
 
 
 def test_colour_is_clamped_to_valid_pixels() -> None:
     bright = torch.full((1, 3, 4, 4), 250.0)
-    assert denormalised(recolour(bright, torch.tensor([[1.9, 1.0, 1.0]]))).max() <= 255.01
+    assert denormalised(recolour(bright, torch.tensor([[1.9, 1.0, 1.0]]), NORM)).max() <= 255.01
 
 
 def test_stain_factors_of_one_change_nothing_and_more_haematoxylin_darkens() -> None:
@@ -93,15 +93,15 @@ def test_stain_factors_of_one_change_nothing_and_more_haematoxylin_darkens() -> 
 
 def test_no_augmentation_is_normalisation() -> None:
     images = torch.from_numpy(random_images(4, 16))
-    assert torch.allclose(augmented(images, Augment()), normalised(images), atol=1e-5)
-    assert torch.allclose(augmented(images, ALL.scaled(0)), normalised(images), atol=1e-5)
+    assert torch.allclose(augmented(images, Augment(), NORM), normalised(images, NORM), atol=1e-5)
+    assert torch.allclose(augmented(images, ALL.scaled(0), NORM), normalised(images, NORM), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["rotation", "hflip", "vflip", "crop", "jitter", "stain"])
 def test_each_switch_works_alone_and_per_image(name: str) -> None:
     one = torch.from_numpy(random_images(1, 16)).expand(32, -1, -1, -1)
     torch.manual_seed(0)
-    result = augmented(one, Augment(**{name: getattr(ALL, name)}))
+    result = augmented(one, Augment(**{name: getattr(ALL, name)}), NORM)
     assert result.isfinite().all()
     assert len({tuple(image.flatten().tolist()) for image in result}) > 1
     assert result.is_contiguous(memory_format=torch.channels_last)
@@ -119,7 +119,7 @@ def test_maps_stay_within_what_was_asked() -> None:
 
 
 def test_training_batches_of_two_epochs_differ_and_validation_batches_do_not() -> None:
-    pixels = to_device(random_images(50, 8), np.arange(50), CPU)
+    pixels = to_device(random_images(50, 8), np.arange(50), CPU, NORM)
     index = torch.arange(10, 50)
     torch.manual_seed(1)
     first = list(train_batches(pixels, index, 16, ALL))
@@ -136,5 +136,5 @@ def test_training_batches_of_two_epochs_differ_and_validation_batches_do_not() -
 
 
 def test_a_dataset_smaller_than_a_batch_is_one_batch() -> None:
-    pixels = to_device(random_images(5, 8), np.arange(5), CPU)
+    pixels = to_device(random_images(5, 8), np.arange(5), CPU, NORM)
     assert [len(y) for _, y in train_batches(pixels, torch.arange(5), 64, Augment())] == [5]

@@ -18,10 +18,12 @@ import torch
 from packaging.requirements import Requirement
 from PIL import Image
 
-from data.batches import MEAN, STD
+from data import batches
 from models import ModelError
 from models.bundle import folder as bundle
 from models.bundle.card import Card, Conformal, Final, Origin, Preprocessing
+from models.bundle.predictor import Predictor
+from models.bundle.reference import IMAGENET
 from models.cnn import CNN, CNNConfig, build_cnn, prepare
 from models.files import file_hash
 from models.scores.conformal import Refused, Sets
@@ -71,12 +73,20 @@ def trained(config: CNNConfig) -> CNN:
 
 
 def normalised(images: np.ndarray) -> torch.Tensor:
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET.values())
     return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
+def test_training_and_the_model_folder_normalise_alike() -> None:
+    """Two forms of one formula: folded into the augmentation, and written out inside the exported program."""
+    images = torch.from_numpy(random_images(4, 16))
+    predictor = Predictor(trained(PLAIN), *IMAGENET.values(), temperature=1.0)
+    ours = batches.normalised(images, batches.Normalisation(**IMAGENET))
+    assert torch.allclose(ours, predictor.normalised(images), atol=1e-5)
+
+
 def make_card(config: CNNConfig, **more: Any) -> Card:
-    preprocessing = Preprocessing(size=config.image_size, mean=MEAN, std=STD)
+    preprocessing = Preprocessing(size=config.image_size, **IMAGENET)
     return Card(classes=("a", "b", "c"), preprocessing=preprocessing, temperature=1.7, **more)
 
 
