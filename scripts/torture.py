@@ -149,7 +149,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "given up": [
             (one.number, len(one.intermediate_values))
             for one in study.trials
-            if "worker died" in one.user_attrs.get("pruned_because", "")
+            if one.user_attrs.get("why") == "worker_died"
         ],
         "weights": card["weights_sha256"],
         "test": card["test"],

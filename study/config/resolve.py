@@ -9,7 +9,7 @@ from pydantic import JsonValue, ValidationError
 
 from study import StudyError
 from study.config.presets import PRESETS
-from study.config.schema import StudyConfig, explain
+from study.config.schema import StudyConfig, in_one_line
 from study.config.space import distributions, nearest
 
 
@@ -35,7 +35,7 @@ def resolve(file: Path | None, overrides: Mapping[str, JsonValue]) -> StudyConfi
         config = StudyConfig.model_validate({**PRESETS[preset], "baseline": {}, **fields})
         return config if "baseline" in fields else _with_preset_baseline(config, PRESETS[preset])
     except ValidationError as error:
-        raise StudyError(explain(error)) from error
+        raise StudyError(in_one_line(error)) from error
 
 
 def _with_preset_baseline(config: StudyConfig, preset: Mapping[str, JsonValue]) -> StudyConfig:

@@ -175,10 +175,10 @@ class StudyConfig(BaseModel):
         try:
             return self.model_validate({**self.model_dump(mode="json"), **changes})
         except ValidationError as error:
-            raise StudyError(explain(error)) from error
+            raise StudyError(in_one_line(error)) from error
 
 
-def explain(error: ValidationError) -> str:
+def in_one_line(error: ValidationError) -> str:
     """One line from pydantic's error: the field, what was given, what is allowed."""
     first, *others = error.errors()
     types = r"(list|Range|bool|int|float|str|function-\w+|tagged-union)\b"  # pydantic names the union's branches too

@@ -1,17 +1,14 @@
 """A data audit as one offline HTML page with thumbnails."""
 
-import base64
 import html
-import io
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from data.datasets import ImageSet
 from models.bundle.card import percent
-from study.result.page import STYLE, table
+from study.result.html import document, picture, table
 
 THUMB = 72
 """Pixels."""
@@ -37,8 +34,7 @@ def audit_page(dataset: ImageSet, found: dict[str, Any], largest: list[NDArray[n
         *(_strip(dataset, name, images) for name, images in clashing),
         "" if clashing else "<p>None.</p>",
     ]
-    head = f'<meta charset="utf-8"><title>data audit</title><style>{STYLE}</style>'
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+    return document("data audit", "".join(body))
 
 
 SUSPECT = (
@@ -91,13 +87,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
 def _strip(dataset: ImageSet, name: str, images: list[int]) -> str:
     """A row of thumbnails."""
     pictures = "".join(
-        f'<img src="{_thumbnail(dataset.images[i])}" title="{html.escape(dataset.paths[i])}" width="{THUMB}"> '
+        f'<img src="{picture(dataset.images[i], "JPEG", THUMB)}" title="{html.escape(dataset.paths[i])}"> '
         for i in images[:12]
     )
     return f"<p>{html.escape(name)}<br>{pictures}</p>"
-
-
-def _thumbnail(image: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(image)).resize((THUMB, THUMB)).save(buffer, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,8 +1,6 @@
 """The report as one HTML page: offline, readable on a phone, printable; values in, text out."""
 
-import base64
 import html
-import io
 import shlex
 from dataclasses import dataclass
 
@@ -11,7 +9,6 @@ import plotly.graph_objects as go
 import plotly.io
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
-from PIL import Image
 
 from models.bundle.card import LEAKY, Conformal, Data, Format, StudyCard, percent
 from models.scores.conformal import Refused
@@ -22,23 +19,7 @@ from study.attributes import BASELINE, NUM_PARAMS, SECONDS
 from study.config.schema import StudyConfig
 from study.config.space import Entry, Range
 from study.result import figures
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-.wide { overflow-x: auto } table { border-collapse: collapse; margin: 1rem 0; font-size: .95em }
-th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top }
-th { border-bottom: 1px solid #888 } tr + tr td { border-top: 1px solid #eee }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-.score { font-size: 1.6rem; font-weight: 600; margin-bottom: 0 } .note { color: #595959 } .warn { color: #8a3200 }
-.mistakes { display: flex; flex-wrap: wrap; gap: 1rem; padding: 0; list-style: none }
-.mistakes li { width: 9rem; font-size: .85em; overflow-wrap: anywhere }
-.mistakes img { width: 9rem; height: 9rem; image-rendering: pixelated }
-.figure { overflow-x: auto }
-pre { background: #f4f4f4; padding: .8rem; overflow-x: auto } nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem }
-@media print { nav { display: none } details > * { display: block } h2, .figure { break-inside: avoid } }
-"""
-
-Row = tuple[object, ...]
+from study.result.html import Row, document, picture, table
 
 SHOWN = 20
 """Trials in the leaderboard that are not folded away."""
@@ -89,15 +70,9 @@ def page(
     name = html.escape(card.study.name)
     links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, content in sections if content)
     body = "".join(f'<h2 id="{anchor}">{title}</h2>{content}' for anchor, title, content in sections if content)
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}</title><style>{STYLE}</style>"
-        f"<script>{plotly.offline.get_plotlyjs()}</script>"
-    )
-    return (
-        f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{name}</h1><nav>{links}</nav>{body}'
-        f'<p class="note">{html.escape(card.notice)}</p></body></html>\n'
-    )
+    note = f'<p class="note">{html.escape(card.notice)}</p>'
+    scripts = f"<script>{plotly.offline.get_plotlyjs()}</script>"
+    return document(card.study.name, f"<h1>{name}</h1><nav>{links}</nav>{body}{note}", scripts)
 
 
 def _figure(figure: go.Figure) -> str:
@@ -228,12 +203,11 @@ def _mistakes(mistakes: list[Mistake]) -> str:
     if not mistakes:
         return "<p>None: every held-out image was named rightly.</p>"
     shown = []
-    for one in mistakes:
-        content = io.BytesIO()
-        Image.fromarray(one.image).save(content, "PNG")
-        source = base64.b64encode(content.getvalue()).decode()
-        words = html.escape(f"{one.true}, taken for {one.predicted} ({percent(one.probability)}): {one.path}")
-        shown.append(f'<li><img src="data:image/png;base64,{source}" alt="{words}"><br>{words}</li>')
+    for mistake in mistakes:
+        words = html.escape(
+            f"{mistake.true}, taken for {mistake.predicted} ({percent(mistake.probability)}): {mistake.path}"
+        )
+        shown.append(f'<li><img src="{picture(mistake.image, "PNG")}" alt="{words}"><br>{words}</li>')
     return f'<p class="note">The surest first, as the model saw them.</p><ul class="mistakes">{"".join(shown)}</ul>'
 
 
@@ -346,15 +320,3 @@ def _again(card: StudyCard, times: dict[str, float | int]) -> str:
         + table(("version", ""), rows)
         + table(("time", "value"), [(key.replace("_", " "), value) for key, value in times.items()])
     )
-
-
-def table(head: tuple[str, ...], rows: list[Row]) -> str:
-    """An HTML table; numbers are set to the right."""
-
-    def cell(tag: str, value: object) -> str:
-        number = ' class="number"' if isinstance(value, int | float) and not isinstance(value, bool) else ""
-        return f"<{tag}{number}>{html.escape(f'{value:.5g}' if isinstance(value, float) else str(value))}</{tag}>"
-
-    top = "".join(cell("th", name) for name in head)
-    lines = "".join(f"<tr>{''.join(cell('td', value) for value in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{top}</tr>{lines}</table></div>'

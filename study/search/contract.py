@@ -12,7 +12,7 @@ from pydantic import JsonValue, ValidationError
 from data.batches import Augment
 from study import StudyError
 from study.attributes import CONFIG
-from study.config.schema import MAY_CHANGE, StudyConfig, explain
+from study.config.schema import MAY_CHANGE, StudyConfig, in_one_line
 from study.config.space import fixed
 
 Contract = dict[str, JsonValue]
@@ -87,4 +87,4 @@ def stored_config(study: optuna.Study) -> StudyConfig:
     try:
         return StudyConfig.model_validate(fields)
     except ValidationError as error:
-        raise StudyError(f"the study {study.study_name!r} was made by another version: {explain(error)}") from error
+        raise StudyError(f"the study {study.study_name!r} was made by another version: {in_one_line(error)}") from error

@@ -139,7 +139,7 @@ def predict_files(
 
 
 @dataclass(frozen=True)
-class Batch:
+class Predicted:
     """Some files, decoded and predicted."""
 
     files: list[Path]
@@ -147,27 +147,27 @@ class Batch:
     probabilities: NDArray[np.float64]  # one row for each that could be read
 
 
-def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[Batch]:
+def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[Predicted]:
     """The files in order, a batch after another, in threads that decode and predict, each for itself.
 
     So every processor is busy whether decoding or the network takes longer; several threads for one small network
     would mostly wait for each other. On a GPU the networks take turns.
     """
-    turn = nullcontext() if bundle.predictor.mean.device.type == "cpu" else Lock()
+    network = nullcontext() if bundle.predictor.mean.device.type == "cpu" else Lock()
 
-    def work(batch: list[Path]) -> Batch:
+    def predicted(batch: list[Path]) -> Predicted:
         images = [_read(path, bundle.image_size) for path in batch]
         good = [image for image in images if not isinstance(image, DataError)]
-        with turn:
+        with network:
             found = bundle.predict(np.stack(good)) if good else np.zeros((0, len(bundle.classes)))
-        return Batch(batch, images, found)
+        return Predicted(batch, images, found)
 
     threads, workers = torch.get_num_threads(), os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    waiting: deque[Future[Batch]] = deque()
+    waiting: deque[Future[Predicted]] = deque()
     try:
         for start in range(0, len(files), BATCH):
-            waiting.append(pool.submit(work, list(files[start : start + BATCH])))
+            waiting.append(pool.submit(predicted, list(files[start : start + BATCH])))
             if len(waiting) > AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
