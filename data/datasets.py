@@ -13,6 +13,7 @@ from PIL import Image
 from data import DataError, Progress, tissue
 from data.cache import decoded, publish
 from data.grouping.sources import join, sources
+from data.images import source_size
 from data.known import FETCHED
 
 EMBEDDED = ("digits", "tissue")
@@ -20,6 +21,9 @@ EMBEDDED = ("digits", "tissue")
 
 CONTAINERS = {"lung_colon_image_set", "lung_image_sets", "colon_image_sets"}
 """Folders of the LC25000 archive that hold class folders instead of images."""
+
+SURVEYED = 40
+"""Files whose size is looked at."""
 
 PART_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
 
@@ -105,15 +109,7 @@ def load_folder(
 
     Raises DataError with one line that says what is wrong.
     """
-    try:
-        folders = class_folders(root, cache)
-        files = {
-            path.relative_to(root).as_posix(): label
-            for label, folder in enumerate(folders.values())
-            for path in _files(folder)
-        }
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
+    folders, files = _labelled(root, cache)
     strange = [path for path in files if not _encodes(path)]
     if strange:
         raise DataError(f"{len(strange)} file names are not UTF-8, for example {strange[0]!a} in {root} (rename them)")
@@ -143,6 +139,44 @@ def load_folder(
         skipped=tuple(f"{path}: {why}" for path, why in images.bad.items()),
         synthetic=all(name.startswith("synthetic_") for name in folders),
     )
+
+
+def _labelled(root: Path, cache: Path) -> tuple[dict[str, Path], dict[str, int]]:
+    """The class folders, and the number of the class of each file (relative path). Raises DataError."""
+    try:
+        folders = class_folders(root, cache)
+        return folders, {
+            path.relative_to(root).as_posix(): label
+            for label, folder in enumerate(folders.values())
+            for path in _files(folder)
+        }
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What can be said of a dataset without reading its images."""
+
+    classes: int
+    count: int
+    side: int | None  # median of the shorter side of some files, pixels
+    grouped: bool  # somebody says who shares a source
+    some: tuple[Path, ...]  # of the files, evenly spaced
+
+
+def survey(source: str, cache: Path, groups: str | None = None) -> Survey:
+    """Look at a dataset; writes nothing. Raises DataError as `load` does."""
+    if source in EMBEDDED and not (cache / source).exists():
+        count, side, classes = {"digits": (1797, 8, 10), "tissue": (600, 96, 5)}[source]
+        return Survey(classes=classes, count=count, side=side, grouped=True, some=())
+    root = cache / source if source in EMBEDDED else _folder(cache / source if source in FETCHED else source)
+    folders, files = _labelled(root, cache)
+    names = list(files)
+    some = tuple(root / name for name in names[:: max(1, len(names) // SURVEYED)][:SURVEYED])
+    size = source_size(some)
+    known = groups not in (None, "auto") or (groups is None and (root / "groups.csv").is_file())
+    return Survey(classes=len(folders), count=len(files), side=size and min(size), grouped=known, some=some)
 
 
 def _encodes(path: str) -> bool:

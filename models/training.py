@@ -16,6 +16,9 @@ from models.memory import OutOfMemoryError, is_out_of_memory
 Batch = tuple[Tensor, Tensor]
 """Normalised images float [B, 3, H, W] and labels int64 [B], both on the network's device."""
 
+AfterStep = Callable[[int, int, int], None]
+"""Called after each training step with (epoch from 1, step of the epoch from 1, steps in an epoch)."""
+
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine", "onecycle", "plateau"]
 
@@ -163,22 +166,23 @@ def fit(
     val: Callable[[], Iterable[Batch]] | None,
     seed: int,
     done: int = 0,
+    after_step: AfterStep | None = None,
 ) -> Iterator[EpochResult]:
     """Train the learner in place, one epoch per item asked for, from epoch `done` + 1.
 
     train() and val() give the batches of one epoch; `steps` is the number of training batches in each. Everything
     random in epoch e is drawn after torch.manual_seed(f(seed, e)), so an epoch depends on nothing but the weights,
-    the optimiser and e. Stop by not asking for more.
+    the optimiser and e. Stop by not asking for more, or in the middle of an epoch by raising in `after_step`.
 
     A batch that does not fit the device is repeated in halves, whose gradients are added up; batch normalisation then
     sees the halves only. Raises OutOfMemoryError when a single image does not fit.
     """
-    optimizer = learner.optimizer
+    optimizer, total = learner.optimizer, config.epochs * steps
     for epoch in range(done + 1, config.epochs + 1):
         start = time.perf_counter()
         torch.manual_seed(derive_seed(seed, epoch))
         before = (epoch - 1) * steps
-        loss, hits, images = _train_epoch(learner, config, train(), before, config.epochs * steps)
+        loss, hits, images = _train_epoch(learner, config, _told(train(), epoch, steps, after_step), before, total)
         checked = evaluate(learner, val()) if val else None
         if config.schedule == "plateau" and checked:
             learner.plateau.step(checked[0])
@@ -193,6 +197,16 @@ def fit(
             images=images,
             seconds=time.perf_counter() - start,
         )
+
+
+def _told(batches: Iterable[Batch], epoch: int, steps: int, after_step: AfterStep | None) -> Iterable[Batch]:
+    """The batches, and after each one that was trained on the call that says so."""
+    if after_step is None:
+        yield from batches
+        return
+    for step, batch in enumerate(batches, start=1):
+        yield batch
+        after_step(epoch, step, steps)
 
 
 def _train_epoch(

@@ -35,7 +35,7 @@ from models.cnn import CNNConfig, build_cnn, count_parameters, prepare
 from models.training import TrainConfig, evaluate, fit, make_learner
 from study import launch
 from study.config.presets import REFERENCE_AUGMENT
-from study.config.resolve import resolve
+from study.config.resolve import Asked, resolve
 
 NETWORKS = {
     "smallest": ((32, 64, 128), (3, 3, 3), (256,)),
@@ -223,7 +223,7 @@ def whole(images: int, device: torch.device) -> dict[str, Any]:
         for pruner in ("none", "hyperband"):
             config = resolve(None, {"preset": "reference", "data": str(folder), "groups": "none", "pruner": pruner})
             start = time.perf_counter()
-            for _ in launch.run(config, pruner, f"sqlite:///{place}/optuna.db", device):
+            for _ in launch.run(Asked(config.model_dump(mode="json")), pruner, f"sqlite:///{place}/optuna.db", device):
                 pass
             found[f"seconds, {pruner}"] = time.perf_counter() - start
     return found

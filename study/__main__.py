@@ -2,14 +2,17 @@
 
 import signal
 
+from study.storage.processes import now
+
 
 def main() -> None:
     """Import the command and run it."""
+    began = now()
     try:
         from study.cli import main as command
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
-    command()
+    command(began)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,10 @@ CONFIG = "config"  # the whole configuration as last given, so that `resume` nee
 OPENINGS = "openings"  # when the test was opened, and for which weights
 CONFIRMED = "confirmed"  # what the best trials reached when they were trained anew
 MODELS = "models"  # the model folders that were written, with their scores
+ASKED = "asked"  # the fields as they were given, where some were left to a plan
+PLANNED = "planned"  # seconds of each stage, as they were expected
+FINAL_STAGE = "final_stage"  # what the stage after the search does, fixed before its first epoch
+CLOCK = "clock"  # seconds of work, and the process that adds to them
 
 # Of trials.
 BASELINE = "baseline"  # enqueued by the configuration instead of drawn
@@ -31,7 +35,7 @@ WHY = "why"  # a code
 PRUNED_BECAUSE = "pruned_because"  # the sentence beside it
 FAILED_BECAUSE = "failed_because"  # the same of a trial that does not count
 
-Why = Literal["not_promoted", "diverged", "out_of_memory", "worker_died", "not_of_this_study"]
+Why = Literal["not_promoted", "diverged", "out_of_memory", "worker_died", "above_limit", "not_of_this_study"]
 """Why a trial ended before its last epoch."""
 
 INFEASIBLE: tuple[Why, ...] = ("diverged", "out_of_memory", "worker_died")

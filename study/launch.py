@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 import optuna
 import torch
@@ -11,7 +12,8 @@ from optuna.trial import TrialState
 
 from data import Progress
 from study import StudyError
-from study.config.schema import StudyConfig
+from study.config.plan import Planned
+from study.config.resolve import Asked
 from study.forkserver import gather
 from study.result.final import Outcome, finish, winner
 from study.result.refit import FinalEpoch
@@ -19,13 +21,15 @@ from study.search.contract import stored_config
 from study.search.engine import Engine
 from study.search.local import local_processes
 from study.search.opened import Opened, check_name, open_all, with_absolute_data
-from study.search.trial import TrialNews, objective
+from study.search.settle import settle
+from study.search.trial import TrialNews, Watch, objective
 from study.search.worker import search
-from study.storage.door import load_study, open_storage, runs_folder, storage_trouble
+from study.storage.door import check_storage, load_study, open_storage, runs_folder, storage_trouble
 from study.storage.leases import Leases
 from study.storage.locks import alone
+from study.storage.processes import now
 
-News = Opened | TrialNews | FinalEpoch | Outcome
+News = Planned | Opened | TrialNews | FinalEpoch | Outcome
 
 FINAL = "final.lock"
 """What only one process at a time may do: train, score and export."""
@@ -34,37 +38,53 @@ logger = logging.getLogger(__name__)
 
 
 def run(
-    config: StudyConfig,
+    asked: Asked,
     name: str,
     url: str,
     device: torch.device,
     progress: Progress | None = None,
+    *,
+    since: float | None = None,
+    watch: Watch | None = None,
+    searching: bool = True,
     engine: Engine = local_processes,
 ) -> Iterator[News]:
     """Search to the budget, then train, score and export; yields news.
 
-    Finishes what an earlier run left. While another process runs the same study, this one works beside it.
+    Finishes what an earlier run left. While another process runs the same study, this one works beside it. `since`:
+    when this command began, by processes.now. `watch` is told of each training step in this process. Without
+    `searching` the final stage comes at once.
     """
-    config = with_absolute_data(config)
-    if config.workers > 1:
-        gather()
+    began = now() if since is None else since
+    asked = with_absolute_data(asked)
+    measured = None if progress is None else partial(progress, "measuring")
     with storage_trouble(url):
-        opened = open_all(config, check_name(name), url, progress, create=True)
-        yield opened
+        check_storage(url)
+        config, planned = settle(asked, check_name(name), url, device, measured)
+        if planned:
+            yield planned
+        if config.workers > 1 and searching:
+            gather()
+        opened = open_all(config, name, url, progress, create=True, asked=asked, planned=planned)
         study = opened.study
-        with study.while_it_exists():
-            if config.workers > 1:
+        with study.while_it_exists(), study.clock.running(began):
+            yield opened
+            if config.workers > 1 and searching:
                 yield from engine(name, url, str(device), config.workers)
-                work = opened.workspace(device)
-            else:
-                work = opened.workspace(device)
-                yield from search(study, objective(work))
+            work = opened.workspace(device)
+            if config.workers == 1 and searching:
+                yield from search(study, objective(work, watch=watch))
             with alone(study.storage, study.folder, FINAL, _waiting):
-                yield from finish(study, work, None, study.folder / "model")
+                yield from finish(study, work, None, study.folder / "model", watch=watch)
 
 
 def retrain(
-    name: str, url: str, device: torch.device, number: int | None, progress: Progress | None = None
+    name: str,
+    url: str,
+    device: torch.device,
+    number: int | None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[News]:
     """Train a trial's architecture again from fresh weights; the winner into model/, another beside it."""
     with storage_trouble(url):
@@ -79,7 +99,7 @@ def retrain(
         trial = None if number is None else trials[number]
         folder = "model" if number in (None, best.number) else f"model-trial-{number}"
         with alone(study.storage, study.folder, FINAL, _waiting):
-            yield from finish(study, opened.workspace(device), trial, study.folder / folder, fresh=True)
+            yield from finish(study, opened.workspace(device), trial, study.folder / folder, fresh=True, watch=watch)
 
 
 def delete(name: str, url: str) -> None:

@@ -13,7 +13,15 @@ PATIENCE = 4.0
 """Seconds to unwind in; what is on disk by then is whole, because every file appears by being renamed."""
 
 
-class Stopped(KeyboardInterrupt):
+class Interruption(KeyboardInterrupt):
+    """Work ends here and goes on another time: what is whole is saved, what is held is given back."""
+
+
+class TimeIsUp(Interruption):
+    """The study's hours are over, as far as this stage may use them."""
+
+
+class Stopped(Interruption):
     """The user, or the machine's owner, wants this process to end."""
 
     def __init__(self, number: int) -> None:

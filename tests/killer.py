@@ -53,9 +53,9 @@ POINTS: dict[str, tuple[str, str]] = {
     "cache": ("data.cache:", "_write"),
     "weights": ("models.bundle.folder:", "save_weights"),
     "opening": ("study.result.final:", "open_test"),
-    "bundle": ("models.bundle.folder:", "write_json"),
+    "bundle": ("models.files:", "write_json"),
     "model": ("models.bundle.folder:", "save"),
-    "model file": ("models.bundle.folder:", "write"),
+    "model file": ("models.files:", "write"),
     "report page": ("study.result.final:", "write_report"),
 }
 """Name -> (owner, function): the process dies just before or just after the n-th call."""
@@ -134,8 +134,8 @@ def watch() -> None:
                 note("wrong.log", f"step {step} of trial id {trial_id} is reported twice")
         return report(self, trial_id, step, value)
 
-    def counted(learner: Any, config: Any, train: Any, steps: int, val: Any, seed: int, done: int = 0) -> Iterator[Any]:
-        for result in fit(learner, config, train, steps, val, seed, done):
+    def counted(learner: Any, config: Any, train: Any, steps: int, val: Any, seed: int, *rest: Any) -> Iterator[Any]:
+        for result in fit(learner, config, train, steps, val, seed, *rest):
             note("epochs.log", seed, result.epoch)
             yield result
 

@@ -21,6 +21,10 @@ LEAKY = (
 """Stands wherever a number of the random protocol is shown."""
 
 
+INCOMPLETE = "No trial of the search ran to its end: the one that was trained longest was taken."
+"""Stands beside the score of a model whose search was cut short."""
+
+
 class Section(BaseModel):
     """A part of the card. Fields of later versions are passed over."""
 
@@ -63,6 +67,8 @@ class Origin(Section):
     params: dict[str, bool | int | float | str]
     metric: str
     selection_score: float | None
+    epochs: int | None = None  # of the trial in the search
+    complete: bool = True  # it was trained to its end; else no trial was, and this one the longest
     trials: int
     config: dict[str, JsonValue]  # the study's, as a TOML file would have it
 

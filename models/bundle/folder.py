@@ -18,14 +18,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from models import ModelError
+from models import ModelError, files
 from models.bundle import export
 from models.bundle.card import Card, Format, Kind, parsed
 from models.bundle.predictor import Bundle, Predictor
 from models.bundle.readable import markdown
 from models.bundle.reference import IMAGENET, checkpoint, read_checkpoint
 from models.cnn import CNN, CNNConfig, build_cnn
-from models.files import file_hash, write, write_json
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"
 PROGRAM, ONNX, CHECKPOINT = "model.pt2", "model.onnx", "model.pth"
@@ -46,20 +45,20 @@ def save(directory: Path, model: CNN, config: CNNConfig, card: Kind, images: NDA
     """
     directory.mkdir(parents=True, exist_ok=True)
     digest = save_weights(directory / WEIGHTS, model)
-    write_json(directory / CONFIG, asdict(config))
+    files.write_json(directory / CONFIG, asdict(config))
     loaded = _predictor(load_weights(directory / WEIGHTS, config), card)
     trained = _predictor(copy.deepcopy(model).cpu().float(), card)
     expected = export.run_module(trained)(images)
     formats = {WEIGHTS: export.described(export.run_module(loaded), expected, images)}
     formats |= _export(directory, loaded, expected, images)
     formats |= _as_checkpoint(directory, loaded, config, card, expected, images)
-    write(directory / EXAMPLE, Path(export.__file__).with_name(EXAMPLE).read_bytes())
+    files.write(directory / EXAMPLE, Path(export.__file__).with_name(EXAMPLE).read_bytes())
     card = card.model_copy(update={"weights_sha256": digest, "formats": formats})
-    write(directory / READABLE, markdown(card).encode())
-    hashes = {name: file_hash(directory / name) for name in FILES if (directory / name).exists()}
+    files.write(directory / READABLE, markdown(card).encode())
+    hashes = {name: files.file_hash(directory / name) for name in FILES if (directory / name).exists()}
     card = card.model_copy(update={"files": hashes})
     raw = card.model_dump(mode="json")
-    write_json(directory / CARD, {**raw, "card_sha256": card_hash(raw)})
+    files.write_json(directory / CARD, {**raw, "card_sha256": card_hash(raw)})
     return card
 
 
@@ -79,7 +78,7 @@ def _export(
         (ONNX, export.onnx_bytes, export.run_onnx),
     ):
         content = convert(exported)
-        write(directory / name, content)
+        files.write(directory / name, content)
         formats[name] = export.described(loaded(content), expected, images)
     return formats
 
@@ -97,7 +96,7 @@ def _as_checkpoint(
     if content is None:
         (directory / CHECKPOINT).unlink(missing_ok=True)
         return {}
-    write(directory / CHECKPOINT, content)
+    files.write(directory / CHECKPOINT, content)
     read = export.run_module(load_reference(directory / CHECKPOINT).predictor)
     return {CHECKPOINT: Format(max_difference=export.compare(read, expected, images))}
 
@@ -105,7 +104,7 @@ def _as_checkpoint(
 def save_weights(file: Path, model: nn.Module) -> str:
     """Write the state dict as safetensors, atomically; returns the file's SHA-256."""
     content = save_tensors({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
-    write(file, content)
+    files.write(file, content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -158,10 +157,10 @@ def read_card(directory: Path, kind: type[Kind]) -> Kind:
         raw = TypeAdapter(dict[str, JsonValue]).validate_python(json.loads(content))
     except ValueError as error:
         raise ModelError(f"{directory} is not a model folder of this program ({CARD} is no JSON object)") from error
-    files = raw.get("files") or {WEIGHTS: raw.get("weights_sha256")}
-    if not isinstance(files, dict) or None in files.values():
+    listed = raw.get("files") or {WEIGHTS: raw.get("weights_sha256")}
+    if not isinstance(listed, dict) or None in listed.values():
         raise ModelError(f"{directory} is not a model folder of this program ({CARD} lists no files)")
-    _check_files(directory, {str(name): str(digest) for name, digest in files.items()})
+    _check_files(directory, {str(name): str(digest) for name, digest in listed.items()})
     if "files" in raw and raw.get("card_sha256") != card_hash(raw):
         raise ModelError(f"{directory / CARD} was altered since it was written (its own hash does not fit)")
     try:
@@ -178,7 +177,7 @@ def _check_files(directory: Path, listed: dict[str, str]) -> None:
     for name, digest in listed.items():
         if not (directory / name).is_file():
             raise ModelError(f"no model in {directory}: {name} is missing (copy or export the whole folder again)")
-        if file_hash(directory / name) != digest:
+        if files.file_hash(directory / name) != digest:
             raise ModelError(f"{directory / name} is not the file that {CARD} describes (altered, or half-written)")
     if listed.keys() == {WEIGHTS}:
         return

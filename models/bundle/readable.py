@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from models.bundle.card import LEAKY, Card, Data, percent
+from models.bundle.card import INCOMPLETE, LEAKY, Card, Data, percent
 from models.scores.conformal import Sets
 from models.scores.evaluation import HeldOutScores
 
@@ -104,6 +104,7 @@ def _protocol(card: Card) -> Lines:
         if study and final
         else None,
         f"- Temperature {card.temperature:.3f}, fitted on the part cal.",
+        None if study is None or study.complete else f"- {INCOMPLETE}",
         "- The interval resamples groups, not images.",
     ]
 

@@ -3,12 +3,12 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import optuna
 import typer
-from pydantic import JsonValue
 
 from data import DataError
 from models import ModelError
@@ -16,12 +16,12 @@ from study import StudyError, launch
 from study.cli import data as data_commands
 from study.cli import db as db_commands
 from study.cli import model as model_commands
+from study.cli import plan as plan_command
 from study.cli import sql as sql_commands
 from study.cli import status as status_command
 from study.cli.display import Display, err, show, storage_option
-from study.cli.options import Device, Storage, Trials, Workers, choose_device, help_alone
-from study.config.resolve import parse_setting, resolve
-from study.config.schema import StudyConfig
+from study.cli.options import Device, Hours, Quiet, Storage, Trials, Workers, asked_for, choose_device, help_alone
+from study.config.resolve import Asked
 from study.search.contract import stored_config
 from study.search.opened import check_name, default_name
 from study.search.worker import work_on
@@ -38,6 +38,7 @@ app = typer.Typer(
     epilog="Start with: study run          (embedded digits, a minute)      then: study run --data FOLDER",
 )
 
+app.add_typer(plan_command.app)
 app.add_typer(status_command.app)
 app.add_typer(model_commands.app)
 app.add_typer(sql_commands.app)
@@ -53,19 +54,18 @@ def run(
     name: Annotated[str | None, typer.Option(help="Default: preset and data, as in quick-digits.")] = None,
     storage: Storage = DEFAULT_URL,
     trials: Trials = None,
+    hours: Hours = None,
     workers: Workers = None,
     device: Device = "auto",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the study; repeatable.")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Bring a study to its budget, then train, score and export the winner. Give it again to go on."""
-    given: dict[str, JsonValue] = dict(parse_setting(text) for text in settings or [])
-    flags = {"preset": preset, "data": data, "trials": trials, "workers": workers, "skip_bad": skip_bad or None}
-    given |= {key: value for key, value in flags.items() if value is not None}
-    config = resolve(file, given)
-    _run(config, name or default_name(config), storage, device)
+    asked = asked_for(file, preset, data, trials, hours, workers, settings, skip_bad)
+    _run(asked, name or default_name(asked), storage, device, quiet=quiet)
 
 
 @app.command(epilog="Example: study resume quick-digits --trials 24")
@@ -73,13 +73,16 @@ def resume(
     name: str,
     storage: Storage = DEFAULT_URL,
     trials: Trials = None,
-    hours: Annotated[float | None, typer.Option(help="Hours of training after which no trial starts.")] = None,
+    hours: Hours = None,
     workers: Workers = None,
     device: Device = "auto",
+    finish: Annotated[bool, typer.Option("--finish", help="No more trials: the final training now.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Go on with a study, by its name alone; with more trials, hours or workers if you like."""
     config = stored_config(load_study(open_storage(storage, create=False, write=False), name))
-    _run(config.with_budget(trials, hours, workers), name, storage, device)
+    asked = Asked(config.with_budget(trials, hours, workers).model_dump(mode="json"))
+    _run(asked, name, storage, device, searching=not finish, quiet=quiet)
 
 
 @app.command(epilog="Example: study retrain quick-digits --trial 3")
@@ -91,7 +94,7 @@ def retrain(
 ) -> None:
     """Train a trial's architecture again from fresh weights, score it, and write its model folder."""
     chosen = choose_device(device)
-    _follow(name, storage, lambda display: launch.retrain(name, storage, chosen, trial, display.images))
+    _follow(name, storage, lambda display: launch.retrain(name, storage, chosen, trial, display.images, display.watch))
 
 
 @app.command(hidden=True)
@@ -127,16 +130,21 @@ def dashboard(
             raise typer.Exit(stop.exit_code) from None
 
 
-def _run(config: StudyConfig, name: str, storage: str, device: str) -> None:
+def _run(asked: Asked, name: str, storage: str, device: str, *, searching: bool = True, quiet: bool = False) -> None:
     chosen = choose_device(device)
     check_name(name)
-    _follow(name, storage, lambda display: launch.run(config, name, storage, chosen, display.images))
+
+    def start(display: Display) -> Iterator[launch.News]:
+        watch, since = display.watch, BEGAN.get()
+        return launch.run(asked, name, storage, chosen, display.images, since=since, watch=watch, searching=searching)
+
+    _follow(name, storage, start, quiet=quiet)
 
 
-def _follow(name: str, storage: str, start: Callable[[Display], Iterator[launch.News]]) -> None:
+def _follow(name: str, storage: str, start: Callable[[Display], Iterator[launch.News]], *, quiet: bool = False) -> None:
     """Run a study to its end before the user's eyes, and say how to go on where it is stopped."""
     stopped = "stopped; nothing is lost. Go on with"
-    with stoppable(f"\n{stopped} the same command\n"), show(err) as display:
+    with stoppable(f"\n{stopped} the same command\n"), show(err, quiet=quiet) as display:
         try:
             display.follow(start(display))
         except Stopped as stop:
@@ -152,8 +160,13 @@ def _fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def main() -> None:
+BEGAN: ContextVar[float | None] = ContextVar("BEGAN", default=None)
+"""When the command began, by processes.now: a study's hours count from there."""
+
+
+def main(began: float | None = None) -> None:
     """Run the command; the user's mistakes end in one line, our own stay loud."""
+    BEGAN.set(began)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         code = app(standalone_mode=False)

@@ -1,7 +1,7 @@
 """What a person sees while a study runs, and at its end."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from shlex import quote
 from typing import Any
@@ -12,14 +12,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from data.datasets import conflicting
-from models.bundle.card import LEAKY, Origin, StudyCard, percent
+from models.bundle.card import INCOMPLETE, LEAKY, Origin, StudyCard, percent
+from study.config.plan import CONFIRM_SEEDS, Planned
 from study.config.schema import StudyConfig
 from study.launch import News
 from study.result.final import Outcome
-from study.result.refit import CONFIRM_SEEDS, FinalEpoch
+from study.result.refit import FinalEpoch
 from study.search.opened import Opened
-from study.search.trial import TrialEnd, TrialEpoch
+from study.search.trial import Step, TrialEnd, TrialEpoch, TrialStart
 from study.storage.door import DEFAULT_URL
+
+DRAW_SECONDS = 0.2
 
 out = Console()
 err = Console(stderr=True)
@@ -37,17 +40,20 @@ def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str
 
 
 class Display:
-    """Progress on stderr while it is a terminal; silent otherwise."""
+    """What happens, on stderr: bars on a terminal; in a log one plain line a finished trial and stage."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, log: Callable[[str], None]) -> None:
         self._progress = progress
+        self._log = log
         self._tasks: dict[str, TaskID] = {}
         self._opened: Opened | None = None
         self._outcome: Outcome | None = None
         self._epochs = 0  # seen in this run
         self._started = time.monotonic()
+        self._drawn = 0.0
         self._pruned = 0
         self._best: float | None = None
+        self._network = ""
 
     @property
     def opened(self) -> bool:
@@ -55,18 +61,32 @@ class Display:
         return self._opened is not None
 
     def images(self, what: str, done: int, total: int) -> None:
-        """Progress of reading the images."""
+        """Progress of reading the images, or of another task before the study is open."""
         self._show(what, done, total, "")
+
+    def watch(self, step: Step) -> None:
+        """A training step; drawn a few times a second."""
+        if time.monotonic() - self._drawn < DRAW_SECONDS:
+            return
+        self._drawn = time.monotonic()
+        name = "trial" if step.stage == "search" else step.stage
+        words = self._network if step.stage == "search" else ""
+        self._show(f"{name} {step.trial}", step.step, step.steps, f"epoch {step.epoch} {words}", only="step")
 
     def follow(self, news: Iterator[News]) -> None:
         """Run a study to its end, showing what happens."""
         for item in news:
-            if isinstance(item, Opened):
+            if isinstance(item, Planned):
+                self._log(f"planned: {_planned_in_words(item)}")
+            elif isinstance(item, Opened):
                 self._open(item)
+            elif isinstance(item, TrialStart):
+                self._network = item.network
+                self._log_first(item)
             elif isinstance(item, TrialEpoch):
                 self._epoch(item)
             elif isinstance(item, TrialEnd):
-                self._end()
+                self._end(item)
             elif isinstance(item, FinalEpoch):
                 self._final(item)
             else:
@@ -77,6 +97,8 @@ class Display:
         if clash := conflicting(opened.dataset):
             err.print(f"{clash} files stand in several classes with the same content (see: study data audit)")
         self._started = time.monotonic()
+        counts = ", ".join(f"{part} {count}" for part, count in opened.parts.counts().items() if count)
+        self._log(f"images: {len(opened.dataset.labels)} ({counts}); {self._left()}")
         self._show("search", self._standing(), opened.study.config.trials, "")
 
     def _standing(self) -> int:
@@ -89,43 +111,63 @@ class Display:
         self._best = max(states["COMPLETE"], default=None)
         return sum(map(len, states.values()))
 
+    def _log_first(self, news: TrialStart) -> None:
+        """The first sign of life in a log, whatever the network takes."""
+        if not self._epochs:
+            self._log(f"trial {news.number} begins: {news.network}")
+
     def _epoch(self, news: TrialEpoch) -> None:
         assert self._opened is not None
         self._epochs += 1
         best = f" · best {percent(self._best)}" if self._best is not None else ""
-        note = f"trial {news.number} · {percent(news.value)}{best} · {self._pruned} pruned · {self._time_left()}"
+        note = f"trial {news.number} · {percent(news.value)}{best} · {self._pruned} pruned · {self._left()}"
         self._show("search", None, self._opened.study.config.trials, note)
         self._show("epoch", news.epoch, self._opened.study.config.epochs, "")
 
-    def _end(self) -> None:
-        self._progress.update(self._tasks["search"], completed=self._standing())
+    def _end(self, news: TrialEnd) -> None:
+        done = self._standing()
+        self._show("search", done, None, "")
+        score = "" if news.value is None else f" at {percent(news.value)}"
+        best = "" if self._best is None else f"; best {percent(self._best)}"
+        self._log(
+            f"trial {news.number} {news.state.lower()}{score}; {done} done, {self._pruned} pruned{best}; {self._left()}"
+        )
 
     def _final(self, news: FinalEpoch) -> None:
-        assert self._opened is not None
-        config = self._opened.study.config
         self._epochs += 1
-        total = config.final_epochs * news.trainings
-        done = news.place * config.final_epochs + news.result.epoch
-        left = (total - done) * news.result.seconds
-        self._show(news.stage, done, total, f"trial {news.trial} · {_duration(left)} left")
+        total = news.epochs * news.trainings
+        done = news.place * news.epochs + news.result.epoch
+        left = duration((total - done) * news.result.seconds)
+        self._show(news.stage, done, total, f"trial {news.trial} · {left} left")
+        self._show("epoch", news.result.epoch, news.epochs, "")
+        if news.result.epoch == news.epochs:
+            self._log(
+                f"{news.stage}: {news.place + 1} of {news.trainings} done (trial {news.trial}); {left} left in it"
+            )
 
-    def _time_left(self) -> str:
-        """Trials left at this run's pace per trial (pruning included), and the final training at its pace per epoch."""
+    def _left(self) -> str:
+        """Time left in the search and in all, by the hours; without hours, trials left at this run's pace."""
         assert self._opened is not None
-        config = self._opened.study.config
+        study = self._opened.study
+        config = study.config
+        if config.hours is not None:
+            search = max(0.0, study.search_seconds_left())
+            whole = max(0.0, 3600 * config.hours - study.clock.spent())
+            return f"{duration(search)} left in the search, {duration(whole)} in all"
+        if config.trials is None or not self._epochs or "search" not in self._tasks:
+            return f"{config.trials} trials wanted"
         task = next(task for task in self._progress.tasks if task.id == self._tasks["search"])
         spent = time.monotonic() - self._started
-        if config.trials is None or not self._epochs:
-            return ""
         per_epoch = spent / self._epochs
         per_trial = spent / max(1.0, task.completed - (task.fields["first"] or 0) + 0.5)
         left = (config.trials - task.completed) * min(per_trial, per_epoch * config.epochs)
-        return f"{_duration(left + per_epoch * config.final_epochs * _trainings(config))} left"
+        return f"{duration(left + per_epoch * config.final_epochs * _trainings(config))} left"
 
-    def _show(self, name: str, done: int | None, total: int | None, note: str) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total, note=note, first=done)
-        self._progress.update(self._tasks[name], completed=done, total=total, note=note)
+    def _show(self, name: str, done: int | None, total: int | None, note: str, only: str | None = None) -> None:
+        key = only or name
+        if key not in self._tasks:
+            self._tasks[key] = self._progress.add_task(name, total=total, note=note, first=done)
+        self._progress.update(self._tasks[key], description=name, completed=done, total=total, note=note)
 
     def summary(self, name: str, storage: str) -> None:
         """The final screen: what was found, what it is worth, and what to type next."""
@@ -138,6 +180,8 @@ class Display:
         out.print(table)
         if card.leaky:
             out.print(LEAKY)
+        if not card.study.complete:
+            out.print(INCOMPLETE)
         if card.test_openings > 1:
             out.print(f"The test part was opened {card.test_openings} times in this study: the score is optimistic.")
         if card.synthetic_data:
@@ -191,22 +235,34 @@ def _which(study: Origin) -> str:
     return f"here trial {study.trial} (the winner is trial {study.winner})"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """3725 -> "1 h 02 min"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def _planned_in_words(planned: Planned) -> str:
+    shown = [f"{stage} {duration(seconds)}" for stage, seconds in planned.stages.items() if seconds]
+    return f"{', '.join(shown)}; {duration(sum(planned.stages.values()))} of {duration(3600 * planned.hours)}"
+
+
 @contextmanager
 def show(console: Console, *, quiet: bool = False) -> Iterator[Display]:
-    """Progress bars on a terminal, removed at the end; nothing elsewhere, or when quiet."""
+    """Bars on a terminal, removed at the end; lines elsewhere; nothing when quiet."""
+    bars = console.is_terminal and not quiet
+
+    def log(line: str) -> None:
+        if not bars and not quiet:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     with Progress(
-        TextColumn("{task.description:>14}"),
+        TextColumn("{task.description:>18}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
-        disable=quiet or not console.is_terminal,
+        disable=not bars,
     ) as progress:
-        yield Display(progress)
+        yield Display(progress, log)

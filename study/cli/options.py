@@ -1,17 +1,24 @@
 """Options that several commands share, and the device that one of them names."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from pydantic import JsonValue
 
 from study import StudyError
+from study.config.resolve import Asked, ask, parse_setting
 
 Storage = Annotated[str, typer.Option(help="Database of studies: sqlite:///FILE or postgresql+psycopg://...")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Trials = Annotated[int | None, typer.Option(min=1, help="Total number of trials, over all runs and workers.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that search at the same time.")]
+Hours = Annotated[
+    float | None, typer.Option(help="Time for everything, from the command to the exported model; pauses do not count.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
@@ -25,6 +32,24 @@ def help_alone(context: typer.Context) -> None:
 def group(text: str) -> typer.Typer:
     """Commands below a name of their own."""
     return typer.Typer(invoke_without_command=True, callback=help_alone, help=text)
+
+
+def asked_for(
+    file: Path | None,
+    preset: str | None,
+    data: str | None,
+    trials: int | None,
+    hours: float | None,
+    workers: int | None,
+    settings: list[str] | None,
+    skip_bad: bool,
+) -> Asked:
+    """A study from the options of `run` and `plan`. Raises StudyError."""
+    given: dict[str, JsonValue] = dict(parse_setting(text) for text in settings or [])
+    flags: dict[str, JsonValue] = {"preset": preset, "data": data, "trials": trials, "hours": hours}
+    flags |= {"workers": workers, "skip_bad": skip_bad or None}
+    given |= {key: value for key, value in flags.items() if value is not None}
+    return ask(file, given)
 
 
 def choose_device(name: str) -> torch.device:

@@ -64,7 +64,6 @@ PRESETS: dict[str, dict[str, JsonValue]] = {
             "schedule": "plateau",
         },
     },
-    # The default for a user's folder.
     "full": {
         "image_size": 128,
         "trials": 64,
@@ -104,3 +103,13 @@ PRESETS: dict[str, dict[str, JsonValue]] = {
         },
     },
 }
+
+PRESETS["auto"] = {
+    **dict.fromkeys(("image_size", "limit", "epochs", "min_epochs", "confirm", "confirm_epochs"), "auto"),
+    **dict.fromkeys(("final_epochs", "final_seeds", "rivals", "starts"), "auto"),
+    "trials": 64,
+    "hours": 2.0,
+    **{field: PRESETS["full"][field] for field in ("batch_size", "rate_batch_size", "final_batch_size")},
+    **{field: PRESETS["full"][field] for field in ("augment", "space")},
+}
+"""The default for a user's folder: a GPU ends by trials, a processor by hours."""

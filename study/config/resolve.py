@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
@@ -12,18 +13,50 @@ from study.config.presets import PRESETS
 from study.config.schema import StudyConfig, in_one_line
 from study.config.space import distributions, nearest
 
+PLANNED = (
+    *("image_size", "limit", "epochs", "min_epochs", "confirm", "confirm_epochs"),
+    *("final_epochs", "final_seeds", "rivals", "trials", "starts"),
+)
+"""Fields that may say "auto": a plan decides them."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A study as it was asked for: all fields that were given or that the preset gives, some of them perhaps "auto"."""
+
+    fields: dict[str, JsonValue]
+
+    @property
+    def autos(self) -> tuple[str, ...]:
+        """The fields that a plan decides."""
+        return tuple(name for name in PLANNED if self.fields.get(name) == "auto")
+
+    def plain(self) -> StudyConfig:
+        """The configuration, where nothing is left to a plan. Raises StudyError."""
+        if self.autos:
+            raise StudyError(f"{', '.join(self.autos)} = 'auto' is left to a plan, and there is none here")
+        try:
+            return StudyConfig.model_validate(self.fields)
+        except ValidationError as error:
+            raise StudyError(in_one_line(error)) from error
+
 
 def resolve(file: Path | None, overrides: Mapping[str, JsonValue]) -> StudyConfig:
-    """A configuration from (last wins) a preset, a TOML file, and overrides by field name.
+    """A configuration as `ask` gives it, where nothing is left to a plan. Raises StudyError with one line."""
+    return ask(file, overrides).plain()
+
+
+def ask(file: Path | None, overrides: Mapping[str, JsonValue]) -> Asked:
+    """A study from (last wins) a preset, a TOML file, and overrides by field name.
 
     A table of the file ([space], [augment]) replaces the preset's; overrides may name one field of a table with a
-    dot ("space.head"). Without any preset named, the embedded digits take "quick" and everything else "full".
+    dot ("space.head"). Without any preset named, the embedded digits take "quick" and everything else "auto".
     Raises StudyError with one line.
     """
     fields = read_toml(file) if file else {}
     fields.update({name: value for name, value in overrides.items() if "." not in name})
     data = fields.get("data", "digits")
-    preset = fields.setdefault("preset", "quick" if data == "digits" else "full")
+    preset = fields.setdefault("preset", "quick" if data == "digits" else "auto")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise StudyError(f"unknown preset {preset!r}{nearest(str(preset), PRESETS)}")
     for name, value in overrides.items():
@@ -31,11 +64,22 @@ def resolve(file: Path | None, overrides: Mapping[str, JsonValue]) -> StudyConfi
         if "." in name:  # one field of a table: the rest of it comes from the preset
             fields.setdefault(table, deepcopy(PRESETS[preset].get(table, {})))
             set_field(fields, name, value)
+    whole: dict[str, JsonValue] = {**PRESETS[preset], "baseline": {}, **fields}
+    asked = Asked(whole)
     try:
-        config = StudyConfig.model_validate({**PRESETS[preset], "baseline": {}, **fields})
-        return config if "baseline" in fields else _with_preset_baseline(config, PRESETS[preset])
+        config = StudyConfig.model_validate({**whole, **{name: STANDING_IN[name] for name in asked.autos}})
     except ValidationError as error:
         raise StudyError(in_one_line(error)) from error
+    if "baseline" in fields:
+        return asked
+    return Asked({**whole, "baseline": dict(_with_preset_baseline(config, PRESETS[preset]).baseline)})
+
+
+STANDING_IN: dict[str, JsonValue] = {
+    **{"image_size": 128, "limit": {}, "epochs": 27, "min_epochs": 1, "confirm": 1, "confirm_epochs": None},
+    **{"final_epochs": 54, "final_seeds": 1, "rivals": [], "trials": 64, "starts": []},
+}
+"""For fields that a plan decides, while the others are checked."""
 
 
 def _with_preset_baseline(config: StudyConfig, preset: Mapping[str, JsonValue]) -> StudyConfig:

@@ -39,3 +39,16 @@ def bracket_of(study_name: str, number: int, count: int, eta: int) -> int:
         if place < 0:
             return bracket
     raise AssertionError("a place below the sum of the shares lies in one of them")
+
+
+def expected_epochs(min_epochs: int, epochs: int, eta: int) -> float:
+    """Epochs of a trial on average, if one of eta goes on at each rung."""
+    all_rungs = brackets(min_epochs, epochs, eta)
+    count = len(all_rungs)
+    shares = [math.ceil(count * eta**s / (s + 1)) for s in range(count - 1, -1, -1)]
+    spent = []
+    for rungs in all_rungs:
+        judged = [rung for rung in rungs if rung < epochs]
+        steps = [later - rung for rung, later in zip((0, *judged), (*judged, epochs), strict=True)]
+        spent.append(sum(step / eta**place for place, step in enumerate(steps)))
+    return float(sum(share * some for share, some in zip(shares, spent, strict=True)) / sum(shares))

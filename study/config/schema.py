@@ -1,6 +1,7 @@
 """What a study is: the fields of its configuration, validated."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Literal, Self
 
@@ -17,6 +18,7 @@ from pydantic import (
 
 from data.batches import Augment
 from study import StudyError
+from study.config.limit import Limit, above, cheapest
 from study.config.presets import PRESETS
 from study.config.rungs import bracket_of, brackets, check_rungs
 from study.config.space import PARAMETERS, Entry, Range, Value, contains, distributions, nearest, validated
@@ -35,6 +37,8 @@ def _batch_size(value: object) -> object:
         return value
     raise ValueError('allowed is a whole number from 1 to 65536, or "auto"')
 
+
+Rival = Literal["runner-up", "baseline"]
 
 BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_batch_size)]
 
@@ -57,7 +61,9 @@ class StudyConfig(BaseModel):
     image_size: int = Field(128, ge=8, le=1024, description="pixels, height and width")
     seed: int = Field(0, ge=0, lt=2**32, description="of the parts, the sampler and all training")
     trials: int | None = Field(None, ge=1, description="total number of trials")
-    hours: float | None = Field(None, gt=0, description="no trial starts after this much training time")
+    hours: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="time for everything, from the command to the exported model"
+    )
     workers: int = Field(1, ge=1, le=256, description="processes on this machine that search at the same time")
     epochs: int = Field(27, ge=1, description="of a trial that is not pruned")
     min_epochs: int = Field(3, ge=1, description="the first rung: epochs before a trial may be pruned")
@@ -76,16 +82,22 @@ class StudyConfig(BaseModel):
     augment: Augment = Field(Augment(), description="augmentation of training images")
     space: dict[str, Entry] = Field({}, description="what is searched")
     baseline: dict[str, Value] = Field({}, description="a point of the space that is tried first")
+    starts: list[dict[str, Value]] = Field([], description="points that are tried next, before any is drawn")
+    limit: Limit = Field(Limit(), description="the largest network that may be proposed")
     confirm: int = Field(
         1,
         ge=1,
         le=100,
         description="so many of the best trials are trained anew; the best of them on val is chosen",
     )
+    confirm_epochs: int | None = Field(None, ge=1, description="of that; by default as many as of the final training")
     final_epochs: int = Field(54, ge=1, description="of the final training")
     final_batch_size: BatchSize = Field(64, description="images per step in the final training, or auto")
     final_seeds: int = Field(
         1, ge=1, le=100, description="final trainings; the first is shipped, the others show the spread"
+    )
+    rivals: tuple[Rival, ...] = Field(
+        ("runner-up", "baseline"), description="what is trained and scored beside the winner: runner-up, baseline"
     )
     final_data: Literal["train", "train+val"] = Field("train+val", description="images of the final training")
     positive: tuple[str, ...] = Field(
@@ -99,7 +111,7 @@ class StudyConfig(BaseModel):
     )
     skip_bad: bool = Field(False, description="leave unreadable files out instead of stopping")
 
-    @field_validator("positive", mode="before")
+    @field_validator("positive", "rivals", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
@@ -122,7 +134,11 @@ class StudyConfig(BaseModel):
         self._check_schedule()
         if self.protocol == "random" and self.final_data != "train":
             raise ValueError('protocol = "random" scores on val, the only held-out part: set final_data = "train"')
-        self._check_baseline()
+        if self.baseline:
+            self._check_point("baseline", self.baseline)
+        for number, point in enumerate(self.starts):
+            self._check_point(f"starts[{number}]", point)
+        self._check_limit()
         return self
 
     def _check_depth(self) -> None:
@@ -139,25 +155,33 @@ class StudyConfig(BaseModel):
         if "plateau" in (entry if isinstance(entry, list) else [entry]) and self.final_data != "train":
             raise ValueError('the plateau schedule needs a validation loss: set final_data = "train"')
 
-    def _check_baseline(self) -> None:
-        if not self.baseline:
-            return
+    def _check_point(self, name: str, point: Mapping[str, Value]) -> None:
         searched = distributions(self.space)
-        for name in self.baseline:
-            if name not in searched:
-                raise ValueError(f"baseline.{name} is not searched{nearest(name, searched)}")
-        for name in searched:
-            if name not in self.baseline:
-                raise ValueError(f"baseline lacks {name} (baseline = {{}} leaves the baseline out)")
-            if not contains(self.space, name, self.baseline[name]):
+        for key in point:
+            if key not in searched:
+                raise ValueError(f"{name}.{key} is not searched{nearest(key, searched)}")
+        for key in searched:
+            if key not in point:
+                raise ValueError(f"{name} lacks {key} ({name} = {{}} leaves the {name} out)")
+            if not contains(self.space, key, point[key]):
                 raise ValueError(
-                    f"baseline.{name} = {self.baseline[name]!r} lies outside the space "
-                    "(change it with baseline.NAME = VALUE, or leave the baseline out with baseline = {})"
+                    f"{name}.{key} = {point[key]!r} lies outside the space "
+                    f"(change it with {name}.NAME = VALUE, or leave the {name} out with {name} = {{}})"
                 )
+
+    def _check_limit(self) -> None:
+        if self.limit == Limit():
+            return
+        if too_much := above(self.limit, self.space, cheapest(self.space, self.image_size), self.image_size):
+            raise ValueError(f"no point of the space lies within the limit: the cheapest has {too_much}")
 
     def contract(self) -> dict[str, JsonValue]:
         """The fields that define the study, as JSON."""
         return self.model_dump(mode="json", exclude=set(MAY_CHANGE))
+
+    def above_limit(self, params: Mapping[str, Value]) -> str | None:
+        """Why the network of a whole point is too large; None when it is not."""
+        return above(self.limit, self.space, params, self.image_size)
 
     @property
     def brackets(self) -> tuple[tuple[int, ...], ...]:

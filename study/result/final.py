@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, TypeAdapter
 
 from data.images import DECODING, source_size
@@ -17,17 +17,29 @@ from models.bundle.card import Data, Final, Leaky, Opening, Origin, Preprocessin
 from models.bundle.reference import IMAGENET
 from study import StudyError
 from study.attributes import BASELINE, MODELS, NUM_PARAMS
+from study.config.schema import Rival
 from study.result.page import Mistake
-from study.result.refit import FinalEpoch, Job, Trained, architecture, chosen, confirmed, ranked, train
+from study.result.refit import (
+    FinalEpoch,
+    Job,
+    Trained,
+    architecture,
+    chosen,
+    confirmed,
+    fixed_stage,
+    last_value,
+    ranked,
+    train,
+)
 from study.result.report import write_report
 from study.result.scoring import Scored, leaky_row, open_test, openings, score_all, trees_digest
 from study.search.open_study import OpenStudy
-from study.search.trial import identity_of
+from study.search.trial import Watch, identity_of
 from study.training.workspace import Workspace, versions
 
 logger = logging.getLogger(__name__)
 
-Rivals = list[tuple[str, FrozenTrial]]
+Rivals = list[tuple[Rival, FrozenTrial]]
 """(role, trial) of what the shipped model is compared with."""
 
 
@@ -45,7 +57,13 @@ def winner(study: OpenStudy) -> FrozenTrial:
 
 
 def finish(
-    study: OpenStudy, work: Workspace, trial: FrozenTrial | None, directory: Path, *, fresh: bool = False
+    study: OpenStudy,
+    work: Workspace,
+    trial: FrozenTrial | None,
+    directory: Path,
+    *,
+    fresh: bool = False,
+    watch: Watch | None = None,
 ) -> Iterator[FinalEpoch | Outcome]:
     """Train a trial's architecture for good, score it on the test part, and write the model folder.
 
@@ -57,25 +75,29 @@ def finish(
     if done and not fresh:
         yield Outcome(directory, done)
         return
+    work = fixed_stage(study, work)
     rivals: Rivals = []
     if trial is None:
-        trial, *others = yield from chosen(study, work, fresh=fresh)
+        trial, *others = yield from chosen(study, work, fresh=fresh, watch=watch)
         rivals += [("runner-up", other) for other in others[:1]]
     rivals += _baseline(study, {trial.number, *(other.number for _, other in rivals)})
+    rivals = [(role, rival) for role, rival in rivals if role in work.config.rivals]
     seeds = work.config.final_seeds
     shipped: list[Trained] = []
     for seed in range(seeds):
-        job = Job("final training", trial, seed, seed, seeds + len(rivals), fresh)
+        job = Job("final training", trial, seed, seed, seeds + len(rivals), fresh, watch)
         shipped.append((yield from train(study, work, job)))
     compared: list[tuple[str, int, Trained]] = []
     for place, (role, rival) in enumerate(rivals, start=seeds):
         try:
-            made = yield from train(study, work, Job("final training", rival, 0, place, seeds + len(rivals), fresh))
+            made = yield from train(
+                study, work, Job("final training", rival, 0, place, seeds + len(rivals), fresh, watch)
+            )
             compared.append((role, rival.number, made))
         except StudyError as error:  # no reason to withhold the model
             logger.warning(f"no comparison with the {role}: {error}")
     trained = [*shipped, *(made for _, _, made in compared)]
-    leaky = yield from _leaky(study, work, trial, fresh)
+    leaky = yield from _leaky(study, work, trial, fresh, watch)
     opening = open_test(study, [*(one.digest for one in trained), trees_digest(work)], work.parts.hash)
     scored = score_all(work, shipped, compared)
     card = _card(study, work, trial, trained, opening, scored, leaky)
@@ -89,7 +111,7 @@ def _baseline(study: OpenStudy, taken: set[int]) -> Rivals:
 
 
 def _leaky(
-    study: OpenStudy, work: Workspace, trial: FrozenTrial, fresh: bool
+    study: OpenStudy, work: Workspace, trial: FrozenTrial, fresh: bool, watch: Watch | None
 ) -> Generator[FinalEpoch, None, Leaky | None]:
     """What the published protocol would report of the architecture: 80 % of the images at random, the rest to score."""
     if not work.config.leaky_score or work.leaky:
@@ -97,7 +119,7 @@ def _leaky(
     config = work.config.model_copy(update={"protocol": "random", "final_data": "train"})
     parts = random_parts(len(work.dataset.labels), work.dataset.paths, config.seed)
     other = replace(work, config=config, parts=parts, folder=work.folder / "leaky")
-    model = yield from train(study, other, Job("leaky training", trial, 0, 0, 1, fresh))
+    model = yield from train(study, other, Job("leaky training", trial, 0, 0, 1, fresh, watch))
     return leaky_row(other, model)
 
 
@@ -113,7 +135,7 @@ def _write(
     """The bundle and the report; the mark that all is done goes last."""
     some = work.dataset.images[work.parts.train[:64]]
     card = bundle.save(directory, shipped.model, architecture(work, trial), card, some)
-    write_report(directory, study, card, shipped.epochs, mistakes)
+    write_report(directory, study, work.config, card, shipped.epochs, mistakes)
     _remember(study, work, directory, card)
     mark = Mark(weights_sha256=shipped.digest, identity=identity_of(study, trial))
     files.write_json(directory / FINISHED, mark.model_dump())
@@ -167,13 +189,13 @@ def _finished_card(directory: Path, study: OpenStudy, work: Workspace, trial: Fr
         card = bundle.read_card(directory, StudyCard)
     except (OSError, ValueError):  # none, torn, altered, or of another version
         return None
-    own = {one.number: one for one in study.own_trials()}
+    own = {one.number: one for one in (*study.own_trials(), *study.trials(TrialState.RUNNING))}
     shipped = own.get(card.study.trial if trial is None else trial.number)
     if not card.files or card.weights_sha256 != mark.weights_sha256 or shipped is None:
         return None
     same = mark.identity == identity_of(study, shipped) and card.study.name == study.name
     current = (
-        card.study.trials == len(own)
+        card.study.trials == len(study.own_trials())
         and card.study.winner == winner(study).number
         and card.test_openings == len(openings(study))
         and card.study.config.get("positive") == list(work.config.positive)
@@ -212,7 +234,9 @@ def _card(
             confirmed=confirmed(study) if config.confirm > 1 else None,
             params=trial.params,
             metric=config.metric,
-            selection_score=trial.value,
+            selection_score=last_value(trial),
+            epochs=len(trial.intermediate_values),
+            complete=trial.state == TrialState.COMPLETE,
             trials=len(study.own_trials()),
             config=config.model_dump(mode="json"),
         ),

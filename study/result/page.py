@@ -10,7 +10,7 @@ import plotly.io
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from models.bundle.card import LEAKY, Conformal, Data, Format, StudyCard, percent
+from models.bundle.card import INCOMPLETE, LEAKY, Conformal, Data, Format, StudyCard, percent
 from models.scores.conformal import Refused
 from models.scores.evaluation import HeldOutScores, Positive
 from models.scores.intervals import Interval
@@ -86,6 +86,7 @@ def _score(card: StudyCard) -> str:
     low, high = test.accuracy_interval
     warnings = [
         *([LEAKY] if card.leaky else []),
+        *([] if card.study.complete else [INCOMPLETE]),
         *(["The images are synthetic: no score here says anything about tissue."] if card.synthetic_data else []),
         *([f"The test part was opened {opening} times in this study; the score is optimistic."] if opening > 1 else []),
     ]

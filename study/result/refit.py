@@ -4,7 +4,7 @@ Each is kept in runs/<name>/final once it is done, so that an interrupted final 
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +12,24 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, TypeAdapter
 
 from models import files
+from models.bundle import folder as bundle
 from models.bundle.card import Confirmed
-from models.bundle.folder import load_weights, save_weights
 from models.checkpoint import Checkpoints
 from models.cnn import CNN, CNNConfig
 from models.memory import OutOfMemoryError
 from models.training import EpochResult, derive_seed
 from study import StudyError
-from study.attributes import CONFIRMED
+from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, INFEASIBLE, why
+from study.config.plan import CONFIRM_SEEDS, shortened
+from study.config.schema import StudyConfig
 from study.config.space import cnn_config, full_point
 from study.search.open_study import OpenStudy
-from study.search.trial import identity_of
+from study.search.trial import Step, Watch, identity_of
 from study.training.start import Training, start_training, value_of
 from study.training.workspace import Workspace
 
-CONFIRM_SEEDS = 2
+CONFIRMATION = "confirmation"
+"""The stage in which the best trials are trained anew."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class FinalEpoch:
     trial: int
     place: int  # which of the stage's trainings, from 0
     trainings: int  # of the stage
+    epochs: int  # of each
     result: EpochResult
 
 
@@ -59,25 +63,89 @@ class Job:
     place: int
     trainings: int
     fresh: bool  # whether what was kept is of no use
+    watch: Watch | None = None
 
     @property
     def name(self) -> str:
         """Of its files."""
-        return f"{'confirm' if self.stage == 'confirmation' else 'trial'}-{self.trial.number:04d}-seed-{self.seed}"
+        return f"{'confirm' if self.stage == CONFIRMATION else 'trial'}-{self.trial.number:04d}-seed-{self.seed}"
 
 
 def ranked(study: OpenStudy) -> list[FrozenTrial]:
-    """The trials that ran to their end, best selection score first; StudyError when there are none."""
+    """The trials that ran to their end, best selection score first.
+
+    Where none did, those that were trained at all, the longest first. Raises StudyError when there are none.
+    """
     finished = [trial for trial in study.own_trials() if trial.state == TrialState.COMPLETE]
-    if not finished:
+    if finished:
+        return sorted(finished, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    begun = [
+        trial
+        for trial in (*study.own_trials(), *study.trials(TrialState.RUNNING))
+        if trial.intermediate_values
+        and study.members.stranger(trial) is None
+        and why(trial.user_attrs) not in INFEASIBLE
+    ]
+    if not begun:
         raise StudyError(
-            f"the study {study.name!r} has no trial that ran to its end "
-            f"(search on with a larger total: study resume {study.name} --trials MORE)"
+            f"the study {study.name!r} has no trial that ran to its end, nor one that was trained for a while "
+            f"(search on with a larger budget: study resume {study.name} --trials MORE, or --hours MORE)"
         )
-    return sorted(finished, key=lambda trial: (-(trial.value or 0.0), trial.number))
+    return sorted(begun, key=lambda trial: (-len(trial.intermediate_values), -last_value(trial), trial.number))
 
 
-def chosen(study: OpenStudy, work: Workspace, *, fresh: bool) -> Generator[FinalEpoch, None, list[FrozenTrial]]:
+def last_value(trial: FrozenTrial) -> float:
+    """The metric on val after the last epoch it was trained."""
+    return trial.intermediate_values[max(trial.intermediate_values)]
+
+
+class FinalStage(BaseModel):
+    """What the stage after the search does, fixed before its first epoch."""
+
+    trials: int  # in the study by then
+    confirm: int
+    confirm_epochs: int | None
+    final_epochs: int
+    final_seeds: int
+    rivals: list[str]
+
+
+def fixed_stage(study: OpenStudy, work: Workspace) -> Workspace:
+    """The workspace with the final stage as it was fixed for these trials, or is now by the time that is left.
+
+    Without hours it is what the configuration says.
+    """
+    planned, hours = study.planned(), study.config.hours
+    if planned is None or hours is None:
+        return work
+    names = FinalStage.model_fields.keys() - {"trials"}
+    count = len(study.own_trials())
+    kept = study.attribute(FINAL_STAGE)
+    stage = None if kept is None else FinalStage.model_validate(kept)
+    if stage is None or stage.trials != count:
+        left = 3600 * hours - study.clock.spent() - planned.stages["result"]
+        config = shortened(work.config, _epoch_seconds(study, planned.epoch), left)
+        fields = {name: value for name, value in config.model_dump(mode="json").items() if name in names}
+        stage = FinalStage.model_validate({**fields, "trials": count})
+        study.remember(FINAL_STAGE, stage.model_dump(mode="json"))
+    fields = {**work.config.model_dump(mode="json"), **stage.model_dump(mode="json", exclude={"trials"})}
+    return replace(work, config=StudyConfig.model_validate(fields))
+
+
+def _epoch_seconds(study: OpenStudy, planned: float) -> float:
+    """Of the final training: as the best trials were measured, or else as it was planned."""
+    seconds = [trial.user_attrs.get(EPOCH_SECONDS) for trial in ranked(study)[: study.config.confirm]]
+    measured = [float(one) for one in seconds if one]
+    return FINAL_SHARE * max(measured) if measured else planned
+
+
+FINAL_SHARE = 1.15
+"""An epoch of the final training, on more images and without validation, beside one of a trial."""
+
+
+def chosen(
+    study: OpenStudy, work: Workspace, *, fresh: bool, watch: Watch | None
+) -> Generator[FinalEpoch, None, list[FrozenTrial]]:
     """The winner; or with `confirm` the best so many trials, by what they reach on val with two new seeds each."""
     best = ranked(study)[: work.config.confirm]
     if len(best) < 2:
@@ -86,7 +154,7 @@ def chosen(study: OpenStudy, work: Workspace, *, fresh: bool) -> Generator[Final
     reached: dict[int, list[float]] = {}
     for place in range(count):
         trial, seed = best[place // CONFIRM_SEEDS], place % CONFIRM_SEEDS
-        value = yield from _confirm(study, work, Job("confirmation", trial, seed, place, count, fresh))
+        value = yield from _confirm(study, work, Job(CONFIRMATION, trial, seed, place, count, fresh, watch))
         reached.setdefault(trial.number, []).append(value)
     means = {number: float(np.mean(values)) for number, values in reached.items()}
     best.sort(key=lambda trial: (-means[trial.number], trial.number))
@@ -103,7 +171,7 @@ def confirmed(study: OpenStudy) -> list[Confirmed] | None:
 
 def _confirm(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, float]:
     """The metric on val after the last epoch; 0 where training failed."""
-    identity = identity_of(study, job.trial)
+    identity = _identity(study, work, job)
     record = work.folder / "final" / f"{job.name}.json"
     if not job.fresh and (kept := _read(record, identity)) and kept.value is not None:
         return kept.value
@@ -115,7 +183,9 @@ def _confirm(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoc
         try:
             for result in _epochs(work, job, checkpoints, ("train",)).epochs:
                 value = 0.0 if result.diverged else value_of(result, work.config)
-                yield FinalEpoch(job.stage, job.trial.number, job.place, job.trainings, result)
+                yield FinalEpoch(
+                    job.stage, job.trial.number, job.place, job.trainings, _length(work.config, job), result
+                )
                 if result.diverged:
                     break
         except OutOfMemoryError:
@@ -127,7 +197,7 @@ def _confirm(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoc
 
 def train(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, Trained]:
     """One final training to the last epoch. Raises StudyError when it diverges or does not fit the device."""
-    identity = identity_of(study, job.trial)
+    identity = _identity(study, work, job)
     weights = work.folder / "final" / f"{job.name}.safetensors"
     record = weights.with_suffix(".json")
     if not job.fresh and (kept := _kept(weights, record, identity, architecture(work, job.trial))):
@@ -150,26 +220,44 @@ def train(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, 
                         f"the final training of trial {job.trial.number} diverged in epoch {result.epoch} {advice}"
                     )
                 epochs.append(result)
-                yield FinalEpoch(job.stage, job.trial.number, job.place, job.trainings, result)
+                yield FinalEpoch(
+                    job.stage, job.trial.number, job.place, job.trainings, _length(work.config, job), result
+                )
         except OutOfMemoryError as error:
             raise StudyError(f"the final training of trial {job.trial.number}: {error} {advice}") from error
         weights.parent.mkdir(parents=True, exist_ok=True)
-        digest = save_weights(weights, training.model)
+        digest = bundle.save_weights(weights, training.model)
         _write(record, Record(identity=identity, weights_sha256=digest, epochs=epochs))
     return Trained(training.model, digest, epochs)
 
 
+def _length(config: StudyConfig, job: Job) -> int:
+    """Epochs of a training after the search."""
+    return (config.confirm_epochs if job.stage == CONFIRMATION else None) or config.final_epochs
+
+
+def _identity(study: OpenStudy, work: Workspace, job: Job) -> str:
+    """Of a training after the search; its length belongs to it where the hours decided it."""
+    whole = identity_of(study, job.trial)
+    epochs = _length(work.config, job)
+    return whole if epochs == _length(study.config, job) else f"{whole} {epochs} epochs"
+
+
 def _epochs(work: Workspace, job: Job, checkpoints: Checkpoints, parts: tuple[str, ...]) -> Training:
-    config = work.config
-    kind = "confirm" if job.stage == "confirmation" else "final"
+    def after_step(epoch: int, step: int, steps: int) -> None:
+        if job.watch:
+            job.watch(Step(job.stage, job.trial.number, epoch, step, steps))
+
+    kind = "confirm" if job.stage == CONFIRMATION else "final"
     return start_training(
         work,
         job.trial.params,
-        epochs=config.final_epochs,
-        batch_size=config.final_batch_size,
+        epochs=_length(work.config, job),
+        batch_size=work.config.final_batch_size,
         train_parts=parts,
-        seed=derive_seed(config.seed, kind, job.trial.number, job.seed),
+        seed=derive_seed(work.config.seed, kind, job.trial.number, job.seed),
         checkpoints=checkpoints,
+        after_step=after_step,
     )
 
 
@@ -196,7 +284,7 @@ def _kept(weights: Path, record: Path, identity: str, network: CNNConfig) -> Tra
             return None
     except OSError:
         return None
-    return Trained(load_weights(weights, network), kept.weights_sha256, kept.epochs)
+    return Trained(bundle.load_weights(weights, network), kept.weights_sha256, kept.epochs)
 
 
 def _read(record: Path, identity: str) -> Record | None:

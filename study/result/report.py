@@ -13,8 +13,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
+from models import files
 from models.bundle.card import LEAKY, StudyCard
-from models.files import write, write_json
 from models.scores.evaluation import HeldOutScores
 from models.training import EpochResult
 from study.attributes import BRACKET, EPOCH_SECONDS, INFEASIBLE, PRUNED_BECAUSE, SECONDS, why
@@ -31,12 +31,13 @@ ENOUGH = 8
 def write_report(
     directory: Path,
     study: OpenStudy,
+    config: StudyConfig,
     card: StudyCard,
     epochs: list[EpochResult],
     mistakes: list[Mistake],
 ) -> None:
     """Write the report's files beside the model: one page, and each table as a file of its own."""
-    config, trials = study.config, study.own_trials()
+    trials = study.own_trials()
     times = times_table(trials, card, config)
     found = Found(
         rungs=rungs_table(trials, config),
@@ -45,13 +46,13 @@ def write_report(
         at_the_edge=edges(config.space, card.study.params),
         left_out=len(study.trials()) - len(trials),
     )
-    write_json(directory / "results.json", results(trials, config))
-    write_json(directory / "times.json", times)
-    write(directory / "study.toml", study_file(config))
+    files.write_json(directory / "results.json", results(trials, config))
+    files.write_json(directory / "times.json", times)
+    files.write(directory / "study.toml", study_file(config, len(trials)))
     warning = f"{LEAKY}\n\n" if card.leaky else ""
-    write(directory / "classification_report.txt", (warning + report_text(card.test)).encode())
-    write(directory / "confusion_matrix.csv", confusion_csv(card.test.confusion, card.classes).encode())
-    write(directory / "report.html", page(trials, config, card, epochs, times, found, mistakes).encode())
+    files.write(directory / "classification_report.txt", (warning + report_text(card.test)).encode())
+    files.write(directory / "confusion_matrix.csv", confusion_csv(card.test.confusion, card.classes).encode())
+    files.write(directory / "report.html", page(trials, config, card, epochs, times, found, mistakes).encode())
 
 
 def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, JsonValue]]:
@@ -169,6 +170,10 @@ def edges(space: dict[str, Entry], params: dict[str, Value]) -> list[str]:
     return found
 
 
-def study_file(config: StudyConfig) -> bytes:
-    """The configuration as a TOML file that `study run` takes."""
+def study_file(config: StudyConfig, trials: int) -> bytes:
+    """The configuration as a TOML file that `study run` takes; with so many trials where hours ended the search."""
+    if config.hours is not None and trials:
+        config = config.model_copy(update={"hours": None, "trials": trials})
+    if config.preset == "auto":  # its own fields leave things to a plan
+        config = config.model_copy(update={"preset": "full"})
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode()

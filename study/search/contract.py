@@ -8,6 +8,7 @@ import dataclasses
 
 import optuna
 from pydantic import JsonValue, ValidationError
+from pydantic_core import to_jsonable_python
 
 from data.batches import Augment
 from study import StudyError
@@ -54,7 +55,7 @@ def compare(name: str, kept: Contract, wanted: Contract) -> None:
 def _completed(kept: Contract, wanted: Contract) -> Contract:
     """A contract with the fields that its version did not have yet: what they do by default is what it did."""
     fields = StudyConfig.model_fields
-    defaults = {key: field.default for key, field in fields.items() if key not in MAY_CHANGE}
+    defaults = {key: to_jsonable_python(field.default) for key, field in fields.items() if key not in MAY_CHANGE}
     given = kept.get("augment")
     augment = dataclasses.asdict(Augment()) | (given if isinstance(given, dict) else {})
     # A space that names other parameters leaves others unnamed: the space itself is what differs then.

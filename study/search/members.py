@@ -29,6 +29,14 @@ class Membership:
             self._known[trial.number] = self._finished_elsewhere(trial)
         return self._known[trial.number]
 
+    def too_large(self, trial: FrozenTrial) -> str | None:
+        """Why a trial's network lies above the limit; None when it does not, or when its point is not whole."""
+        point = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if point.keys() != self.space.keys() or misfit(self._config.space, point):
+            return None
+        too_much = self._config.above_limit(point)
+        return f"above the limit on networks: {too_much}" if too_much else None
+
     def _finished_elsewhere(self, trial: FrozenTrial) -> str | None:
         if trial.state == TrialState.FAIL:
             return str(trial.user_attrs.get(FAILED_BECAUSE, "closed by another program"))

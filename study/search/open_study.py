@@ -1,5 +1,6 @@
 """One open study: Optuna's study, its database, what defines it, and whose trials count."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +13,16 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
 from study import StudyError
-from study.attributes import BASELINE, CONFIG, CONTRACT
+from study.attributes import ASKED, BASELINE, CONFIG, CONTRACT, PLANNED
+from study.config.plan import Planned
+from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.config.space import distributions
 from study.search.contract import Contract, compare, contract_of, stored_config
 from study.search.members import Membership
 from study.search.sampling import make_pruner, make_sampler
 from study.storage import views
+from study.storage.clock import Clock
 from study.storage.door import load_study, study_names
 from study.storage.lean import LeanStorage
 
@@ -33,6 +37,7 @@ class OpenStudy:
     contract: Contract  # as it is stored
     members: Membership
     folder: Path  # runs/<study name>
+    clock: Clock
 
     @property
     def name(self) -> str:
@@ -56,6 +61,19 @@ class OpenStudy:
         """Write an attribute of the study, unless it is there already."""
         if self.attribute(key) != value:
             self.study.set_user_attr(key, value)
+
+    def planned(self) -> Planned | None:
+        """What was expected of each stage; None where nothing was planned."""
+        kept = self.attribute(PLANNED)
+        return None if kept is None else Planned.model_validate(kept)
+
+    def search_seconds_left(self) -> float:
+        """Until the search must end, by the hours that were last given; infinite without any."""
+        hours = stored_config(self.study).hours
+        if hours is None:
+            return math.inf
+        planned = self.planned()
+        return 3600 * hours - (planned.after_search if planned else 0.0) - self.clock.spent()
 
     def is_there(self) -> bool:
         """Whether it is still in its database, as far as one can see; another one may have got its number or name."""
@@ -81,7 +99,14 @@ class OpenStudy:
 
 
 def open_study(
-    storage: LeanStorage, name: str, config: StudyConfig, fingerprint: str, split_hash: str, folder: Path
+    storage: LeanStorage,
+    name: str,
+    config: StudyConfig,
+    fingerprint: str,
+    split_hash: str,
+    folder: Path,
+    asked: Asked | None = None,
+    planned: Planned | None = None,
 ) -> OpenStudy:
     """Create the study, or open it after comparing its contract with this one.
 
@@ -102,9 +127,15 @@ def open_study(
     if CONTRACT not in study.user_attrs:  # new, or killed just here before
         if config.baseline:
             study.enqueue_trial(config.baseline, user_attrs={BASELINE: True}, skip_if_exists=True)
+        for point in config.starts:
+            study.enqueue_trial(point, skip_if_exists=True)
+        if asked and asked.autos:
+            study.set_user_attr(ASKED, asked.fields)
         study.set_user_attr(CONTRACT, contract)
     opened = _handle(study, storage, config, folder)
     opened.remember(CONFIG, config.model_dump(mode="json"))
+    if planned and opened.attribute(PLANNED) is None:
+        opened.remember(PLANNED, planned.model_dump(mode="json"))
     return opened
 
 
@@ -122,6 +153,7 @@ def _handle(study: optuna.Study, storage: LeanStorage, config: StudyConfig, fold
         contract=study.user_attrs.get(CONTRACT, {}),
         members=Membership(config),
         folder=folder,
+        clock=Clock(storage, study._study_id),
     )
 
 

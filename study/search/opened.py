@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import JsonValue
 
 from data import DataError, Progress, datasets
 from data.datasets import ImageSet
@@ -12,6 +13,8 @@ from data.known import FETCHED
 from data.splits import Parts, listed, make_parts, random_parts
 from models.files import write_json
 from study import StudyError
+from study.config.plan import Planned
+from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.search.open_study import OpenStudy, open_study
 from study.storage.door import check_storage, open_storage, runs_folder
@@ -33,7 +36,14 @@ class Opened:
 
 
 def open_all(
-    config: StudyConfig, name: str, url: str, progress: Progress | None = None, *, create: bool = False
+    config: StudyConfig,
+    name: str,
+    url: str,
+    progress: Progress | None = None,
+    *,
+    create: bool = False,
+    asked: Asked | None = None,
+    planned: Planned | None = None,
 ) -> Opened:
     """Load the images, then create the study or compare it. Raises DataError and StudyError, and then made nothing."""
     runs = runs_folder(url)
@@ -42,15 +52,16 @@ def open_all(
     storage = open_storage(url, create=create)
     folder = runs / name
     with alone(storage, folder):
-        study = open_study(storage, name, config, dataset.fingerprint, parts.hash, folder)
+        study = open_study(storage, name, config, dataset.fingerprint, parts.hash, folder, asked, planned)
         write_json(folder / "parts.json", listed(parts, dataset.paths))
     return Opened(study, dataset, parts)
 
 
-def default_name(config: StudyConfig) -> str:
+def default_name(asked: Asked) -> str:
     """Preset and data, as in quick-digits."""
-    tail = re.sub(r"[^\w.-]+", "-", Path(config.data).expanduser().resolve().name).strip("-") or "data"
-    return f"{config.preset}-{tail}"
+    data = str(asked.fields.get("data", "digits"))
+    tail = re.sub(r"[^\w.-]+", "-", Path(data).expanduser().resolve().name).strip("-") or "data"
+    return f"{asked.fields['preset']}-{tail}"
 
 
 def check_name(name: str) -> str:
@@ -60,14 +71,15 @@ def check_name(name: str) -> str:
     return name
 
 
-def with_absolute_data(config: StudyConfig) -> StudyConfig:
+def with_absolute_data(asked: Asked) -> Asked:
     """The same with absolute paths, so that resuming works from anywhere."""
-    changes = {}
-    if config.data not in (*datasets.EMBEDDED, *FETCHED):
-        changes["data"] = str(Path(config.data).expanduser().resolve())
-    if config.groups and config.groups.lower().endswith(".csv"):
-        changes["groups"] = str(Path(config.groups).expanduser().resolve())
-    return config.model_copy(update=changes)
+    data, groups = asked.fields.get("data"), asked.fields.get("groups")
+    changes: dict[str, JsonValue] = {}
+    if isinstance(data, str) and data not in (*datasets.EMBEDDED, *FETCHED):
+        changes["data"] = str(Path(data).expanduser().resolve())
+    if isinstance(groups, str) and groups.lower().endswith(".csv"):
+        changes["groups"] = str(Path(groups).expanduser().resolve())
+    return Asked({**asked.fields, **changes})
 
 
 def load_parts(config: StudyConfig, runs: Path, progress: Progress | None) -> tuple[ImageSet, Parts]:

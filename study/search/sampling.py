@@ -11,8 +11,12 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from models.training import derive_seed
+from study.config.limit import cheapest
 from study.config.schema import StudyConfig
 from study.config.space import distributions
+
+REDRAWS = 32
+"""Of a point above the limit."""
 
 
 class Recalling(TPESampler):
@@ -68,11 +72,12 @@ class PerTrialSampler(BaseSampler):
     but its random numbers: it reads the history anew for every trial.
     """
 
-    def __init__(self, make: Callable[[int], BaseSampler], seed: int, space: dict[str, BaseDistribution]) -> None:
+    def __init__(self, make: Callable[[int], BaseSampler], config: StudyConfig) -> None:
         self._make = make
-        self._seed = seed
-        self._space = space
-        self._sampler = make(seed)
+        self._config = config
+        self._seed = config.seed
+        self._space = distributions(config.space)
+        self._sampler = make(config.seed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Reseed from the trial's number."""
@@ -85,12 +90,18 @@ class PerTrialSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """All parameters, so that a kill between two of them does not shift the draws of the rest."""
-        point = self._sampler.sample_relative(study, trial, search_space)
-        for name, distribution in search_space.items():
-            if name not in point:
-                point[name] = self._sampler.sample_independent(study, trial, name, distribution)
-        return point
+        """All parameters, so that a kill between two of them does not shift the draws of the rest.
+
+        What lies above the limit is drawn again, from the same generator; in the end the cheapest point is taken.
+        """
+        for _ in range(REDRAWS):
+            point = self._sampler.sample_relative(study, trial, search_space)
+            for name, distribution in search_space.items():
+                if name not in point:
+                    point[name] = self._sampler.sample_independent(study, trial, name, distribution)
+            if not self._config.above_limit(point):
+                return point
+        return dict(cheapest(self._config.space, self._config.image_size))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -112,7 +123,7 @@ def make_sampler(config: StudyConfig) -> BaseSampler:
     def make(seed: int) -> BaseSampler:
         return Recalling(seed, known) if config.sampler == "tpe" else RandomSampler(seed=seed)
 
-    return PerTrialSampler(make, config.seed, distributions(config.space))
+    return PerTrialSampler(make, config)
 
 
 def make_pruner(config: StudyConfig) -> BasePruner:

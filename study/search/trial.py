@@ -14,12 +14,14 @@ from pydantic import JsonValue
 from models.checkpoint import Checkpoints
 from models.cnn import CNN, count_parameters
 from models.memory import OutOfMemoryError
-from models.training import EpochResult, derive_seed
+from models.training import AfterStep, EpochResult, derive_seed
 from study import attributes as names
 from study.attributes import Reason
 from study.config.space import Value
 from study.search.open_study import OpenStudy
+from study.signals import TimeIsUp
 from study.storage.leases import Lease
+from study.storage.processes import now
 from study.training.start import Training, start_training, value_of
 from study.training.workspace import Workspace, versions
 
@@ -37,6 +39,30 @@ class TrialEpoch:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A training step that was made just now."""
+
+    stage: str  # "search", or that of a training after it
+    trial: int
+    epoch: int  # from 1
+    step: int  # of the epoch, from 1
+    steps: int  # in an epoch
+
+
+Watch = Callable[[Step], None]
+"""Is told of every step in this process."""
+
+
+@dataclass(frozen=True)
+class TrialStart:
+    """News of a trial that is about to be trained."""
+
+    number: int
+    network: str  # in words
+    behind: int  # epochs it has already
+
+
+@dataclass(frozen=True)
 class TrialEnd:
     """News of a finished trial."""
 
@@ -45,7 +71,7 @@ class TrialEnd:
     value: float | None
 
 
-TrialNews = TrialEpoch | TrialEnd
+TrialNews = TrialStart | TrialEpoch | TrialEnd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +88,18 @@ Objective = Callable[[HeldTrial], Iterator[TrialNews]]
 """Runs a trial to its end and tells the study; yields news. Raises LeaseLostError instead of writing anything when the
 trial is another worker's by now."""
 
-Start = Callable[[Workspace, Mapping[str, Value], int, Checkpoints], Training]
+Start = Callable[[Workspace, Mapping[str, Value], int, Checkpoints, AfterStep], Training]
 """From a point of the space, with a seed and a place for checkpoints, to a network about to be trained."""
 
 
-def objective(work: Workspace, start: Start | None = None) -> Objective:
+def objective(work: Workspace, start: Start | None = None, watch: Watch | None = None) -> Objective:
     """The objective of a study: train the network of the trial's point on the images of a workspace."""
-    return lambda held: run_trial(held, work, start or _train)
+    return lambda held: run_trial(held, work, start or _train, watch)
 
 
-def _train(work: Workspace, params: Mapping[str, Value], seed: int, checkpoints: Checkpoints) -> Training:
+def _train(
+    work: Workspace, params: Mapping[str, Value], seed: int, checkpoints: Checkpoints, after_step: AfterStep
+) -> Training:
     return start_training(
         work,
         params,
@@ -80,6 +108,7 @@ def _train(work: Workspace, params: Mapping[str, Value], seed: int, checkpoints:
         train_parts=("train",),
         seed=seed,
         checkpoints=checkpoints,
+        after_step=after_step,
     )
 
 
@@ -98,8 +127,8 @@ def checkpoint_name(number: int) -> str:
     return f"trial-{number:04d}"
 
 
-def run_trial(held: HeldTrial, work: Workspace, start: Start) -> Iterator[TrialNews]:
-    """Run a trial to its end, see Objective.
+def run_trial(held: HeldTrial, work: Workspace, start: Start, watch: Watch | None) -> Iterator[TrialNews]:
+    """Run a trial to its end, see Objective. Raises TimeIsUp when the hours for the search end before that.
 
     A trial that was interrupted goes on from its checkpoint, or is replayed: its epochs give the same numbers again,
     what was reported is not reported twice, and its last report is judged anew, since the verdict may have been lost.
@@ -119,7 +148,8 @@ def run_trial(held: HeldTrial, work: Workspace, start: Start) -> Iterator[TrialN
     seen: list[tuple[float, EpochResult]] = []
     with checkpoints:
         try:
-            training = start(work, frozen.params, seed, checkpoints)
+            yield TrialStart(trial.number, in_words(frozen.params), last)
+            training = start(work, frozen.params, seed, checkpoints, _after_step(held, watch))
             study.storage.set_attributes(trial._trial_id, _description(held, training.model, work))
             for result in training.epochs:
                 micro_batch = training.learner.micro_batch
@@ -142,6 +172,30 @@ def run_trial(held: HeldTrial, work: Workspace, start: Start) -> Iterator[TrialN
         lease.confirm()
         end = _finish(held, seen, reason, micro_batch, time.perf_counter() - began)
     yield end
+
+
+def _after_step(held: HeldTrial, watch: Watch | None) -> AfterStep:
+    """Tell whoever watches, and stop at the deadline; hours that were given meanwhile count."""
+    study, number = held.study, held.trial.number
+    end = now() + study.search_seconds_left()
+
+    def after_step(epoch: int, step: int, steps: int) -> None:
+        nonlocal end
+        if watch:
+            watch(Step("search", number, epoch, step, steps))
+        if now() >= end:
+            end = now() + study.search_seconds_left()
+            if now() >= end:
+                raise TimeIsUp
+
+    return after_step
+
+
+def in_words(params: Mapping[str, Value]) -> str:
+    """A point as people read it: num_conv_blocks 4, learning_rate 0.003."""
+    return ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in params.items()
+    )
 
 
 def _report(trial: optuna.Trial, value: float, epoch: int, reported: dict[int, float]) -> None:

@@ -17,9 +17,11 @@ from study.search.contract import stored_config
 from study.search.open_study import OpenStudy
 from study.search.opened import open_all
 from study.search.trial import HeldTrial, Objective, TrialNews, checkpoint_name, close, objective
+from study.signals import TimeIsUp
 from study.storage.door import load_study, open_storage, storage_trouble
 from study.storage.leases import DEATHS, LeaseLostError, Leases
 from study.storage.locks import alone
+from study.storage.processes import now
 
 LOOK_SECONDS = 0.5
 """Between two looks for a trial while others run the last ones."""
@@ -29,17 +31,21 @@ logger = logging.getLogger(__name__)
 
 def work_on(name: str, url: str, device: torch.device, threads: int | None) -> Iterator[TrialNews]:
     """What a worker of an existing study does, wherever it runs: open everything, search; yields news of its trials."""
+    began = now()
     if threads:
         torch.set_num_threads(threads)
     with storage_trouble(url):
         config = stored_config(load_study(open_storage(url, create=False, write=False), name))
         opened = open_all(config, name, url)
-        with opened.study.while_it_exists():
+        with opened.study.while_it_exists(), opened.study.clock.running(began):
             yield from search(opened.study, objective(opened.workspace(device)))
 
 
 def search(study: OpenStudy, run: Objective) -> Iterator[TrialNews]:
-    """Run trials until all that the budget allows are finished, by this worker or others; yields news of its own."""
+    """Run trials until all that the budget allows are finished, or the hours for the search are over.
+
+    By this worker or others; yields news of its own.
+    """
     leases = Leases(study.storage)
     leases.prepare()
     _sweep(study)
@@ -47,9 +53,14 @@ def search(study: OpenStudy, run: Objective) -> Iterator[TrialNews]:
         with alone(study.storage, study.folder):
             if not study.is_there():
                 raise KeyError(study.name)
-            claim = _claim(study, leases)
+            claim = _claim(study, leases) if study.search_seconds_left() > 0 else None
         if claim:
-            yield from _run(claim, run)
+            try:
+                yield from _run(claim, run)
+            except TimeIsUp:  # the trial keeps its number and its checkpoint; with more hours it goes on
+                return
+        elif study.search_seconds_left() <= 0:
+            return
         elif study.trials(TrialState.RUNNING):
             time.sleep(LOOK_SECONDS)  # another worker's; should that one die, this one goes on with it
         else:
@@ -102,7 +113,9 @@ def _run(held: HeldTrial, run: Objective) -> Iterator[TrialNews]:
     study, lease = held.study, held.lease
     try:
         with lease:
-            if strange := study.members.stranger(held.frozen):
+            if too_large := study.members.too_large(held.frozen):
+                yield close(study, held.frozen, TrialState.FAIL, Reason("above_limit", too_large))
+            elif strange := study.members.stranger(held.frozen):
                 yield close(study, held.frozen, TrialState.FAIL, Reason("not_of_this_study", strange))
             elif lease.deaths >= DEATHS:
                 words = f"its worker died {lease.deaths} times at this place (out of memory, or a crash)"
@@ -116,10 +129,8 @@ def _run(held: HeldTrial, run: Objective) -> Iterator[TrialNews]:
 
 
 def budget_reached(trials: list[FrozenTrial], config: StudyConfig) -> bool:
-    """Whether a study's own trials, with those that run, or its hours are used up, whichever ends first."""
-    if config.trials is not None and len(trials) >= config.trials:
-        return True
-    return config.hours is not None and search_seconds(trials) >= 3600 * config.hours
+    """Whether a study's own trials, with those that run, are as many as were wanted."""
+    return config.trials is not None and len(trials) >= config.trials
 
 
 def search_seconds(trials: list[FrozenTrial]) -> float:

@@ -5,7 +5,7 @@ plain SELECTs, which wait for no writer, and each write is one transaction of on
 """
 
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -132,6 +132,28 @@ class LeanStorage(RDBStorage):
             if not found and connection.scalar(STUDY, {"id": study_id}) is None:
                 raise KeyError(tables.NOT_FOUND_MSG)
         return found
+
+    def change_study_attribute(self, study_id: int, key: str, change: Callable[[Any], Any]) -> Any:
+        """Replace an attribute of a study by a function of it (of None where it is missing), as one step; returns it.
+
+        None from `change` leaves it as it is. Raises KeyError when there is no study.
+        """
+        table: Table = tables.StudyUserAttributeModel.__table__
+        mine = (table.c.study_id == study_id) & (table.c.key == key)
+        with self.engine.begin() as connection:
+            if connection.scalar(STUDY.with_for_update(), {"id": study_id}) is None:
+                raise KeyError(tables.NOT_FOUND_MSG)
+            found = connection.scalar(sqlalchemy.select(table.c.value_json).where(mine))
+            before = None if found is None else json.loads(found)
+            after = change(before)
+            if after is None:
+                return before
+            row = {"study_id": study_id, "key": key, "value_json": json.dumps(after)}
+            if found is None:
+                connection.execute(sqlalchemy.insert(table).values(row))
+            else:
+                connection.execute(sqlalchemy.update(table).where(mine).values(value_json=row["value_json"]))
+            return after
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write an attribute; raises as set_trial_intermediate_value does."""

@@ -4,14 +4,11 @@ A lease says which process works on a trial. On one machine that process can be 
 counted, and no clock is ever compared with another machine's.
 """
 
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
@@ -23,6 +20,7 @@ from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Ta
 
 from study import StudyError
 from study.storage.lean import LeanStorage
+from study.storage.processes import Process, Watch, is_alive, now, this_process
 
 BEAT_SECONDS = 10.0
 GRACE_SECONDS = 60.0
@@ -54,58 +52,6 @@ LEASES = Table(
 TRIALS = tables.TrialModel
 
 
-@dataclass(frozen=True)
-class Process:
-    """One process among all that ever ran on all machines; `started` is None where the system does not tell."""
-
-    host: str
-    boot: str
-    namespace: str
-    pid: int
-    started: int | None
-
-
-def this_process() -> Process:
-    """The running one."""
-    return Process(socket.gethostname(), _boot(), _namespace(), os.getpid(), _started(os.getpid()))
-
-
-def is_alive(process: Process, one_machine: bool) -> bool | None:
-    """Whether it runs; None when that cannot be seen from here. `one_machine`: all workers share this machine."""
-    if process.started is None or not _boot() or not _namespace():
-        return None
-    if process.boot != _boot():
-        return False if one_machine else None  # before the last start, or another machine
-    if process.namespace != _namespace():
-        return None  # in another container
-    return _started(process.pid) == process.started
-
-
-def _boot() -> str:
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
-
-
-def _namespace() -> str:
-    with suppress(OSError):
-        return os.readlink("/proc/self/ns/pid")
-    return ""
-
-
-def _started(pid: int) -> int | None:
-    """When a process started; None when there is none, or only its remains are left."""
-    with suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # its name may hold anything
-        return None if fields[0] in "ZX" else int(fields[19])
-    return None
-
-
-def _now() -> float:
-    """Seconds on a clock that nobody sets, and that goes on while the machine sleeps (on Linux)."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
 class LeaseLostError(Exception):
     """Another worker has taken the trial: what this one still has to say about it must not be written."""
 
@@ -117,7 +63,7 @@ class Leases:
         self._engine = storage.engine
         self._one_machine = storage.engine.dialect.name == "sqlite"  # on a network file system it is refused
         self._worker = uuid4().hex
-        self._watched: dict[int, _Watch] = {}
+        self._watched: dict[int, Watch] = {}
 
     def prepare(self) -> None:
         """Make the table, and drop the leases of trials that have ended or were deleted."""
@@ -167,7 +113,7 @@ class Leases:
         """
         query = sqlalchemy.select(LEASES).where(LEASES.c.trial_id.in_(trial_ids), LEASES.c.worker.is_not(None))
         beats: set[tuple[int, str, int]] | None = None
-        end = _now() + GRACE_SECONDS
+        end = now() + GRACE_SECONDS
         while True:
             with self._engine.connect() as connection:
                 rows = connection.execute(query).all()
@@ -177,7 +123,7 @@ class Leases:
             }
             if any(alive) or (beats is not None and not seen <= beats):
                 return True
-            if not seen or _now() >= end:
+            if not seen or now() >= end:
                 return False
             if beats is None:
                 watching()
@@ -200,24 +146,8 @@ class Leases:
         alive = is_alive(_process(row), self._one_machine)
         if alive is not None:
             return not alive
-        watch = self._watched.setdefault(row.trial_id, _Watch())
-        return watch.still_for((row.worker, row.beat)) >= GRACE_SECONDS
-
-
-class _Watch:
-    """How long a heartbeat has stood still, by this process's own monotonic clock."""
-
-    def __init__(self) -> None:
-        self._seen: object = None
-        self._at = 0.0
-        self._still = 0.0
-
-    def still_for(self, sign: object) -> float:
-        """Seconds, given what is seen now."""
-        now = _now()
-        self._still = self._still + min(now - self._at, GAP_SECONDS) if sign == self._seen else 0.0
-        self._seen, self._at = sign, now
-        return self._still
+        watch = self._watched.setdefault(row.trial_id, Watch())
+        return watch.still_for((row.worker, row.beat), GAP_SECONDS) >= GRACE_SECONDS
 
 
 def _process(row: Any) -> Process:
@@ -243,7 +173,7 @@ class Lease:
         self.deaths = deaths  # of workers before this one, since the trial last got further
         self._engine = engine
         self._mine = (LEASES.c.trial_id == trial_id) & (LEASES.c.worker == worker)
-        self._confirmed = _now()
+        self._confirmed = now()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._heartbeat, daemon=True, name=f"heartbeat of trial {trial_id}")
 
@@ -268,11 +198,11 @@ class Lease:
 
         Raises LeaseLostError when the trial is another worker's.
         """
-        if within and _now() - self._confirmed < within:
+        if within and now() - self._confirmed < within:
             return
         if not self._write(sqlalchemy.update(LEASES).where(self._mine).values(beat=LEASES.c.beat + 1)):
             raise LeaseLostError
-        self._confirmed = _now()
+        self._confirmed = now()
 
     def _heartbeat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):

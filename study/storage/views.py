@@ -50,7 +50,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         epochs_trained | integer | epochs | reported so far
         seconds | real | seconds | of training and validation
         bracket | integer | | of Hyperband, 0 is judged earliest; NULL without Hyperband
-        why | text | | it ended early: not_promoted, diverged, out_of_memory, worker_died or not_of_this_study
+        why | text | | not_promoted, diverged, out_of_memory, worker_died, above_limit or not_of_this_study
         pruned_because | text | | the same as a sentence
         failed_because | text | | why it does not count at all
         num_params | integer | weights | trainable numbers in the network

@@ -11,7 +11,7 @@ from data.batches import Batch, train_batches
 from models.checkpoint import Checkpoints
 from models.cnn import CNN, CNNConfig, build_cnn, prepare
 from models.memory import OutOfMemoryError, in_words, is_out_of_memory, total_bytes, training_bytes
-from models.training import EpochResult, Learner, TrainConfig, batch_for, derive_seed, fit, make_learner
+from models.training import AfterStep, EpochResult, Learner, TrainConfig, batch_for, derive_seed, fit, make_learner
 from study.config.schema import StudyConfig
 from study.config.space import Value, cnn_config, full_point, train_config
 from study.training.workspace import Workspace
@@ -37,6 +37,7 @@ def start_training(
     train_parts: tuple[str, ...],
     seed: int,
     checkpoints: Checkpoints,
+    after_step: AfterStep | None = None,
 ) -> Training:
     """Fresh weights for a point of the space, and the loop that will train them.
 
@@ -69,7 +70,7 @@ def start_training(
     checked: Callable[[], Iterator[Batch]] | None = None if "val" in train_parts else val
     learner = make_learner(model, recipe)
     behind = checkpoints.restore(learner)
-    ahead = fit(learner, recipe, train, steps, checked, seed, len(behind))
+    ahead = fit(learner, recipe, train, steps, checked, seed, len(behind), after_step)
     return Training(model, learner, _saved(learner, checkpoints, behind, ahead, epochs))
 
 

@@ -23,7 +23,10 @@ def run_tiny(shell: Shell, folder: Path, *more: object) -> tuple[int, str, str]:
 
 def test_the_whole_way(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
     code, out, err = run_tiny(shell, small_folder)
-    assert (code, err) == (0, "")
+    assert code == 0
+    said = [line.split()[0] for line in err.splitlines()]  # a line a stage and a trial, in a log
+    assert said == ["images:", "trial", "trial", "trial", "final"]
+    assert re.search(r"trial 1 \w+ at [\d.]+ %; 2 done, \d pruned; best [\d.]+ %; \d+ s left\n", err)
     assert "test accuracy" in out
     assert "95 % interval" in out
     assert "not a performance" in out
@@ -81,11 +84,11 @@ def few_images(root: Path) -> Path:
             "/nowhere (give a folder of class folders, or one of: digits, tissue)",
         ),
         (
-            ["run", "--data", "few"],
+            ["run", "--data", "few", "--preset", "full"],
             "class small has 3 images of 3 sources; the parts train, val, cal, test need at least 4",
         ),
         (["run", "--data", "few/big"], "few/big (one folder per class is needed"),
-        (["run", "--preset", "fast"], "unknown preset 'fast' (there are: quick, reference, full)"),
+        (["run", "--preset", "fast"], "unknown preset 'fast' (there are: quick, reference, full, auto)"),
         (["run", "--set", "epoch=3"], "unknown field 'epoch'; did you mean epochs?"),
         (["run", "--set", "epochs"], "--set takes field=value"),
         (["run", "--set", "min_epochs=9"], "Hyperband cannot prune before epoch 9 of 9"),
@@ -257,8 +260,15 @@ def test_status_says_what_becomes_of_unfinished_trials(shell: Shell, small_folde
 
 
 SURFACE = {
-    "run": ["--preset", "--data", "--name", "--storage", "--trials", "--workers", "--device", "--set", "--skip-bad"],
-    "resume": ["--storage", "--trials", "--hours", "--workers", "--device"],
+    "run": [
+        *("--preset", "--data", "--name", "--storage", "--trials", "--hours", "--workers", "--device", "--set"),
+        *("--skip-bad", "--quiet"),
+    ],
+    "resume": ["--storage", "--trials", "--hours", "--workers", "--device", "--finish", "--quiet"],
+    "plan": [
+        *("--preset", "--data", "--name", "--storage", "--trials", "--hours", "--workers", "--device", "--set"),
+        *("--skip-bad", "--json"),
+    ],
     "retrain": ["--trial", "--storage", "--device"],
     "status": ["--storage", "--json"],
     "predict": ["--json", "--csv", "--top", "--explain", "--set-level", "--device", "--skip-bad"],

@@ -12,14 +12,17 @@ from optuna.pruners import HyperbandPruner
 
 from study import StudyError
 from study.config.presets import PRESETS
-from study.config.resolve import parse_setting, resolve
+from study.config.resolve import PLANNED, ask, parse_setting, resolve
 from study.config.rungs import brackets, check_rungs
 from study.config.schema import StudyConfig
 from study.config.space import PARAMETERS, Range, contains, distributions
 from study.search.sampling import make_pruner
 
+PLAIN = [name for name in PRESETS if name != "auto"]
+"""Those that leave nothing to a plan."""
 
-@pytest.mark.parametrize("name", PRESETS)
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_presets_are_valid_and_survive_json(name: str) -> None:
     config = resolve(None, {"preset": name})
     assert StudyConfig.model_validate(config.model_dump(mode="json")) == config
@@ -28,7 +31,11 @@ def test_presets_are_valid_and_survive_json(name: str) -> None:
 
 def test_defaults_by_data(tmp_path: Path) -> None:
     assert resolve(None, {}).preset == "quick"
-    assert resolve(None, {"data": str(tmp_path)}).preset == "full"
+    asked = ask(None, {"data": str(tmp_path)})
+    assert asked.fields["preset"] == "auto"
+    assert set(asked.autos) == set(PLANNED) - {"trials"}
+    with pytest.raises(StudyError, match=r"image_size, limit, .* = 'auto' is left to a plan"):
+        asked.plain()
     assert resolve(None, {"data": str(tmp_path), "preset": "reference"}).sampler == "random"
 
 
@@ -140,7 +147,7 @@ def test_brackets_agree_with_optuna_wherever_they_are_accepted(first: int, epoch
         assert expected[-1] * eta > epochs
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_brackets_of_trials_agree_with_optuna(name: str) -> None:
     config = resolve(None, {"preset": name})
     study = optuna.create_study(study_name="anything", pruner=make_pruner(config))

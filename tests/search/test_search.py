@@ -25,7 +25,7 @@ from study.result.final import Outcome, finish, winner
 from study.result.refit import ranked
 from study.search import trial as trial_module
 from study.search.open_study import OpenStudy
-from study.search.trial import TrialNews, objective
+from study.search.trial import Step, TrialEpoch, TrialNews, objective
 from study.search.worker import search as run_trials
 from study.storage.door import open_storage
 from study.training.workspace import Workspace
@@ -126,11 +126,34 @@ def test_more_trials_go_on_and_give_what_they_would_have_given(
     assert history(pieces) == history(whole)
 
 
-def test_hours_end_a_search_between_trials(tiny: MakeConfig, workspace: MakeWork, tmp_path: Path) -> None:
-    work = workspace(tiny(trials=None, hours=1e-6))
+def test_a_search_without_time_runs_nothing_and_one_with_more_goes_on_under_the_same_number(
+    tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
+) -> None:
+    """The deadline stops a trial in the middle of an epoch, as a signal does."""
+    (tmp_path / "whole").mkdir()
+    whole = opened(workspace(tiny(trials=3)), tmp_path / "whole")
+    drain(search(whole, workspace(tiny(trials=3))))
+    work = workspace(tiny(trials=3, hours=1.0))
     study = opened(work, tmp_path)
-    drain(search(study, work))
-    assert len(study.study.trials) == 1
+    study.study.set_user_attr("clock", {"seconds": 3600.0})
+    assert drain(search(study, work)) == []
+    assert study.trials() == []
+    steps: list[Step] = []
+
+    def watch(step: Step) -> None:
+        steps.append(step)
+        if len(steps) == 5:
+            study.study.set_user_attr("clock", {"seconds": 3600.0})
+
+    study.study.set_user_attr("clock", {"seconds": 0.0})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trial_module, "now", lambda: 1e9 if len(steps) >= 5 else 0.0)
+        drain(run_trials(study, objective(work, watch=watch)))
+    assert [trial.state for trial in study.trials()] == [TrialState.RUNNING]
+    assert len(steps) == 5
+    study.study.set_user_attr("clock", {"seconds": 0.0})
+    drain(search(opened(work, tmp_path), work))
+    assert history(study) == history(whole)
 
 
 def test_the_baseline_is_tried_first_and_once(tiny: MakeConfig, workspace: MakeWork, tmp_path: Path) -> None:
@@ -314,7 +337,7 @@ def test_a_replay_that_differs_is_written_down(
 ) -> None:
     work = workspace(tiny(trials=1, pruner="none"))
     news = search(opened(work, tmp_path), work)
-    next(news)
+    next(one for one in news if isinstance(one, TrialEpoch))
     news.close()
     monkeypatch.setattr(trial_module, "derive_seed", lambda *parts: 5)  # as another machine would
     study = opened(work, tmp_path)
@@ -442,7 +465,7 @@ def test_a_rival_that_cannot_be_trained_does_not_withhold_the_model(
 
 
 def test_a_positive_class_must_exist(shell: Shell, small_folder: Path) -> None:
-    code, _, err = shell("run", "--data", small_folder, "--set", 'positive=["9"]')
+    code, _, err = shell("run", "--preset", "quick", "--data", small_folder, "--set", 'positive=["9"]')
     assert (code, err) == (2, "study: positive: no class '9' (there are: 0, 1, 2, 3)\n")
 
 

@@ -20,7 +20,7 @@ from study.config.schema import StudyConfig
 from study.search.open_study import OpenStudy
 from study.search.trial import TrialEnd, TrialNews, objective
 from study.search.worker import search as run_trials
-from study.storage import leases
+from study.storage import leases, processes
 from study.storage.door import open_storage
 from study.storage.leases import LEASES, Lease, LeaseLostError, Leases
 from study.storage.locks import alone
@@ -117,7 +117,8 @@ def test_a_machine_that_cannot_be_looked_at_gets_its_time(url: str, monkeypatch:
     Leases(storage).take_new(trial)
     change(storage, namespace="pid:[1]")
     now = 1000.0
-    monkeypatch.setattr(leases, "_now", lambda: now)
+    monkeypatch.setattr(processes, "now", lambda: now)
+    monkeypatch.setattr(leases, "now", lambda: now)
     other = Leases(storage)
     for second in range(12):
         now = 1000.0 + second * 5

@@ -1,0 +1,51 @@
+"""What a network costs, counted on the network itself: never measured, so that it is the same on every machine."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from models.cnn import CNNConfig, build_cnn, count_parameters
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one image on its way through the network, forward."""
+
+    flops: int  # multiplications and additions of convolutions and dense layers
+    numbers: int  # activations that are written, by all layers
+    params: int
+
+    @property
+    def gflops(self) -> float:
+        """10^9 operations."""
+        return self.flops / 1e9
+
+    @property
+    def megabytes(self) -> float:
+        """Activations in single precision, 10^6 bytes."""
+        return 4 * self.numbers / 1e6
+
+
+@lru_cache(maxsize=4096)
+def cost(config: CNNConfig) -> Cost:
+    """Build the network without memory and follow one image through it. Raises ModelError for an impossible one."""
+    flops = numbers = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal flops, numbers
+        numbers += output.numel()
+        if isinstance(layer, nn.Conv2d):
+            flops += 2 * output.numel() * layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1]
+        elif isinstance(layer, nn.Linear):
+            flops += 2 * output.numel() * layer.in_features
+
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        model = build_cnn(config).eval()
+        for layer in model.modules():
+            if not list(layer.children()):
+                layer.register_forward_hook(count)
+        with torch.inference_mode():
+            model(torch.empty(1, 3, config.image_size, config.image_size))
+    return Cost(flops, numbers, count_parameters(model))

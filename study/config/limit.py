@@ -1,0 +1,79 @@
+"""How large a network may be, counted and never measured; and the cheapest point of a space."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.cost import Cost, cost
+from study.config.space import PARAMETERS, Entry, Range, Value, cnn_config, contains, distributions, full_point
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+SHAPING = ("num_conv_blocks", "base_filters", "filters_multiplier", "kernel_sizes", "head", "dense_units")
+"""Parameters that a network's cost depends on."""
+
+
+class Limit(BaseModel):
+    """The largest network that may be proposed; its last layer, which depends on the classes, does not count."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gflops: Positive | None = Field(None, description="arithmetic of one image forward, 10^9 operations")
+    megabytes: Positive | None = Field(None, description="activations of one image in single precision, 10^6 bytes")
+    params: Annotated[int, Field(gt=0)] | None = Field(None, description="trainable numbers")
+
+    def exceeded_by(self, network: Cost) -> str | None:
+        """What is too large, in words; None when it is within."""
+        for name, allowed in self.model_dump().items():
+            there = getattr(network, name)
+            if allowed is not None and there > allowed:
+                return f"{name} {there:.4g}, limit {allowed:.4g}"
+        return None
+
+
+def cost_of(space: Mapping[str, Entry], params: Mapping[str, Value], image_size: int) -> Cost:
+    """The cost of a point's network without its last layer. Raises ModelError for an impossible one."""
+    return cost(cnn_config(full_point(space, params), 1, image_size))
+
+
+def above(limit: Limit, space: Mapping[str, Entry], params: Mapping[str, Value], image_size: int) -> str | None:
+    """Why a point lies above the limit; None when it is within."""
+    if limit == Limit():
+        return None
+    return limit.exceeded_by(cost_of(space, params, image_size))
+
+
+def cheapest(space: Mapping[str, Entry], image_size: int) -> dict[str, Value]:
+    """The point with the least arithmetic; what costs nothing is at its default, or else in the middle."""
+    point = {name: _usual(space, name) for name in distributions(space)}
+    for _ in range(2):  # a second round for parameters that depend on each other
+        for name in SHAPING:
+            if name in point:
+                tried = [{**point, name: value} for value in _ends(space[name])]
+                point = min(tried, key=lambda one: _order(space, one, image_size))
+    return point
+
+
+def _order(space: Mapping[str, Entry], point: Mapping[str, Value], image_size: int) -> tuple[float, ...]:
+    network = cost_of(space, point, image_size)
+    return network.flops, network.numbers, network.params
+
+
+def _usual(space: Mapping[str, Entry], name: str) -> Value:
+    default, entry = PARAMETERS[name].default, space[name]
+    if contains(space, name, default):
+        return default
+    if isinstance(entry, list):
+        return entry[0]
+    assert isinstance(entry, Range)
+    low, high = float(entry.low), float(entry.high)
+    if isinstance(default, int | float) and not low <= default <= high:
+        return entry.low if default < low else entry.high
+    return entry.low  # steps that leave the default out
+
+
+def _ends(entry: Entry) -> list[Value]:
+    if isinstance(entry, list):
+        return entry
+    return [entry.low, entry.high] if isinstance(entry, Range) else [entry]

@@ -1,0 +1,368 @@
+"""What the hours buy: fields that say "auto" become plain values, and each stage gets its seconds.
+
+A pure function of what was asked for, the images, and what this machine was measured to do. The choices are rows of one
+table, each at least as costly in every respect as the one before; the last row that fits is taken. So a faster machine
+never gets a smaller image, limit or number of epochs.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from models.cost import Cost
+from models.training import batch_for
+from study import StudyError
+from study.config.limit import cheapest, cost_of
+from study.config.resolve import Asked
+from study.config.rungs import expected_epochs
+from study.config.schema import StudyConfig, in_one_line
+from study.config.space import Value, distributions
+
+Stage = Literal["measuring", "images", "search", "confirmation", "final training", "result"]
+
+AFTER = 0.4
+"""Share of the hours that is kept for what follows the search."""
+FULL_TRAININGS = 8
+"""So many trainings to the last epoch the search must afford."""
+MOST_TRIALS = 64
+TRAINED, VALIDATED, TESTED = 0.60, 0.14, 0.26
+"""Shares of the images."""
+DRAWS = 48
+"""Points that tell what a network of the space costs."""
+CONFIRM_SEEDS = 2
+"""Trainings of each trial that is confirmed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """What a machine does, as it was measured."""
+
+    flops: float  # operations a second, in training
+    numbers: float  # activations a second
+    pixels: float  # augmented pixels a second
+    step: float  # seconds that a step takes besides
+    decode: float  # seconds an image
+    group: float  # seconds an image, to find out who shares a source
+    result: float  # seconds to score, export and report, for any study
+    result_image: float  # and for each image
+
+    def faster(self, times: float) -> "Throughput":
+        """A machine that does everything so many times as fast."""
+        return Throughput(
+            flops=self.flops * times,
+            numbers=self.numbers * times,
+            pixels=self.pixels * times,
+            **{name: getattr(self, name) / times for name in ("step", "decode", "group", "result", "result_image")},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What a plan must know of a folder."""
+
+    count: int
+    side: int | None  # median shorter side of the files, pixels; None where unknown
+    grouped: bool  # somebody says who shares a source
+
+
+class Planned(BaseModel):
+    """Seconds of each stage, as they were expected when the study was made."""
+
+    stages: dict[Stage, float]
+    hours: float
+    after_search: float  # seconds that are kept for what follows the search
+    epoch: float  # seconds of one in the final training
+
+    def in_words(self, config: StudyConfig) -> dict[Stage, str]:
+        """What is done in each stage."""
+        trials = f"up to {config.trials} trials" if config.trials else "trials"
+        again = config.confirm_epochs or config.final_epochs
+        rivals = _rivals(config)
+        return {
+            "measuring": "this machine",
+            "images": "found and decoded; who shares a source",
+            "search": f"{trials} of {config.epochs} epochs at {config.image_size} px, {_largest(config)}",
+            "confirmation": f"the best {config.confirm}, {CONFIRM_SEEDS} seeds of {again} epochs each"
+            if config.confirm > 1
+            else "none",
+            "final training": f"{config.final_epochs} epochs, {config.final_seeds} seeds"
+            + (f", and the {' and the '.join(rivals)}" if rivals else ""),
+            "result": "trees, scores, export, report",
+        }
+
+
+def in_words(config: StudyConfig) -> str:
+    """What a plan decided, in a line."""
+    confirmed = f", the best {config.confirm} confirmed" if config.confirm > 1 else ""
+    return (
+        f"{config.image_size} px, {_largest(config)}, up to {config.trials} trials of {config.epochs} epochs"
+        f"{confirmed}, {config.final_epochs} final epochs, {config.final_seeds} seeds"
+    )
+
+
+def _largest(config: StudyConfig) -> str:
+    limit = config.limit.gflops
+    return "any network of the space" if limit is None else f"networks up to {limit:g} GFLOP an image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    """One row of choices; `width` is that of the first block of the widest network, four blocks deep."""
+
+    image_size: int
+    width: int
+    epochs: int
+    min_epochs: int
+    final_epochs: int
+
+    @property
+    def fields(self) -> dict[str, JsonValue]:
+        """What it makes of a configuration; the limit is somewhat more than a plain network of that width has."""
+        area, wide = (self.image_size / 64) ** 2, self.width / 32
+        return {
+            "image_size": self.image_size,
+            "limit": {"gflops": round(0.16 * area * wide**2, 4), "megabytes": round(4.0 * area * wide, 3)},
+            "epochs": self.epochs,
+            "min_epochs": self.min_epochs,
+            "final_epochs": self.final_epochs,
+        }
+
+
+TIERS = tuple(
+    Tier(image_size=size, width=width, epochs=epochs, min_epochs=first, final_epochs=final)
+    for size, width, epochs, first, final in (
+        *((32, 32, 3, 1, 6), (32, 32, 3, 1, 9), (32, 32, 6, 1, 9), (32, 32, 6, 1, 12), (32, 32, 9, 1, 12)),
+        *((32, 32, 9, 1, 18), (48, 32, 9, 1, 18), (64, 32, 9, 1, 18), (64, 32, 9, 1, 24), (64, 32, 12, 1, 24)),
+        *((64, 32, 12, 1, 30), (64, 32, 12, 1, 36), (64, 32, 18, 2, 36), (64, 32, 18, 2, 45), (64, 48, 18, 2, 45)),
+        *((64, 64, 18, 2, 45), (96, 64, 18, 2, 45), (96, 64, 27, 3, 54), (128, 64, 27, 3, 54)),
+        *((128, 128, 27, 3, 54), (128, 256, 27, 3, 54)),
+    )
+)
+
+EXTRAS: tuple[dict[str, JsonValue], ...] = (
+    {"confirm": 2, "rivals": ["runner-up"]},
+    {"final_seeds": 2},
+    {"confirm": 3},
+    {"final_seeds": 3},
+    {"rivals": ["runner-up", "baseline"]},
+)
+"""What the time after the search is used for besides, as far as it goes."""
+
+
+def plan(asked: Asked, images: Images, throughput: Throughput) -> tuple[StudyConfig, Planned | None]:
+    """What the hours buy. Without hours there is nothing to keep to, and no seconds.
+
+    Raises StudyError with the hours that would do, when not even the cheapest choice fits.
+    """
+    choices = list(_choices(asked, images)) if asked.autos else [asked.plain()]
+    hours = choices[0].hours
+    if hours is None:
+        if asked.autos:
+            raise StudyError(f"{', '.join(asked.autos)} = 'auto' needs hours to plan with (for example --hours 2)")
+        return choices[-1], None
+    fitting = [one for one in choices if _fits(one, images, throughput, hours, strict=bool(asked.autos))]
+    if not fitting:
+        enough = _enough(choices[0], images, throughput, strict=bool(asked.autos))
+        raise StudyError(
+            f"hours = {hours:g} is too short for the cheapest network and its final training here "
+            f"(it would do with: --hours {enough:g})"
+        )
+    config = fitting[-1]
+    for extra in EXTRAS:
+        if extra.keys() <= set(asked.autos):
+            richer = StudyConfig.model_validate({**config.model_dump(mode="json"), **extra})
+            if _fits(richer, images, throughput, hours, strict=True):
+                config = richer
+    stages = expected(config, images, throughput, hours)
+    if "trials" in asked.autos:
+        config = config.model_copy(update={"trials": _trials(config, images, throughput, stages["search"])})
+    epoch = epoch_seconds(config, images, throughput, _usual(config)) * _final_share(config)
+    return config, Planned(stages=stages, hours=hours, after_search=_kept(config, stages, hours), epoch=epoch)
+
+
+def _kept(config: StudyConfig, stages: Mapping[Stage, float], hours: float) -> float:
+    """Seconds that are kept for what follows the search; more than their share only where trainings are fewer."""
+    after = stages["confirmation"] + stages["final training"] + stages["result"]
+    return max(AFTER * 3600 * hours, min(after, 0.9 * 3600 * hours - stages["measuring"] - stages["images"]) / 2)
+
+
+def shortened(config: StudyConfig, epoch: float, seconds: float) -> StudyConfig:
+    """What the stage after the search does in so many seconds, if an epoch of it takes `epoch`: as much as fits.
+
+    First it leaves out what only compares, then the confirmation; fewer final epochs are the last resort.
+    """
+    fewer: tuple[dict[str, JsonValue], ...] = (
+        {},
+        {"rivals": [one for one in config.rivals if one != "baseline"]},
+        {"final_seeds": 1},
+        {"rivals": []},
+        {"confirm": min(2, config.confirm)},
+        {"confirm": 1},
+    )
+    for change in fewer:
+        config = StudyConfig.model_validate({**config.model_dump(mode="json"), **change})
+        if _final_epochs_in_all(config) * epoch <= seconds:
+            return config
+    epochs = max(1, min(config.final_epochs, int(seconds / epoch)))
+    return config.model_copy(update={"final_epochs": epochs})
+
+
+def _final_epochs_in_all(config: StudyConfig) -> int:
+    confirming = CONFIRM_SEEDS * config.confirm * (config.confirm_epochs or config.final_epochs)
+    trainings = config.final_seeds + len(_rivals(config))
+    return (confirming if config.confirm > 1 else 0) + trainings * config.final_epochs
+
+
+def expected(
+    config: StudyConfig, images: Images, throughput: Throughput, hours: float, network: Cost | None = None
+) -> dict[Stage, float]:
+    """Seconds of each stage; `network` is what those after the search are about, else what is usual in the space."""
+    usual = network or _usual(config)
+    epoch = epoch_seconds(config, images, throughput, usual)
+    confirming = CONFIRM_SEEDS * config.confirm * (config.confirm_epochs or config.final_epochs)
+    trainings = config.final_seeds + len(_rivals(config))
+    stages: dict[Stage, float] = {
+        "measuring": measuring_seconds(hours),
+        "images": images.count * (throughput.decode + (0.0 if images.grouped else throughput.group)),
+        "search": 0.0,
+        "confirmation": confirming * epoch if config.confirm > 1 else 0.0,
+        "final training": trainings * config.final_epochs * epoch * _final_share(config),
+        "result": throughput.result + images.count * throughput.result_image,
+    }
+    stages["search"] = max(0.0, min((1 - AFTER) * 3600 * hours, 3600 * hours - sum(stages.values())))
+    stages["search"] = max(0.0, stages["search"] - stages["measuring"] - stages["images"])
+    if config.trials is not None:
+        stages["search"] = min(stages["search"], config.trials * _trial_epochs(config) * epoch)
+    return stages
+
+
+def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, network: Cost) -> float:
+    """Of a trial: training on one part, validation on another."""
+    trained, checked = TRAINED * images.count, VALIDATED * images.count
+    batch = batch_for(int(trained)) if config.batch_size == "auto" else config.batch_size
+    image = network.flops * 3 / throughput.flops + network.numbers / throughput.numbers
+    pixels = config.image_size**2 / throughput.pixels
+    return trained * (image + pixels) + checked * image / 3 + throughput.step * math.ceil(trained / batch)
+
+
+def measuring_seconds(hours: float | None) -> float:
+    """How long the machine may be measured for a plan."""
+    return 30.0 if hours is None else min(30.0, 0.03 * 3600 * hours)
+
+
+def _final_share(config: StudyConfig) -> float:
+    """An epoch of the final training beside one of a trial."""
+    whole = TRAINED + VALIDATED / 3
+    return (TRAINED + VALIDATED) / whole if config.final_data == "train+val" else 1.0
+
+
+def _rivals(config: StudyConfig) -> list[str]:
+    there = {"runner-up": config.confirm > 1, "baseline": bool(config.baseline)}
+    return [rival for rival in config.rivals if there[rival]]
+
+
+def _trial_epochs(config: StudyConfig) -> float:
+    return expected_epochs(config.min_epochs, config.epochs, config.eta) if config.brackets else float(config.epochs)
+
+
+def _trials(config: StudyConfig, images: Images, throughput: Throughput, seconds: float) -> int:
+    """Trials that the search has time for, and some more: its end is the deadline's."""
+    each = _trial_epochs(config) * epoch_seconds(config, images, throughput, _usual(config))
+    return max(FULL_TRAININGS, min(MOST_TRIALS, math.ceil(1.5 * seconds / each)))
+
+
+def _fits(config: StudyConfig, images: Images, throughput: Throughput, hours: float, *, strict: bool) -> bool:
+    """Whether the hours hold it: with room for a real search, or else (`strict` false) for the cheapest network."""
+    usual = (
+        _usual(config)
+        if strict
+        else cost_of(config.space, cheapest(config.space, config.image_size), config.image_size)
+    )
+    stages = expected(config, images, throughput, hours, usual)
+    before = stages["measuring"] + stages["images"]
+    after = stages["confirmation"] + stages["final training"] + stages["result"]
+    epoch = epoch_seconds(config, images, throughput, usual)
+    if not strict:
+        return before + config.epochs * epoch + after <= 3600 * hours
+    search = (1 - AFTER) * 3600 * hours - before
+    return search >= FULL_TRAININGS * config.epochs * epoch and after <= AFTER * 3600 * hours
+
+
+def _enough(config: StudyConfig, images: Images, throughput: Throughput, *, strict: bool) -> float:
+    """Hours, of two digits, that hold a configuration."""
+    low, high = 0.0, 0.01
+    while not _fits(config, images, throughput, high, strict=strict):
+        low, high = high, 2 * high
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _fits(config, images, throughput, middle, strict=strict) else (middle, high)
+    digits = 10.0 ** (math.floor(math.log10(high)) - 1)
+    return round(math.ceil(high / digits + 1e-9) * digits, 10)
+
+
+def _choices(asked: Asked, images: Images) -> Iterator[StudyConfig]:
+    """What each row makes of the fields that say auto, as far as the space and the files allow it."""
+    problem: ValidationError | None = None
+    found = False
+    for tier in TIERS:
+        if "image_size" in asked.autos and found and images.side and tier.image_size > max(32, images.side):
+            break  # nothing is seen in more pixels than the files have
+        values = {name: value for name, value in tier.fields.items() if name in asked.autos}
+        try:
+            config = _made(asked, values)
+        except ValidationError as error:
+            problem = error
+            continue
+        found = True
+        yield config
+    if not found and problem is not None:
+        raise StudyError(in_one_line(problem)) from problem
+
+
+def _made(asked: Asked, values: Mapping[str, JsonValue]) -> StudyConfig:
+    """The configuration with these values, and with the least of what else is left to the plan."""
+    least = {"confirm": 1, "confirm_epochs": values.get("epochs", asked.fields.get("epochs")), "final_seeds": 1}
+    least |= {"rivals": [], "trials": MOST_TRIALS, "starts": []}
+    fields = {**asked.fields, **{name: value for name, value in least.items() if name in asked.autos}, **values}
+    config = StudyConfig.model_validate(fields)
+    if "starts" not in asked.autos:
+        return config
+    return StudyConfig.model_validate({**fields, "starts": [cheapest(config.space, config.image_size)]})
+
+
+def _usual(config: StudyConfig) -> Cost:
+    """What a network costs that the search may come to like: the upper quartile of points within the limit."""
+    key = json.dumps(config.model_dump(mode="json", include={"space", "image_size", "limit"}), sort_keys=True)
+    return _quartile(key)
+
+
+@lru_cache(maxsize=256)
+def _quartile(key: str) -> Cost:
+    fields = json.loads(key)
+    config = StudyConfig.model_validate({"trials": 1, "pruner": "none", "final_data": "train", **fields})
+    rng = np.random.default_rng(0)
+    kinds = distributions(config.space)
+    points = [{name: _drawn(kind, rng) for name, kind in kinds.items()} for _ in range(DRAWS)]
+    inside = [cost_of(config.space, point, config.image_size) for point in points if not config.above_limit(point)]
+    inside.append(cost_of(config.space, cheapest(config.space, config.image_size), config.image_size))
+    inside.sort(key=lambda one: (one.flops, one.numbers))
+    return inside[(3 * (len(inside) - 1)) // 4]
+
+
+def _drawn(kind: BaseDistribution, rng: np.random.Generator) -> Value:
+    if isinstance(kind, CategoricalDistribution):
+        value: Value = kind.choices[int(rng.integers(len(kind.choices)))]  # type: ignore[assignment]
+        return value
+    assert isinstance(kind, FloatDistribution | IntDistribution)
+    low, high = float(kind.low), float(kind.high)
+    at = math.exp(rng.uniform(math.log(low), math.log(high))) if kind.log else rng.uniform(low, high)
+    if isinstance(kind, IntDistribution):
+        return int(min(kind.high, kind.low + round((at - kind.low) / kind.step) * kind.step))
+    return at

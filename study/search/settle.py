@@ -1,0 +1,109 @@
+"""From what was asked for to a plain configuration: planned for a new study, agreed with an existing one."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pydantic import JsonValue
+
+from data.datasets import Survey, survey
+from study import StudyError
+from study.attributes import ASKED, CONTRACT, PLANNED
+from study.config.plan import Images, Planned, Throughput, measuring_seconds, plan
+from study.config.resolve import Asked
+from study.config.schema import MAY_CHANGE, StudyConfig
+from study.search.contract import stored_config
+from study.storage.clock import Clock
+from study.storage.door import load_study, open_storage, parse_url, runs_folder, sqlite_file, study_names
+from study.training.measure import measure
+
+logger = logging.getLogger(__name__)
+
+Tell = Callable[[int, int], None]
+"""Called with (networks measured, networks in all)."""
+
+
+def settle(
+    asked: Asked, name: str, url: str, device: torch.device, tell: Tell | None = None
+) -> tuple[StudyConfig, Planned | None]:
+    """The configuration of a study, and its plan where one has to be made now.
+
+    A study that exists is never planned anew; what was asked for is compared with what was asked for then. Raises
+    StudyError and DataError.
+    """
+    there = kept(name, url)
+    if there is not None:
+        config = _agreed(name, there.config, there.asked, asked) if asked.autos else asked.plain()
+        if there.planned or config.hours is None:
+            return config, None
+        asked = Asked(config.model_dump(mode="json"))
+    elif not asked.autos and asked.fields.get("hours") is None:
+        return asked.plain(), None
+    images, throughput = look(asked, url, device, tell)
+    return plan(asked, images, throughput)
+
+
+def look(asked: Asked, url: str, device: torch.device, tell: Tell | None = None) -> tuple[Images, Throughput]:
+    """What a plan needs: the images from outside, and the machine, measured for some seconds. Writes nothing."""
+    data, groups, hours = (asked.fields.get(key) for key in ("data", "groups", "hours"))
+    seen: Survey = survey(
+        str(data or "digits"), runs_folder(url) / "cache", groups if isinstance(groups, str) else None
+    )
+    seconds = measuring_seconds(float(hours) if isinstance(hours, int | float) else None)
+    throughput = measure(device, seconds * 0.9, seen.some, tell)
+    return Images(count=seen.count, side=seen.side, grouped=seen.grouped), throughput
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A study that exists."""
+
+    config: StudyConfig
+    asked: JsonValue  # the fields as they were given; None where nothing was left to a plan
+    planned: Planned | None
+    spent: float  # seconds
+
+
+def kept(name: str, url: str) -> Kept | None:
+    """What is known of a study; None when there is none."""
+    place = parse_url(url)
+    if place.get_backend_name() == "sqlite" and not sqlite_file(place).exists():
+        return None
+    try:
+        storage = open_storage(url, create=False, write=False)
+    except StudyError:  # no tables yet; opening it for writing says what is wrong
+        return None
+    if name not in study_names(storage):
+        return None
+    study = load_study(storage, name)
+    if CONTRACT not in study.user_attrs:
+        return None
+    planned = study.user_attrs.get(PLANNED)
+    return Kept(
+        config=stored_config(study),
+        asked=study.user_attrs.get(ASKED),
+        planned=None if planned is None else Planned.model_validate(planned),
+        spent=Clock(storage, study._study_id).spent(),
+    )
+
+
+def _agreed(name: str, config: StudyConfig, before: JsonValue, asked: Asked) -> StudyConfig:
+    """The planned configuration of a study with what may change taken from the command."""
+    if not isinstance(before, dict):
+        raise StudyError(
+            f"the study {name!r} exists and was not planned: {', '.join(asked.autos)} cannot be left open "
+            f"(go on with it: study resume {name}; or start another with --name)"
+        )
+    now = asked.fields
+    differing = [
+        key for key in sorted(before.keys() | now.keys()) if key not in MAY_CHANGE and before.get(key) != now.get(key)
+    ]
+    if differing:
+        shown = ", ".join(f"{key} (was {before.get(key)}, now {now.get(key)})" for key in differing[:5])
+        raise StudyError(
+            f"the study {name!r} exists with another definition: {shown} "
+            f"(go on with the old one: study resume {name}; or start another with --name)"
+        )
+    changes = {key: now[key] for key in MAY_CHANGE if key in now and now[key] != "auto"}
+    return StudyConfig.model_validate({**config.model_dump(mode="json"), **changes})

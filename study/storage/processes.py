@@ -1,0 +1,77 @@
+"""Which process is which, on all machines, and whether it is alive; no clock is compared with another machine's."""
+
+import os
+import socket
+import time
+from collections.abc import Hashable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process among all that ever ran on all machines; `started` is None where the system does not tell."""
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    started: int | None
+
+
+def this_process() -> Process:
+    """The running one."""
+    return Process(socket.gethostname(), _boot(), _namespace(), os.getpid(), _started(os.getpid()))
+
+
+def is_alive(process: Process, one_machine: bool) -> bool | None:
+    """Whether it runs; None when that cannot be seen from here. `one_machine`: all workers share this machine."""
+    if process.started is None or not _boot() or not _namespace():
+        return None
+    if process.boot != _boot():
+        return False if one_machine else None  # before the last start, or another machine
+    if process.namespace != _namespace():
+        return None  # in another container
+    return _started(process.pid) == process.started
+
+
+def _boot() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _namespace() -> str:
+    with suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return ""
+
+
+def _started(pid: int) -> int | None:
+    """When a process started; None when there is none, or only its remains are left."""
+    with suppress(OSError, ValueError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # its name may hold anything
+        return None if fields[0] in "ZX" else int(fields[19])
+    return None
+
+
+def now() -> float:
+    """Seconds on a clock that nobody sets, and that goes on while the machine sleeps (on Linux)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class Watch:
+    """How long a heartbeat has stood still, by this process's own monotonic clock."""
+
+    def __init__(self) -> None:
+        self._seen: Hashable = None
+        self._at = 0.0
+        self._still = 0.0
+
+    def still_for(self, sign: Hashable, gap: float) -> float:
+        """Seconds, given what is seen now; one pause between two looks adds `gap` at most."""
+        at = now()
+        self._still = self._still + min(at - self._at, gap) if sign == self._seen else 0.0
+        self._seen, self._at = sign, at
+        return self._still

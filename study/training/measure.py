@@ -1,0 +1,129 @@
+"""What this machine does in a second, for a plan: a few small networks are trained on noise for a moment."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from data.batches import Augment, Normalisation, Pixels, train_batches
+from data.images import decode
+from models.bundle.reference import IMAGENET
+from models.cnn import CNNConfig, build_cnn, prepare
+from models.cost import cost
+from models.training import TrainConfig, fit, make_learner
+from study.config.plan import Throughput
+
+IMAGES, BATCH = 256, 64
+DECODED = 8
+"""Files that are decoded to see how long one takes."""
+GROUP_SECONDS = 0.03
+"""Of one processor for an image, to find out who shares its source: measured on 5,000 images of 224 pixels."""
+RESULT_SECONDS, RESULT_IMAGE_SECONDS = 15.0, 0.006
+"""Scoring, export and report on one processor: measured on digits and on 5,000 images."""
+LEAST = 0.2
+"""Seconds for each network at least."""
+
+
+def _probe(side: int, *filters: int) -> CNNConfig:
+    kernels = (3,) * len(filters)
+    return CNNConfig(
+        num_classes=2,
+        image_size=side,
+        filters=filters,
+        kernel_sizes=kernels,
+        batch_norm=True,
+        conv_dropout=0.1,
+        dense_units=(),
+        dense_dropout=0.0,
+        head="gap",
+    )
+
+
+PROBES = (_probe(32, 8, 16, 32), _probe(64, 32, 64, 128, 256), _probe(64, 16, 32, 64), _probe(32, 64, 128, 256, 512))
+"""Narrow and wide, large and small: what they take tells arithmetic, memory, pixels and steps apart."""
+
+
+def measure(
+    device: torch.device, seconds: float, files: Sequence[Path], tell: Callable[[int, int], None] | None = None
+) -> Throughput:
+    """Measure for about so many seconds. `files`: some of the images; `tell` gets (networks done, networks in all)."""
+    taken = []
+    for number, probe in enumerate(PROBES):
+        taken.append(_image_seconds(probe, device, max(LEAST, seconds / len(PROBES))))
+        if tell:
+            tell(number + 1, len(PROBES))
+    rows = [_row(probe) for probe in PROBES]
+    per_unit = _solved(np.array(rows), np.array(taken))
+    cores = os.cpu_count() or 1
+    return Throughput(
+        flops=1 / per_unit[0],
+        numbers=1 / per_unit[1],
+        pixels=1 / per_unit[2],
+        step=per_unit[3],
+        decode=_decode_seconds(files) / cores,
+        group=GROUP_SECONDS / cores,
+        result=RESULT_SECONDS,
+        result_image=RESULT_IMAGE_SECONDS,
+    )
+
+
+def _row(probe: CNNConfig) -> tuple[float, float, float, float]:
+    """What one image takes of each: operations, activations, pixels, steps."""
+    network = cost(probe)
+    return 3.0 * network.flops, network.numbers, probe.image_size**2, 1 / BATCH
+
+
+def _solved(rows: np.ndarray, taken: np.ndarray) -> list[float]:
+    """Seconds of each unit, none below a hundredth of its share if it alone took all the time of every network."""
+    weights = 1 / taken
+    found, _ = nnls(rows * weights[:, None], np.ones(len(taken)))
+    least = 0.01 * (taken[:, None] / rows).min(axis=0)
+    return [float(value) for value in np.maximum(found, least)]
+
+
+def _image_seconds(probe: CNNConfig, device: torch.device, seconds: float) -> float:
+    """Of training, per image: the lower quartile over steps, without the first."""
+    side = probe.image_size
+    generator = torch.Generator().manual_seed(0)
+    pixels = Pixels(
+        torch.randint(0, 256, (IMAGES, side, side, 3), dtype=torch.uint8, generator=generator).to(device),
+        torch.randint(0, 2, (IMAGES,), generator=generator).to(device),
+        Normalisation(**IMAGENET),
+    )
+    augment = Augment(rotation=20, hflip=True, vflip=True, crop=0.8, jitter=0.2, stain=0.15)
+    recipe = TrainConfig(epochs=1_000_000, learning_rate=1e-3)
+    every = torch.arange(IMAGES, device=device)
+    times: list[float] = []
+    last = time.perf_counter()
+
+    def after_step(*_: int) -> None:
+        nonlocal last
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = time.perf_counter()
+        times.append(now - last)
+        last = now
+
+    with torch.random.fork_rng():
+        learner = make_learner(prepare(build_cnn(probe), device), recipe)
+        epochs = fit(learner, recipe, lambda: train_batches(pixels, every, BATCH, augment), 4, None, 0, 0, after_step)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(times) < 3:
+            last = time.perf_counter()
+            next(epochs)
+    return float(np.quantile(times[1:], 0.25)) / BATCH
+
+
+def _decode_seconds(files: Sequence[Path]) -> float:
+    some = files[:: max(1, len(files) // DECODED)][:DECODED]
+    start = time.perf_counter()
+    for file in some:
+        try:
+            decode(file, 64)
+        except ValueError:  # said where all of them are decoded
+            continue
+    return (time.perf_counter() - start) / max(1, len(some))
