@@ -82,6 +82,10 @@ def differences(before: dict[str, object], after: dict[str, object], ignored: se
             pairs = [pair for pair in zip(one, other, strict=False) if pair[0] != pair[1]]
             if pairs or len(one) != len(other):
                 lines.append(f"{key}: {len(one)} and {len(other)} rows; {pairs[:1]}")
+        elif isinstance(one, dict) and isinstance(other, dict):  # what only the second one says is new
+            lines += [
+                f"{key}.{name}: {one[name]} and {other.get(name)}" for name in one if one[name] != other.get(name)
+            ]
         elif one != other:
             lines.append(f"{key}: {str(one)[:300]}\n   and {str(other)[:300]}")
     return lines

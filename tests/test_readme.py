@@ -32,9 +32,12 @@ SMALLER = ["image_size", "epochs", "min_epochs", "eta", "final_epochs", "batch_s
 
 def made_small(words: list[str]) -> list[str]:
     """The same command with a budget of seconds; the embedded digits stay as they are."""
+    if words[:2] == ["study", "plan"]:
+        return [*words, "--hours", "0.1"]
     if words[:2] != ["study", "run"]:
         return words
     extra = ["--set", "image_size=32", "--set", "final_seeds=1", "--trials", "2", "--set", "space.base_filters=2"]
+    extra += ["--hours", "0.1", "--set", "limit={}"]
     for name in SMALLER[1:]:
         extra += ["--set", f"{name}={TINY[name]}"]
     return [*words, *extra, "--set", "space.filters_multiplier=1"]
@@ -55,9 +58,8 @@ def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folde
         if words[0] == "study" and words[1] != "dashboard":
             code, out, err = shell(*made_small(words)[1:])
             assert code == 0, (words, err)
-            assert not err or words[1] in ("data", "db", "evaluate"), (
-                words
-            )  # how the groups are known; what was deleted
+            # How it goes; how the groups are known; what was deleted.
+            assert not err or words[1] in ("run", "resume", "retrain", "data", "db", "evaluate"), words
             assert out or words[1:3] == ["db", "delete"]
             ran += 1
     assert ran >= 10
@@ -99,7 +101,7 @@ def test_the_quickstart_works_twice_from_anywhere(tmp_path: Path) -> None:
         )
         assert "test accuracy" in done.stdout
         assert re.search(r"0020\.png\s+0\s+\d", done.stdout)
-        assert not done.stderr
+        assert {line.split()[0] for line in done.stderr.splitlines()} <= {"images:", "trial", "final"}
     assert (copy / "runs" / "quick-digits" / "model" / "model.safetensors").exists()
 
 

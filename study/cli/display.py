@@ -13,7 +13,7 @@ from rich.table import Table
 
 from data.datasets import conflicting
 from models.bundle.card import INCOMPLETE, LEAKY, Origin, StudyCard, percent
-from study.config.plan import CONFIRM_SEEDS, Planned
+from study.config.plan import CONFIRM_SEEDS, Planned, in_words
 from study.config.schema import StudyConfig
 from study.launch import News
 from study.result.final import Outcome
@@ -42,8 +42,9 @@ def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str
 class Display:
     """What happens, on stderr: bars on a terminal; in a log one plain line a finished trial and stage."""
 
-    def __init__(self, progress: Progress, log: Callable[[str], None]) -> None:
+    def __init__(self, progress: Progress, say: Callable[[str], None], log: Callable[[str], None]) -> None:
         self._progress = progress
+        self._say = say  # for both
         self._log = log
         self._tasks: dict[str, TaskID] = {}
         self._opened: Opened | None = None
@@ -77,7 +78,7 @@ class Display:
         """Run a study to its end, showing what happens."""
         for item in news:
             if isinstance(item, Planned):
-                self._log(f"planned: {_planned_in_words(item)}")
+                self._say(f"planned: {_planned_in_words(item)}")
             elif isinstance(item, Opened):
                 self._open(item)
             elif isinstance(item, TrialStart):
@@ -97,6 +98,8 @@ class Display:
         if clash := conflicting(opened.dataset):
             err.print(f"{clash} files stand in several classes with the same content (see: study data audit)")
         self._started = time.monotonic()
+        if opened.study.planned():
+            self._say(f"decided: {in_words(opened.study.config)}")
         counts = ", ".join(f"{part} {count}" for part, count in opened.parts.counts().items() if count)
         self._log(f"images: {len(opened.dataset.labels)} ({counts}); {self._left()}")
         self._show("search", self._standing(), opened.study.config.trials, "")
@@ -252,9 +255,13 @@ def show(console: Console, *, quiet: bool = False) -> Iterator[Display]:
     """Bars on a terminal, removed at the end; lines elsewhere; nothing when quiet."""
     bars = console.is_terminal and not quiet
 
-    def log(line: str) -> None:
-        if not bars and not quiet:
+    def say(line: str) -> None:
+        if not quiet:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def log(line: str) -> None:
+        if not bars:
+            say(line)
 
     with Progress(
         TextColumn("{task.description:>18}"),
@@ -265,4 +272,4 @@ def show(console: Console, *, quiet: bool = False) -> Iterator[Display]:
         transient=True,
         disable=not bars,
     ) as progress:
-        yield Display(progress, log)
+        yield Display(progress, say, log)

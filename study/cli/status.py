@@ -80,7 +80,8 @@ def _found(study: OpenStudy) -> Row:
         row |= {"best_trial": best.number, "best_selection_score": best.value, "best_params": dict(best.params)}
     config = study.config
     row |= {"protocol": "random (LEAKY)" if config.protocol == "random" else config.protocol}
-    return row | {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
+    row |= {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
+    return row | {"hours_spent": round(study.clock.spent() / 3600, 3)}
 
 
 def _unfinished(trials: list[FrozenTrial], held: dict[int, str]) -> Row:

@@ -32,9 +32,11 @@ AFTER = 0.4
 FULL_TRAININGS = 8
 """So many trainings to the last epoch the search must afford."""
 MOST_TRIALS = 64
+LEAST_SHARE = 0.15
+"""Of the final epochs that are trained even where no time is left: less would be no model."""
 TRAINED, VALIDATED, TESTED = 0.60, 0.14, 0.26
 """Shares of the images."""
-DRAWS = 48
+DRAWS = 32
 """Points that tell what a network of the space costs."""
 CONFIRM_SEEDS = 2
 """Trainings of each trial that is confirmed."""
@@ -161,20 +163,25 @@ def plan(asked: Asked, images: Images, throughput: Throughput) -> tuple[StudyCon
 
     Raises StudyError with the hours that would do, when not even the cheapest choice fits.
     """
-    choices = list(_choices(asked, images)) if asked.autos else [asked.plain()]
-    hours = choices[0].hours
-    if hours is None:
-        if asked.autos:
-            raise StudyError(f"{', '.join(asked.autos)} = 'auto' needs hours to plan with (for example --hours 2)")
-        return choices[-1], None
-    fitting = [one for one in choices if _fits(one, images, throughput, hours, strict=bool(asked.autos))]
-    if not fitting:
-        enough = _enough(choices[0], images, throughput, strict=bool(asked.autos))
-        raise StudyError(
-            f"hours = {hours:g} is too short for the cheapest network and its final training here "
-            f"(it would do with: --hours {enough:g})"
-        )
-    config = fitting[-1]
+    strict = bool(asked.autos)
+    config: StudyConfig | None = None
+    for choice in _choices(asked, images) if strict else [asked.plain()]:
+        hours = choice.hours
+        if hours is None:
+            if strict:
+                raise StudyError(f"{', '.join(asked.autos)} = 'auto' needs hours to plan with (for example --hours 2)")
+            return choice, None
+        if not _fits(choice, images, throughput, hours, strict=strict):
+            if config is None:
+                enough = _enough(choice, images, throughput, strict=strict)
+                raise StudyError(
+                    f"hours = {hours:g} is too short for the cheapest network and its final training here "
+                    f"(it would do with: --hours {enough:g})"
+                )
+            break  # the later rows cost more
+        config = choice
+    assert config is not None  # there is at least one choice
+    assert hours is not None
     for extra in EXTRAS:
         if extra.keys() <= set(asked.autos):
             richer = StudyConfig.model_validate({**config.model_dump(mode="json"), **extra})
@@ -210,7 +217,8 @@ def shortened(config: StudyConfig, epoch: float, seconds: float) -> StudyConfig:
         config = StudyConfig.model_validate({**config.model_dump(mode="json"), **change})
         if _final_epochs_in_all(config) * epoch <= seconds:
             return config
-    epochs = max(1, min(config.final_epochs, int(seconds / epoch)))
+    least = max(1, math.ceil(config.final_epochs * LEAST_SHARE))
+    epochs = max(least, min(config.final_epochs, int(seconds / epoch)))
     return config.model_copy(update={"final_epochs": epochs})
 
 

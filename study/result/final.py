@@ -75,7 +75,7 @@ def finish(
     if done and not fresh:
         yield Outcome(directory, done)
         return
-    work = fixed_stage(study, work)
+    work = fixed_stage(study, work, again=fresh)
     rivals: Rivals = []
     if trial is None:
         trial, *others = yield from chosen(study, work, fresh=fresh, watch=watch)

@@ -3,6 +3,7 @@
 Each is kept in runs/<name>/final once it is done, so that an interrupted final stage goes on.
 """
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,10 +111,10 @@ class FinalStage(BaseModel):
     rivals: list[str]
 
 
-def fixed_stage(study: OpenStudy, work: Workspace) -> Workspace:
+def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
     """The workspace with the final stage as it was fixed for these trials, or is now by the time that is left.
 
-    Without hours it is what the configuration says.
+    Without hours it is what the configuration says; `again`: a model is trained anew, whatever it takes.
     """
     planned, hours = study.planned(), study.config.hours
     if planned is None or hours is None:
@@ -123,7 +124,7 @@ def fixed_stage(study: OpenStudy, work: Workspace) -> Workspace:
     kept = study.attribute(FINAL_STAGE)
     stage = None if kept is None else FinalStage.model_validate(kept)
     if stage is None or stage.trials != count:
-        left = 3600 * hours - study.clock.spent() - planned.stages["result"]
+        left = math.inf if again else 3600 * hours - study.clock.spent() - planned.stages["result"]
         config = shortened(work.config, _epoch_seconds(study, planned.epoch), left)
         fields = {name: value for name, value in config.model_dump(mode="json").items() if name in names}
         stage = FinalStage.model_validate({**fields, "trials": count})

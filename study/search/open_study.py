@@ -69,8 +69,9 @@ class OpenStudy:
 
     def search_seconds_left(self) -> float:
         """Until the search must end, by the hours that were last given; infinite without any."""
-        hours = stored_config(self.study).hours
-        if hours is None:
+        config = self.attribute(CONFIG)
+        hours = config.get("hours") if isinstance(config, dict) else None
+        if not isinstance(hours, int | float):
             return math.inf
         planned = self.planned()
         return 3600 * hours - (planned.after_search if planned else 0.0) - self.clock.spent()

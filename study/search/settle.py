@@ -1,6 +1,7 @@
 """From what was asked for to a plain configuration: planned for a new study, agreed with an existing one."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from study.training.measure import measure
 
 logger = logging.getLogger(__name__)
 
+AGAIN_SECONDS = 5.0
+"""For measuring, where hours are given to a study that had none: only its final stage is planned."""
+
 Tell = Callable[[int, int], None]
 """Called with (networks measured, networks in all)."""
 
@@ -37,21 +41,24 @@ def settle(
         config = _agreed(name, there.config, there.asked, asked) if asked.autos else asked.plain()
         if there.planned or config.hours is None:
             return config, None
-        asked = Asked(config.model_dump(mode="json"))
+        images, throughput = look(Asked(config.model_dump(mode="json")), url, device, tell, most=AGAIN_SECONDS)
+        return config, plan(Asked(config.model_dump(mode="json")), images, throughput)[1]
     elif not asked.autos and asked.fields.get("hours") is None:
         return asked.plain(), None
     images, throughput = look(asked, url, device, tell)
     return plan(asked, images, throughput)
 
 
-def look(asked: Asked, url: str, device: torch.device, tell: Tell | None = None) -> tuple[Images, Throughput]:
+def look(
+    asked: Asked, url: str, device: torch.device, tell: Tell | None = None, most: float = math.inf
+) -> tuple[Images, Throughput]:
     """What a plan needs: the images from outside, and the machine, measured for some seconds. Writes nothing."""
     data, groups, hours = (asked.fields.get(key) for key in ("data", "groups", "hours"))
     seen: Survey = survey(
         str(data or "digits"), runs_folder(url) / "cache", groups if isinstance(groups, str) else None
     )
     seconds = measuring_seconds(float(hours) if isinstance(hours, int | float) else None)
-    throughput = measure(device, seconds * 0.9, seen.some, tell)
+    throughput = measure(device, min(most, 0.9 * seconds), seen.some, tell)
     return Images(count=seen.count, side=seen.side, grouped=seen.grouped), throughput
 
 

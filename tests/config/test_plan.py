@@ -1,0 +1,164 @@
+"""What the hours buy: properties over made-up machines and folders."""
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from models.cost import Cost
+from study import StudyError
+from study.config.plan import (
+    AFTER,
+    FULL_TRAININGS,
+    Images,
+    Planned,
+    Throughput,
+    epoch_seconds,
+    plan,
+    shortened,
+)
+from study.config.resolve import Asked, ask, resolve
+from study.config.rungs import brackets, expected_epochs
+from study.config.schema import StudyConfig
+
+HERE = Throughput(
+    flops=6e10, numbers=8e8, pixels=3e7, step=0.002, decode=0.003, group=0.015, result=15.0, result_image=0.006
+)
+"""About two cores of 2026."""
+
+SPEEDS = st.floats(-2, 3).map(lambda exponent: 10.0**exponent)
+HOURS = st.floats(math.log(0.02), math.log(48)).map(math.exp)
+COUNTS = st.floats(math.log(60), math.log(100_000)).map(lambda exponent: round(math.exp(exponent)))
+FOLDERS: SearchStrategy[Images] = st.builds(
+    Images, count=COUNTS, side=st.none() | st.sampled_from([8, 48, 224, 768]), grouped=st.booleans()
+)
+
+
+def asked(hours: float, **given: object) -> Asked:
+    return ask(None, {"data": "somewhere", "hours": hours, **given})  # type: ignore[dict-item]
+
+
+def planned(hours: float, images: Images, throughput: Throughput, **given: object) -> tuple[StudyConfig, Planned]:
+    config, found = plan(asked(hours, **given), images, throughput)
+    assert found is not None
+    return config, found
+
+
+@settings(max_examples=60, deadline=None)
+@given(hours=HOURS, images=FOLDERS, speed=SPEEDS)
+def test_a_plan_fits_its_hours_or_says_how_many_would_do(hours: float, images: Images, speed: float) -> None:
+    machine = HERE.faster(speed)
+    try:
+        config, found = planned(hours, images, machine)
+    except StudyError as error:
+        enough = float(str(error).rpartition("--hours ")[2].rstrip(")"))
+        assert enough > hours
+        config, found = planned(enough, images, machine)
+        hours = enough
+    seconds = 3600 * hours
+    assert sum(found.stages.values()) <= seconds * (1 + 1e-9)
+    after = found.stages["confirmation"] + found.stages["final training"] + found.stages["result"]
+    assert after <= AFTER * seconds * (1 + 1e-9)
+    assert found.after_search >= AFTER * seconds * (1 - 1e-9)
+    assert brackets(config.min_epochs, config.epochs, config.eta)  # and StudyConfig refuses what Optuna would not serve
+    assert config.trials is not None
+    assert len(config.starts) == 1
+    assert config.above_limit(config.starts[0]) is None
+    assert StudyConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@settings(max_examples=40, deadline=None)
+@given(hours=HOURS, images=FOLDERS, speed=SPEEDS, times=st.floats(1.0, 50.0))
+def test_a_faster_machine_never_gets_less(hours: float, images: Images, speed: float, times: float) -> None:
+    try:
+        slow, _ = planned(hours, images, HERE.faster(speed))
+    except StudyError:
+        return  # then nothing was given
+    fast, _ = planned(hours, images, HERE.faster(speed * times))
+    assert fast.image_size >= slow.image_size
+    assert (fast.limit.gflops or 0) >= (slow.limit.gflops or 0)
+    assert (fast.limit.megabytes or 0) >= (slow.limit.megabytes or 0)
+    assert fast.epochs >= slow.epochs
+    assert fast.final_epochs >= slow.final_epochs
+
+
+@settings(max_examples=30, deadline=None)
+@given(hours=HOURS, images=FOLDERS, speed=SPEEDS)
+def test_the_search_affords_eight_full_trainings(hours: float, images: Images, speed: float) -> None:
+    try:
+        config, found = planned(hours, images, HERE.faster(speed))
+    except StudyError:
+        return
+    before = found.stages["measuring"] + found.stages["images"]
+    epoch = epoch_seconds(config, images, HERE.faster(speed), Cost(flops=0, numbers=0, params=0))
+    assert (1 - AFTER) * 3600 * hours - before >= FULL_TRAININGS * config.epochs * epoch
+
+
+def test_what_was_given_is_never_overruled() -> None:
+    given = {"image_size": 96, "epochs": 9, "min_epochs": 3, "final_seeds": 2, "trials": 5}
+    config, _ = planned(8.0, Images(count=2000, side=224, grouped=True), HERE, **given)
+    assert {name: getattr(config, name) for name in given} == given
+    with pytest.raises(StudyError, match=r"hours = 0\.05 is too short .* --hours "):
+        planned(0.05, Images(count=100_000, side=224, grouped=True), HERE, **given)
+
+
+def test_small_files_get_no_more_pixels_than_they_have() -> None:
+    config, _ = planned(48.0, Images(count=500, side=40, grouped=True), HERE.faster(100))
+    assert config.image_size <= 40
+
+
+def test_the_least_hours_are_refused_with_those_that_do() -> None:
+    images = Images(count=5000, side=224, grouped=True)
+    with pytest.raises(StudyError, match=r"hours = 0\.02 is too short") as refused:
+        planned(0.02, images, HERE)
+    enough = float(str(refused.value).rpartition("--hours ")[2].rstrip(")"))
+    planned(enough, images, HERE)
+    with pytest.raises(StudyError, match="is too short"):
+        planned(0.85 * enough, images, HERE)
+
+
+def test_without_hours_there_is_nothing_to_plan() -> None:
+    images = Images(count=100, side=8, grouped=True)
+    assert plan(Asked(resolve(None, {}).model_dump(mode="json")), images, HERE)[1] is None
+    fields = {name: value for name, value in asked(1.0).fields.items() if name != "hours"}
+    with pytest.raises(StudyError, match="'auto' needs hours to plan with"):
+        plan(Asked(fields), images, HERE)
+
+
+def test_a_study_that_names_every_field_gets_seconds_and_stays_as_it_is() -> None:
+    given = resolve(None, {"hours": 1.0})
+    config, found = plan(Asked(given.model_dump(mode="json")), Images(count=1797, side=8, grouped=True), HERE)
+    assert config == given
+    assert found is not None
+    assert found.stages["final training"] > 0
+
+
+def test_a_stage_that_takes_too_long_leaves_out_what_only_compares_first() -> None:
+    config = resolve(None, {"preset": "full", "confirm_epochs": 10, "final_epochs": 50})
+    whole = 2 * 3 * 10 + 50 * (3 + 2)
+    steps = [shortened(config, 1.0, seconds) for seconds in (whole, whole - 1, 211, 161, 100, 80, 49, 9, -5)]
+    shown = [(one.confirm, one.final_seeds, one.rivals, one.final_epochs) for one in steps]
+    both = ("runner-up", "baseline")
+    assert shown == [
+        (3, 3, both, 50),
+        (3, 3, ("runner-up",), 50),
+        (3, 1, ("runner-up",), 50),
+        (3, 1, ("runner-up",), 50),
+        (2, 1, (), 50),
+        (1, 1, (), 50),
+        (1, 1, (), 49),
+        (1, 1, (), 9),
+        (1, 1, (), 8),
+    ]
+    for more, less in pairwise(steps):
+        assert less.final_epochs <= more.final_epochs
+
+
+def test_expected_epochs_by_hand() -> None:
+    # Two brackets of (1, 3) with eta 3: shares ceil(2 * 3 / 2) = 3 and 2; one trains 1 + 2 / 3 epochs, the other all 3.
+    assert expected_epochs(1, 3, 3) == pytest.approx((3 * (1 + 2 / 3) + 2 * 3) / 5)
+    # After the last rung the rest of the epochs.
+    assert expected_epochs(2, 8, 3) == pytest.approx((3 * (2 + 4 / 3 + 2 / 9) + 2 * (6 + 2 / 3)) / 5)

@@ -1,0 +1,159 @@
+"""Studies by hours, with real processes: planned, stopped at a deadline, killed, gone on with, and done again."""
+
+import json
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from study.attributes import ASKED, CLOCK, FINAL_STAGE, PLANNED
+from study.storage.door import open_storage
+from tests import killer
+from tests.conftest import Shell
+
+SMALL = ["--set", "space.base_filters=8", "--set", "space.filters_multiplier=[1, 2]", "--set", "batch_size=32"]
+
+
+def auto(folder: Path, hours: float, *more: object) -> list[str]:
+    return [
+        "run",
+        "--preset",
+        "auto",
+        "--data",
+        str(folder),
+        "--name",
+        "s",
+        "--hours",
+        str(hours),
+        *SMALL,
+        *map(str, more),
+    ]
+
+
+def study_in(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name="s", storage=open_storage(f"sqlite:///{folder}/optuna.db", create=False))
+
+
+def finished(folder: Path) -> list[tuple[Any, ...]]:
+    trials = [trial for trial in study_in(folder).trials if trial.state.is_finished()]
+    return [(one.number, one.state, one.value, one.params, one.intermediate_values) for one in trials]
+
+
+def card(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "runs" / "s" / "model" / "card.json").read_text())
+    return found
+
+
+@pytest.mark.slow
+def test_a_study_by_hours_leaves_a_file_that_gives_the_same(small_folder: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    assert killer.run(auto(small_folder, 0.05, "--trials", 4), first) == 0
+    attributes = study_in(first).user_attrs
+    assert attributes[ASKED]["image_size"] == "auto"
+    assert sum(attributes[PLANNED]["stages"].values()) <= 180
+    assert attributes[FINAL_STAGE]["trials"] == 4
+    assert attributes[CLOCK]["holder"] is None
+    assert 5 < attributes[CLOCK]["seconds"] < 180
+    file = first / "runs" / "s" / "model" / "study.toml"
+    assert killer.run(["run", str(file), "--name", "s"], second) == 0
+    assert finished(second) == finished(first)
+    assert card(second)["weights_sha256"] == card(first)["weights_sha256"]
+    assert PLANNED not in study_in(second).user_attrs
+    # The same command again does nothing; another one under the name is refused.
+    written = (first / "runs" / "s" / "model" / "card.json").stat().st_mtime_ns
+    assert killer.run(auto(small_folder, 0.05, "--trials", 4), first) == 0
+    assert (first / "runs" / "s" / "model" / "card.json").stat().st_mtime_ns == written
+    assert killer.run(auto(small_folder, 0.05, "--trials", 4, "--set", "eta=2"), first) == 2
+    assert "exists with another definition: eta (was None, now 2)" in (first / "output.log").read_text()
+
+
+@pytest.mark.slow
+def test_killed_in_each_stage_it_still_ends_with_a_model(small_folder: Path, tmp_path: Path) -> None:
+    command = auto(small_folder, 0.05, "--trials", 4)
+    for point, count in (("report", 3), ("checkpoint", 1), ("opening", 1)):
+        assert killer.run(command, tmp_path, point, "before", count) in (-signal.SIGKILL, 0)
+    assert killer.run(command, tmp_path) == 0
+    study = study_in(tmp_path)
+    assert [trial.state.is_finished() for trial in study.trials] == [True] * 4
+    assert len(study.user_attrs["openings"]) == 1
+    assert card(tmp_path)["study"]["complete"] is True
+
+
+@pytest.mark.slow
+def test_at_the_deadline_trials_keep_their_numbers_and_go_on_when_more_hours_come(
+    digits_folder: Path, tmp_path: Path
+) -> None:
+    """Two workers; the search ends in the middle of trials, and the model is there in time."""
+    start = time.monotonic()
+    command = auto(digits_folder, 0.02, "--workers", 2, "--set", "epochs=30", "--set", "min_epochs=10")
+    assert killer.run(command, tmp_path) == 0
+    assert time.monotonic() - start < 72 + 15
+    study = study_in(tmp_path)
+    running = [trial.number for trial in study.trials if trial.state.name == "RUNNING"]
+    assert running
+    with sqlite3.connect(tmp_path / "optuna.db") as connection:
+        assert connection.execute("SELECT count(*) FROM leases WHERE worker IS NOT NULL").fetchone() == (0,)
+    weights = card(tmp_path)["weights_sha256"]
+    assert weights
+    assert killer.run(["resume", "s", "--hours", "0.03", "--workers", "2"], tmp_path) == 0
+    again = study_in(tmp_path)
+    assert len(again.trials) >= len(study.trials)
+    assert all(
+        again.trials[number].intermediate_values.items() >= study.trials[number].intermediate_values.items()
+        for number in running
+    )
+    assert again.user_attrs[PLANNED] == study.user_attrs[PLANNED]
+
+
+def test_hours_that_hold_nothing_are_refused_with_those_that_would_do(shell: Shell, small_folder: Path) -> None:
+    code, _, err = shell("run", "--preset", "auto", "--data", small_folder, "--hours", 0.001)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "hours = 0.001 is too short for the cheapest network" in err
+    assert "it would do with: --hours" in err
+    assert not Path("optuna.db").exists()
+    for hours, said in (("0", "greater than 0"), ("-1", "greater than 0"), ("nan", "finite number")):
+        code, _, err = shell("run", "--preset", "auto", "--data", small_folder, f"--hours={hours}")
+        assert (code, said in err) == (2, True), err
+
+
+def test_a_plan_writes_nothing_and_prints_the_stages(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
+    code, out, _ = shell("plan", "--preset", "auto", "--data", small_folder, "--hours", 0.05)
+    assert code == 0
+    for words in ("search", "confirmation", "final training", "result", "would buy"):
+        assert words in out
+    found = json.loads(shell("plan", "--preset", "auto", "--data", small_folder, "--hours", 0.05, "--json")[1])
+    assert sum(found["seconds"].values()) <= 180
+    assert set(found["others"]) == {"1", "4", "12"}
+    assert list(tmp_path.iterdir()) == []
+    code, _, err = shell("plan", "--preset", "quick")
+    assert (code, err) == (2, "study: a study without hours has no plan (for example: study plan --hours 2)\n")
+
+
+def test_finish_searches_no_more(shell: Shell, small_folder: Path, tiny: Any) -> None:
+    from tests.conftest import tiny_options
+
+    assert shell("run", *tiny_options(small_folder, trials=2), "--name", "s")[0] == 0
+    assert shell("resume", "s", "--trials", 9, "--finish")[0] == 0
+    assert json.loads(shell("status", "s", "--json")[1])["complete"] <= 2
+
+
+def test_without_a_trial_that_ran_to_its_end_the_longest_wins(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
+    from tests.conftest import tiny_options
+
+    run = ["run", "--name", "s", *tiny_options(small_folder, trials=1)]
+    assert killer.run(run, tmp_path, "report", "after", 2) == -signal.SIGKILL
+    code, out, _ = shell("resume", "s", "--finish")
+    assert code == 0
+    assert "No trial of the search ran to its end" in out
+    origin = card(tmp_path)["study"]
+    assert (origin["trial"], origin["complete"], origin["epochs"]) == (0, False, 2)
+    assert "ran to its end" in (tmp_path / "runs" / "s" / "model" / "report.html").read_text()
+    assert "ran to its end" in (tmp_path / "runs" / "s" / "model" / "MODEL_CARD.md").read_text()
+    assert shell("resume", "s")[0] == 0  # and then the search goes on
+    assert card(tmp_path)["study"]["complete"] is True

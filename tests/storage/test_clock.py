@@ -1,0 +1,73 @@
+"""A study's clock: counted once, whoever works; little is lost by a kill."""
+
+import multiprocessing
+import os
+import signal
+import time
+from typing import Any
+
+import optuna
+import pytest
+
+from study.attributes import CLOCK
+from study.storage import clock as clocks
+from study.storage.clock import Clock
+from study.storage.door import open_storage
+from study.storage.processes import now
+
+
+@pytest.fixture
+def study(url: str) -> optuna.Study:
+    return optuna.create_study(study_name="s", storage=open_storage(url, create=True))
+
+
+def clock_of(url: str) -> Clock:
+    storage = open_storage(url, create=False)
+    return Clock(storage, storage.get_study_id_from_name("s"))
+
+
+def test_it_counts_from_the_command_on_and_stands_still_in_pauses(study: optuna.Study, url: str) -> None:
+    clock = clock_of(url)
+    assert clock.spent() == 0.0
+    with clock.running(now() - 5):
+        assert 5 <= clock.spent() < 6
+        time.sleep(0.1)
+    spent = clock_of(url).spent()
+    assert 5.1 <= spent < 6
+    time.sleep(0.2)
+    assert clock_of(url).spent() == spent
+    with clock.running(now()):
+        pass
+    assert spent <= clock_of(url).spent() < spent + 1
+
+
+def test_of_two_at_once_one_counts(study: optuna.Study, url: str) -> None:
+    first, second = clock_of(url), clock_of(url)
+    with first.running(now()), second.running(now() - 100):  # its hundred seconds went by while the first one worked
+        time.sleep(0.2)
+        assert second.spent() < 10
+    assert clock_of(url).spent() < 10
+
+
+def _work(url: str) -> None:
+    clocks.TICK_SECONDS = 0.1
+    with clock_of(url).running(now()):
+        time.sleep(60)
+
+
+def test_a_kill_loses_little_and_the_next_goes_on(study: optuna.Study, url: str) -> None:
+    worker = multiprocessing.get_context("spawn").Process(target=_work, args=(url,))
+    worker.start()
+    while clock_of(url).spent() < 0.5:
+        time.sleep(0.05)
+        assert worker.is_alive()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    spent = clock_of(url).spent()
+    assert spent >= 0.5
+    holder: Any = optuna.load_study(study_name="s", storage=url).user_attrs[CLOCK]
+    assert holder["holder"]["process"]["pid"] == worker.pid
+    with clock_of(url).running(now()):
+        time.sleep(0.1)
+    assert spent + 0.1 <= clock_of(url).spent() < spent + 2
