@@ -21,9 +21,9 @@ from study.search.contract import stored_config
 from study.search.engine import Engine
 from study.search.local import local_processes
 from study.search.opened import Opened, check_name, open_all, with_absolute_data
-from study.search.settle import settle
+from study.search.settle import kept, settle
 from study.search.trial import TrialNews, Watch, objective
-from study.search.worker import search
+from study.search.worker import search, search_seconds
 from study.storage.door import check_storage, load_study, open_storage, runs_folder, storage_trouble
 from study.storage.leases import Leases
 from study.storage.locks import alone
@@ -65,9 +65,17 @@ def run(
             yield planned
         if config.workers > 1 and searching:
             gather()
-        opened = open_all(config, name, url, progress, create=True, asked=asked, planned=planned)
+        try:
+            opened = open_all(config, name, url, progress, create=True, asked=asked, planned=planned)
+        except StudyError:
+            if not planned or not kept(name, url):
+                raise
+            # Another command with the same name was faster, and planned otherwise: this one joins.
+            config, planned = settle(asked, name, url, device, measured)
+            opened = open_all(config, name, url, progress, create=True, asked=asked, planned=planned)
         study = opened.study
-        with study.while_it_exists(), study.clock.running(began):
+        already = search_seconds(study.own_trials())
+        with study.while_it_exists(), study.clock.running(began, already):
             yield opened
             if config.workers > 1 and searching:
                 yield from engine(name, url, str(device), config.workers)
@@ -92,9 +100,11 @@ def retrain(
         opened = open_all(config, name, url, progress)
         study = opened.study
         best = winner(study)
-        trials = {trial.number: trial for trial in study.own_trials()}
+        trials = {trial.number: trial for trial in (*study.own_trials(), best)}
         if number is not None and number not in trials:
-            raise StudyError(f"no finished trial {number} in {name!r} (there are: {', '.join(map(str, trials))})")
+            raise StudyError(
+                f"no finished trial {number} in {name!r} (there are: {', '.join(map(str, sorted(trials)))})"
+            )
         yield opened
         trial = None if number is None else trials[number]
         folder = "model" if number in (None, best.number) else f"model-trial-{number}"

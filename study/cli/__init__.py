@@ -138,17 +138,24 @@ def _run(asked: Asked, name: str, storage: str, device: str, *, searching: bool 
         watch, since = display.watch, BEGAN.get()
         return launch.run(asked, name, storage, chosen, display.images, since=since, watch=watch, searching=searching)
 
-    _follow(name, storage, start, quiet=quiet)
+    _follow(name, storage, start, quiet=quiet, more="" if searching else " --finish")
 
 
-def _follow(name: str, storage: str, start: Callable[[Display], Iterator[launch.News]], *, quiet: bool = False) -> None:
+def _follow(
+    name: str,
+    storage: str,
+    start: Callable[[Display], Iterator[launch.News]],
+    *,
+    quiet: bool = False,
+    more: str = "",
+) -> None:
     """Run a study to its end before the user's eyes, and say how to go on where it is stopped."""
     stopped = "stopped; nothing is lost. Go on with"
     with stoppable(f"\n{stopped} the same command\n"), show(err, quiet=quiet) as display:
         try:
             display.follow(start(display))
         except Stopped as stop:
-            resume = f"study resume {name}{storage_option(storage)}"
+            resume = f"study resume {name}{more}{storage_option(storage)}"
             err.print(f"{stopped} {'the same command' if not display.opened else resume}", markup=False)
             raise typer.Exit(stop.exit_code) from None
     display.summary(name, storage)

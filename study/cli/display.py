@@ -1,5 +1,6 @@
 """What a person sees while a study runs, and at its end."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -152,10 +153,10 @@ class Display:
         """Time left in the search and in all, by the hours; without hours, trials left at this run's pace."""
         assert self._opened is not None
         study = self._opened.study
-        config = study.config
-        if config.hours is not None:
+        config, hours = study.config, study.hours()
+        if hours is not None:
             search = max(0.0, study.search_seconds_left())
-            whole = max(0.0, 3600 * config.hours - study.clock.spent())
+            whole = max(0.0, 3600 * hours - study.clock.spent())
             return f"{duration(search)} left in the search, {duration(whole)} in all"
         if config.trials is None or not self._epochs or "search" not in self._tasks:
             return f"{config.trials} trials wanted"
@@ -192,10 +193,13 @@ class Display:
         parts = self._opened.parts
         path = self._opened.dataset.paths[int((parts.test if len(parts.test) else parts.val)[0])]
         option = storage_option(storage)
-        more = (self._opened.study.config.trials or card.study.trials) * 2
+        config = self._opened.study.config
+        budget = f"--trials {(config.trials or card.study.trials) * 2}"
+        if config.hours is not None and card.study.trials < (config.trials or math.inf):
+            budget = f"--hours {2 * config.hours:g}"
         for command in (
             f"study predict {quote(str(self._outcome.directory))} {quote(str(self._opened.dataset.root / path))}",
-            f"study resume {name} --trials {more}{option}",
+            f"study resume {name} {budget}{option}",
             f"study dashboard{option}",
         ):
             out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)

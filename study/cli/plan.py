@@ -16,7 +16,7 @@ from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.search.opened import check_name, default_name, with_absolute_data
 from study.search.settle import kept, look
-from study.storage.door import DEFAULT_URL
+from study.storage.door import DEFAULT_URL, storage_trouble
 
 app = typer.Typer()
 
@@ -43,7 +43,8 @@ def show_plan(
 ) -> None:
     """What a study would do with its hours, stage by stage; measures this machine, and writes nothing."""
     asked = with_absolute_data(asked_for(file, preset, data, trials, hours, workers, settings, skip_bad))
-    there = kept(check_name(name or default_name(asked)), storage)
+    with storage_trouble(storage):
+        there = kept(check_name(name or default_name(asked)), storage)
     if there is not None and there.planned is not None:
         _show_kept(there.config, there.planned, there.spent, as_json)
         return
@@ -99,4 +100,5 @@ def _show_kept(config: StudyConfig, planned: Planned, spent: float, as_json: boo
         sys.stdout.write(json.dumps({**rows, "hours": config.hours, "spent_seconds": round(spent, 1)}, indent=2) + "\n")
         return
     show_stages(config, planned)
-    err.print(f"the study exists: {duration(spent)} of its {config.hours:g} hours are spent", markup=False)
+    hours = "without a limit in hours by now" if config.hours is None else f"of its {config.hours:g} hours"
+    err.print(f"the study exists: {duration(spent)} spent, {hours}", markup=False)

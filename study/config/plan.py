@@ -158,7 +158,9 @@ EXTRAS: tuple[dict[str, JsonValue], ...] = (
 """What the time after the search is used for besides, as far as it goes."""
 
 
-def plan(asked: Asked, images: Images, throughput: Throughput) -> tuple[StudyConfig, Planned | None]:
+def plan(
+    asked: Asked, images: Images, throughput: Throughput, *, refuse: bool = True
+) -> tuple[StudyConfig, Planned | None]:
     """What the hours buy. Without hours there is nothing to keep to, and no seconds.
 
     Raises StudyError with the hours that would do, when not even the cheapest choice fits.
@@ -172,6 +174,8 @@ def plan(asked: Asked, images: Images, throughput: Throughput) -> tuple[StudyCon
                 raise StudyError(f"{', '.join(asked.autos)} = 'auto' needs hours to plan with (for example --hours 2)")
             return choice, None
         if not _fits(choice, images, throughput, hours, strict=strict):
+            if config is None and not refuse:  # a study that exists
+                config = choice
             if config is None:
                 enough = _enough(choice, images, throughput, strict=strict)
                 raise StudyError(
@@ -224,7 +228,7 @@ def shortened(config: StudyConfig, epoch: float, seconds: float) -> StudyConfig:
 
 def _final_epochs_in_all(config: StudyConfig) -> int:
     confirming = CONFIRM_SEEDS * config.confirm * (config.confirm_epochs or config.final_epochs)
-    trainings = config.final_seeds + len(_rivals(config))
+    trainings = config.final_seeds + len(_rivals(config)) + _leaky(config)
     return (confirming if config.confirm > 1 else 0) + trainings * config.final_epochs
 
 
@@ -235,7 +239,7 @@ def expected(
     usual = network or _usual(config)
     epoch = epoch_seconds(config, images, throughput, usual)
     confirming = CONFIRM_SEEDS * config.confirm * (config.confirm_epochs or config.final_epochs)
-    trainings = config.final_seeds + len(_rivals(config))
+    trainings = config.final_seeds + len(_rivals(config)) + _leaky(config)
     stages: dict[Stage, float] = {
         "measuring": measuring_seconds(hours),
         "images": images.count * (throughput.decode + (0.0 if images.grouped else throughput.group)),
@@ -274,6 +278,11 @@ def _final_share(config: StudyConfig) -> float:
 def _rivals(config: StudyConfig) -> list[str]:
     there = {"runner-up": config.confirm > 1, "baseline": bool(config.baseline)}
     return [rival for rival in config.rivals if there[rival]]
+
+
+def _leaky(config: StudyConfig) -> bool:
+    """Whether one more network is trained, on the published split."""
+    return config.leaky_score and config.protocol != "random"
 
 
 def _trial_epochs(config: StudyConfig) -> float:

@@ -62,7 +62,8 @@ def ask(file: Path | None, overrides: Mapping[str, JsonValue]) -> Asked:
     for name, value in overrides.items():
         table = name.partition(".")[0]
         if "." in name:  # one field of a table: the rest of it comes from the preset
-            fields.setdefault(table, deepcopy(PRESETS[preset].get(table, {})))
+            given = PRESETS[preset].get(table, {})
+            fields.setdefault(table, deepcopy(given) if isinstance(given, dict) else {})
             set_field(fields, name, value)
     whole: dict[str, JsonValue] = {**PRESETS[preset], "baseline": {}, **fields}
     asked = Asked(whole)

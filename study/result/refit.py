@@ -3,7 +3,6 @@
 Each is kept in runs/<name>/final once it is done, so that an interrupted final stage goes on.
 """
 
-import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,6 +103,7 @@ class FinalStage(BaseModel):
     """What the stage after the search does, fixed before its first epoch."""
 
     trials: int  # in the study by then
+    hours: float  # as they were given by then
     confirm: int
     confirm_epochs: int | None
     final_epochs: int
@@ -112,25 +112,25 @@ class FinalStage(BaseModel):
 
 
 def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
-    """The workspace with the final stage as it was fixed for these trials, or is now by the time that is left.
+    """The workspace with the final stage as it was fixed for these trials and hours, or is now by the time left.
 
     Without hours it is what the configuration says; `again`: a model is trained anew, whatever it takes.
     """
-    planned, hours = study.planned(), study.config.hours
+    planned, hours = study.planned(), study.hours()
     if planned is None or hours is None:
         return work
-    names = FinalStage.model_fields.keys() - {"trials"}
     count = len(study.own_trials())
     kept = study.attribute(FINAL_STAGE)
     stage = None if kept is None else FinalStage.model_validate(kept)
-    if stage is None or stage.trials != count:
-        left = math.inf if again else 3600 * hours - study.clock.spent() - planned.stages["result"]
+    if stage is None or (stage.trials, stage.hours) != (count, hours):
+        if again:
+            return work
+        left = 3600 * hours - study.clock.spent() - planned.stages["result"]
         config = shortened(work.config, _epoch_seconds(study, planned.epoch), left)
-        fields = {name: value for name, value in config.model_dump(mode="json").items() if name in names}
-        stage = FinalStage.model_validate({**fields, "trials": count})
+        stage = FinalStage.model_validate({**config.model_dump(mode="json"), "trials": count, "hours": hours})
         study.remember(FINAL_STAGE, stage.model_dump(mode="json"))
-    fields = {**work.config.model_dump(mode="json"), **stage.model_dump(mode="json", exclude={"trials"})}
-    return replace(work, config=StudyConfig.model_validate(fields))
+    decided = stage.model_dump(mode="json", exclude={"trials", "hours"})
+    return replace(work, config=StudyConfig.model_validate({**work.config.model_dump(mode="json"), **decided}))
 
 
 def _epoch_seconds(study: OpenStudy, planned: float) -> float:

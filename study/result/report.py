@@ -48,7 +48,7 @@ def write_report(
     )
     files.write_json(directory / "results.json", results(trials, config))
     files.write_json(directory / "times.json", times)
-    files.write(directory / "study.toml", study_file(config, len(trials)))
+    files.write(directory / "study.toml", study_file(config, study.name, len(trials)))
     warning = f"{LEAKY}\n\n" if card.leaky else ""
     files.write(directory / "classification_report.txt", (warning + report_text(card.test)).encode())
     files.write(directory / "confusion_matrix.csv", confusion_csv(card.test.confusion, card.classes).encode())
@@ -170,10 +170,11 @@ def edges(space: dict[str, Entry], params: dict[str, Value]) -> list[str]:
     return found
 
 
-def study_file(config: StudyConfig, trials: int) -> bytes:
+def study_file(config: StudyConfig, name: str, trials: int) -> bytes:
     """The configuration as a TOML file that `study run` takes; with so many trials where hours ended the search."""
+    command = f"# The same trials: study run study.toml --name {name}   (the name decides the brackets)\n"
     if config.hours is not None and trials:
         config = config.model_copy(update={"hours": None, "trials": trials})
     if config.preset == "auto":  # its own fields leave things to a plan
         config = config.model_copy(update={"preset": "full"})
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode()
+    return (command + tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))).encode()

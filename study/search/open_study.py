@@ -67,11 +67,16 @@ class OpenStudy:
         kept = self.attribute(PLANNED)
         return None if kept is None else Planned.model_validate(kept)
 
-    def search_seconds_left(self) -> float:
-        """Until the search must end, by the hours that were last given; infinite without any."""
+    def hours(self) -> float | None:
+        """As they were last given, by whatever command."""
         config = self.attribute(CONFIG)
         hours = config.get("hours") if isinstance(config, dict) else None
-        if not isinstance(hours, int | float):
+        return float(hours) if isinstance(hours, int | float) else None
+
+    def search_seconds_left(self) -> float:
+        """Until the search must end; infinite without hours."""
+        hours = self.hours()
+        if hours is None:
             return math.inf
         planned = self.planned()
         return 3600 * hours - (planned.after_search if planned else 0.0) - self.clock.spent()
@@ -108,10 +113,13 @@ def open_study(
     folder: Path,
     asked: Asked | None = None,
     planned: Planned | None = None,
+    *,
+    update: bool = True,
 ) -> OpenStudy:
     """Create the study, or open it after comparing its contract with this one.
 
-    Raises StudyError that names the fields that differ.
+    Raises StudyError that names the fields that differ. Without `update` the stored configuration stays as it was last
+    given.
     """
     contract = contract_of(config, fingerprint, split_hash)
     if name in study_names(storage):
@@ -125,19 +133,22 @@ def open_study(
         direction="maximize",
         load_if_exists=True,
     )
-    if CONTRACT not in study.user_attrs:  # new, or killed just here before
-        if config.baseline:
-            study.enqueue_trial(config.baseline, user_attrs={BASELINE: True}, skip_if_exists=True)
-        for point in config.starts:
-            study.enqueue_trial(point, skip_if_exists=True)
-        if asked and asked.autos:
-            study.set_user_attr(ASKED, asked.fields)
-        study.set_user_attr(CONTRACT, contract)
     opened = _handle(study, storage, config, folder)
-    opened.remember(CONFIG, config.model_dump(mode="json"))
+    new = CONTRACT not in study.user_attrs  # or killed just here before
     if planned and opened.attribute(PLANNED) is None:
         opened.remember(PLANNED, planned.model_dump(mode="json"))
-    return opened
+    if new and asked and asked.autos:
+        opened.remember(ASKED, asked.fields)
+    if new or update:
+        opened.remember(CONFIG, config.model_dump(mode="json"))
+    if not new:
+        return opened
+    if config.baseline:
+        study.enqueue_trial(config.baseline, user_attrs={BASELINE: True}, skip_if_exists=True)
+    for point in config.starts:
+        study.enqueue_trial(point, skip_if_exists=True)
+    opened.remember(CONTRACT, contract)  # last: a study that has it is whole
+    return _handle(study, storage, config, folder)
 
 
 def existing(storage: LeanStorage, name: str, runs: Path) -> OpenStudy:

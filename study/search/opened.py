@@ -52,7 +52,9 @@ def open_all(
     storage = open_storage(url, create=create)
     folder = runs / name
     with alone(storage, folder):
-        study = open_study(storage, name, config, dataset.fingerprint, parts.hash, folder, asked, planned)
+        study = open_study(
+            storage, name, config, dataset.fingerprint, parts.hash, folder, asked, planned, update=create
+        )
         write_json(folder / "parts.json", listed(parts, dataset.paths))
     return Opened(study, dataset, parts)
 

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from data.datasets import Survey, survey
 from study import StudyError
-from study.attributes import ASKED, CONTRACT, PLANNED
+from study.attributes import ASKED, CONFIG, PLANNED
 from study.config.plan import Images, Planned, Throughput, measuring_seconds, plan
 from study.config.resolve import Asked
 from study.config.schema import MAY_CHANGE, StudyConfig
@@ -42,8 +42,8 @@ def settle(
         if there.planned or config.hours is None:
             return config, None
         images, throughput = look(Asked(config.model_dump(mode="json")), url, device, tell, most=AGAIN_SECONDS)
-        return config, plan(Asked(config.model_dump(mode="json")), images, throughput)[1]
-    elif not asked.autos and asked.fields.get("hours") is None:
+        return config, plan(Asked(config.model_dump(mode="json")), images, throughput, refuse=False)[1]
+    if not asked.autos and asked.fields.get("hours") is None:
         return asked.plain(), None
     images, throughput = look(asked, url, device, tell)
     return plan(asked, images, throughput)
@@ -84,7 +84,7 @@ def kept(name: str, url: str) -> Kept | None:
     if name not in study_names(storage):
         return None
     study = load_study(storage, name)
-    if CONTRACT not in study.user_attrs:
+    if CONFIG not in study.user_attrs:  # plain Optuna's, or killed before anything was written
         return None
     planned = study.user_attrs.get(PLANNED)
     return Kept(

@@ -58,10 +58,16 @@ class Clock:
         self._lock = threading.Lock()
         self._standing: Standing | None = None  # None while it is not running here
         self._at = now()
+        self._already = 0.0
+        self._uncounted = 0.0  # seconds of work while another process held the clock
 
     @contextmanager
-    def running(self, since: float) -> Iterator[None]:
-        """This process works on the study, and has done so since then (see processes.now): imports and images count."""
+    def running(self, since: float, already: float = 0.0) -> Iterator[None]:
+        """This process works on the study, and has done so since then (see processes.now): imports and images count.
+
+        `already`: seconds of a study that was made before there was a clock.
+        """
+        self._already = already
         self._at = since
         self._tick(first=True)
         ended = threading.Event()
@@ -90,7 +96,9 @@ class Clock:
     def _tick(self, *, first: bool = False, last: bool = False) -> None:
         with self._lock:
             kept = self._storage.change_study_attribute(
-                self._study_id, CLOCK, lambda kept: self._changed(Standing.model_validate(kept or {}), first, last)
+                self._study_id,
+                CLOCK,
+                lambda kept: self._changed(Standing.model_validate(kept or {"seconds": self._already}), first, last),
             )
             self._standing, self._at = Standing.model_validate(kept or {}), now()
 
@@ -98,13 +106,13 @@ class Clock:
         """What the attribute becomes; None where it is another's."""
         ours = kept.holder is not None and kept.holder.clock == self._id
         one_machine = self._storage.engine.dialect.name == "sqlite"
+        passed = now() - self._at if first else min(now() - self._at, MOST_AT_ONCE)  # however long the images took
         if kept.holder is not None and not ours and not kept.holder.is_gone(one_machine, self._watch):
+            gained = 0.0 if self._standing is None else kept.seconds - self._standing.seconds
+            self._uncounted = max(0.0, self._uncounted + passed - gained)  # a holder that is gone adds nothing
             return None
-        passed = now() - self._at
-        if first:  # however long the images took
-            kept.seconds += passed
-        elif ours:  # else what went on since the last holder's is not known: one tick at most
-            kept.seconds += min(passed, MOST_AT_ONCE)
+        kept.seconds += passed + self._uncounted
+        self._uncounted = 0.0
         beat = kept.holder.beat + 1 if ours and kept.holder else 0
         kept.holder = None if last else Holder(clock=self._id, process=this_process(), beat=beat)
         return kept.model_dump(mode="json")
