@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The whole recipe on LC25000 (or any folder of class folders), stage by stage; also a map of the project.
 #
-#   scripts/lc25000.sh lung_colon_image_set                          the `full` preset; on one H100-class GPU
-#   scripts/lc25000.sh lung_colon_image_set --set image_size=64 ...  whatever `study run` takes, for smaller machines
+#   scripts/lc25000.sh lung_colon_image_set                  two hours, planned for this machine
+#   scripts/lc25000.sh lung_colon_image_set --hours 0.75 ... whatever `study run` takes
 #
 # Killed anywhere, the same command goes on. State: optuna.db and runs/ in the folder where you stand.
 set -euo pipefail
@@ -29,9 +29,10 @@ stage "audit" "25,000 images: ten minutes on 2 cores, once" "data/audit.py, data
 stage "parts" "seconds" "data/splits.py"
 "$study" data split "$images" --csv > split.csv
 
-# The search: TPE suggests, Hyperband prunes, SQLite remembers (study/search/worker.py, study/search/trial.py). Then the best three
-# are trained anew and compared on val, the chosen one from fresh weights on train and val, the test is opened once
-# (study/result/refit.py, study/result/scoring.py), and the model folder is written (models/bundle/folder.py) with its report (study/result/page.py).
+# The plan (study/config/plan.py). The search: TPE suggests, Hyperband prunes, SQLite remembers (study/search/worker.py,
+# study/search/trial.py). Then, as far as the hours go, the best are trained anew and compared on val; the chosen one is
+# trained from fresh weights on train and val, the test is opened once (study/result/refit.py, study/result/scoring.py), and
+# the model folder is written (models/bundle/folder.py) with its report (study/result/page.py).
 stage "search, final training, score, export" "most of the time" "study/launch.py and below"
 "$study" run --data "$images" --name lc25000 "$@"
 

@@ -49,7 +49,7 @@ app.add_typer(db_commands.app, name="db")
 @app.command(epilog="Example: study run --data images/ --trials 64 --set image_size=96")
 def run(
     file: Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study of your own.")] = None,
-    preset: Annotated[str | None, typer.Option(help="quick, reference or full")] = None,
+    preset: Annotated[str | None, typer.Option(help="auto, quick, reference or full")] = None,
     data: Annotated[str | None, typer.Option(help="digits, tissue, or a folder of class folders")] = None,
     name: Annotated[str | None, typer.Option(help="Default: preset and data, as in quick-digits.")] = None,
     storage: Storage = DEFAULT_URL,

@@ -11,7 +11,8 @@ from pydantic import JsonValue
 from study import StudyError
 from study.cli.display import duration, err, print_table, show
 from study.cli.options import AsJson, Device, Hours, Storage, Trials, Workers, asked_for, choose_device
-from study.config.plan import Images, Planned, Throughput, in_words, plan
+from study.config.expect import Images, Throughput
+from study.config.plan import Planned, in_words, plan
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.search.opened import check_name, default_name, with_absolute_data

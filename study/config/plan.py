@@ -5,25 +5,20 @@ table, each at least as costly in every respect as the one before; the last row 
 never gets a smaller image, limit or number of epochs.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
-import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from models.cost import Cost
-from models.training import batch_for
 from study import StudyError
+from study.config.expect import Images, Throughput, epoch_seconds, final_share, usual_cost
 from study.config.limit import cheapest, cost_of
 from study.config.resolve import Asked
 from study.config.rungs import expected_epochs
 from study.config.schema import StudyConfig, in_one_line
-from study.config.space import Value, distributions
 
 Stage = Literal["measuring", "images", "search", "confirmation", "final training", "result"]
 
@@ -34,44 +29,8 @@ FULL_TRAININGS = 8
 MOST_TRIALS = 64
 LEAST_SHARE = 0.15
 """Of the final epochs that are trained even where no time is left: less would be no model."""
-TRAINED, VALIDATED, TESTED = 0.60, 0.14, 0.26
-"""Shares of the images."""
-DRAWS = 32
-"""Points that tell what a network of the space costs."""
 CONFIRM_SEEDS = 2
 """Trainings of each trial that is confirmed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Throughput:
-    """What a machine does, as it was measured."""
-
-    flops: float  # operations a second, in training
-    numbers: float  # activations a second
-    pixels: float  # augmented pixels a second
-    step: float  # seconds that a step takes besides
-    decode: float  # seconds an image
-    group: float  # seconds an image, to find out who shares a source
-    result: float  # seconds to score, export and report, for any study
-    result_image: float  # and for each image
-
-    def faster(self, times: float) -> "Throughput":
-        """A machine that does everything so many times as fast."""
-        return Throughput(
-            flops=self.flops * times,
-            numbers=self.numbers * times,
-            pixels=self.pixels * times,
-            **{name: getattr(self, name) / times for name in ("step", "decode", "group", "result", "result_image")},
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """What a plan must know of a folder."""
-
-    count: int
-    side: int | None  # median shorter side of the files, pixels; None where unknown
-    grouped: bool  # somebody says who shares a source
 
 
 class Planned(BaseModel):
@@ -194,7 +153,7 @@ def plan(
     stages = expected(config, images, throughput, hours)
     if "trials" in asked.autos:
         config = config.model_copy(update={"trials": _trials(config, images, throughput, stages["search"])})
-    epoch = epoch_seconds(config, images, throughput, _usual(config)) * _final_share(config)
+    epoch = epoch_seconds(config, images, throughput, usual_cost(config)) * final_share(config)
     return config, Planned(stages=stages, hours=hours, after_search=_kept(config, stages, hours), epoch=epoch)
 
 
@@ -236,7 +195,7 @@ def expected(
     config: StudyConfig, images: Images, throughput: Throughput, hours: float, network: Cost | None = None
 ) -> dict[Stage, float]:
     """Seconds of each stage; `network` is what those after the search are about, else what is usual in the space."""
-    usual = network or _usual(config)
+    usual = network or usual_cost(config)
     epoch = epoch_seconds(config, images, throughput, usual)
     confirming = CONFIRM_SEEDS * config.confirm * (config.confirm_epochs or config.final_epochs)
     trainings = config.final_seeds + len(_rivals(config)) + _leaky(config)
@@ -245,7 +204,7 @@ def expected(
         "images": images.count * (throughput.decode + (0.0 if images.grouped else throughput.group)),
         "search": 0.0,
         "confirmation": confirming * epoch if config.confirm > 1 else 0.0,
-        "final training": trainings * config.final_epochs * epoch * _final_share(config),
+        "final training": trainings * config.final_epochs * epoch * final_share(config),
         "result": throughput.result + images.count * throughput.result_image,
     }
     stages["search"] = max(0.0, min((1 - AFTER) * 3600 * hours, 3600 * hours - sum(stages.values())))
@@ -255,24 +214,9 @@ def expected(
     return stages
 
 
-def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, network: Cost) -> float:
-    """Of a trial: training on one part, validation on another."""
-    trained, checked = TRAINED * images.count, VALIDATED * images.count
-    batch = batch_for(int(trained)) if config.batch_size == "auto" else config.batch_size
-    image = network.flops * 3 / throughput.flops + network.numbers / throughput.numbers
-    pixels = config.image_size**2 / throughput.pixels
-    return trained * (image + pixels) + checked * image / 3 + throughput.step * math.ceil(trained / batch)
-
-
 def measuring_seconds(hours: float | None) -> float:
     """How long the machine may be measured for a plan."""
     return 30.0 if hours is None else min(30.0, 0.03 * 3600 * hours)
-
-
-def _final_share(config: StudyConfig) -> float:
-    """An epoch of the final training beside one of a trial."""
-    whole = TRAINED + VALIDATED / 3
-    return (TRAINED + VALIDATED) / whole if config.final_data == "train+val" else 1.0
 
 
 def _rivals(config: StudyConfig) -> list[str]:
@@ -291,14 +235,14 @@ def _trial_epochs(config: StudyConfig) -> float:
 
 def _trials(config: StudyConfig, images: Images, throughput: Throughput, seconds: float) -> int:
     """Trials that the search has time for, and some more: its end is the deadline's."""
-    each = _trial_epochs(config) * epoch_seconds(config, images, throughput, _usual(config))
+    each = _trial_epochs(config) * epoch_seconds(config, images, throughput, usual_cost(config))
     return max(FULL_TRAININGS, min(MOST_TRIALS, math.ceil(1.5 * seconds / each)))
 
 
 def _fits(config: StudyConfig, images: Images, throughput: Throughput, hours: float, *, strict: bool) -> bool:
     """Whether the hours hold it: with room for a real search, or else (`strict` false) for the cheapest network."""
     usual = (
-        _usual(config)
+        usual_cost(config)
         if strict
         else cost_of(config.space, cheapest(config.space, config.image_size), config.image_size)
     )
@@ -352,34 +296,3 @@ def _made(asked: Asked, values: Mapping[str, JsonValue]) -> StudyConfig:
     if "starts" not in asked.autos:
         return config
     return StudyConfig.model_validate({**fields, "starts": [cheapest(config.space, config.image_size)]})
-
-
-def _usual(config: StudyConfig) -> Cost:
-    """What a network costs that the search may come to like: the upper quartile of points within the limit."""
-    key = json.dumps(config.model_dump(mode="json", include={"space", "image_size", "limit"}), sort_keys=True)
-    return _quartile(key)
-
-
-@lru_cache(maxsize=256)
-def _quartile(key: str) -> Cost:
-    fields = json.loads(key)
-    config = StudyConfig.model_validate({"trials": 1, "pruner": "none", "final_data": "train", **fields})
-    rng = np.random.default_rng(0)
-    kinds = distributions(config.space)
-    points = [{name: _drawn(kind, rng) for name, kind in kinds.items()} for _ in range(DRAWS)]
-    inside = [cost_of(config.space, point, config.image_size) for point in points if not config.above_limit(point)]
-    inside.append(cost_of(config.space, cheapest(config.space, config.image_size), config.image_size))
-    inside.sort(key=lambda one: (one.flops, one.numbers))
-    return inside[(3 * (len(inside) - 1)) // 4]
-
-
-def _drawn(kind: BaseDistribution, rng: np.random.Generator) -> Value:
-    if isinstance(kind, CategoricalDistribution):
-        value: Value = kind.choices[int(rng.integers(len(kind.choices)))]  # type: ignore[assignment]
-        return value
-    assert isinstance(kind, FloatDistribution | IntDistribution)
-    low, high = float(kind.low), float(kind.high)
-    at = math.exp(rng.uniform(math.log(low), math.log(high))) if kind.log else rng.uniform(low, high)
-    if isinstance(kind, IntDistribution):
-        return int(min(kind.high, kind.low + round((at - kind.low) / kind.step) * kind.step))
-    return at

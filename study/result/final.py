@@ -1,9 +1,12 @@
 """From a searched study to a model folder: chosen, trained from fresh weights, test opened once, written."""
 
 import logging
+import threading
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
@@ -75,6 +78,7 @@ def finish(
     if done and not fresh:
         yield Outcome(directory, done)
         return
+    threading.Thread(target=_import_late, daemon=True, name="imports").start()
     work = fixed_stage(study, work, again=fresh)
     rivals: Rivals = []
     if trial is None:
@@ -102,6 +106,17 @@ def finish(
     scored = score_all(work, shipped, compared)
     card = _card(study, work, trial, trained, opening, scored, leaky)
     yield Outcome(directory, _write(study, work, trial, directory, trained[0], card, scored.mistakes))
+
+
+LATE = ("sklearn.metrics", "data.audit", "scipy.optimize", "onnxscript", "onnxruntime", "torch.onnx")
+"""What the end of a study needs and nothing before it: seconds to import."""
+
+
+def _import_late() -> None:
+    """Import while the networks are trained what would else be imported after the last epoch."""
+    for name in LATE:
+        with suppress(ImportError):  # where it is needed, it is said
+            import_module(name)
 
 
 def _baseline(study: OpenStudy, taken: set[int]) -> Rivals:

@@ -11,7 +11,8 @@ from pydantic import JsonValue
 from data.datasets import Survey, survey
 from study import StudyError
 from study.attributes import ASKED, CONFIG, PLANNED
-from study.config.plan import Images, Planned, Throughput, measuring_seconds, plan
+from study.config.expect import Images, Throughput
+from study.config.plan import Planned, measuring_seconds, plan
 from study.config.resolve import Asked
 from study.config.schema import MAY_CHANGE, StudyConfig
 from study.search.contract import stored_config

@@ -21,6 +21,8 @@ TICK_SECONDS = 10.0
 """Between two additions; a kill loses at most that."""
 GRACE_SECONDS = 60.0
 """A holder that cannot be looked at is gone when it has added nothing for so long."""
+LAST_PATIENCE = 1.0
+"""Seconds that a process which ends waits for the database."""
 MOST_AT_ONCE = 3 * TICK_SECONDS
 """What one addition may add: more means that this process stood still, or waited for the database."""
 
@@ -99,6 +101,7 @@ class Clock:
                 self._study_id,
                 CLOCK,
                 lambda kept: self._changed(Standing.model_validate(kept or {"seconds": self._already}), first, last),
+                LAST_PATIENCE if last else None,
             )
             self._standing, self._at = Standing.model_validate(kept or {}), now()
 

@@ -133,14 +133,18 @@ class LeanStorage(RDBStorage):
                 raise KeyError(tables.NOT_FOUND_MSG)
         return found
 
-    def change_study_attribute(self, study_id: int, key: str, change: Callable[[Any], Any]) -> Any:
+    def change_study_attribute(
+        self, study_id: int, key: str, change: Callable[[Any], Any], patience: float | None = None
+    ) -> Any:
         """Replace an attribute of a study by a function of it (of None where it is missing), as one step; returns it.
 
-        None from `change` leaves it as it is. Raises KeyError when there is no study.
+        None from `change` leaves it as it is. `patience`: seconds to wait for another program's lock. Raises KeyError
+        when there is no study.
         """
+        options = {} if patience is None else {"patience": patience}
         table: Table = tables.StudyUserAttributeModel.__table__
         mine = (table.c.study_id == study_id) & (table.c.key == key)
-        with self.engine.begin() as connection:
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
             if connection.scalar(STUDY.with_for_update(), {"id": study_id}) is None:
                 raise KeyError(tables.NOT_FOUND_MSG)
             found = connection.scalar(sqlalchemy.select(table.c.value_json).where(mine))

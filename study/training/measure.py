@@ -15,7 +15,7 @@ from models.bundle.reference import IMAGENET
 from models.cnn import CNNConfig, build_cnn, prepare
 from models.cost import cost
 from models.training import TrainConfig, fit, make_learner
-from study.config.plan import Throughput
+from study.config.expect import Throughput
 
 IMAGES, BATCH = 256, 64
 DECODED = 8

@@ -10,16 +10,8 @@ from hypothesis.strategies import SearchStrategy
 
 from models.cost import Cost
 from study import StudyError
-from study.config.plan import (
-    AFTER,
-    FULL_TRAININGS,
-    Images,
-    Planned,
-    Throughput,
-    epoch_seconds,
-    plan,
-    shortened,
-)
+from study.config.expect import Images, Throughput, epoch_seconds
+from study.config.plan import AFTER, FULL_TRAININGS, Planned, plan, shortened
 from study.config.resolve import Asked, ask, resolve
 from study.config.rungs import brackets, expected_epochs
 from study.config.schema import StudyConfig

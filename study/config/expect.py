@@ -1,0 +1,98 @@
+"""What a network costs here: seconds of an epoch, from what was counted on the network and measured on the machine."""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from models.cost import Cost
+from models.training import batch_for
+from study.config.limit import cheapest, cost_of
+from study.config.schema import StudyConfig
+from study.config.space import Value, distributions
+
+TRAINED, VALIDATED = 0.60, 0.14
+"""Shares of the images."""
+DRAWS = 32
+"""Points that tell what a network of the space costs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """What a machine does, as it was measured."""
+
+    flops: float  # operations a second, in training
+    numbers: float  # activations a second
+    pixels: float  # augmented pixels a second
+    step: float  # seconds that a step takes besides
+    decode: float  # seconds an image
+    group: float  # seconds an image, to find out who shares a source
+    result: float  # seconds to score, export and report, for any study
+    result_image: float  # and for each image
+
+    def faster(self, times: float) -> "Throughput":
+        """A machine that does everything so many times as fast."""
+        return Throughput(
+            flops=self.flops * times,
+            numbers=self.numbers * times,
+            pixels=self.pixels * times,
+            **{name: getattr(self, name) / times for name in ("step", "decode", "group", "result", "result_image")},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What a plan must know of a folder."""
+
+    count: int
+    side: int | None  # median shorter side of the files, pixels; None where unknown
+    grouped: bool  # somebody says who shares a source
+
+
+def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, network: Cost) -> float:
+    """Of a trial: training on one part, validation on another."""
+    trained, checked = TRAINED * images.count, VALIDATED * images.count
+    batch = batch_for(int(trained)) if config.batch_size == "auto" else config.batch_size
+    image = network.flops * 3 / throughput.flops + network.numbers / throughput.numbers
+    pixels = config.image_size**2 / throughput.pixels
+    return trained * (image + pixels) + checked * image / 3 + throughput.step * math.ceil(trained / batch)
+
+
+def final_share(config: StudyConfig) -> float:
+    """An epoch of the final training beside one of a trial."""
+    whole = TRAINED + VALIDATED / 3
+    return (TRAINED + VALIDATED) / whole if config.final_data == "train+val" else 1.0
+
+
+def usual_cost(config: StudyConfig) -> Cost:
+    """What a network costs that the search may come to like: the upper quartile of points within the limit."""
+    key = json.dumps(config.model_dump(mode="json", include={"space", "image_size", "limit"}), sort_keys=True)
+    return _quartile(key)
+
+
+@lru_cache(maxsize=256)
+def _quartile(key: str) -> Cost:
+    fields = json.loads(key)
+    config = StudyConfig.model_validate({"trials": 1, "pruner": "none", "final_data": "train", **fields})
+    rng = np.random.default_rng(0)
+    kinds = distributions(config.space)
+    points = [{name: _drawn(kind, rng) for name, kind in kinds.items()} for _ in range(DRAWS)]
+    inside = [cost_of(config.space, point, config.image_size) for point in points if not config.above_limit(point)]
+    inside.append(cost_of(config.space, cheapest(config.space, config.image_size), config.image_size))
+    inside.sort(key=lambda one: (one.flops, one.numbers))
+    return inside[(3 * (len(inside) - 1)) // 4]
+
+
+def _drawn(kind: BaseDistribution, rng: np.random.Generator) -> Value:
+    if isinstance(kind, CategoricalDistribution):
+        value: Value = kind.choices[int(rng.integers(len(kind.choices)))]  # type: ignore[assignment]
+        return value
+    assert isinstance(kind, FloatDistribution | IntDistribution)
+    low, high = float(kind.low), float(kind.high)
+    at = math.exp(rng.uniform(math.log(low), math.log(high))) if kind.log else rng.uniform(low, high)
+    if isinstance(kind, IntDistribution):
+        return int(min(kind.high, kind.low + round((at - kind.low) / kind.step) * kind.step))
+    return at
