@@ -13,7 +13,7 @@ import pytest
 from study.attributes import ASKED, CLOCK, FINAL_STAGE, PLANNED
 from study.storage.door import open_storage
 from tests import killer
-from tests.conftest import Shell
+from tests.conftest import Shell, tiny_options
 
 SMALL = ["--set", "space.base_filters=8", "--set", "space.filters_multiplier=[1, 2]", "--set", "batch_size=32"]
 
@@ -87,11 +87,12 @@ def test_killed_in_each_stage_it_still_ends_with_a_model(small_folder: Path, tmp
 
 @pytest.mark.slow
 def test_at_the_deadline_trials_keep_their_numbers_and_go_on_when_more_hours_come(
-    digits_folder: Path, tmp_path: Path
+    small_folder: Path, tmp_path: Path
 ) -> None:
     """Two workers; the search ends in the middle of trials, and the model is there in time."""
     start = time.monotonic()
-    command = auto(digits_folder, 0.02, "--workers", 2, "--set", "epochs=30", "--set", "min_epochs=10")
+    long = {"epochs": 200, "min_epochs": 50, "eta": 2, "trials": 200, "hours": 0.02}
+    command = ["run", "--name", "s", "--workers", "2", *tiny_options(small_folder, **long)]
     assert killer.run(command, tmp_path) == 0
     assert time.monotonic() - start < 72 + 15
     study = study_in(tmp_path)
@@ -136,16 +137,12 @@ def test_a_plan_writes_nothing_and_prints_the_stages(shell: Shell, small_folder:
 
 
 def test_finish_searches_no_more(shell: Shell, small_folder: Path, tiny: Any) -> None:
-    from tests.conftest import tiny_options
-
     assert shell("run", *tiny_options(small_folder, trials=2), "--name", "s")[0] == 0
     assert shell("resume", "s", "--trials", 9, "--finish")[0] == 0
     assert json.loads(shell("status", "s", "--json")[1])["complete"] <= 2
 
 
 def test_without_a_trial_that_ran_to_its_end_the_longest_wins(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
-    from tests.conftest import tiny_options
-
     run = ["run", "--name", "s", *tiny_options(small_folder, trials=1)]
     assert killer.run(run, tmp_path, "report", "after", 2) == -signal.SIGKILL
     code, out, _ = shell("resume", "s", "--finish")
