@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from shlex import quote
 from typing import Any
 
@@ -78,21 +78,26 @@ class Display:
     def follow(self, news: Iterator[News]) -> None:
         """Run a study to its end, showing what happens."""
         for item in news:
-            if isinstance(item, Planned):
-                self._say(f"planned: {_planned_in_words(item)}")
-            elif isinstance(item, Opened):
-                self._open(item)
-            elif isinstance(item, TrialStart):
-                self._network = item.network
-                self._log_first(item)
-            elif isinstance(item, TrialEpoch):
-                self._epoch(item)
-            elif isinstance(item, TrialEnd):
-                self._end(item)
-            elif isinstance(item, FinalEpoch):
-                self._final(item)
-            else:
-                self._outcome = item
+            # It looks at the database too, where somebody may have deleted the study meanwhile.
+            with self._opened.study.while_it_exists() if self._opened else nullcontext():
+                self._hear(item)
+
+    def _hear(self, item: News) -> None:
+        if isinstance(item, Planned):
+            self._say(f"planned: {_planned_in_words(item)}")
+        elif isinstance(item, Opened):
+            self._open(item)
+        elif isinstance(item, TrialStart):
+            self._network = item.network
+            self._log_first(item)
+        elif isinstance(item, TrialEpoch):
+            self._epoch(item)
+        elif isinstance(item, TrialEnd):
+            self._end(item)
+        elif isinstance(item, FinalEpoch):
+            self._final(item)
+        else:
+            self._outcome = item
 
     def _open(self, opened: Opened) -> None:
         self._opened = opened
