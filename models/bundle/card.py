@@ -129,11 +129,6 @@ class Conformal(Section):
     groups: int = 0  # of the calibration part
     levels: dict[str, Sets | Refused] = {}
 
-    def threshold(self, level: float) -> float | None:
-        """Up to which nonconformity a class is in the set; None where the level was not calibrated, or refused."""
-        found = self.at(level)
-        return found.threshold if isinstance(found, Sets) else None
-
     def at(self, level: float) -> Sets | Refused | None:
         """What is known of a level."""
         return {float(key): one for key, one in self.levels.items()}.get(level)

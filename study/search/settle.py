@@ -1,6 +1,5 @@
 """From what was asked for to a plain configuration: planned for a new study, agreed with an existing one."""
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ from study.search.contract import stored_config
 from study.storage.clock import Clock
 from study.storage.door import load_study, open_storage, parse_url, runs_folder, sqlite_file, study_names
 from study.training.measure import measure
-
-logger = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 5.0
 """For measuring, where hours are given to a study that had none: only its final stage is planned."""
