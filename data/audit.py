@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,16 +121,28 @@ def baselines(dataset: ImageSet, train: Ints, test: Ints, seed: int) -> dict[str
     majority = int(np.bincount(labels[train]).argmax())
     return {
         "majority": float((labels[test] == majority).mean()),
-        "trees": float((tree_labels(dataset, train, test, seed) == labels[test]).mean()),
+        "trees": float((fit_trees(dataset, train, seed).labels(test) == labels[test]).mean()),
     }
 
 
-def tree_labels(dataset: ImageSet, train: Ints, test: Ints, seed: int) -> Ints:
-    """Labels [n] of the test images by trees on histograms, which have learned from the training images."""
+@dataclass(frozen=True)
+class Trees:
+    """A forest on histograms, and the histograms of all images."""
+
+    forest: ExtraTreesClassifier
+    features: Floats
+
+    def labels(self, index: Ints) -> Ints:
+        """What it says of some of the images [n]."""
+        return np.asarray(self.forest.predict(self.features[index]))
+
+
+def fit_trees(dataset: ImageSet, train: Ints, seed: int) -> Trees:
+    """Trees on histograms that have learned from the training images."""
     features = histograms(dataset.images)
-    trees = ExtraTreesClassifier(TREES, random_state=seed, n_jobs=-1).fit(features[train], dataset.labels[train])
-    trees.n_jobs = 1  # threads add votes in any order, and the last bit may decide a tie
-    return np.asarray(trees.predict(features[test]))
+    forest = ExtraTreesClassifier(TREES, random_state=seed, n_jobs=-1).fit(features[train], dataset.labels[train])
+    forest.n_jobs = 1  # threads add votes in any order, and the last bit may decide a tie
+    return Trees(forest, features)
 
 
 def histograms(images: NDArray[np.uint8]) -> Floats:

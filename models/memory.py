@@ -5,14 +5,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from models import ModelError
 from models.cnn import CNNConfig, build_cnn, count_parameters
 
 WEIGHT_BYTES = 16
 """Per parameter: itself, its gradient, and two moments of Adam, all float32."""
-INDEX_BYTES = 8
-"""Per pooled number: where its maximum came from (int64)."""
 
 
 class OutOfMemoryError(ModelError):
@@ -25,21 +24,38 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def activation_bytes(config: CNNConfig, number_bytes: int) -> int:
-    """What one training image leaves behind for the backward pass, at least; the dense layers are left out."""
-    side, channels, found = config.image_size, 3, 0
-    for width in config.filters:
-        whole, pooled = width * side * side, width * (side // 2) ** 2
-        found += number_bytes * (channels * side * side + whole * (2 if config.batch_norm else 1) + pooled)
-        found += INDEX_BYTES * pooled
-        side, channels = side // 2, width
-    return found
+    """What one training image leaves behind for the backward pass, at least, as autograd keeps it."""
+    return _kept(config, number_bytes)[1]
 
 
 def training_bytes(config: CNNConfig, images: int, number_bytes: int) -> int:
     """What training with batches of so many images needs at least. Raises ModelError for an impossible network."""
-    with torch.device("meta"):  # shapes only: nothing is allocated
-        parameters = count_parameters(build_cnn(config))
-    return WEIGHT_BYTES * parameters + images * activation_bytes(config, number_bytes)
+    parameters, activations = _kept(config, number_bytes)
+    return WEIGHT_BYTES * parameters + images * activations
+
+
+def _kept(config: CNNConfig, number_bytes: int) -> tuple[int, int]:
+    """(parameters, bytes that autograd keeps of one image), from the network itself, built without memory."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.ndim > 1:  # the statistics of batch normalisation are no image's
+            each = number_bytes if tensor.is_floating_point() else tensor.element_size()
+            kept[tensor.untyped_storage()._cdata] = tensor.numel() * each
+        return tensor
+
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):  # shapes only: nothing is allocated
+        model = build_cnn(config)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            # Two images: batch normalisation of a single pixel needs more than one.
+            logits = model(torch.empty(IMAGES, 3, config.image_size, config.image_size))
+    del logits  # its graph held the tensors, so that no two of them had the same address
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    return count_parameters(model), sum(size for place, size in kept.items() if place not in weights) // IMAGES
+
+
+IMAGES = 2
+"""Of a trial run for counting."""
 
 
 def total_bytes(device: torch.device) -> int:

@@ -21,6 +21,7 @@ AfterStep = Callable[[int, int, int], None]
 
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine", "onecycle", "plateau"]
+Decayed = Literal["all", "weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class TrainConfig:
     learning_rate: float
     optimizer: Optimizer = "adam"
     weight_decay: float = 1e-4
+    decayed: Decayed = "all"  # or "weights": not norms and biases
     schedule: Schedule = "constant"
     label_smoothing: float = 0.0
 
@@ -97,12 +99,19 @@ def rate_for_batch(rate: float, optimizer: Optimizer, batch: int, meant_for: int
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Adam (decay as an L2 penalty, as in the reference), AdamW (decoupled) or SGD with Nesterov momentum 0.9."""
     rate, decay = config.learning_rate, config.weight_decay
-    parameters = list(model.parameters())
+    parameters = _groups(model) if config.decayed == "weights" else list(model.parameters())
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
     return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True, fused=True)
+
+
+def _groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Weights, which decay; and norms and biases, which do not (He et al. 2019)."""
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [{"params": weights}, {"params": others, "weight_decay": 0.0}]
 
 
 State = tuple[dict[str, Tensor], dict[str, Any]]

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from models import checkpoint
-from models.cnn import CNNConfig, build_cnn, count_parameters, prepare
+from models.cnn import CNNConfig, build_cnn, count_parameters, plain_blocks, prepare
 from models.training import Batch, TrainConfig, fit, make_learner
 
 NETWORKS = {
@@ -36,8 +36,7 @@ def measure(
     config = CNNConfig(
         num_classes=5,
         image_size=128,
-        filters=filters,
-        kernel_sizes=kernels,
+        blocks=plain_blocks(filters, kernels),
         batch_norm=False,
         conv_dropout=0.1,
         dense_units=dense,

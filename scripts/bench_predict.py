@@ -29,7 +29,7 @@ from data.images import decode
 from models.bundle import folder as bundle
 from models.bundle.card import Card, Preprocessing
 from models.bundle.reference import IMAGENET
-from models.cnn import CNNConfig, build_cnn
+from models.cnn import CNNConfig, build_cnn, plain_blocks
 from study.use.predict import predict_files
 
 
@@ -38,8 +38,7 @@ def small_model(folder: Path, size: int) -> Path:
     config = CNNConfig(
         num_classes=5,
         image_size=size,
-        filters=(8, 16, 32),
-        kernel_sizes=(3, 3, 3),
+        blocks=plain_blocks((8, 16, 32), (3, 3, 3)),
         batch_norm=True,
         conv_dropout=0.0,
         dense_units=(),

@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data import tissue
 from data.batches import Augment, Normalisation, Pixels, eval_batches, train_batches
 from models.bundle.reference import IMAGENET
-from models.cnn import CNNConfig, build_cnn, count_parameters, prepare
+from models.cnn import CNNConfig, build_cnn, count_parameters, plain_blocks, prepare
 from models.training import TrainConfig, evaluate, fit, make_learner
 from study import launch
 from study.config.presets import REFERENCE_AUGMENT
@@ -52,8 +52,7 @@ def network(name: str) -> CNNConfig:
     return CNNConfig(
         num_classes=CLASSES,
         image_size=SIZE,
-        filters=filters,
-        kernel_sizes=kernels,
+        blocks=plain_blocks(filters, kernels),
         batch_norm=False,
         conv_dropout=0.1,
         dense_units=dense,
@@ -65,11 +64,11 @@ def plain_network(config: CNNConfig) -> nn.Module:
     """In the published order: convolution, ReLU, pooling, dropout."""
     layers: list[nn.Module] = []
     channels = 3
-    for width, kernel in zip(config.filters, config.kernel_sizes, strict=True):
-        layers += [nn.Conv2d(channels, width, kernel, padding=kernel // 2), nn.ReLU(), nn.MaxPool2d(2)]
-        layers.append(nn.Dropout2d(config.conv_dropout))
-        channels = width
-    units = channels * (SIZE >> len(config.filters)) ** 2
+    for block in config.blocks:
+        convolution = nn.Conv2d(channels, block.filters, block.kernel_size, padding=block.kernel_size // 2)
+        layers += [convolution, nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(config.conv_dropout)]
+        channels = block.filters
+    units = channels * (SIZE >> len(config.blocks)) ** 2
     layers.append(nn.Flatten())
     for width in config.dense_units:
         layers += [nn.Linear(units, width), nn.ReLU(), nn.Dropout(config.dense_dropout)]

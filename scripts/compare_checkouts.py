@@ -20,10 +20,11 @@ import tempfile
 from pathlib import Path
 
 STUDIES = {
-    "digits": ["--preset", "quick", "--data", "digits"],
+    "digits": ["--preset", "quick", "--data", "digits", "--set", "starts=[]"],
     "tissue": [
         *("--preset", "quick", "--data", "tissue", "--trials", "8", "--set", "image_size=32", "--set", "epochs=4"),
         *("--set", "final_epochs=4", "--set", "confirm=2", "--set", "final_seeds=2", "--set", "augment.stain=0.15"),
+        *("--set", "starts=[]"),
     ],
 }
 TIMES = ("seconds", "epoch_seconds", "images_per_second")

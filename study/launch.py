@@ -61,6 +61,7 @@ def run(
     with storage_trouble(url):
         check_storage(url)
         config, planned = settle(asked, check_name(name), url, device, measured)
+        settled = now() - began
         if planned:
             yield planned
         if config.workers > 1 and searching:
@@ -76,12 +77,17 @@ def run(
         study = opened.study
         already = search_seconds(study.own_trials())
         with study.while_it_exists(), study.clock.running(began, already):
+            if planned:
+                study.stage_ends("measuring", settled)
+                study.stage_ends("images")
             yield opened
             if config.workers > 1 and searching:
                 yield from engine(name, url, str(device), config.workers)
             work = opened.workspace(device)
             if config.workers == 1 and searching:
                 yield from search(study, objective(work, watch=watch))
+            if searching:
+                study.stage_ends("search")
             with alone(study.storage, study.folder, FINAL, _waiting):
                 yield from finish(study, work, None, study.folder / "model", watch=watch)
 

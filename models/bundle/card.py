@@ -8,6 +8,7 @@ from models import ModelError
 from models.scores.conformal import Refused, Sets
 from models.scores.evaluation import Comparison, HeldOutScores
 from models.scores.intervals import Interval
+from models.scores.views import AS_IT_IS, View
 
 FORMAT = 1
 """Raised when a card no longer means what it meant to earlier versions."""
@@ -38,6 +39,7 @@ class Preprocessing(Section):
     decoding: str = ""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    views: tuple[View, ...] = AS_IT_IS  # of an image, whose probabilities are averaged
 
 
 class Opening(Section):
@@ -111,6 +113,8 @@ class Format(Section):
 
     max_difference: float  # of a probability
     speed_cpu: list[Speed] = []
+    one_view_cpu: list[Speed] = []  # the same without the others, where there are several
+    note: str = ""
 
 
 class Leaky(Section):

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import nn
 
 from models import ModelError
 from models.bundle.predictor import Predictor
+from models.cnn import last_maps
 
 SMALLEST = 224
 """Pixels; overlays of smaller images are enlarged by a whole number."""
@@ -23,10 +23,9 @@ def grad_cam(predictor: Predictor, images: NDArray[np.uint8], classes: NDArray[n
         from captum.attr import LayerGradCam  # imported late: it brings matplotlib, and only explaining needs it
     except ModuleNotFoundError as error:
         raise ModelError("explaining needs captum (install it with: pip install captum)") from error
-    last = [layer for layer in predictor.model.features if isinstance(layer, nn.Conv2d)][-1]
     device = predictor.mean.device
     inputs = predictor.normalised(torch.from_numpy(images).to(device)).requires_grad_()
-    method = LayerGradCam(predictor.model, last)
+    method = LayerGradCam(predictor.model, last_maps(predictor.model))
     maps = method.attribute(inputs, torch.from_numpy(classes).to(device), relu_attributions=True).detach()
     whole = F.interpolate(maps, size=images.shape[1:3], mode="bilinear", align_corners=False)[:, 0]
     peak = whole.amax(dim=(1, 2), keepdim=True)

@@ -24,7 +24,8 @@ from models.bundle.card import Card, Format, Kind, parsed
 from models.bundle.predictor import Bundle, Predictor
 from models.bundle.readable import markdown
 from models.bundle.reference import IMAGENET, checkpoint, read_checkpoint
-from models.cnn import CNN, CNNConfig, build_cnn
+from models.cnn import CNN, CNNConfig, build_cnn, plain_blocks
+from models.scores.views import AS_IT_IS, View
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"
 PROGRAM, ONNX, CHECKPOINT = "model.pt2", "model.onnx", "model.pth"
@@ -51,7 +52,12 @@ def save(directory: Path, model: CNN, config: CNNConfig, card: Kind, images: NDA
     expected = export.run_module(trained)(images)
     formats = {WEIGHTS: export.described(export.run_module(loaded), expected, images)}
     formats |= _export(directory, loaded, expected, images)
-    formats |= _as_checkpoint(directory, loaded, config, card, expected, images)
+    once = _predictor(loaded.model, card, AS_IT_IS)
+    if loaded.views != AS_IT_IS:
+        timed = {"one_view_cpu": export.speed(export.run_module(once), images)}
+        formats[WEIGHTS] = formats[WEIGHTS].model_copy(update=timed)
+        expected = export.run_module(_predictor(trained.model, card, AS_IT_IS))(images)
+    formats |= _as_checkpoint(directory, once, config, card, expected, images)
     files.write(directory / EXAMPLE, Path(export.__file__).with_name(EXAMPLE).read_bytes())
     card = card.model_copy(update={"weights_sha256": digest, "formats": formats})
     files.write(directory / READABLE, markdown(card).encode())
@@ -62,9 +68,10 @@ def save(directory: Path, model: CNN, config: CNNConfig, card: Kind, images: NDA
     return card
 
 
-def _predictor(model: CNN, card: Card) -> Predictor:
-    predictor = Predictor(model, card.preprocessing.mean, card.preprocessing.std, card.temperature)
-    return predictor.eval().requires_grad_(False)
+def _predictor(model: CNN, card: Card, views: tuple[View, ...] | None = None) -> Predictor:
+    """With the card's views, unless others are given."""
+    given = card.preprocessing
+    return Predictor(model, given.mean, given.std, card.temperature, views or given.views).eval().requires_grad_(False)
 
 
 def _export(
@@ -91,14 +98,18 @@ def _as_checkpoint(
     expected: NDArray[np.float32],
     images: NDArray[np.uint8],
 ) -> dict[str, Format]:
-    """Write the reference's layout where it can describe the network, else remove an earlier model's."""
+    """Write the reference's layout where it can describe the network, else remove an earlier model's.
+
+    The predictor and what is expected are those of one view.
+    """
     content = checkpoint(predictor.model, config, card)
     if content is None:
         (directory / CHECKPOINT).unlink(missing_ok=True)
         return {}
     files.write(directory / CHECKPOINT, content)
     read = export.run_module(load_reference(directory / CHECKPOINT).predictor)
-    return {CHECKPOINT: Format(max_difference=export.compare(read, expected, images))}
+    note = "" if card.preprocessing.views == AS_IT_IS else "one view only: its layout has no place for several"
+    return {CHECKPOINT: Format(max_difference=export.compare(read, expected, images), note=note)}
 
 
 def save_weights(file: Path, model: nn.Module) -> str:
@@ -137,13 +148,24 @@ def load_reference(path: Path) -> Bundle:
 def _load_folder(path: Path) -> Bundle:
     try:
         card = read_card(path, Card)
-        config = TypeAdapter(CNNConfig).validate_json((path / CONFIG).read_bytes())
+        config = _read_config(path / CONFIG)
         predictor = _predictor(load_weights(path / WEIGHTS, config), card)
     except FileNotFoundError as error:
         raise ModelError(f"no model in {path}: {Path(error.filename).name} is missing") from error
     except (OSError, RuntimeError, ValidationError) as error:
         raise ModelError(f"{path} is not a model folder of this program ({type(error).__name__}: {error})") from error
     return Bundle(predictor=predictor, classes=card.classes, image_size=config.image_size, card=card)
+
+
+def _read_config(file: Path) -> CNNConfig:
+    """The architecture; folders of earlier versions describe plain blocks by two lists."""
+    raw = TypeAdapter(dict[str, JsonValue]).validate_json(file.read_bytes())
+    if "blocks" not in raw:
+        lists = TypeAdapter(tuple[tuple[int, ...], tuple[int, ...]]).validate_python(
+            (raw.pop("filters", ()), raw.pop("kernel_sizes", ()))
+        )
+        raw["blocks"] = [asdict(block) for block in plain_blocks(*lists)]
+    return TypeAdapter(CNNConfig).validate_python(raw)
 
 
 def read_card(directory: Path, kind: type[Kind]) -> Kind:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.bundle.card import Card
 from models.cnn import CNN, prepare
+from models.scores.views import AS_IT_IS, View, by_view, seen
 
 
 class Predictor(nn.Module):
@@ -20,9 +21,17 @@ class Predictor(nn.Module):
     std: Tensor
     temperature: Tensor
 
-    def __init__(self, model: CNN, mean: Sequence[float], std: Sequence[float], temperature: float) -> None:
+    def __init__(
+        self,
+        model: CNN,
+        mean: Sequence[float],
+        std: Sequence[float],
+        temperature: float,
+        views: tuple[View, ...] = AS_IT_IS,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.views = views
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.register_buffer("temperature", torch.tensor(temperature))
@@ -32,8 +41,10 @@ class Predictor(nn.Module):
         return (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 [B, S, S, 3] -> probabilities [B, K]."""
-        return torch.softmax(self.model(self.normalised(images)) / self.temperature, dim=1)
+        """uint8 [B, S, S, 3] -> probabilities [B, K], averaged over the views."""
+        logits = by_view(self.model(seen(self.normalised(images), self.views)), self.views)
+        probabilities = torch.softmax(logits / self.temperature, dim=-1)
+        return probabilities if self.views == AS_IT_IS else probabilities.mean(dim=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from models.bundle.card import INCOMPLETE, LEAKY, Card, Data, percent
+from models.bundle.card import INCOMPLETE, LEAKY, Card, Data, Speed, percent
 from models.scores.conformal import Sets
 from models.scores.evaluation import HeldOutScores
 
@@ -95,7 +95,7 @@ def _data(card: Card, data: Data) -> Lines:
 def _protocol(card: Card) -> Lines:
     if card.leaky:
         return ["- A random split without groups; the held-out images also chose the architecture."]
-    study, final = card.study, card.final
+    study, final, views = card.study, card.final, card.preprocessing.views
     return [
         "- Parts are whole by group, stratified by class. The search saw the parts train and val; the test part was "
         "opened once the weights were final.",
@@ -104,6 +104,10 @@ def _protocol(card: Card) -> Lines:
         if study and final
         else None,
         f"- Temperature {card.temperature:.3f}, fitted on the part cal.",
+        f"- Each image is seen {len(views)} times (mirrored: {', '.join(view for view in views if view)}), and the "
+        "probabilities are averaged; all formats do so but `model.pth`."
+        if len(views) > 1
+        else None,
         None if study is None or study.complete else f"- {INCOMPLETE}",
         "- The interval resamples groups, not images.",
     ]
@@ -121,11 +125,15 @@ def _sets(card: Card) -> Lines:
 def _formats(card: Card) -> Lines:
     rows = []
     for name, one in card.formats.items():
-        shown = ", ".join(f"{row.batch}: {row.milliseconds:.3g} ms" for row in one.speed_cpu)
-        rows.append((f"`{name}`", f"{one.max_difference:.1e}", shown or "not timed"))
+        shown = _times(one.speed_cpu) + (f" (one view: {_times(one.one_view_cpu)})" if one.one_view_cpu else "")
+        rows.append((f"`{name}`", f"{one.max_difference:.1e}", shown or one.note or "not timed"))
     threads = card.versions.get("threads")
     head = ("file", "largest difference of a probability", f"batch: time (processor, {threads} threads)")
     return _table(head, rows) if rows else []
+
+
+def _times(rows: list[Speed]) -> str:
+    return ", ".join(f"{row.batch}: {row.milliseconds:.3g} ms" for row in rows)
 
 
 def _limits() -> Lines:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models import ModelError
 from models.bundle.card import Card
-from models.cnn import CNN, CNNConfig, build_cnn
+from models.cnn import CNN, CNNConfig, build_cnn, plain_blocks
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Channel statistics on the scale 0 to 1: all networks here are trained with them, as the reference's were."""
@@ -55,8 +55,7 @@ def read_config(config: dict[str, Any], state: dict[str, Tensor], num_classes: i
     return CNNConfig(
         num_classes=num_classes,
         image_size=side << blocks,
-        filters=filters,
-        kernel_sizes=tuple(kernels),
+        blocks=plain_blocks(filters, kernels),
         batch_norm=bool(config["use_batch_norm"]),
         conv_dropout=float(config["conv_dropout"]),
         dense_units=tuple(config["dense_units"]),
@@ -95,9 +94,9 @@ def checkpoint(model: CNN, config: CNNConfig, card: Card) -> bytes | None:
 
 def _config(config: CNNConfig) -> dict[str, Any]:
     return {
-        "num_conv_blocks": len(config.filters),
-        "filters_multiplier": max(1, config.filters[0] // BASE_FILTERS),
-        "kernel_sizes": list(config.kernel_sizes),
+        "num_conv_blocks": len(config.blocks),
+        "filters_multiplier": max(1, config.blocks[0].filters // BASE_FILTERS),
+        "kernel_sizes": [block.kernel_size for block in config.blocks],
         "use_batch_norm": config.batch_norm,
         "conv_dropout": config.conv_dropout,
         "dense_units": list(config.dense_units),

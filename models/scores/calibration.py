@@ -17,21 +17,27 @@ COVERAGES = 20
 
 
 def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Probabilities [N, K]."""
-    return np.asarray(torch.softmax(torch.from_numpy(logits) / temperature, dim=1).numpy())
+    """Probabilities [N, K] of logits [N, K], or their mean over the views of logits [V, N, K]."""
+    found = torch.softmax(torch.from_numpy(logits) / temperature, dim=-1)
+    return np.asarray((found.mean(dim=0) if found.ndim == 3 else found).numpy())
 
 
 def fit_temperature(logits: Floats, labels: Ints) -> float:
     """The one divisor of the logits that minimises the negative log likelihood (Guo et al. 2017).
 
-    Kept between 0.05 and 20: a part without an error would drive it to 0.
+    Logits are [N, K], or [V, N, K] of several views whose probabilities are averaged. Kept between 0.05 and 20: a part
+    without an error would drive it to 0.
     """
     from scipy.optimize import minimize_scalar  # imported late: a second, and needed once
 
     tensor, target = torch.from_numpy(logits), torch.from_numpy(labels)
 
     def loss(log_temperature: float) -> float:
-        return float(nn.functional.cross_entropy(tensor / np.exp(log_temperature), target))
+        scaled = tensor / np.exp(log_temperature)
+        if scaled.ndim == 2:
+            return float(nn.functional.cross_entropy(scaled, target))
+        mean = torch.logsumexp(torch.log_softmax(scaled, dim=-1), dim=0) - np.log(len(scaled))
+        return float(nn.functional.nll_loss(mean, target))
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 

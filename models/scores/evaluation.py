@@ -22,6 +22,7 @@ from models.scores.intervals import (
     group_labels,
     group_sums,
 )
+from models.scores.views import AS_IT_IS, View, by_view, seen
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -123,12 +124,14 @@ class Comparison:
     difference_interval: Interval
 
 
-def predict_logits(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Floats:
-    """Logits [N, K] in full precision (no autocast), in the order of the batches."""
+def predict_logits(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], views: tuple[View, ...] = AS_IT_IS
+) -> Floats:
+    """Logits [N, K] in full precision (no autocast), in the order of the batches; [V, N, K] of several views."""
     model.eval()
     with torch.inference_mode():
-        parts = [model(images).double().cpu() for images, _ in batches]
-    return torch.cat(parts).numpy()
+        parts = [by_view(model(seen(images, views)), views).double().cpu() for images, _ in batches]
+    return torch.cat(parts, dim=-2).numpy()
 
 
 def score(
@@ -141,11 +144,14 @@ def score(
     positive: Sequence[str] = (),
     cutoff: float | None = None,
 ) -> Scores:
-    """All scores of logits [N, K] against labels [N]; intervals resample groups [N]. For the rest see against_rest."""
+    """All scores of logits [N, K] (or [V, N, K]: see softmax) against labels [N]; intervals resample groups [N].
+
+    For the rest see against_rest.
+    """
     from sklearn import metrics
 
     before, probabilities = softmax(logits), softmax(logits, temperature)
-    predicted = logits.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1)
     every = list(range(len(classes)))
     wide = class_intervals(predicted, labels, groups, len(classes), seed)
     auroc, auroc_range = _auroc(probabilities, np.eye(len(classes), dtype=bool)[labels], labels, groups, seed)

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import optuna
@@ -20,7 +19,23 @@ from study.cli import plan as plan_command
 from study.cli import sql as sql_commands
 from study.cli import status as status_command
 from study.cli.display import Display, err, show, storage_option
-from study.cli.options import Device, Hours, Quiet, Storage, Trials, Workers, asked_for, choose_device, help_alone
+from study.cli.options import (
+    Data,
+    Device,
+    Hours,
+    Name,
+    Preset,
+    Quiet,
+    Settings,
+    SkipBad,
+    Storage,
+    StudyFile,
+    Trials,
+    Workers,
+    asked_for,
+    choose_device,
+    help_alone,
+)
 from study.config.resolve import Asked
 from study.search.contract import stored_config
 from study.search.opened import check_name, default_name
@@ -48,19 +63,17 @@ app.add_typer(db_commands.app, name="db")
 
 @app.command(epilog="Example: study run --data images/ --trials 64 --set image_size=96")
 def run(
-    file: Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study of your own.")] = None,
-    preset: Annotated[str | None, typer.Option(help="auto, quick, reference or full")] = None,
-    data: Annotated[str | None, typer.Option(help="digits, tissue, or a folder of class folders")] = None,
-    name: Annotated[str | None, typer.Option(help="Default: preset and data, as in quick-digits.")] = None,
+    file: StudyFile = None,
+    preset: Preset = None,
+    data: Data = None,
+    name: Name = None,
     storage: Storage = DEFAULT_URL,
     trials: Trials = None,
     hours: Hours = None,
     workers: Workers = None,
     device: Device = "auto",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the study; repeatable.")
-    ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+    settings: Settings = None,
+    skip_bad: SkipBad = False,
     quiet: Quiet = False,
 ) -> None:
     """Bring a study to its budget, then train, score and export the winner. Give it again to go on."""

@@ -12,7 +12,7 @@ from data import known
 from data.datasets import ImageSet, load
 from data.splits import Parts, make_parts
 from study.cli.display import err, print_table, show
-from study.cli.options import AsJson, group
+from study.cli.options import AsJson, SkipBad, group
 
 app = group("Look at a folder of images, divide it, or fetch a known dataset.")
 
@@ -24,7 +24,6 @@ Groups = Annotated[
     str | None, typer.Option(help="CSV file, pattern with (?P<group>...), auto (pixels) or none; else groups.csv.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of the parts; a study's own is 0 unless set.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")]
 
 
 def _load(folder: str, groups: str | None, seed: int, skip_bad: bool) -> tuple[ImageSet, Parts]:

@@ -15,7 +15,7 @@ from models.bundle.folder import load
 from models.bundle.readable import SHOWN
 from study import StudyError
 from study.cli.display import err, print_table, show
-from study.cli.options import AsJson, Device, choose_device
+from study.cli.options import AsJson, Device, SkipBad, choose_device
 from study.use.evaluate import Evaluation
 from study.use.evaluate import evaluate as score_folder
 from study.use.predict import Row, find_images, predict_files, threshold_of, unlike_training
@@ -39,7 +39,7 @@ def predict(
         float | None, typer.Option(metavar="ALPHA", help="Error level of prediction sets; 0.1 where the model has it.")
     ] = None,
     device: Device = "auto",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Class and probabilities of each image. A file that cannot be read has an error in its row: exit code 1."""
     if as_json and as_csv:
@@ -135,7 +135,7 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
     device: Device = "auto",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Score a model on labelled images of another centre, as the study scored it on its own."""
     bundle = load(model).to(choose_device(device))

@@ -11,6 +11,14 @@ from pydantic import JsonValue
 from study import StudyError
 from study.config.resolve import Asked, ask, parse_setting
 
+StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study of your own.")]
+Preset = Annotated[str | None, typer.Option(help="auto, quick, reference or full")]
+Data = Annotated[str | None, typer.Option(help="digits, tissue, or a folder of class folders")]
+Name = Annotated[str | None, typer.Option(help="Default: preset and data, as in quick-digits.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the study; repeatable.")
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")]
 Storage = Annotated[str, typer.Option(help="Database of studies: sqlite:///FILE or postgresql+psycopg://...")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Trials = Annotated[int | None, typer.Option(min=1, help="Total number of trials, over all runs and workers.")]

@@ -2,21 +2,35 @@
 
 import json
 import sys
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Mapping
 
 import typer
 from pydantic import JsonValue
 
 from study import StudyError
 from study.cli.display import duration, err, print_table, show
-from study.cli.options import AsJson, Device, Hours, Storage, Trials, Workers, asked_for, choose_device
+from study.cli.options import (
+    AsJson,
+    Data,
+    Device,
+    Hours,
+    Name,
+    Preset,
+    Settings,
+    SkipBad,
+    Storage,
+    StudyFile,
+    Trials,
+    Workers,
+    asked_for,
+    choose_device,
+)
 from study.config.expect import Images, Throughput
-from study.config.plan import Planned, in_words, plan
+from study.config.plan import Planned, Stage, in_words, plan
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.search.opened import check_name, default_name, with_absolute_data
-from study.search.settle import kept, look
+from study.search.settle import Kept, kept, look
 from study.storage.door import DEFAULT_URL, storage_trouble
 
 app = typer.Typer()
@@ -27,19 +41,17 @@ OTHERS = (1.0, 4.0, 12.0)
 
 @app.command("plan", epilog="Example: study plan --data images/ --hours 2")
 def show_plan(
-    file: Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study of your own.")] = None,
-    preset: Annotated[str | None, typer.Option(help="auto, quick, reference or full")] = None,
-    data: Annotated[str | None, typer.Option(help="digits, tissue, or a folder of class folders")] = None,
-    name: Annotated[str | None, typer.Option(help="Default: preset and data, as in auto-images.")] = None,
+    file: StudyFile = None,
+    preset: Preset = None,
+    data: Data = None,
+    name: Name = None,
     storage: Storage = DEFAULT_URL,
     trials: Trials = None,
     hours: Hours = None,
     workers: Workers = None,
     device: Device = "auto",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the study; repeatable.")
-    ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")] = False,
+    settings: Settings = None,
+    skip_bad: SkipBad = False,
     as_json: AsJson = False,
 ) -> None:
     """What a study would do with its hours, stage by stage; measures this machine, and writes nothing."""
@@ -47,7 +59,7 @@ def show_plan(
     with storage_trouble(storage):
         there = kept(check_name(name or default_name(asked)), storage)
     if there is not None and there.planned is not None:
-        _show_kept(there.config, there.planned, there.spent, as_json)
+        _show_kept(there, there.planned, as_json)
         return
     with show(err) as display:
         images, throughput = look(
@@ -71,13 +83,20 @@ def show_plan(
     print_table(("hours", "would buy"), lines)
 
 
-def show_stages(config: StudyConfig, planned: Planned) -> None:
-    """The stages of a plan as a table."""
-    rows: list[tuple[str, str, str]] = [
-        (stage, words, duration(planned.stages[stage])) for stage, words in planned.in_words(config).items()
+def show_stages(config: StudyConfig, planned: Planned, taken: Mapping[Stage, float] | None = None) -> None:
+    """The stages of a plan as a table, with the time that each one took of a study that exists."""
+    words, gone = planned.in_words(config), taken or {}
+    rows: list[tuple[str, ...]] = [
+        (one, words[one], duration(planned.stages[one]), _if_known(gone.get(one))) for one in words
     ]
-    rows.append(("all", f"of {duration(3600 * planned.hours)}", duration(sum(planned.stages.values()))))
-    print_table(("stage", "what", "time"), rows)
+    whole = duration(sum(planned.stages.values()))
+    rows.append(("all", f"of {duration(3600 * planned.hours)}", whole, _if_known(sum(gone.values()) or None)))
+    columns = ("stage", "what", "time", "took") if gone else ("stage", "what", "time")
+    print_table(columns, [row[: len(columns)] for row in rows])
+
+
+def _if_known(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
 
 
 def _seconds(planned: Planned) -> dict[str, JsonValue]:
@@ -91,15 +110,17 @@ def _with(asked: Asked, hours: float, images: Images, throughput: Throughput) ->
         return str(error)
 
 
-def _show_kept(config: StudyConfig, planned: Planned, spent: float, as_json: bool) -> None:
+def _show_kept(there: Kept, planned: Planned, as_json: bool) -> None:
     """What was planned for a study that exists, and how it goes."""
+    config, spent = there.config, there.spent
     if as_json:
         rows: dict[str, JsonValue] = {
             "config": config.model_dump(mode="json"),
             "seconds": _seconds(planned),
+            "taken_seconds": {stage: round(seconds, 1) for stage, seconds in there.taken.items()},
         }
         sys.stdout.write(json.dumps({**rows, "hours": config.hours, "spent_seconds": round(spent, 1)}, indent=2) + "\n")
         return
-    show_stages(config, planned)
+    show_stages(config, planned, there.taken)
     hours = "without a limit in hours by now" if config.hours is None else f"of its {config.hours:g} hours"
     err.print(f"the study exists: {duration(spent)} spent, {hours}", markup=False)

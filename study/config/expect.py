@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from models.cost import Cost
 from models.training import batch_for
+from study.config.draw import anywhere
 from study.config.limit import cheapest, cost_of
 from study.config.schema import StudyConfig
-from study.config.space import Value, distributions
+from study.config.space import distributions
 
 TRAINED, VALIDATED = 0.60, 0.14
 """Shares of the images."""
@@ -79,20 +79,8 @@ def _quartile(key: str) -> Cost:
     config = StudyConfig.model_validate({"trials": 1, "pruner": "none", "final_data": "train", **fields})
     rng = np.random.default_rng(0)
     kinds = distributions(config.space)
-    points = [{name: _drawn(kind, rng) for name, kind in kinds.items()} for _ in range(DRAWS)]
+    points = [anywhere(kinds, rng) for _ in range(DRAWS)]
     inside = [cost_of(config.space, point, config.image_size) for point in points if not config.above_limit(point)]
     inside.append(cost_of(config.space, cheapest(config.space, config.image_size), config.image_size))
     inside.sort(key=lambda one: (one.flops, one.numbers))
     return inside[(3 * (len(inside) - 1)) // 4]
-
-
-def _drawn(kind: BaseDistribution, rng: np.random.Generator) -> Value:
-    if isinstance(kind, CategoricalDistribution):
-        value: Value = kind.choices[int(rng.integers(len(kind.choices)))]  # type: ignore[assignment]
-        return value
-    assert isinstance(kind, FloatDistribution | IntDistribution)
-    low, high = float(kind.low), float(kind.high)
-    at = math.exp(rng.uniform(math.log(low), math.log(high))) if kind.log else rng.uniform(low, high)
-    if isinstance(kind, IntDistribution):
-        return int(min(kind.high, kind.low + round((at - kind.low) / kind.step) * kind.step))
-    return at

@@ -1,16 +1,21 @@
 """How large a network may be, counted and never measured; and the cheapest point of a space."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.cnn import side_after
 from models.cost import Cost, cost
 from study.config.space import PARAMETERS, Entry, Range, Value, cnn_config, contains, distributions, full_point
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-SHAPING = ("num_conv_blocks", "base_filters", "filters_multiplier", "kernel_sizes", "head", "dense_units")
+SHAPING = (
+    *("num_conv_blocks", "block", "stem_stride", "base_filters", "filters_multiplier", "kernel_sizes"),
+    *("head", "dense_units"),
+)
 """Parameters that a network's cost depends on."""
 
 
@@ -38,10 +43,11 @@ def cost_of(space: Mapping[str, Entry], params: Mapping[str, Value], image_size:
 
 
 def above(limit: Limit, space: Mapping[str, Entry], params: Mapping[str, Value], image_size: int) -> str | None:
-    """Why a point lies above the limit; None when it is within."""
-    if limit == Limit():
-        return None
-    return limit.exceeded_by(cost_of(space, params, image_size))
+    """Why a point lies above the limit, or leaves nothing of an image; None when neither."""
+    network = cnn_config(full_point(space, params), 1, image_size)
+    if side_after(image_size, network.strides) < 1:
+        return f"blocks {len(network.blocks)}, stem_stride {network.strides[0]}: nothing is left of {image_size} pixels"
+    return None if limit == Limit() else limit.exceeded_by(cost(network))
 
 
 def cheapest(space: Mapping[str, Entry], image_size: int) -> dict[str, Value]:
@@ -56,6 +62,8 @@ def cheapest(space: Mapping[str, Entry], image_size: int) -> dict[str, Value]:
 
 
 def _order(space: Mapping[str, Entry], point: Mapping[str, Value], image_size: int) -> tuple[float, ...]:
+    if above(Limit(), space, point, image_size):
+        return (math.inf,)
     network = cost_of(space, point, image_size)
     return network.flops, network.numbers, network.params
 

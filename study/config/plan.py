@@ -6,9 +6,9 @@ never gets a smaller image, limit or number of epochs.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
@@ -19,9 +19,12 @@ from study.config.limit import cheapest, cost_of
 from study.config.resolve import Asked
 from study.config.rungs import expected_epochs
 from study.config.schema import StudyConfig, in_one_line
+from study.config.starts import starts
 
 Stage = Literal["measuring", "images", "search", "confirmation", "final training", "result"]
 
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""In their order."""
 AFTER = 0.4
 """Share of the hours that is kept for what follows the search."""
 FULL_TRAININGS = 8
@@ -29,6 +32,10 @@ FULL_TRAININGS = 8
 MOST_TRIALS = 64
 LEAST_SHARE = 0.15
 """Of the final epochs that are trained even where no time is left: less would be no model."""
+MORE_EPOCHS = 1.5
+"""So many times the planned final epochs are the most that time left over is used for."""
+SPARE = 0.9
+"""Of the time that is left when the final stage begins may be used for more than was planned."""
 CONFIRM_SEEDS = 2
 """Trainings of each trial that is confirmed."""
 
@@ -59,6 +66,17 @@ class Planned(BaseModel):
         }
 
 
+def taken(ends: Mapping[str, float]) -> dict[Stage, float]:
+    """Seconds of each stage, from what the clock said at its end; those that have not ended are left out."""
+    found: dict[Stage, float] = {}
+    before = 0.0
+    for stage in STAGES:
+        if stage in ends:
+            found[stage] = max(0.0, ends[stage] - before)
+            before = max(before, ends[stage])
+    return found
+
+
 def in_words(config: StudyConfig) -> str:
     """What a plan decided, in a line."""
     confirmed = f", the best {config.confirm} confirmed" if config.confirm > 1 else ""
@@ -85,11 +103,14 @@ class Tier:
 
     @property
     def fields(self) -> dict[str, JsonValue]:
-        """What it makes of a configuration; the limit is somewhat more than a plain network of that width has."""
+        """What it makes of a configuration.
+
+        The limit is what a plain network of that width has and somewhat more; residual ones keep more of the image.
+        """
         area, wide = (self.image_size / 64) ** 2, self.width / 32
         return {
             "image_size": self.image_size,
-            "limit": {"gflops": round(0.16 * area * wide**2, 4), "megabytes": round(4.0 * area * wide, 3)},
+            "limit": {"gflops": round(0.16 * area * wide**2, 4), "megabytes": round(8.0 * area * wide, 3)},
             "epochs": self.epochs,
             "min_epochs": self.min_epochs,
             "final_epochs": self.final_epochs,
@@ -150,6 +171,8 @@ def plan(
             richer = StudyConfig.model_validate({**config.model_dump(mode="json"), **extra})
             if _fits(richer, images, throughput, hours, strict=True):
                 config = richer
+    if "starts" in asked.autos:
+        config = StudyConfig.model_validate({**config.model_dump(mode="json"), "starts": starts(config)})
     stages = expected(config, images, throughput, hours)
     if "trials" in asked.autos:
         config = config.model_copy(update={"trials": _trials(config, images, throughput, stages["search"])})
@@ -183,6 +206,27 @@ def shortened(config: StudyConfig, epoch: float, seconds: float) -> StudyConfig:
     least = max(1, math.ceil(config.final_epochs * LEAST_SHARE))
     epochs = max(least, min(config.final_epochs, int(seconds / epoch)))
     return config.model_copy(update={"final_epochs": epochs})
+
+
+def extended(config: StudyConfig, autos: Collection[str], epoch: float, seconds: float) -> StudyConfig:
+    """What the stage after the search does in so many seconds, if there is more time than the plan thought.
+
+    Only fields that were left to the plan change: more final epochs first, then what the extras name.
+    """
+
+    def holds(changes: Mapping[str, JsonValue]) -> StudyConfig | None:
+        richer = StudyConfig.model_validate({**config.model_dump(mode="json"), **changes})
+        more = _final_epochs_in_all(richer)
+        return richer if _final_epochs_in_all(config) < more <= SPARE * seconds / epoch else None
+
+    if "final_epochs" in autos:
+        most = int(config.final_epochs * MORE_EPOCHS)
+        found = (holds({"final_epochs": epochs}) for epochs in range(most, config.final_epochs, -1))
+        config = next((one for one in found if one), config)
+    for extra in EXTRAS:
+        if extra.keys() <= set(autos):
+            config = holds(extra) or config
+    return config
 
 
 def _final_epochs_in_all(config: StudyConfig) -> int:
@@ -292,7 +336,4 @@ def _made(asked: Asked, values: Mapping[str, JsonValue]) -> StudyConfig:
     least = {"confirm": 1, "confirm_epochs": values.get("epochs", asked.fields.get("epochs")), "final_seeds": 1}
     least |= {"rivals": [], "trials": MOST_TRIALS, "starts": []}
     fields = {**asked.fields, **{name: value for name, value in least.items() if name in asked.autos}, **values}
-    config = StudyConfig.model_validate(fields)
-    if "starts" not in asked.autos:
-        return config
-    return StudyConfig.model_validate({**fields, "starts": [cheapest(config.space, config.image_size)]})
+    return StudyConfig.model_validate(fields)

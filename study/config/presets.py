@@ -16,6 +16,19 @@ REFERENCE_BEST: dict[str, JsonValue] = {
 
 REFERENCE_AUGMENT: dict[str, JsonValue] = {"rotation": 20.0, "hflip": True, "crop": 0.8, "jitter": 0.2}
 
+STRONG: dict[str, JsonValue] = {
+    **{"dense_units": "none", "conv_dropout": 0.0, "dense_dropout": 0.0, "label_smoothing": 0.05},
+    **{"learning_rate": 3e-3, "weight_decay": 0.05, "schedule": "onecycle", "augment_strength": 0.6},
+}
+"""A recipe that trains most networks of `auto` well; the rates are meant for batches of 64."""
+
+STARTS: list[dict[str, JsonValue]] = [
+    {**STRONG, "block": "residual", "num_conv_blocks": 4, "stem_stride": 1},
+    {**STRONG, "block": "plain", "num_conv_blocks": 4, "stem_stride": 1},
+    {**STRONG, "block": "residual", "num_conv_blocks": 4, "stem_stride": 2, "schedule": "cosine", "conv_dropout": 0.05},
+]
+"""Different networks that are tried before any is drawn; a plan makes each as wide as its limit advises."""
+
 PRESETS: dict[str, dict[str, JsonValue]] = {
     # Small enough for a laptop's processor: the quickstart.
     "quick": {
@@ -39,6 +52,13 @@ PRESETS: dict[str, dict[str, JsonValue]] = {
             "optimizer": "adamw",
             "schedule": "cosine",
         },
+        "starts": [
+            {
+                **{"num_conv_blocks": 3, "filters_multiplier": 2, "kernel_sizes": kernels, "use_batch_norm": True},
+                **{"conv_dropout": 0.0, "dense_units": dense, "learning_rate": 1e-2},
+            }
+            for kernels, dense in (("3-3-3", "none"), ("5-3-3", "64"))
+        ],
     },
     # The published search: its 9,720 points, its budget, its procedure.
     "reference": {
@@ -109,7 +129,26 @@ PRESETS["auto"] = {
     **dict.fromkeys(("final_epochs", "final_seeds", "rivals", "starts"), "auto"),
     "trials": 64,
     "hours": 2.0,
-    **{field: PRESETS["full"][field] for field in ("batch_size", "rate_batch_size", "final_batch_size")},
-    **{field: PRESETS["full"][field] for field in ("augment", "space")},
+    "near_starts": 0.5,
+    "tta": "flips",
+    **{field: PRESETS["full"][field] for field in ("batch_size", "rate_batch_size", "final_batch_size", "augment")},
+    "space": {
+        "block": ["plain", "residual"],
+        "stem_stride": [1, 2],
+        "num_conv_blocks": {"low": 3, "high": 5},
+        "base_filters": {"low": 12, "high": 96, "log": True},
+        "use_batch_norm": True,
+        "head": "gap",
+        "dense_units": ["none", "128"],
+        "conv_dropout": {"low": 0.0, "high": 0.2},
+        "dense_dropout": {"low": 0.0, "high": 0.4},
+        "learning_rate": {"low": 5e-4, "high": 2e-2, "log": True},
+        "optimizer": "adamw",
+        "weight_decay": {"low": 1e-3, "high": 0.3, "log": True},
+        "decayed": "weights",
+        "schedule": ["onecycle", "cosine"],
+        "label_smoothing": {"low": 0.0, "high": 0.15},
+        "augment_strength": {"low": 0.25, "high": 1.5},
+    },
 }
 """The default for a user's folder: a GPU ends by trials, a processor by hours."""

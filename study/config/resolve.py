@@ -11,7 +11,7 @@ from pydantic import JsonValue, ValidationError
 from study import StudyError
 from study.config.presets import PRESETS
 from study.config.schema import StudyConfig, in_one_line
-from study.config.space import distributions, nearest
+from study.config.space import distributions, misfit, nearest
 
 PLANNED = (
     *("image_size", "limit", "epochs", "min_epochs", "confirm", "confirm_epochs"),
@@ -65,15 +65,19 @@ def ask(file: Path | None, overrides: Mapping[str, JsonValue]) -> Asked:
             given = PRESETS[preset].get(table, {})
             fields.setdefault(table, deepcopy(given) if isinstance(given, dict) else {})
             set_field(fields, name, value)
-    whole: dict[str, JsonValue] = {**PRESETS[preset], "baseline": {}, **fields}
+    planned = PRESETS[preset].get("starts") == "auto"
+    without: dict[str, JsonValue] = {"baseline": {}} if planned else {"baseline": {}, "starts": []}
+    whole: dict[str, JsonValue] = {**PRESETS[preset], **without, **fields}
     asked = Asked(whole)
     try:
         config = StudyConfig.model_validate({**whole, **{name: STANDING_IN[name] for name in asked.autos}})
     except ValidationError as error:
         raise StudyError(in_one_line(error)) from error
-    if "baseline" in fields:
-        return asked
-    return Asked({**whole, "baseline": dict(_with_preset_baseline(config, PRESETS[preset]).baseline)})
+    if "baseline" not in fields:
+        whole["baseline"] = dict(_with_preset_baseline(config, PRESETS[preset]).baseline)
+    if "starts" not in fields and not planned:
+        whole["starts"] = _preset_starts(config, PRESETS[preset])
+    return asked
 
 
 STANDING_IN: dict[str, JsonValue] = {
@@ -92,6 +96,17 @@ def _with_preset_baseline(config: StudyConfig, preset: Mapping[str, JsonValue]) 
         return StudyConfig.model_validate({**config.model_dump(), "baseline": baseline})
     except ValidationError:
         return config
+
+
+def _preset_starts(config: StudyConfig, preset: Mapping[str, JsonValue]) -> list[JsonValue]:
+    """The preset's starts that the user's space still holds."""
+    searched, given = distributions(config.space), preset.get("starts")
+    points = [point for point in given if isinstance(point, dict)] if isinstance(given, list) else []
+    return [
+        dict(point)
+        for point in points
+        if point.keys() == searched.keys() and misfit(config.space, point) is None  # type: ignore[arg-type]
+    ]
 
 
 def read_toml(file: Path) -> dict[str, JsonValue]:

@@ -17,6 +17,8 @@ from pydantic import (
 )
 
 from data.batches import Augment
+from models.cnn import side_after
+from models.scores.views import Views
 from study import StudyError
 from study.config.limit import Limit, above, cheapest
 from study.config.presets import PRESETS
@@ -83,6 +85,9 @@ class StudyConfig(BaseModel):
     space: dict[str, Entry] = Field({}, description="what is searched")
     baseline: dict[str, Value] = Field({}, description="a point of the space that is tried first")
     starts: list[dict[str, Value]] = Field([], description="points that are tried next, before any is drawn")
+    near_starts: float = Field(
+        0.0, ge=0, le=1, description="share of the first 10 trials that are drawn near a start instead of anywhere"
+    )
     limit: Limit = Field(Limit(), description="the largest network that may be proposed")
     confirm: int = Field(
         1,
@@ -98,6 +103,10 @@ class StudyConfig(BaseModel):
     )
     rivals: tuple[Rival, ...] = Field(
         ("runner-up", "baseline"), description="what is trained and scored beside the winner: runner-up, baseline"
+    )
+    tta: Views = Field(
+        "none",
+        description="views of an image at test time: none, flips (those of augment), or square (also quarter turns)",
     )
     final_data: Literal["train", "train+val"] = Field("train+val", description="images of the final training")
     positive: tuple[str, ...] = Field(
@@ -116,7 +125,7 @@ class StudyConfig(BaseModel):
     def _listed(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
 
-    @field_validator("hours", "checkpoint_seconds", mode="before")
+    @field_validator("hours", "checkpoint_seconds", "near_starts", mode="before")
     @classmethod
     def _whole_hours(cls, value: object) -> object:
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -144,7 +153,7 @@ class StudyConfig(BaseModel):
     def _check_depth(self) -> None:
         entry = self.space.get("num_conv_blocks", PARAMETERS["num_conv_blocks"].default)
         deepest = int(entry.high if isinstance(entry, Range) else max(entry) if isinstance(entry, list) else entry)
-        if self.image_size >> deepest < 1:
+        if side_after(self.image_size, (1,) * deepest) < 1:  # what a stride takes besides is the sampler's
             raise ValueError(
                 f"image_size {self.image_size} is too small for {deepest} blocks, each of which halves the image: "
                 f"at least {1 << deepest} pixels, or num_conv_blocks up to {self.image_size.bit_length() - 1}"

@@ -19,8 +19,8 @@ from optuna.distributions import (
 )
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from models.cnn import CNNConfig, Head
-from models.training import Optimizer, Schedule, TrainConfig, rate_for_batch
+from models.cnn import Block, CNNConfig, Head, Kind
+from models.training import Decayed, Optimizer, Schedule, TrainConfig, rate_for_batch
 from study import StudyError
 
 Value = bool | int | float | str
@@ -93,12 +93,18 @@ class Parameter:
 
 PARAMETERS: dict[str, Parameter] = {
     "num_conv_blocks": Parameter(default=4, low=1, high=8, meaning="blocks of convolution and pooling"),
+    "block": Parameter(
+        default="plain",
+        choices=get_args(Kind),
+        meaning="one convolution, or two of 3x3 with batch normalisation and a skip",
+    ),
+    "stem_stride": Parameter(default=1, low=1, high=2, meaning="of the first convolution; 2 halves the image at once"),
     "base_filters": Parameter(default=32, low=1, high=512, meaning="channels of the first block; doubled in each next"),
     "filters_multiplier": Parameter(default=1, low=1, high=16, meaning="widens every block"),
     "kernel_sizes": Parameter(
         default="3-3-3",
         pattern=r"[13579](-[13579])*",
-        meaning="odd kernel size of each block; padded with 3, cut to the depth",
+        meaning="odd kernel size of each plain block; padded with 3, cut to the depth",
     ),
     "use_batch_norm": Parameter(default=True, meaning="batch normalisation after each convolution"),
     "conv_dropout": Parameter(default=0.0, low=0, high=0.9, meaning="share of channels dropped after each block"),
@@ -110,6 +116,9 @@ PARAMETERS: dict[str, Parameter] = {
     "learning_rate": Parameter(default=1e-3, low=1e-8, high=10, meaning="at the schedule's peak"),
     "optimizer": Parameter(default="adam", choices=get_args(Optimizer), meaning="SGD has Nesterov momentum 0.9"),
     "weight_decay": Parameter(default=1e-4, low=0, high=1, meaning="an L2 penalty with adam, decoupled with adamw"),
+    "decayed": Parameter(
+        default="all", choices=get_args(Decayed), meaning="weight decay on all, or on weights: not on norms and biases"
+    ),
     "schedule": Parameter(
         default="constant",
         choices=get_args(Schedule),
@@ -211,8 +220,15 @@ def cnn_config(point: Mapping[str, Any], num_classes: int, image_size: int) -> C
     return CNNConfig(
         num_classes=num_classes,
         image_size=image_size,
-        filters=tuple(width << block for block in range(blocks)),
-        kernel_sizes=kernels,
+        blocks=tuple(
+            Block(
+                kind=point["block"],
+                filters=width << number,
+                kernel_size=kernel if point["block"] == "plain" else 3,
+                stride=point["stem_stride"] if number == 0 else 1,
+            )
+            for number, kernel in enumerate(kernels)
+        ),
         batch_norm=point["use_batch_norm"],
         conv_dropout=point["conv_dropout"],
         dense_units=numbers(point["dense_units"]),
@@ -228,6 +244,7 @@ def train_config(point: Mapping[str, Any], epochs: int, batch: int, meant_for: i
         learning_rate=rate_for_batch(point["learning_rate"], point["optimizer"], batch, meant_for or batch),
         optimizer=point["optimizer"],
         weight_decay=point["weight_decay"],
+        decayed=point["decayed"],
         schedule=point["schedule"],
         label_smoothing=point["label_smoothing"],
     )

@@ -35,7 +35,7 @@ from study.result.refit import (
     train,
 )
 from study.result.report import write_report
-from study.result.scoring import Scored, leaky_row, open_test, openings, score_all, trees_digest
+from study.result.scoring import Scored, grow_trees, leaky_row, open_test, openings, score_all, trees_digest
 from study.search.open_study import OpenStudy
 from study.search.trial import Watch, identity_of
 from study.training.workspace import Workspace, versions
@@ -79,11 +79,14 @@ def finish(
         yield Outcome(directory, done)
         return
     threading.Thread(target=_import_late, daemon=True, name="imports").start()
+    trees = grow_trees(work)
     work = fixed_stage(study, work, again=fresh)
     rivals: Rivals = []
     if trial is None:
         trial, *others = yield from chosen(study, work, fresh=fresh, watch=watch)
         rivals += [("runner-up", other) for other in others[:1]]
+        if not fresh:
+            study.stage_ends("confirmation")
     rivals += _baseline(study, {trial.number, *(other.number for _, other in rivals)})
     rivals = [(role, rival) for role, rival in rivals if role in work.config.rivals]
     seeds = work.config.final_seeds
@@ -102,10 +105,15 @@ def finish(
             logger.warning(f"no comparison with the {role}: {error}")
     trained = [*shipped, *(made for _, _, made in compared)]
     leaky = yield from _leaky(study, work, trial, fresh, watch)
+    if not fresh:
+        study.stage_ends("final training")
     opening = open_test(study, [*(one.digest for one in trained), trees_digest(work)], work.parts.hash)
-    scored = score_all(work, shipped, compared)
+    scored = score_all(work, shipped, compared, trees)
     card = _card(study, work, trial, trained, opening, scored, leaky)
-    yield Outcome(directory, _write(study, work, trial, directory, trained[0], card, scored.mistakes))
+    card = _write(study, work, trial, directory, trained[0], card, scored.mistakes)
+    if not fresh:
+        study.stage_ends("result")
+    yield Outcome(directory, card)
 
 
 LATE = ("sklearn.metrics", "data.audit", "scipy.optimize", "onnxscript", "onnxruntime", "torch.onnx")
@@ -236,7 +244,7 @@ def _card(
         leaky=work.leaky,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         classes=dataset.classes,
-        preprocessing=Preprocessing(size=config.image_size, decoding=DECODING, **IMAGENET),
+        preprocessing=Preprocessing(size=config.image_size, decoding=DECODING, views=work.views, **IMAGENET),
         temperature=scored.temperature,
         conformal=scored.conformal,
         versions=versions(work.device),

@@ -20,7 +20,7 @@ from models.memory import OutOfMemoryError
 from models.training import EpochResult, derive_seed
 from study import StudyError
 from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, INFEASIBLE, why
-from study.config.plan import CONFIRM_SEEDS, shortened
+from study.config.plan import CONFIRM_SEEDS, extended, shortened
 from study.config.schema import StudyConfig
 from study.config.space import cnn_config, full_point
 from study.search.open_study import OpenStudy
@@ -126,7 +126,8 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
         if again:
             return work
         left = 3600 * hours - study.clock.spent() - planned.stages["result"]
-        config = shortened(work.config, _epoch_seconds(study, planned.epoch), left)
+        epoch = _epoch_seconds(study, planned.epoch)
+        config = extended(shortened(work.config, epoch, left), study.left_to_plan(), epoch, left)
         stage = FinalStage.model_validate({**config.model_dump(mode="json"), "trials": count, "hours": hours})
         study.remember(FINAL_STAGE, stage.model_dump(mode="json"))
     decided = stage.model_dump(mode="json", exclude={"trials", "hours"})

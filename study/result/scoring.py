@@ -1,8 +1,13 @@
 """The test part, opened once: everything that will ever be compared is scored in one step."""
 
+from __future__ import annotations
+
 import hashlib
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +28,7 @@ from models.scores.evaluation import (
     without_images,
 )
 from models.scores.intervals import accuracy_interval
+from models.scores.views import AS_IT_IS
 from models.training import derive_seed
 from study.attributes import OPENINGS
 from study.result.page import Mistake
@@ -30,6 +36,9 @@ from study.result.refit import Trained
 from study.search.open_study import OpenStudy
 from study.storage.door import make_durable
 from study.training.workspace import Workspace
+
+if TYPE_CHECKING:
+    from data.audit import Trees
 
 MISTAKES = 12
 """Shown in the report."""
@@ -77,20 +86,48 @@ class Scored:
     mistakes: list[Mistake]
 
 
-def score_all(work: Workspace, shipped: list[Trained], rivals: list[tuple[str, int, Trained]]) -> Scored:
+def grow_trees(work: Workspace) -> Future[Trees]:
+    """Trees on colour and gradient histograms, made beside what else is done: a network is worth what it adds to them.
+
+    They see the images that the final training sees.
+    """
+    grown: Future[Trees] = Future()
+
+    def grow() -> None:
+        try:
+            from data.audit import fit_trees  # OpenCV and scikit-learn take seconds to import
+
+            train = np.concatenate([getattr(work.parts, name) for name in TREE_PARTS[work.held_out]])
+            grown.set_result(fit_trees(work.dataset, train, work.config.seed))
+        except BaseException as error:  # heard of where they are asked for
+            grown.set_exception(error)
+
+    threading.Thread(target=grow, daemon=True, name="trees").start()
+    return grown
+
+
+def score_all(
+    work: Workspace, shipped: list[Trained], rivals: list[tuple[str, int, Trained]], trees: Future[Trees]
+) -> Scored:
     """Score the shipped model (the first seed), its other seeds, and the rivals (role, trial, network) beside it."""
     labels, groups = _truth(work, work.held_out)
     logits = [_logits(work, one.model, work.held_out) for one in shipped]
     cal = _logits(work, shipped[0].model, "cal") if len(work.parts.cal) else None
     temperature = 1.0 if cal is None else fit_temperature(cal, _truth(work, "cal")[0])
-    named = logits[0].argmax(axis=1)
-    answers: list[tuple[str, int | None, Ints]] = [("trees", None, _trees(work))]
-    answers += [(role, trial, _logits(work, one.model, work.held_out).argmax(axis=1)) for role, trial, one in rivals]
+    named = softmax(logits[0], temperature).argmax(axis=1)
+    answers: list[tuple[str, int | None, Ints]] = [
+        ("trees", None, trees.result().labels(getattr(work.parts, work.held_out)))
+    ]
+    if work.views != AS_IT_IS:
+        answers.append(("one view", None, logits[0][0].argmax(axis=1)))
+    answers += [
+        (role, trial, softmax(_logits(work, one.model, work.held_out)).argmax(axis=1)) for role, trial, one in rivals
+    ]
     seed = derive_seed(work.config.seed, "bootstrap")
     return Scored(
         temperature=temperature,
         test=_scores(work, logits[0], cal, temperature),
-        accuracy_of_seeds=[float((one.argmax(axis=1) == labels).mean()) for one in logits],
+        accuracy_of_seeds=[float((softmax(one, temperature).argmax(axis=1) == labels).mean()) for one in logits],
         comparison=[
             compare(named, other, labels, groups, seed, name=role, trial=trial, leaky=work.leaky)
             for role, trial, other in answers
@@ -103,7 +140,7 @@ def score_all(work: Workspace, shipped: list[Trained], rivals: list[tuple[str, i
 def leaky_row(work: Workspace, one: Trained) -> Leaky:
     """Accuracy on the held-out images of the published split, marked."""
     labels, groups = _truth(work, work.held_out)
-    right = _logits(work, one.model, work.held_out).argmax(axis=1) == labels
+    right = _named(work, one) == labels
     interval = accuracy_interval(right, labels, groups, derive_seed(work.config.seed, "bootstrap"))
     return Leaky(leaky=True, accuracy=float(right.mean()), accuracy_interval=interval, images=len(labels))
 
@@ -115,7 +152,12 @@ def _truth(work: Workspace, part: str) -> tuple[Ints, Ints]:
 
 
 def _logits(work: Workspace, model: CNN, part: str) -> Floats:
-    return predict_logits(model.to(work.device), work.eval_batches(part))
+    return predict_logits(model.to(work.device), work.eval_batches(part), work.views)
+
+
+def _named(work: Workspace, one: Trained) -> Ints:
+    """The classes that a network names on the held-out part, without a temperature."""
+    return np.asarray(softmax(_logits(work, one.model, work.held_out)).argmax(axis=1))
 
 
 def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: float) -> HeldOutScores:
@@ -130,14 +172,6 @@ def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: fl
     votes = score(*by_group(logits, labels, groups, temperature), classes, 1.0, seed, positive)
     bins = reliability(softmax(logits, temperature), labels)
     return HeldOutScores(**vars(images), by_group=without_images(votes), reliability=bins)
-
-
-def _trees(work: Workspace) -> Ints:
-    """Trees on colour and gradient histograms: a network is worth what it adds to them."""
-    from data.audit import tree_labels  # OpenCV and scikit-learn take seconds to import
-
-    train = np.concatenate([getattr(work.parts, name) for name in TREE_PARTS[work.held_out]])
-    return tree_labels(work.dataset, train, getattr(work.parts, work.held_out), work.config.seed)
 
 
 def _conformal(work: Workspace, cal: Floats, logits: Floats, temperature: float) -> Conformal:

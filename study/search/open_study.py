@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
 from study import StudyError
-from study.attributes import ASKED, BASELINE, CONFIG, CONTRACT, PLANNED
-from study.config.plan import Planned
+from study.attributes import ASKED, BASELINE, CONFIG, CONTRACT, PLANNED, STAGES
+from study.config.plan import Planned, Stage
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.config.space import distributions
@@ -67,11 +67,23 @@ class OpenStudy:
         kept = self.attribute(PLANNED)
         return None if kept is None else Planned.model_validate(kept)
 
+    def left_to_plan(self) -> tuple[str, ...]:
+        """The fields that were asked for as "auto"."""
+        asked = self.attribute(ASKED)
+        return Asked(asked).autos if isinstance(asked, dict) else ()
+
     def hours(self) -> float | None:
         """As they were last given, by whatever command."""
         config = self.attribute(CONFIG)
         hours = config.get("hours") if isinstance(config, dict) else None
         return float(hours) if isinstance(hours, int | float) else None
+
+    def stage_ends(self, stage: Stage, at: float | None = None) -> None:
+        """Note what the clock says, or said `at` the end of a stage; of one that comes again the last end counts."""
+        if self.planned():
+            ends = self.attribute(STAGES)
+            at = self.clock.spent() if at is None else at
+            self.remember(STAGES, {**(ends if isinstance(ends, dict) else {}), stage: round(at, 1)})
 
     def search_seconds_left(self) -> float:
         """Until the search must end; infinite without hours."""

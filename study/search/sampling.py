@@ -11,12 +11,15 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from models.training import derive_seed
+from study.config.draw import near
 from study.config.limit import cheapest
 from study.config.schema import StudyConfig
-from study.config.space import distributions
+from study.config.space import Value, distributions
 
 REDRAWS = 32
 """Of a point above the limit."""
+STARTUP = 10
+"""Trials before which TPE, by Optuna's default, draws uniformly."""
 
 
 class Recalling(TPESampler):
@@ -78,10 +81,16 @@ class PerTrialSampler(BaseSampler):
         self._seed = config.seed
         self._space = distributions(config.space)
         self._sampler = make(config.seed)
+        self._rng = np.random.default_rng(config.seed)
+        self._start: dict[str, Value] | None = None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Reseed from the trial's number."""
         self._sampler = self._make(derive_seed(self._seed, "sampler", trial.number) % 2**32)
+        self._rng = np.random.default_rng(derive_seed(self._seed, "near", trial.number))
+        starts = self._config.starts if trial.number < STARTUP else []
+        drawn_near = bool(starts) and self._rng.random() < self._config.near_starts
+        self._start = starts[int(self._rng.integers(len(starts)))] if drawn_near else None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space, whatever the history holds."""
@@ -95,13 +104,17 @@ class PerTrialSampler(BaseSampler):
         What lies above the limit is drawn again, from the same generator; in the end the cheapest point is taken.
         """
         for _ in range(REDRAWS):
-            point = self._sampler.sample_relative(study, trial, search_space)
-            for name, distribution in search_space.items():
-                if name not in point:
-                    point[name] = self._sampler.sample_independent(study, trial, name, distribution)
+            point = near(self._start, search_space, self._rng) if self._start else self._sampled(study, trial)
             if not self._config.above_limit(point):
                 return point
         return dict(cheapest(self._config.space, self._config.image_size))
+
+    def _sampled(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        point = self._sampler.sample_relative(study, trial, self._space)
+        for name, distribution in self._space.items():
+            if name not in point:
+                point[name] = self._sampler.sample_independent(study, trial, name, distribution)
+        return point
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

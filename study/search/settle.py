@@ -9,9 +9,9 @@ from pydantic import JsonValue
 
 from data.datasets import Survey, survey
 from study import StudyError
-from study.attributes import ASKED, CONFIG, PLANNED
+from study.attributes import ASKED, CONFIG, PLANNED, STAGES
 from study.config.expect import Images, Throughput
-from study.config.plan import Planned, measuring_seconds, plan
+from study.config.plan import Planned, Stage, measuring_seconds, plan, taken
 from study.config.resolve import Asked
 from study.config.schema import MAY_CHANGE, StudyConfig
 from study.search.contract import stored_config
@@ -68,6 +68,7 @@ class Kept:
     asked: JsonValue  # the fields as they were given; None where nothing was left to a plan
     planned: Planned | None
     spent: float  # seconds
+    taken: dict[Stage, float]  # seconds of each stage that has ended
 
 
 def kept(name: str, url: str) -> Kept | None:
@@ -90,6 +91,7 @@ def kept(name: str, url: str) -> Kept | None:
         asked=study.user_attrs.get(ASKED),
         planned=None if planned is None else Planned.model_validate(planned),
         spent=Clock(storage, study._study_id).spent(),
+        taken=taken(study.user_attrs.get(STAGES, {})),
     )
 
 

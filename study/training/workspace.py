@@ -14,6 +14,7 @@ from data.datasets import ImageSet
 from data.splits import Parts
 from models.bundle.reference import IMAGENET
 from models.checkpoint import Checkpoints
+from models.scores.views import View, views_of
 from study.config.schema import StudyConfig
 
 EVAL_BATCH = 256
@@ -43,6 +44,12 @@ class Workspace:
     def leaky(self) -> bool:
         """Whether every number is marked: copies of one source lie on both sides."""
         return self.config.protocol == "random"
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Of each image, when a final model is scored and used."""
+        augment = self.config.augment
+        return views_of(self.config.tta, hflip=augment.hflip, vflip=augment.vflip)
 
     def checkpoints(self, training: str, identity: str) -> Checkpoints:
         """Where the checkpoints of a training lie."""

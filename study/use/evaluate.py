@@ -83,7 +83,7 @@ def _scores(bundle: Bundle, dataset: ImageSet, labels: NDArray[np.int64]) -> Sco
             images = torch.from_numpy(dataset.images[i : i + BATCH]).to(device)
             yield predictor.normalised(images), torch.from_numpy(labels[i : i + BATCH])
 
-    logits = predict_logits(predictor.model, batches())
+    logits = predict_logits(predictor.model, batches(), predictor.views)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")  # those the folder lacks
         scores = score(logits, labels, dataset.groups, bundle.classes, float(predictor.temperature), 0)

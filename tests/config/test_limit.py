@@ -82,6 +82,20 @@ def test_drawn_points_lie_within_the_limit_and_an_enqueued_one_above_it_is_close
     assert [trial.params for trial in again.trials()] == [trial.params for trial in study.trials()]
 
 
+def test_a_depth_that_leaves_nothing_of_an_image_is_drawn_again(
+    tiny: Callable[..., StudyConfig], workspace: Callable[..., Any], tmp_path: Path
+) -> None:
+    config = tiny(**{"space.num_conv_blocks": [1, 3], "space.stem_stride": [1, 2]}, trials=12, epochs=2, pruner="none")
+    work = workspace(config)
+    study = open_work(work, f"sqlite:///{tmp_path}/optuna.db")
+    study.study.enqueue_trial({**cheapest(config.space, 8), "num_conv_blocks": 3, "stem_stride": 2})
+    list(search(study, objective(work)))
+    closed, *drawn = study.trials()
+    assert closed.user_attrs["failed_because"].endswith("blocks 3, stem_stride 2: nothing is left of 8 pixels")
+    seen = {(trial.params["num_conv_blocks"], trial.params["stem_stride"]) for trial in drawn}
+    assert seen == {(1, 1), (1, 2), (3, 1)}
+
+
 def test_a_limit_under_which_nothing_lies_is_refused() -> None:
     with pytest.raises(StudyError, match=r"no point of the space lies within the limit: the cheapest has params "):
         resolve(None, {"limit": {"params": 10}})

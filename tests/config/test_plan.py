@@ -11,7 +11,8 @@ from hypothesis.strategies import SearchStrategy
 from models.cost import Cost
 from study import StudyError
 from study.config.expect import Images, Throughput, epoch_seconds
-from study.config.plan import AFTER, FULL_TRAININGS, Planned, plan, shortened
+from study.config.limit import cost_of
+from study.config.plan import AFTER, FULL_TRAININGS, SPARE, Planned, extended, plan, shortened
 from study.config.resolve import Asked, ask, resolve
 from study.config.rungs import brackets, expected_epochs
 from study.config.schema import StudyConfig
@@ -57,8 +58,10 @@ def test_a_plan_fits_its_hours_or_says_how_many_would_do(hours: float, images: I
     assert found.after_search >= AFTER * seconds * (1 - 1e-9)
     assert brackets(config.min_epochs, config.epochs, config.eta)  # and StudyConfig refuses what Optuna would not serve
     assert config.trials is not None
-    assert len(config.starts) == 1
-    assert config.above_limit(config.starts[0]) is None
+    assert 1 <= len(config.starts) <= 4
+    costs = [cost_of(config.space, start, config.image_size).flops for start in config.starts]
+    assert costs[0] == min(costs)  # there is always a model
+    assert not any(config.above_limit(start) for start in config.starts)
     assert StudyConfig.model_validate(config.model_dump(mode="json")) == config
 
 
@@ -147,6 +150,26 @@ def test_a_stage_that_takes_too_long_leaves_out_what_only_compares_first() -> No
     ]
     for more, less in pairwise(steps):
         assert less.final_epochs <= more.final_epochs
+
+
+def test_time_that_is_left_buys_what_was_left_to_the_plan() -> None:
+    config = resolve(None, {"preset": "quick", "final_epochs": 20, "confirm_epochs": 10})
+    autos = ("confirm", "rivals", "final_seeds", "final_epochs")
+    steps = [extended(config, autos, 1.0, seconds / SPARE) for seconds in (10, 20.5, 25.5, 30.5, 90.5, 130.5, 170.5)]
+    shown = [(one.final_epochs, one.confirm, one.final_seeds, one.rivals) for one in steps]
+    both = ("runner-up", "baseline")
+    assert shown == [
+        (20, 1, 1, both),
+        (20, 1, 1, both),
+        (25, 1, 1, both),
+        (30, 1, 1, both),
+        (30, 1, 3, both),
+        (30, 2, 2, ("runner-up",)),
+        (30, 3, 2, ("runner-up",)),
+    ]
+    assert extended(config, ("rivals",), 1.0, 1e9) == config
+    for one in steps[2:]:
+        assert shortened(one, 1.0, 171) == one
 
 
 def test_expected_epochs_by_hand() -> None:

@@ -24,7 +24,7 @@ from models.bundle import folder as bundle
 from models.bundle.card import Card, Conformal, Final, Origin, Preprocessing
 from models.bundle.predictor import Predictor
 from models.bundle.reference import IMAGENET
-from models.cnn import CNN, CNNConfig, build_cnn, prepare
+from models.cnn import CNN, CNNConfig, build_cnn, plain_blocks, prepare
 from models.files import file_hash
 from models.scores.conformal import Refused, Sets
 from models.scores.evaluation import HeldOutScores, score, without_images
@@ -36,8 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PLAIN = CNNConfig(
     num_classes=3,
     image_size=16,
-    filters=(32, 64),
-    kernel_sizes=(5, 3),
+    blocks=plain_blocks((32, 64), (5, 3)),
     batch_norm=True,
     conv_dropout=0.1,
     dense_units=(8,),
@@ -51,9 +50,9 @@ CONFIGS = {
     "average pooling, no dense layers": replace(PLAIN, head="gap", dense_units=()),
     "no dense layers": replace(PLAIN, dense_units=()),
     "several dense layers": replace(PLAIN, dense_units=(8, 4)),
-    "one block": replace(PLAIN, filters=(8,), kernel_sizes=(7,)),
-    "down to one pixel": replace(PLAIN, filters=(4, 8, 16, 32), kernel_sizes=(3, 3, 3, 3), conv_dropout=0.0),
-    "a size that halves unevenly": replace(PLAIN, image_size=27, filters=(32, 64, 128), kernel_sizes=(3, 5, 3)),
+    "one block": replace(PLAIN, blocks=plain_blocks((8,), (7,))),
+    "down to one pixel": replace(PLAIN, blocks=plain_blocks((4, 8, 16, 32), (3, 3, 3, 3)), conv_dropout=0.0),
+    "a size that halves unevenly": replace(PLAIN, image_size=27, blocks=plain_blocks((32, 64, 128), (3, 5, 3))),
 }
 
 
@@ -141,7 +140,7 @@ def test_the_reference_layout_is_written_where_it_can_describe_the_network(tmp_p
     origin = Origin(name="s", trial=0, winner=0, params={}, metric="accuracy", selection_score=0.5, trials=1, config={})
     final = Final(data="train", epochs=2, trainings=1, seconds=3.0, epoch_seconds=[1.0, 2.0], num_params=None)
     save(tmp_path, config, study=origin, final=final)
-    describable = config.filters[0] == 32 and config.head == "flatten" and config.image_size == 16
+    describable = config.blocks[0].filters == 32 and config.head == "flatten" and config.image_size == 16
     assert (tmp_path / "model.pth").exists() == describable
     if not describable:
         return

@@ -2,7 +2,7 @@
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import optuna
@@ -12,18 +12,26 @@ from torch import nn
 
 from models import ModelError
 from models.bundle.folder import load
-from models.cnn import CNNConfig, build_cnn, count_parameters
+from models.cnn import CNNConfig, Kind, Residual, build_cnn, count_parameters, last_maps
+from study.config.draw import anywhere
 from study.config.presets import PRESETS, REFERENCE_BEST
-from study.config.resolve import resolve
+from study.config.resolve import STANDING_IN, ask
 from study.config.schema import StudyConfig
 from study.config.space import Entry, Range, cnn_config, distributions, full_point
 
-SHAPE = ("num_conv_blocks", "filters_multiplier", "kernel_sizes", "use_batch_norm", "head", "dense_units")
+SHAPE = (
+    *("num_conv_blocks", "filters_multiplier", "kernel_sizes", "use_batch_norm", "head", "dense_units"),
+    *("block", "stem_stride", "base_filters"),
+)
 """The parameters that decide which tensors there are."""
+
+SIDES = {"quick": 32, "reference": 32, "full": 32, "auto": 64}
+"""Pixels, for each preset."""
 
 
 def preset(name: str) -> StudyConfig:
-    return resolve(None, {"preset": name})
+    asked = ask(None, {"preset": name})
+    return StudyConfig.model_validate({**asked.fields, **{field: STANDING_IN[field] for field in asked.autos}})
 
 
 def ends(entry: Entry) -> list[Any]:
@@ -53,25 +61,69 @@ def check_network(config: CNNConfig) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "auto"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_all_corners_of_each_space(name: str) -> None:
     config = preset(name)
     for params in corners(config.space):
-        check_network(cnn_config(full_point(config.space, params), 5, image_size=32))
+        check_network(cnn_config(full_point(config.space, params), 5, image_size=SIDES[name]))
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "auto"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_drawn_points_of_each_space(name: str) -> None:
     config = preset(name)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     small = 0
     for _ in range(40):
         params = study.ask(distributions(config.space)).params
-        architecture = cnn_config(full_point(config.space, params), 5, image_size=32)
-        if max(architecture.filters) <= 512:  # the largest are among the corners
+        architecture = cnn_config(full_point(config.space, params), 5, image_size=SIDES[name])
+        if max(block.filters for block in architecture.blocks) <= 512:  # the largest are among the corners
             check_network(architecture)
             small += 1
     assert small >= 8
+
+
+@pytest.mark.slow
+def test_200_points_of_the_space_of_auto_work() -> None:
+    config = preset("auto")
+    kinds = distributions(config.space)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        params = {**anywhere(kinds, rng), "base_filters": int(rng.integers(12, 25))}  # the wide ones are corners
+        check_network(cnn_config(full_point(config.space, params), 5, image_size=64))
+
+
+def test_a_residual_block_adds_its_input_and_needs_no_bias() -> None:
+    block = Residual(4, 8, stride=1)
+    assert all(layer.bias is None for layer in block.modules() if isinstance(layer, nn.Conv2d))
+    nn.init.zeros_(block.residual[-1].weight)
+    images = torch.randn(2, 4, 6, 6)
+    assert torch.equal(block(images), block.skip(images))
+    assert not torch.equal(block(2 * images), block.skip(images))
+
+
+def test_a_stem_stride_halves_the_image_at_once() -> None:
+    point = {**full_point(preset("auto").space, {**POINT, "stem_stride": 2}), "num_conv_blocks": 3}
+    for kind in get_args(Kind):
+        model = build_cnn(cnn_config({**point, "block": kind}, 5, 64))
+        assert model.features(torch.zeros(1, 3, 64, 64)).shape[2:] == (4, 4)
+        assert build_cnn(cnn_config({**point, "block": kind}, 5, 27)).features(torch.zeros(1, 3, 27, 27)).shape[2] == 1
+
+
+POINT = {
+    **{"block": "residual", "stem_stride": 1, "num_conv_blocks": 4, "base_filters": 12, "dense_units": "none"},
+    **{"conv_dropout": 0.0, "dense_dropout": 0.0, "learning_rate": 1e-3, "weight_decay": 0.01},
+    **{"schedule": "cosine", "label_smoothing": 0.0, "augment_strength": 1.0},
+}
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_where_a_network_looked_is_seen_in_what_its_last_block_gives(kind: Kind) -> None:
+    config = cnn_config(full_point(preset("auto").space, {**POINT, "block": kind}), 5, 64)
+    model = build_cnn(config)
+    maps: list[torch.Tensor] = []
+    last_maps(model).register_forward_hook(lambda layer, inputs, output: maps.append(output))
+    model(torch.zeros(1, 3, 64, 64))
+    assert maps[0].shape == (1, 12 * 8, 8, 8)
 
 
 def test_the_reference_space_has_9720_points() -> None:
@@ -92,7 +144,7 @@ def test_the_reference_best_has_its_published_size() -> None:
 def test_kernel_sizes_are_padded_with_3_and_cut(kernels: str, blocks: int, expected: tuple[int, ...]) -> None:
     config = preset("reference")
     point = {**full_point(config.space, REFERENCE_BEST), "kernel_sizes": kernels, "num_conv_blocks": blocks}
-    assert cnn_config(point, 5, 64).kernel_sizes == expected
+    assert tuple(block.kernel_size for block in cnn_config(point, 5, 64).blocks) == expected
 
 
 def test_an_image_too_small_for_its_blocks_is_refused() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.cnn import CNNConfig, build_cnn
+from models.cnn import CNNConfig, build_cnn, plain_blocks
 from models.training import (
     Batch,
     EpochResult,
@@ -27,8 +27,7 @@ from models.training import (
 SMALL = CNNConfig(
     num_classes=2,
     image_size=8,
-    filters=(8,),
-    kernel_sizes=(3,),
+    blocks=plain_blocks((8,), (3,)),
     batch_norm=True,
     conv_dropout=0.1,
     dense_units=(16,),

@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
+from PIL import Image
 
 from study.attributes import ASKED, CLOCK, FINAL_STAGE, PLANNED
 from study.storage.door import open_storage
@@ -110,6 +112,44 @@ def test_at_the_deadline_trials_keep_their_numbers_and_go_on_when_more_hours_com
         for number in running
     )
     assert again.user_attrs[PLANNED] == study.user_attrs[PLANNED]
+
+
+SIDES = {"grey": (24, 24), "tall": (16, 64), "photographs": (32, 32), "few": (40, 40)}
+"""Kind of folder -> width and height of its images."""
+
+
+def stripes(root: Path, kind: str) -> Path:
+    """Three classes of noisy stripes: lying, standing, and none; a folder of some kind."""
+    rng, (width, height) = np.random.default_rng(0), SIDES[kind]
+    wave = 60 * np.sin(np.arange(max(width, height)) * 1.3)
+    for name in ("lying", "none", "standing"):
+        (root / name).mkdir(parents=True)
+        for number in range(20 if kind == "few" else 50):
+            pattern = wave[:height, None] if name == "lying" else wave[:width] if name == "standing" else 0.0
+            pixels = np.clip(128 + pattern + rng.normal(0, 20, (height, width)), 0, 255).astype(np.uint8)
+            image = Image.fromarray(pixels)
+            (image if kind == "grey" else image.convert("RGB")).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*SIDES, "digits"])
+def test_any_folder_gets_a_sensible_study(digits_folder: Path, tmp_path: Path, kind: str) -> None:
+    folder = digits_folder if kind == "digits" else stripes(tmp_path / "images", kind)
+    words = ["run", "--data", str(folder), "--hours", "0.03", "--trials", "5", "--name", "s"]
+    more = ["--set", "groups=none", "--set", "confirm=1", "--set", "final_seeds=1", "--set", "final_epochs=9"]
+    assert killer.run([*words, *more], tmp_path) == 0
+    study, found = study_in(tmp_path), card(tmp_path)
+    config = found["study"]["config"]
+    assert config["preset"] == "auto"
+    starts = config["starts"]
+    assert len(starts) >= 3
+    assert {start["block"] for start in starts} == {"plain", "residual"}
+    assert study.trials[0].params == starts[0]
+    assert found["preprocessing"]["size"] >= 32
+    assert found["preprocessing"]["views"] == ["", "h", "v", "hv"]
+    assert [row["name"] for row in found["comparison"]][:2] == ["trees", "one view"]
+    assert found["test"]["accuracy"] > 1.5 * found["test"]["majority"]
 
 
 def test_hours_that_hold_nothing_are_refused_with_those_that_would_do(shell: Shell, small_folder: Path) -> None:

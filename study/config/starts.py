@@ -1,0 +1,52 @@
+"""The points that a planned study tries first: the cheapest network, and strong ones of different kinds."""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from study.config.limit import SHAPING, above, cheapest
+from study.config.presets import STARTS, STRONG
+from study.config.schema import StudyConfig
+from study.config.space import Range, Value, contains
+
+START_SHARE = 0.5
+"""Of the arithmetic that the limit allows, for what is tried first: the search is not to be spent on it."""
+
+
+def starts(config: StudyConfig) -> list[dict[str, Value]]:
+    """The cheapest network, and those of STARTS that the space holds, each as wide as START_SHARE of the limit."""
+    usual = cheapest(config.space, config.image_size)
+    recipe = {name: value for name, value in _inside(config, usual, STRONG).items() if name not in SHAPING}
+    found = [{**usual, **recipe}]
+    for row in STARTS:
+        point = _widened(config, _inside(config, usual, row))
+        if point not in found and config.above_limit(point) is None:
+            found.append(point)
+    return found
+
+
+def _inside(config: StudyConfig, usual: Mapping[str, Value], row: Mapping[str, JsonValue]) -> dict[str, Value]:
+    """A point with what the space holds of a row."""
+    given = {name: value for name, value in row.items() if isinstance(value, bool | int | float | str)}
+    held = {name: value for name, value in given.items() if name in usual and contains(config.space, name, value)}
+    return {**usual, **held}
+
+
+def _widened(config: StudyConfig, point: dict[str, Value]) -> dict[str, Value]:
+    """The same with the largest first width that keeps to its share of the limit."""
+    entry = config.space.get("base_filters")
+    if not isinstance(entry, Range):
+        return point
+    low, high = int(entry.low), int(entry.high)
+    if config.limit.gflops is None and config.limit.megabytes is None:  # nothing says what is much here
+        high = round((low * high) ** 0.5)
+    most = config.limit.gflops
+    room = config.limit.model_copy(update={"gflops": None if most is None else START_SHARE * most})
+    widths = [width for width in range(low, high + 1) if contains(config.space, "base_filters", width)]
+
+    def fits(width: int) -> bool:
+        return above(room, config.space, {**point, "base_filters": width}, config.image_size) is None
+
+    held = bisect_left(widths, True, key=lambda width: not fits(width))  # how many of them are narrow enough
+    return {**point, "base_filters": widths[held - 1]} if held else point
