@@ -61,13 +61,14 @@ def show_plan(
     if there is not None and there.planned is not None:
         _show_kept(there, there.planned, as_json)
         return
+    if asked.fields.get("hours") is None:
+        raise StudyError("a study without hours has no plan (for example: study plan --hours 2)")
     with show(err) as display:
         images, throughput = look(
             asked, storage, choose_device(device), lambda done, total: display.images("measuring", done, total)
         )
     config, planned = plan(asked, images, throughput)
-    if planned is None:
-        raise StudyError("a study without hours has no plan (for example: study plan --hours 2)")
+    assert planned is not None  # there are hours
     others = {f"{other:g}": _with(asked, other, images, throughput) for other in OTHERS}
     if as_json:
         rows: dict[str, JsonValue] = {
