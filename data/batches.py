@@ -44,6 +44,7 @@ class Augment:
     rotation: Annotated[float, Ge(0), Le(180)] = 0.0  # degrees, either way
     hflip: bool = False  # left and right, half of the time
     vflip: bool = False  # up and down, half of the time
+    turns: bool = False  # by quarters, any of the four alike
     crop: Annotated[float, Gt(0), Le(1)] = 1.0  # smallest share of the area kept; aspect ratio 3/4 to 4/3
     jitter: Annotated[float, Ge(0), Le(0.9)] = 0.0  # brightness, contrast, saturation times 1 - jitter to 1 + jitter
     stain: Annotated[float, Ge(0), Le(0.9)] = 0.0  # haematoxylin, eosin likewise (Tellez et al. 2018)
@@ -55,6 +56,7 @@ class Augment:
             rotation=self.rotation * strength,
             hflip=self.hflip and strength > 0,
             vflip=self.vflip and strength > 0,
+            turns=self.turns and strength > 0,
             crop=max(0.1, 1 - (1 - self.crop) * strength),
             jitter=min(0.9, self.jitter * strength),
             stain=min(0.9, self.stain * strength),
@@ -104,7 +106,7 @@ def augmented(images: Tensor, augment: Augment, normalisation: Normalisation) ->
     """uint8 [B, H, W, 3] -> float32 [B, 3, H, W]: each image with its own random parameters, then normalised."""
     count, device = len(images), images.device
     pixels = images.permute(0, 3, 1, 2).float().contiguous()
-    if augment.rotation or augment.hflip or augment.vflip or augment.crop < 1:
+    if augment.rotation or augment.hflip or augment.vflip or augment.turns or augment.crop < 1:
         pixels = warp(pixels, random_maps(count, augment, device))
     if augment.stain:
         pixels = stained(pixels, 1 + augment.stain * _uniform(count, 2, device=device))
@@ -123,6 +125,8 @@ def random_maps(count: int, augment: Augment, device: torch.device) -> Tensor:
     ratio = torch.exp(math.log(4 / 3) * _uniform(count, device=device)) if augment.crop < 1 else torch.ones_like(area)
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     left, top = (1 - width) * _uniform(count, device=device), (1 - height) * _uniform(count, device=device)
+    if augment.turns:
+        angle = angle + torch.randint(4, (count,), device=device) * (math.pi / 2)
     flip_x = torch.where(torch.rand(count, device=device) < 0.5, -1.0, 1.0) if augment.hflip else 1.0
     flip_y = torch.where(torch.rand(count, device=device) < 0.5, -1.0, 1.0) if augment.vflip else 1.0
     return affine(angle, width * flip_x, height * flip_y, left * flip_x, top * flip_y)

@@ -19,13 +19,21 @@ REFERENCE_AUGMENT: dict[str, JsonValue] = {"rotation": 20.0, "hflip": True, "cro
 STRONG: dict[str, JsonValue] = {
     **{"dense_units": "none", "conv_dropout": 0.0, "dense_dropout": 0.0, "label_smoothing": 0.05},
     **{"learning_rate": 3e-3, "weight_decay": 0.05, "schedule": "onecycle", "augment_strength": 0.6},
+    "augment_turns": False,
 }
 """A recipe that trains most networks of `auto` well; the rates are meant for batches of 64."""
 
 STARTS: list[dict[str, JsonValue]] = [
-    {**STRONG, "block": "residual", "num_conv_blocks": 4, "stem_stride": 1},
+    {**STRONG, "block": "residual", "num_conv_blocks": 4, "stem_stride": 1, "augment_turns": True},
     {**STRONG, "block": "plain", "num_conv_blocks": 4, "stem_stride": 1},
-    {**STRONG, "block": "residual", "num_conv_blocks": 4, "stem_stride": 2, "schedule": "cosine", "conv_dropout": 0.05},
+    {
+        **STRONG,
+        "block": "residual",
+        "num_conv_blocks": 4,
+        "stem_stride": 2,
+        "schedule": "cosine",
+        "augment_turns": True,
+    },
 ]
 """Different networks that are tried before any is drawn; a plan makes each as wide as its limit advises."""
 
@@ -149,6 +157,7 @@ PRESETS["auto"] = {
         "schedule": ["onecycle", "cosine"],
         "label_smoothing": {"low": 0.0, "high": 0.15},
         "augment_strength": {"low": 0.25, "high": 1.5},
+        "augment_turns": [False, True],
     },
 }
 """The default for a user's folder: a GPU ends by trials, a processor by hours."""

@@ -126,6 +126,7 @@ PARAMETERS: dict[str, Parameter] = {
     ),
     "label_smoothing": Parameter(default=0.0, low=0, high=0.5, meaning="share of the target spread over all classes"),
     "augment_strength": Parameter(default=1.0, low=0, high=3, meaning="scales everything in [augment]; 0 is off"),
+    "augment_turns": Parameter(default=False, meaning="quarter turns besides what [augment] says"),
 }
 
 

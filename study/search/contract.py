@@ -60,7 +60,9 @@ def _completed(kept: Contract, wanted: Contract) -> Contract:
     augment = dataclasses.asdict(Augment()) | (given if isinstance(given, dict) else {})
     # A space that names other parameters leaves others unnamed: the space itself is what differs then.
     same_space = kept.get("space") == wanted["space"]
-    unnamed = kept.get(DEFAULTS) if same_space and DEFAULTS in kept else wanted[DEFAULTS]
+    new, known = wanted[DEFAULTS], kept.get(DEFAULTS)
+    # Parameters that its version did not have do by default what it did.
+    unnamed = {**new, **known} if same_space and isinstance(known, dict) and isinstance(new, dict) else new
     return defaults | kept | {"augment": augment, DEFAULTS: unnamed}
 
 

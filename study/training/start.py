@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -56,7 +56,8 @@ def start_training(
             raise
         raise OutOfMemoryError("out of memory: the device does not hold the network") from None
     index = work.index(*train_parts)
-    augment = work.config.augment.scaled(point["augment_strength"])
+    augment = work.config.augment
+    augment = replace(augment, turns=augment.turns or point["augment_turns"]).scaled(point["augment_strength"])
     batch = min(len(index), batch_for(len(index)) if batch_size == "auto" else batch_size)
 
     def train() -> Iterator[Batch]:

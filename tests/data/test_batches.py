@@ -25,7 +25,7 @@ from tests.conftest import random_images
 
 CPU = torch.device("cpu")
 NORM = Normalisation((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-ALL = Augment(rotation=20, hflip=True, vflip=True, crop=0.8, jitter=0.2, stain=0.2)
+ALL = Augment(rotation=20, hflip=True, vflip=True, turns=True, crop=0.8, jitter=0.2, stain=0.2)
 
 
 def smooth(count: int = 3, size: int = 32) -> torch.Tensor:
@@ -97,7 +97,7 @@ def test_no_augmentation_is_normalisation() -> None:
     assert torch.allclose(augmented(images, ALL.scaled(0), NORM), normalised(images, NORM), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["rotation", "hflip", "vflip", "crop", "jitter", "stain"])
+@pytest.mark.parametrize("name", ["rotation", "hflip", "vflip", "turns", "crop", "jitter", "stain"])
 def test_each_switch_works_alone_and_per_image(name: str) -> None:
     one = torch.from_numpy(random_images(1, 16)).expand(32, -1, -1, -1)
     torch.manual_seed(0)
@@ -116,6 +116,16 @@ def test_maps_stay_within_what_was_asked() -> None:
     area = drawn[:, 0, 0] * drawn[:, 1, 1] - drawn[:, 0, 1] * drawn[:, 1, 0]
     assert 0.6 < area.min() < 0.85  # the aspect ratio cannot always be met inside the image
     assert area.max() <= 1.001
+
+
+def test_turns_are_quarters_all_alike() -> None:
+    image = torch.from_numpy(random_images(1, 16))
+    torch.manual_seed(0)
+    seen = augmented(image.expand(200, -1, -1, -1), Augment(turns=True), NORM)
+    expected = [torch.rot90(normalised(image, NORM), times, (2, 3)) for times in range(4)]
+    found = [min(range(4), key=lambda k: (one - expected[k]).abs().max().item()) for one in seen]
+    assert max((one - expected[k]).abs().max().item() for one, k in zip(seen, found, strict=True)) < 1e-3
+    assert all(30 < found.count(times) < 70 for times in range(4))
 
 
 def test_training_batches_of_two_epochs_differ_and_validation_batches_do_not() -> None:

@@ -112,7 +112,7 @@ def test_a_stem_stride_halves_the_image_at_once() -> None:
 POINT = {
     **{"block": "residual", "stem_stride": 1, "num_conv_blocks": 4, "base_filters": 12, "dense_units": "none"},
     **{"conv_dropout": 0.0, "dense_dropout": 0.0, "learning_rate": 1e-3, "weight_decay": 0.01},
-    **{"schedule": "cosine", "label_smoothing": 0.0, "augment_strength": 1.0},
+    **{"schedule": "cosine", "label_smoothing": 0.0, "augment_strength": 1.0, "augment_turns": False},
 }
 
 
