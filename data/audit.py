@@ -10,12 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.ensemble import ExtraTreesClassifier
 
 from data.datasets import ImageSet
 from data.grouping.candidates import near_duplicates
 from data.grouping.leak import share_with_sibling
+from data.images import opened
 from data.known import recognise
 from data.splits import SHARES, Parts, random_parts
 
@@ -76,7 +76,7 @@ def image_sizes(dataset: ImageSet) -> dict[str, int]:
     """Width x height -> number of files, the most frequent first (at most ten)."""
 
     def size(path: str) -> str:
-        with Image.open(dataset.root / path) as image:
+        with opened(dataset.root / path) as image:
             return f"{image.width}x{image.height}"
 
     with ThreadPoolExecutor() as pool:

@@ -8,6 +8,7 @@ first one's work.
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,12 +23,16 @@ import PIL
 from numpy.typing import NDArray
 
 from data import DataError, Progress
-from data.images import DECODING, decode
+from data.images import DECODING, MOST_MEGAPIXELS, decode, read_file
 
 PIXELS, INDEX = "images.bin", "index.json"
 
 CHUNK = 512
 FEW = 16
+SAMPLED = 64
+"""Images that are compared with their hash when a cache is opened."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,33 +46,40 @@ class Decoded:
 
 
 def decoded(
-    root: Path, paths: Sequence[str], image_size: int, cache: Path, progress: Progress | None = None
+    root: Path,
+    paths: Sequence[str],
+    image_size: int,
+    cache: Path,
+    progress: Progress | None = None,
+    most: float = MOST_MEGAPIXELS,
 ) -> Decoded:
     """The images at `paths` below `root`, from the cache where they are in it, else decoded into it.
 
     Raises DataError when the disk is full, the cache cannot be written, or the folder changes meanwhile.
     """
-    key = _key(root, paths, image_size)
+    key = _key(root, paths, image_size, most)
     place = cache / f"images-{key[:24]}"
     if place.is_dir():
         try:
             return _open(place)
-        except (OSError, ValueError, KeyError):  # altered by somebody: what can be made again is not worth an error
+        except (OSError, ValueError, KeyError, TypeError) as error:  # what can be made again is not worth an error
+            logger.warning(f"the image cache {place} was altered ({error}); the images are decoded again")
             shutil.rmtree(place, ignore_errors=True)
     try:
-        publish(place, lambda part: _write(part, root, paths, image_size, progress))
+        publish(place, lambda part: _write(part, root, paths, image_size, most, progress))
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise DataError(f"cannot write the image cache in {cache}: {reason}") from error
-    if _key(root, paths, image_size) != key:
+    if _key(root, paths, image_size, most) != key:
         shutil.rmtree(place, ignore_errors=True)
         raise DataError(f"{root} changed while its images were read (try again when it rests)")
     return _open(place)
 
 
-def _key(root: Path, paths: Sequence[str], image_size: int) -> str:
+def _key(root: Path, paths: Sequence[str], image_size: int, most: float = MOST_MEGAPIXELS) -> str:
     """Changes with any file's name, size or modification time, and with how images are decoded."""
-    total = hashlib.sha256(f"{DECODING} {image_size} Pillow {PIL.__version__}\n".encode())
+    limit = "" if most == MOST_MEGAPIXELS else f" up to {most} megapixels"
+    total = hashlib.sha256(f"{DECODING} {image_size} Pillow {PIL.__version__}{limit}\n".encode())
     for path in paths:
         try:
             stat = os.stat(root / path)
@@ -85,12 +97,20 @@ def _open(place: Path) -> Decoded:
         raise ValueError(f"{place / PIXELS} has not the size that its index says")
     # Copy on write: torch wants writable memory, though nobody writes.
     images = np.memmap(place / PIXELS, np.uint8, "c", shape=shape) if count else np.zeros(shape, np.uint8)
+    if index.get("sample", _sample(images)) != _sample(images):  # caches of earlier versions have none
+        raise ValueError("other pixels")
     return Decoded(
         images=images,
         paths=tuple(index["paths"]),
         contents=tuple(index["contents"]),
         bad=index["bad"],
     )
+
+
+def _sample(images: NDArray[np.uint8]) -> str:
+    """A hash of some of the images, evenly spaced: all of them would take seconds at every start."""
+    some = images[:: max(1, len(images) // SAMPLED)]
+    return hashlib.sha256(np.ascontiguousarray(some).tobytes()).hexdigest()
 
 
 def publish(place: Path, write: Callable[[Path], None]) -> None:
@@ -144,26 +164,31 @@ def _now(folder: Path) -> float:
         return os.fstat(handle.fileno()).st_mtime
 
 
-def _write(part: Path, root: Path, paths: Sequence[str], image_size: int, progress: Progress | None) -> None:
+def _write(
+    part: Path, root: Path, paths: Sequence[str], image_size: int, most: float, progress: Progress | None
+) -> None:
     row = 3 * image_size * image_size
     with (part / PIXELS).open("wb") as handle:
         if paths and hasattr(os, "posix_fallocate"):  # a full disk is noticed now, not after an hour
             os.posix_fallocate(handle.fileno(), 0, row * len(paths))
-        good, bad = _decode_into(handle, root, paths, image_size, progress)
+        good, bad = _decode_into(handle, root, paths, image_size, most, progress)
         handle.truncate(row * len(good))
     columns = list(zip(*good, strict=True)) or [(), ()]
-    index = {
+    index: dict[str, object] = {
         "image_size": image_size,
         "decoding": DECODING,
         "paths": columns[0],
         "contents": columns[1],
         "bad": bad,
     }
+    if good:
+        shape = (len(good), image_size, image_size, 3)
+        index["sample"] = _sample(np.memmap(part / PIXELS, np.uint8, "r", shape=shape))
     (part / INDEX).write_text(json.dumps(index))
 
 
 def _decode_into(
-    handle: IO[bytes], root: Path, paths: Sequence[str], image_size: int, progress: Progress | None
+    handle: IO[bytes], root: Path, paths: Sequence[str], image_size: int, most: float, progress: Progress | None
 ) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Append the images to `handle`, in order; threads are enough, since Pillow lets go of the interpreter lock.
 
@@ -174,8 +199,8 @@ def _decode_into(
 
     def one(path: str) -> tuple[NDArray[np.uint8], str] | str:
         try:
-            content = (root / path).read_bytes()
-            return decode(content, image_size), hashlib.sha256(content).hexdigest()
+            content = read_file(root / path)
+            return decode(content, image_size, most), hashlib.sha256(content).hexdigest()
         except DataError as error:
             return str(error)
         except OSError as error:

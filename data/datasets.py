@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from PIL import Image
 from data import DataError, Progress, tissue
 from data.cache import decoded, publish
 from data.grouping.sources import join, sources
-from data.images import source_size
+from data.images import MOST_MEGAPIXELS, source_size
 from data.known import FETCHED
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = ("digits", "tissue")
 """Datasets that need no download."""
@@ -52,14 +55,25 @@ def load(
     *,
     groups: str | None = None,
     skip_bad: bool = False,
+    max_megapixels: float = MOST_MEGAPIXELS,
     progress: Progress | None = None,
 ) -> ImageSet:
     """Load an embedded dataset by name, or a folder by path (see load_folder); embedded ones are written to `cache`."""
     root = embedded(source, cache) if source in EMBEDDED else _folder(cache / source if source in FETCHED else source)
-    return load_folder(root, image_size, cache, groups=groups, skip_bad=skip_bad, progress=progress)
+    return load_folder(
+        root,
+        image_size,
+        cache,
+        groups=groups,
+        skip_bad=skip_bad,
+        max_megapixels=max_megapixels,
+        progress=progress,
+    )
 
 
 def _folder(source: str | Path) -> Path:
+    if "\0" in str(source):
+        raise DataError(f"no such folder: {str(source)!a}")
     root = Path(source).expanduser()
     if not root.exists() and root.name in FETCHED:
         raise DataError(f"{root.name} is not here yet (get it with: study data fetch {root.name})")
@@ -103,6 +117,7 @@ def load_folder(
     *,
     groups: str | None = None,
     skip_bad: bool = False,
+    max_megapixels: float = MOST_MEGAPIXELS,
     progress: Progress | None = None,
 ) -> ImageSet:
     """The images of a folder of class folders, decoded once into `cache`, and who shares a source (see sources).
@@ -113,7 +128,7 @@ def load_folder(
     strange = [path for path in files if not _encodes(path)]
     if strange:
         raise DataError(f"{len(strange)} file names are not UTF-8, for example {strange[0]!a} in {root} (rename them)")
-    images = decoded(root, list(files), image_size, cache, progress)
+    images = decoded(root, list(files), image_size, cache, progress, max_megapixels)
     if images.bad and not skip_bad:
         raise DataError(_bad_files(images.bad, len(files)))
     labels = np.array([files[path] for path in images.paths], np.int64)
@@ -210,6 +225,8 @@ def class_folders(root: Path, cache: Path) -> dict[str, Path]:
             elif folder.name in found:
                 raise DataError(f"two class folders named {folder.name}: {found[folder.name]} and {folder}")
             else:
+                if folder.is_symlink():
+                    logger.warning(f"the class {folder.name} is a link to {folder.resolve()}")
                 found[folder.name] = folder
     if not found:
         raise DataError(f"no class folders in {root} (one folder per class is needed, with its images inside)")

@@ -1,9 +1,15 @@
 """One image file as pixels: every mode becomes RGB on purpose."""
 
 import io
-import warnings
-from collections.abc import Sequence
+import logging
+import os
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,24 +22,105 @@ DECODING = "RGB, EXIF orientation applied, squashed to the square, bilinear, JPE
 
 SAMPLE = 200
 
-# Pillow warns above 89 megapixels and refuses above twice that; the refusal is enough.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is taken for an image, by content. Pillow knows more, some of which start other programs (EPS: Ghostscript)."""
+MOST_BYTES = 2**28
+"""Of an image file, or another file that is read whole."""
+MOST_MEGAPIXELS = 100.0
+"""Of an image, once a JPEG is reduced; one with transparency takes 24 bytes a pixel on its way."""
+IN_FLIGHT = 32e6
+"""Pixels that all threads of a process decode at once; a larger image has its turn alone."""
+
+# Blocks that the system takes back at once: smaller ones stay with the thread that asked for them.
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
+Image.MAX_IMAGE_PIXELS = None  # the limits are ours, and a JPEG may be larger before it is reduced
+
+logger = logging.getLogger(__name__)
 
 
-def decode(source: Path | bytes, image_size: int) -> NDArray[np.uint8]:
+def read_file(path: Path) -> bytes:
+    """The content of a regular file. Raises DataError for any other: a pipe would wait for ever, a device never end."""
+    with _regular(path) as handle:
+        return handle.read()
+
+
+def read_text(path: Path) -> str:
+    """The content of a file that the user named: a pipe too, but no more than MOST_BYTES. Raises DataError, OSError."""
+    with path.open("rb") as handle:
+        content = handle.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise DataError(f"more than {MOST_BYTES >> 20} MB")
+    return content.decode("utf-8-sig")
+
+
+@contextmanager
+def opened(source: Path | bytes) -> Iterator[Image.Image]:
+    """An image of one of FORMATS about to be decoded; Pillow's errors are the caller's."""
+    with (
+        io.BytesIO(source) if isinstance(source, bytes) else _regular(source) as handle,
+        Image.open(handle, formats=FORMATS) as image,
+    ):
+        yield image
+
+
+def _regular(path: Path) -> IO[bytes]:
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        there = os.fstat(handle)
+        if not stat.S_ISREG(there.st_mode):
+            raise DataError("not a regular file (a pipe, a device, or a link to one)")
+        if there.st_size > MOST_BYTES:
+            raise DataError(
+                f"{there.st_size / 2**20:.0f} MB, more than an image may have ({MOST_BYTES / 2**20:.0f} MB)"
+            )
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+class _Room:
+    """Lets threads in as long as what they ask for fits the budget."""
+
+    def __init__(self, budget: float) -> None:
+        self._budget = budget
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + count <= self._budget)
+            self._used += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= count
+                self._changed.notify_all()
+
+
+_room = _Room(IN_FLIGHT)
+
+
+def decode(source: Path | bytes, image_size: int, most: float = MOST_MEGAPIXELS) -> NDArray[np.uint8]:
     """One image file as RGB uint8 [S, S, 3]: squashed to the square, bilinear with antialiasing.
 
     JPEGs are first reduced by their own transform to no less than twice the size wanted (Pillow's draft mode: on
-    768-pixel tiles nearly twice as fast, mean difference a quarter of a grey level). `source`: a file, or its content.
-    Raises DataError when it is no image.
+    768-pixel tiles nearly twice as fast, mean difference a quarter of a grey level). `source`: a file, or its content;
+    `most`: megapixels. Of several frames the first is taken. Raises DataError when it is no image, or too large a one.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            image.draft("RGB", (2 * image_size, 2 * image_size))
-            ImageOps.exif_transpose(image, in_place=True)
-            rgb = to_rgb(image)
-            return np.asarray(rgb.resize((image_size, image_size), Image.Resampling.BILINEAR))
-    except Image.DecompressionBombError as error:
+        with opened(source) as image:
+            pixels = _reduced(image, image_size)
+            if pixels > most * 1e6:
+                width, height = image.size
+                raise DataError(f"{width} x {height} pixels, more than the {most:g} megapixels that are allowed")
+            if image.format != "MPO" and getattr(image, "is_animated", False):
+                _say_frames()
+        with _room.taken(pixels):
+            return _decoded(source, image_size)
+    except Image.DecompressionBombError as error:  # where another program in this process has set Pillow's own limit
         raise DataError("too many pixels for an image (possible decompression bomb)") from error
     except UnidentifiedImageError as error:
         raise DataError("not an image") from error
@@ -45,12 +132,31 @@ def decode(source: Path | bytes, image_size: int) -> NDArray[np.uint8]:
         raise DataError(f"broken image ({error})") from error
 
 
+def _reduced(image: Image.Image, image_size: int) -> int:
+    """Let a JPEG reduce itself; how many pixels will be decoded."""
+    image.draft("RGB", (2 * image_size, 2 * image_size))
+    return image.width * image.height
+
+
+def _decoded(source: Path | bytes, image_size: int) -> NDArray[np.uint8]:
+    """In a function of its own: when it returns, the whole image is gone."""
+    with opened(source) as image:
+        _reduced(image, image_size)
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(to_rgb(image).resize((image_size, image_size), Image.Resampling.BILINEAR))
+
+
+@cache
+def _say_frames() -> None:
+    logger.warning("some files hold several frames or pages: the first of each is taken")
+
+
 def source_size(files: Sequence[Path]) -> tuple[int, int] | None:
     """Median width and height, in pixels, of up to SAMPLE of the files, evenly spaced; None where none can be read."""
     sizes = []
     for file in files[:: max(1, len(files) // SAMPLE)]:
         try:
-            with Image.open(file) as image:  # reads the header alone
+            with opened(file) as image:  # reads the header alone
                 sizes.append(image.size)
         except Exception:  # what is wrong with a file is said where it is decoded
             continue

@@ -1,6 +1,6 @@
 """Architecture as a value: a frozen CNNConfig in, a network out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -114,6 +114,48 @@ def side_after(image_size: int, strides: tuple[int, ...]) -> int:
     for stride in strides:
         side = -(-side // stride) // 2
     return side
+
+
+MOST_BLOCKS, MOST_DENSE, MOST_WIDTH, MOST_PIXELS = 16, 32, 2_000_000, 1024
+"""Of networks that are read from a file: far beyond what any study proposes, and still quickly looked at."""
+
+
+def check_sizes(config: CNNConfig) -> None:
+    """Raise ModelError for an architecture that is none, or whose mere building would take the machine down."""
+    widths = (*(block.filters for block in config.blocks), *config.dense_units, config.num_classes)
+    kernels = [block.kernel_size for block in config.blocks]
+    for what, right in (
+        (f"{len(config.blocks)} blocks", 1 <= len(config.blocks) <= MOST_BLOCKS),
+        (f"{len(config.dense_units)} dense layers", len(config.dense_units) <= MOST_DENSE),
+        (f"a layer of {max(widths)} or {min(widths)}", min(widths) >= 1 and max(widths) <= MOST_WIDTH),
+        (f"kernel sizes {kernels}", all(size in (1, 3, 5, 7, 9) for size in kernels)),
+        (f"strides {config.strides}", all(stride in (1, 2) for stride in config.strides)),
+        (f"images of {config.image_size} pixels", 1 <= config.image_size <= MOST_PIXELS),
+        (f"dropout {config.conv_dropout}", 0 <= config.conv_dropout < 1),
+        (f"dropout {config.dense_dropout}", 0 <= config.dense_dropout < 1),
+    ):
+        if not right:
+            raise ModelError(f"no network of this program: {what}")
+
+
+def fill(config: CNNConfig, state: Mapping[str, Tensor], stored_bytes: int) -> CNN:
+    """The network of a configuration with weights from a file of so many bytes.
+
+    Raises ModelError where they do not belong together; nothing is built before that is sure.
+    """
+    check_sizes(config)
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        wanted = {name: tensor.shape for name, tensor in build_cnn(config).state_dict().items()}
+    if differing := sorted(wanted.keys() ^ state.keys()):
+        raise ModelError(f"its tensors are not those of its architecture: {differing[0]}")
+    for name, shape in wanted.items():
+        if state[name].shape != shape:
+            raise ModelError(f"{name} has the shape {tuple(state[name].shape)}, its architecture {tuple(shape)}")
+    if sum(shape.numel() for shape in wanted.values()) > stored_bytes:  # a tensor can claim more than it holds
+        raise ModelError("its weights are not all there")
+    model = build_cnn(config)
+    model.load_state_dict(dict(state))
+    return model.eval()
 
 
 def build_cnn(config: CNNConfig) -> CNN:

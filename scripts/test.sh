@@ -16,4 +16,4 @@ if [ "$#" -eq 0 ]; then
   .venv/bin/ruff format --check .
   .venv/bin/mypy
 fi
-exec .venv/bin/python -m pytest "${marks[@]}" "$@"
+exec .venv/bin/python -m pytest --durations=10 --durations-min=1 "${marks[@]}" "$@"

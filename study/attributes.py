@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from pydantic import JsonValue
 
 # Of studies.
+IDENTITY = "identity"  # of the study, also written into its folder
 CONTRACT = "contract"  # what may not change
 CONFIG = "config"  # the whole configuration as last given, so that `resume` needs only the name
 OPENINGS = "openings"  # when the test was opened, and for which weights

@@ -4,9 +4,11 @@ They are computed in the dashboard's own process from what workers have committe
 never makes a worker wait, and what it shows is never stale.
 """
 
+import hmac
 import json
 import logging
 import mimetypes
+import secrets
 import socketserver
 import threading
 import time
@@ -14,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
@@ -23,13 +26,15 @@ from optuna_dashboard import save_note, save_plotly_graph_object, wsgi
 
 from models.bundle import folder as bundle
 from study import StudyError
-from study.attributes import CONFIG, NUM_PARAMS, SECONDS
+from study.attributes import CONFIG, IDENTITY, NUM_PARAMS, SECONDS
 from study.config.schema import StudyConfig
 from study.result import figures
 from study.result.report import rungs_table
 from study.search.members import Membership
+from study.search.opened import check_name
 from study.storage.door import open_storage, runs_folder
 from study.storage.lean import LeanStorage
+from study.storage.ownership import check_folder
 
 FRESH_SECONDS = 5.0
 """Figures are not made more often than that."""
@@ -50,6 +55,7 @@ class Shown(LeanStorage):
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
         self.runs = Path("runs")
+        self.url = ""
         self._lock = threading.Lock()
         self._cache: dict[tuple[int, str], tuple[float, dict[str, Any]]] = {}
 
@@ -72,15 +78,24 @@ class Shown(LeanStorage):
             made = self._cache.get(key)
             if made is None or time.monotonic() - made[0] > FRESH_SECONDS:
                 try:
-                    attrs = extras(study, self.get_all_trials(study._study_id, deepcopy=False), self.runs)
+                    attrs = extras(study, self.get_all_trials(study._study_id, deepcopy=False), self.runs_of(study))
                 except Exception as error:  # a study of another version is shown as Optuna would show it
                     logger.warning(f"no figures for {study.study_name}: {error}")
                     attrs = {}
                 made = self._cache[key] = time.monotonic(), attrs
             return made[1]
 
+    def runs_of(self, study: FrozenStudy) -> Path | None:
+        """Where the study's files lie; None where they are those of another database's study of the same name."""
+        try:
+            folder = self.runs / check_name(study.study_name)  # other names reach no path
+            check_folder(study.study_name, folder, self.url, study.user_attrs.get(IDENTITY))
+        except StudyError:
+            return None
+        return self.runs
 
-def extras(study: FrozenStudy, trials: list[Any], runs: Path) -> dict[str, Any]:
+
+def extras(study: FrozenStudy, trials: list[Any], runs: Path | None) -> dict[str, Any]:
     """System attributes that the dashboard reads as a note, figures and files; {} for a study of plain Optuna."""
     if CONFIG not in study.user_attrs:
         return {}
@@ -116,8 +131,10 @@ def note(name: str, config: StudyConfig) -> str:
     return "\n\n".join(lines)
 
 
-def _files(study: FrozenStudy, runs: Path) -> list[tuple[str, dict[str, Any]]]:
+def _files(study: FrozenStudy, runs: Path | None) -> list[tuple[str, dict[str, Any]]]:
     """The report and the cards of the shipped model, as the dashboard describes artifacts."""
+    if runs is None:
+        return []
     folder = runs / study.study_name / "model"
     return [
         (
@@ -134,33 +151,42 @@ def _files(study: FrozenStudy, runs: Path) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+SECRET = uuid.uuid4()
+"""Of this process: nobody else can tell what a file's address is."""
+
+
 def _number(study: str, name: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{study}/{name}"))
+    return str(uuid.uuid5(SECRET, f"{study}/{name}"))
 
 
 class Files:
     """The artifact store: model folders as they are, and what is uploaded through the page."""
 
-    def __init__(self, storage: LeanStorage, runs: Path) -> None:
+    def __init__(self, storage: Shown) -> None:
         self._storage = storage
-        self._runs = runs
-        self._uploads = runs / "artifacts"
+        self._uploads = storage.runs / "artifacts"
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """The content of a file. Raises ArtifactNotFound."""
-        for study in optuna.get_all_study_names(self._storage):
-            for name in OFFERED:
-                if _number(study, name) == artifact_id:
-                    return (self._runs / study / "model" / name).open("rb")
-        return self._store().open_reader(artifact_id)
+        file = self._offered(artifact_id)
+        return file.open("rb") if file else self._store().open_reader(artifact_id)
+
+    def _offered(self, artifact_id: str) -> Path | None:
+        """A file of a model folder."""
+        for study in self._storage.get_all_studies():
+            for name, one in _files(study, self._storage.runs_of(study)):
+                if one["artifact_id"] == artifact_id:
+                    return self._storage.runs / study.study_name / "model" / name
+        return None
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Keep an upload."""
         self._store().write(artifact_id, content_body)
 
     def remove(self, artifact_id: str) -> None:
-        """Remove an upload."""
-        self._store().remove(artifact_id)
+        """Remove an upload; a model folder stays where it is."""
+        if not self._offered(artifact_id):
+            self._store().remove(artifact_id)
 
     def _store(self) -> FileSystemArtifactStore:
         self._uploads.mkdir(parents=True, exist_ok=True)
@@ -171,8 +197,8 @@ def application(url: str, *, write: bool) -> Application:
     """The dashboard as a WSGI application; without `write` it can change nothing. Raises StudyError."""
     storage = open_storage(url, create=False, write=write, kind=Shown)
     assert isinstance(storage, Shown)
-    storage.runs = runs_folder(url)
-    app: Application = wsgi(storage, artifact_store=Files(storage, storage.runs))
+    storage.runs, storage.url = runs_folder(url), url
+    app: Application = wsgi(storage, artifact_store=Files(storage))
     return app if write else _read_only(app)
 
 
@@ -188,6 +214,48 @@ def _read_only(app: Application) -> Application:
     return guarded
 
 
+def private(app: Application, port: int, token: str | None) -> Application:
+    """Answer to pages of this very server alone: any other website can send requests to 127.0.0.1 too.
+
+    With a token only to who has it: from the address that was printed, and by a cookie from then on. Files of a study
+    are shown in a sandbox: a report may run scripts, but not read what else is served here.
+    """
+    cookie = f"archstudy-{port}"
+
+    def answer(environment: Environment, start: Callable[..., Any]) -> Iterable[bytes]:
+        asked = parse_qs(environment.get("QUERY_STRING", "")).get("token", [""])[0]
+        if reason := refused(environment, asked):
+            start("403 Forbidden", [("Content-Type", "application/json")])
+            return [json.dumps({"reason": reason}).encode()]
+
+        def begin(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            kept = [pair for pair in headers if pair[0].lower() != "access-control-allow-origin"]
+            kept += [("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer")]
+            kept += [("X-Frame-Options", "SAMEORIGIN")]
+            if environment.get("PATH_INFO", "").startswith("/artifacts/"):
+                kept.append(("Content-Security-Policy", "sandbox allow-scripts"))
+            if token and asked:
+                kept.append(("Set-Cookie", f"{cookie}={token}; Path=/; HttpOnly; SameSite=Strict"))
+            return start(status, kept, *more)
+
+        return app(environment, begin)
+
+    def refused(environment: Environment, asked: str) -> str | None:
+        # A name that its owner points here later (DNS rebinding) is not ours; any port is, since it may be forwarded.
+        host = environment.get("HTTP_HOST", "")
+        if host.partition(":")[0] not in ("127.0.0.1", "localhost"):
+            return f"this page answers to http://127.0.0.1:{port} alone"
+        if environment.get("HTTP_ORIGIN", f"http://{host}") != f"http://{host}":
+            return "another page asked"
+        if token is None:
+            return None
+        pairs = [pair.strip().partition("=") for pair in environment.get("HTTP_COOKIE", "").split(";")]
+        given = asked or next((value for name, _, value in pairs if name == cookie), "")
+        return None if hmac.compare_digest(given.encode(), token.encode()) else "open the address that was printed"
+
+    return answer
+
+
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
@@ -197,12 +265,17 @@ class _Quiet(WSGIRequestHandler):
         """Nobody reads a line for every request."""
 
 
-def serve(app: Application, port: int, ready: Callable[[str], None]) -> None:
-    """Serve on this machine alone until interrupted; `ready` gets the address. Raises StudyError for a taken port."""
+def serve(app: Application, port: int, ready: Callable[[str], None], *, secret: bool = False) -> None:
+    """Serve on this machine alone until interrupted; `ready` gets the address. Raises StudyError for a taken port.
+
+    secret: only to who has the token that is in the address.
+    """
+    token = secrets.token_urlsafe(24) if secret else None
     try:
         server = make_server("127.0.0.1", port, app, server_class=_Server, handler_class=_Quiet)
     except OSError as error:
         raise StudyError(f"port {port}: {error.strerror} (choose another with --port, or 0 for any)") from error
     with server:
-        ready(f"http://127.0.0.1:{server.server_port}/dashboard")
+        server.set_app(private(app, server.server_port, token))
+        ready(f"http://127.0.0.1:{server.server_port}/dashboard{f'?token={token}' if token else ''}")
         server.serve_forever()

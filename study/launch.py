@@ -3,7 +3,6 @@
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 
 import optuna
@@ -27,12 +26,16 @@ from study.search.worker import search, search_seconds
 from study.storage.door import check_storage, load_study, open_storage, runs_folder, storage_trouble
 from study.storage.leases import Leases
 from study.storage.locks import alone
+from study.storage.ownership import identity_of_study, owns_folder
 from study.storage.processes import now
 
 News = Planned | Opened | TrialNews | FinalEpoch | Outcome
 
 FINAL = "final.lock"
 """What only one process at a time may do: train, score and export."""
+
+LOCKS = ("lock", FINAL)
+"""Files that being alone leaves behind."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +80,8 @@ def run(
         study = opened.study
         already = search_seconds(study.own_trials())
         with study.while_it_exists(), study.clock.running(began, already):
-            if planned:
+            done = len(study.own_trials())
+            if planned and not done:  # else it was begun before it was planned
                 study.stage_ends("measuring", settled)
                 study.stage_ends("images")
             yield opened
@@ -86,7 +90,7 @@ def run(
             work = opened.workspace(device)
             if config.workers == 1 and searching:
                 yield from search(study, objective(work, watch=watch))
-            if searching:
+            if len(study.own_trials()) > done or not study.has_ended("search"):
                 study.stage_ends("search")
             with alone(study.storage, study.folder, FINAL, _waiting):
                 yield from finish(study, work, None, study.folder / "model", watch=watch)
@@ -118,8 +122,11 @@ def retrain(
             yield from finish(study, opened.workspace(device), trial, study.folder / folder, fresh=True, watch=watch)
 
 
-def delete(name: str, url: str) -> None:
-    """Remove a study's files, then its rows. Raises StudyError while a process works on it."""
+def delete(name: str, url: str) -> bool:
+    """Remove a study's files, then its rows. Raises StudyError while a process works on it.
+
+    Files that are not the study's for certain stay; returns whether they were removed, or there were none.
+    """
     storage = open_storage(url, create=False)
     study = load_study(storage, name)
     folder = runs_folder(url) / check_name(name)
@@ -136,10 +143,14 @@ def delete(name: str, url: str) -> None:
         leases.prepare()
         if leases.somebody_works_on(ids, watching):
             refuse()
-        with suppress(FileNotFoundError):  # with PostgreSQL they may lie on another machine
+        if owns_folder(name, folder, url, identity_of_study(study)):
             shutil.rmtree(folder)
         optuna.delete_study(study_name=name, storage=storage)
         leases.prepare()
+        left = [file for file in folder.glob("*") if file.name not in LOCKS]  # none on another machine's PostgreSQL
+        if not left:
+            shutil.rmtree(folder, ignore_errors=True)
+        return not left
 
 
 def _waiting() -> None:

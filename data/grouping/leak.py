@@ -17,12 +17,12 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from data.grouping.candidates import nearest_of
 from data.grouping.registration import processes_map
 from data.grouping.settings import MIN_SIDE
-from data.images import to_rgb
+from data.images import opened, to_rgb
 
 SAMPLE = 1000
 """Held-out images looked at; more are sampled."""
@@ -77,7 +77,7 @@ def share_with_sibling(
 
 
 def _look(path: str) -> Look:
-    with Image.open(path) as image:
+    with opened(Path(path)) as image:
         size = image.size
         image.draft("RGB", (2 * LOOK, 2 * LOOK))
         pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(image)))

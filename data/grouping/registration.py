@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from threadpoolctl import threadpool_limits
 
 from data.grouping.settings import (
@@ -33,7 +33,7 @@ from data.grouping.settings import (
     STIFF,
     UNIT,
 )
-from data.images import to_rgb
+from data.images import opened, to_rgb
 
 Codes = NDArray[np.int8]
 Floats = NDArray[np.float32]
@@ -55,7 +55,7 @@ class Described(NamedTuple):
 def describe(path: str) -> Described:
     """Decode and describe one file. Raises OSError, naming it, if it is no image."""
     try:
-        with Image.open(path) as image:
+        with opened(Path(path)) as image:
             pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
     except Exception as error:
         raise OSError(f"{path}: cannot be read as an image ({error})") from error

@@ -1,8 +1,11 @@
 """Who shares a source, and how that is known: a list, a pattern on names, or the pixels."""
 
 import csv
+import io
 import json
+import logging
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,8 +15,11 @@ from numpy.typing import NDArray
 from data import DataError, Progress
 from data.cache import publish
 from data.grouping.settings import version
+from data.images import read_text
 
 GROUPS = "groups.json"
+
+logger = logging.getLogger(__name__)
 
 
 def sources(
@@ -55,10 +61,21 @@ def found_groups(
         found = find_groups([root / path for path in paths], progress=lambda d, t: tell("finding groups", d, t))
         (folder / GROUPS).write_text(json.dumps({"method": found.method, "group": found.group.tolist()}))
 
-    if not kept.is_dir():
-        publish(kept, write)
-    content = json.loads((kept / GROUPS).read_text())
-    return [str(number) for number in content["group"]], f"{content['method']}; this finds copies, not patients"
+    for again in (False, True):
+        if not kept.is_dir():
+            publish(kept, write)
+        try:
+            content = json.loads((kept / GROUPS).read_text())
+            names = [str(int(number)) for number in content["group"]]
+            if len(names) != len(paths):
+                raise ValueError(f"{len(names)} groups for {len(paths)} images")
+            return names, f"{content['method']}; this finds copies, not patients"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if again:
+                raise
+            logger.warning(f"the groups kept in {kept} were altered ({error}); they are found again")
+            shutil.rmtree(kept, ignore_errors=True)
+    raise AssertionError("the second attempt returns or raises")
 
 
 def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:
@@ -90,13 +107,13 @@ def read_groups(listed: Path, paths: Sequence[str], left_out: Iterable[str] = ()
     there.
     """
     try:
-        with listed.open(newline="", encoding="utf-8-sig") as handle:
-            rows = csv.DictReader(handle)
-            columns = rows.fieldnames or []
-            key = next((name for name in ("group", "group_id") if name in columns), None)
-            if key is None or "path" not in columns:
-                raise DataError(f"{listed} needs the columns path and group; it has: {', '.join(columns) or 'none'}")
-            found = _groups_of(rows, key, listed)
+        text = read_text(listed)
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        columns = rows.fieldnames or []
+        key = next((name for name in ("group", "group_id") if name in columns), None)
+        if key is None or "path" not in columns:
+            raise DataError(f"{listed} needs the columns path and group; it has: {', '.join(columns) or 'none'}")
+        found = _groups_of(rows, key, listed)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read the groups in {listed}: {error}") from error
     missing = [path for path in paths if path not in found]

@@ -1,14 +1,14 @@
 """The card of a model folder, card.json: what a program or a person must know of the model, in one schema."""
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, ValidationError, field_validator
 
 from models import ModelError
 from models.scores.conformal import Refused, Sets
 from models.scores.evaluation import Comparison, HeldOutScores
 from models.scores.intervals import Interval
-from models.scores.views import AS_IT_IS, View
+from models.scores.views import AS_IT_IS, View, views_of
 
 FORMAT = 1
 """Raised when a card no longer means what it meant to earlier versions."""
@@ -26,6 +26,12 @@ INCOMPLETE = "No trial of the search ran to its end: the one that was trained lo
 """Stands beside the score of a model whose search was cut short."""
 
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+Pixels = Annotated[int, Field(ge=1)]
+
+
 class Section(BaseModel):
     """A part of the card. Fields of later versions are passed over."""
 
@@ -35,11 +41,19 @@ class Section(BaseModel):
 class Preprocessing(Section):
     """How an image file becomes the network's input."""
 
-    size: int  # pixels, height and width
+    size: Pixels  # height and width
     decoding: str = ""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    std: tuple[Positive, Positive, Positive]
     views: tuple[View, ...] = AS_IT_IS  # of an image, whose probabilities are averaged
+
+    @field_validator("views")
+    @classmethod
+    def _known(cls, views: tuple[View, ...]) -> tuple[View, ...]:
+        known = views_of("square", hflip=True, vflip=True)
+        if views[:1] != AS_IT_IS or len(set(views)) < len(views) or not set(views) <= set(known):
+            raise ValueError(f"views must be some of {known}, the image itself first")
+        return views
 
 
 class Opening(Section):
@@ -90,7 +104,9 @@ class Data(Section):
     """The images."""
 
     source: str
-    source_size: tuple[int, int] | None = None  # median width and height of the files, pixels
+    source_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = (
+        None  # median width and height of the files, pixels
+    )
     images: int
     groups: int
     groups_from: str
@@ -133,6 +149,16 @@ class Conformal(Section):
     groups: int = 0  # of the calibration part
     levels: dict[str, Sets | Refused] = {}
 
+    @field_validator("levels")
+    @classmethod
+    def _shares(cls, levels: dict[str, Sets | Refused]) -> dict[str, Sets | Refused]:
+        for level, one in levels.items():
+            if not 0 < float(level) < 1:
+                raise ValueError(f"{level!r} is no error level")
+            if isinstance(one, Sets) and not 0 <= one.threshold <= 1:
+                raise ValueError(f"{one.threshold} is no threshold")
+        return levels
+
     def at(self, level: float) -> Sets | Refused | None:
         """What is known of a level."""
         return {float(key): one for key, one in self.levels.items()}.get(level)
@@ -147,9 +173,9 @@ class Card(Section):
     protocol: str = "grouped"
     leaky: bool = False
     made: str | None = None  # UTC
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
     preprocessing: Preprocessing
-    temperature: float
+    temperature: Positive
     conformal: Conformal | None = None
     versions: dict[str, str | int] = {}
     test_opening: Opening | None = None
@@ -164,6 +190,13 @@ class Card(Section):
     weights_sha256: str = ""
     formats: dict[str, Format] = {}
     files: dict[str, str] = {}  # name -> SHA-256; none in folders of versions that exported weights alone
+
+    @field_validator("classes")
+    @classmethod
+    def _different(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) < len(classes):
+            raise ValueError("two classes have one name")
+        return classes
 
     @property
     def score_name(self) -> str:

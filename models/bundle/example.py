@@ -10,10 +10,11 @@ from PIL import Image, ImageOps
 here = Path(__file__).parent
 card = json.loads((here / "card.json").read_text())
 size = card["preprocessing"]["size"]
+formats = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs
 
 
 def pixels(path: str) -> np.ndarray:
-    image: Image.Image = Image.open(path)
+    image: Image.Image = Image.open(path, formats=("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"))
     image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at no less than twice the size, as in training
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey
@@ -33,4 +34,4 @@ except ImportError:
 
     probabilities = torch.export.load(here / "model.pt2").module()(torch.from_numpy(images)).detach().numpy()
 for path, row in zip(sys.argv[1:], probabilities.tolist()):
-    print(json.dumps({"path": path, **dict(zip(card["classes"], row))}))
+    print(json.dumps({"path": path, "probabilities": dict(zip(card["classes"], row))}))

@@ -24,7 +24,7 @@ from models.bundle.card import Card, Format, Kind, parsed
 from models.bundle.predictor import Bundle, Predictor
 from models.bundle.readable import markdown
 from models.bundle.reference import IMAGENET, checkpoint, read_checkpoint
-from models.cnn import CNN, CNNConfig, build_cnn, plain_blocks
+from models.cnn import CNN, CNNConfig, fill, plain_blocks
 from models.scores.views import AS_IT_IS, View
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"
@@ -34,7 +34,21 @@ EXAMPLE, READABLE = "example.py", "MODEL_CARD.md"
 FILES = (WEIGHTS, CONFIG, PROGRAM, ONNX, CHECKPOINT, EXAMPLE, READABLE)
 """What the card lists with hashes; the report beside them is no part of the model."""
 
-RUNNABLE = (".safetensors", ".pt2", ".onnx", ".pth", ".pt", ".pkl", ".py")
+RUNNABLE = (
+    ".safetensors",
+    ".pt2",
+    ".onnx",
+    ".pth",
+    ".pt",
+    ".pkl",
+    ".py",
+    ".pyc",
+    ".so",
+    ".pyd",
+    ".dll",
+    ".dylib",
+    ".zip",
+)
 """Endings of files that somebody might take for the model or run; only those that the card lists may be there."""
 
 
@@ -149,6 +163,8 @@ def _load_folder(path: Path) -> Bundle:
     try:
         card = read_card(path, Card)
         config = _read_config(path / CONFIG)
+        if (config.image_size, config.num_classes) != (card.preprocessing.size, len(card.classes)):
+            raise ModelError(f"{path}: {CONFIG} and {CARD} describe different networks")
         predictor = _predictor(load_weights(path / WEIGHTS, config), card)
     except FileNotFoundError as error:
         raise ModelError(f"no model in {path}: {Path(error.filename).name} is missing") from error
@@ -157,9 +173,21 @@ def _load_folder(path: Path) -> Bundle:
     return Bundle(predictor=predictor, classes=card.classes, image_size=config.image_size, card=card)
 
 
+MOST_TEXT = 2**26
+"""Bytes of a card or a configuration."""
+
+
+def _text(file: Path) -> bytes:
+    """The content of a regular file of no absurd size. Raises FileNotFoundError and ModelError."""
+    size = file.stat().st_size
+    if not file.is_file() or size > MOST_TEXT:
+        raise ModelError(f"{file} is not a file of this program ({size:,} bytes)")
+    return file.read_bytes()
+
+
 def _read_config(file: Path) -> CNNConfig:
     """The architecture; folders of earlier versions describe plain blocks by two lists."""
-    raw = TypeAdapter(dict[str, JsonValue]).validate_json(file.read_bytes())
+    raw = TypeAdapter(dict[str, JsonValue]).validate_json(_text(file))
     if "blocks" not in raw:
         lists = TypeAdapter(tuple[tuple[int, ...], tuple[int, ...]]).validate_python(
             (raw.pop("filters", ()), raw.pop("kernel_sizes", ()))
@@ -174,10 +202,10 @@ def read_card(directory: Path, kind: type[Kind]) -> Kind:
     Raises FileNotFoundError where there is none, and ModelError for an altered, foreign or incomplete folder, and for a
     card of another version.
     """
-    content = (directory / CARD).read_bytes()
+    content = _text(directory / CARD)
     try:
         raw = TypeAdapter(dict[str, JsonValue]).validate_python(json.loads(content))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{directory} is not a model folder of this program ({CARD} is no JSON object)") from error
     listed = raw.get("files") or {WEIGHTS: raw.get("weights_sha256")}
     if not isinstance(listed, dict) or None in listed.values():
@@ -203,7 +231,13 @@ def _check_files(directory: Path, listed: dict[str, str]) -> None:
             raise ModelError(f"{directory / name} is not the file that {CARD} describes (altered, or half-written)")
     if listed.keys() == {WEIGHTS}:
         return
-    found = sorted(file.name for file in directory.iterdir() if file.suffix.lower() in RUNNABLE)
+    # A folder beside example.py would be a module: numpy/ in place of numpy.
+    found = sorted(
+        file.name
+        for file in directory.iterdir()
+        if file.suffix.lower() in RUNNABLE
+        or (file.name.isidentifier() and file.name != "__pycache__" and file.is_dir())
+    )
     if foreign := [name for name in found if name not in listed]:
         raise ModelError(
             f"{directory} holds {foreign[0]}, which {CARD} does not list (remove it, or keep it elsewhere)"
@@ -219,11 +253,9 @@ def is_whole(directory: Path) -> bool:
 
 
 def load_weights(file: Path, config: CNNConfig) -> CNN:
-    """Build the network of `config` and fill it from a safetensors file; ModelError when they do not fit."""
-    model = build_cnn(config)
+    """The network of `config` with the weights of a safetensors file; ModelError when they do not fit."""
     try:
-        model.load_state_dict(load_file(file))
-    except (SafetensorError, RuntimeError) as error:
+        return fill(config, load_file(file), file.stat().st_size)
+    except (SafetensorError, RuntimeError, ModelError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{file} does not fit its architecture ({reason})") from error
-    return model.eval()

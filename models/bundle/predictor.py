@@ -56,6 +56,11 @@ class Bundle:
     image_size: int
     card: Card | None = None  # a checkpoint of the reference has none
 
+    def setting(self, name: str, default: float) -> float:
+        """A number of the study's configuration, where the model has one."""
+        value = self.card.study.config.get(name) if self.card and self.card.study else None
+        return float(value) if isinstance(value, int | float) else default
+
     def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float64]:
         """uint8 images [N, S, S, 3] of the model's size -> probabilities [N, K]."""
         device = self.predictor.mean.device

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models import ModelError
 from models.bundle.card import Card
-from models.cnn import CNN, CNNConfig, build_cnn, plain_blocks
+from models.cnn import CNN, MOST_BLOCKS, CNNConfig, fill, plain_blocks
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Channel statistics on the scale 0 to 1: all networks here are trained with them, as the reference's were."""
@@ -31,13 +31,12 @@ def read_checkpoint(path: Path) -> tuple[CNN, CNNConfig, tuple[str, ...]]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         state, classes = content["model_state_dict"], tuple(content["class_names"])
         config = read_config(content["config"], state, len(classes))
-        model = build_cnn(config)
-        model.load_state_dict(state)
+        model = fill(config, state, path.stat().st_size)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # torch.load raises whatever the bytes make it raise
         raise ModelError(f"{path} is not a checkpoint in the reference's layout ({_reason(error)})") from error
-    return model.eval(), config, classes
+    return model, config, classes
 
 
 def _reason(error: Exception) -> str:
@@ -49,6 +48,8 @@ def _reason(error: Exception) -> str:
 def read_config(config: dict[str, Any], state: dict[str, Tensor], num_classes: int) -> CNNConfig:
     """The architecture of a checkpoint from its config and the shapes of its state dict."""
     blocks = int(config["num_conv_blocks"])
+    if not 1 <= blocks <= MOST_BLOCKS:  # before lists of that length are made
+        raise ModelError(f"{blocks} blocks")
     kernels = [*config["kernel_sizes"], *[3] * blocks][:blocks]
     filters = tuple(BASE_FILTERS * config["filters_multiplier"] << block for block in range(blocks))
     side = round((state["classifier.0.weight"].shape[1] / filters[-1]) ** 0.5)

@@ -4,7 +4,7 @@ SciPy and scikit-learn take seconds to import and are needed once, at the end: t
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from models.scores.intervals import (
     group_labels,
     group_sums,
 )
-from models.scores.views import AS_IT_IS, View, by_view, seen
+from models.scores.views import AS_IT_IS, View, seen_so
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -82,9 +82,10 @@ class GroupScores:
     calibration_error: float  # expected, 15 bins, after temperature
     risk_coverage: list[tuple[float, float]]  # (share of votes kept, error among them)
     majority: float  # accuracy of always naming the most frequent class
-    report: dict[str, float | ClassScores]  # of each class, and scikit-learn's averages
+    report: dict[str, float | ClassScores]  # of each class; earlier versions put averages among them
     confusion: list[list[int]]  # rows: true class; columns: predicted
     positive: Positive | None  # None where no class is named positive
+    averages: dict[str, ClassScores] = field(default_factory=dict)  # over the classes
 
     def of_class(self, name: str) -> ClassScores:
         """The row of one class in the report."""
@@ -130,8 +131,10 @@ def predict_logits(
     """Logits [N, K] in full precision (no autocast), in the order of the batches; [V, N, K] of several views."""
     model.eval()
     with torch.inference_mode():
-        parts = [by_view(model(seen(images, views)), views).double().cpu() for images, _ in batches]
-    return torch.cat(parts, dim=-2).numpy()
+        # One view after another: all at once would take as many times the memory that training was fitted to.
+        parts = [torch.stack([model(seen_so(images, view)).double().cpu() for view in views]) for images, _ in batches]
+    logits = torch.cat(parts, dim=1)
+    return (logits[0] if views == AS_IT_IS else logits).numpy()
 
 
 def score(
@@ -153,6 +156,8 @@ def score(
     before, probabilities = softmax(logits), softmax(logits, temperature)
     predicted = probabilities.argmax(axis=1)
     every = list(range(len(classes)))
+    columns = metrics.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    rows = [_class_scores(*row) for row in zip(*columns, strict=True)]  # by place, since a class may have any name
     wide = class_intervals(predicted, labels, groups, len(classes), seed)
     auroc, auroc_range = _auroc(probabilities, np.eye(len(classes), dtype=bool)[labels], labels, groups, seed)
     return Scores(
@@ -173,12 +178,28 @@ def score(
         calibration_error_before=calibration_error(before, labels),
         risk_coverage=risk_coverage(probabilities, labels),
         majority=float(np.bincount(labels).max() / len(labels)),
-        report=metrics.classification_report(
-            labels, predicted, labels=every, target_names=list(classes), output_dict=True, zero_division=0
-        ),
+        report=dict(zip(classes, rows, strict=True)),
+        averages=_averages(rows),
         confusion=metrics.confusion_matrix(labels, predicted, labels=every).tolist(),
         positive=against_rest(probabilities, labels, groups, classes, positive, cutoff, seed) if positive else None,
     )
+
+
+def _class_scores(precision: float, recall: float, f1: float, support: float) -> ClassScores:
+    return {
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1-score": float(f1),
+        "support": float(support),
+    }
+
+
+def _averages(rows: Sequence[ClassScores]) -> dict[str, ClassScores]:
+    """Over the classes: each alike, and by their number of images."""
+    table = np.array([list(row.values()) for row in rows])
+    support = table[:, 3]
+    means = {"macro avg": table[:, :3].mean(axis=0), "weighted avg": np.average(table[:, :3], axis=0, weights=support)}
+    return {name: _class_scores(mean[0], mean[1], mean[2], support.sum()) for name, mean in means.items()}
 
 
 def _auroc(
@@ -281,4 +302,4 @@ def compare(
 
 def without_images(votes: Scores) -> GroupScores:
     """Scores whose rows are groups (see by_group)."""
-    return GroupScores(**{field.name: getattr(votes, field.name) for field in fields(GroupScores)})
+    return GroupScores(**{one.name: getattr(votes, one.name) for one in fields(GroupScores)})

@@ -24,10 +24,11 @@ def views_of(kind: Views, *, hflip: bool, vflip: bool) -> tuple[View, ...]:
 
 def seen(images: Tensor, views: tuple[View, ...]) -> Tensor:
     """[B, 3, S, S] -> [len(views) * B, 3, S, S], one view of all images after another."""
-    return images if views == AS_IT_IS else torch.cat([_seen(images, view) for view in views])
+    return images if views == AS_IT_IS else torch.cat([seen_so(images, view) for view in views])
 
 
-def _seen(images: Tensor, view: View) -> Tensor:
+def seen_so(images: Tensor, view: View) -> Tensor:
+    """[B, 3, S, S] -> the same images in one view."""
     turned = images.transpose(2, 3) if "t" in view else images
     axes = [axis for letter, axis in (("h", 3), ("v", 2)) if letter in view]
     return torch.flip(turned, axes) if axes else turned

@@ -1,9 +1,11 @@
 """The `study` command: parse, print, exit code. Data goes to stdout, talk to stderr."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from shlex import quote
 from typing import Annotated, NoReturn
 
 import optuna
@@ -18,7 +20,7 @@ from study.cli import model as model_commands
 from study.cli import plan as plan_command
 from study.cli import sql as sql_commands
 from study.cli import status as status_command
-from study.cli.display import Display, err, show, storage_option
+from study.cli.display import Display, err, plain, show, storage_option
 from study.cli.options import (
     Data,
     Device,
@@ -93,7 +95,7 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a study, by its name alone; with more trials, hours or workers if you like."""
-    config = stored_config(load_study(open_storage(storage, create=False, write=False), name))
+    config = stored_config(load_study(open_storage(storage, create=False, write=False), check_name(name)))
     asked = Asked(config.with_budget(trials, hours, workers).model_dump(mode="json"))
     _run(asked, name, storage, device, searching=not finish, quiet=quiet)
 
@@ -107,6 +109,7 @@ def retrain(
 ) -> None:
     """Train a trial's architecture again from fresh weights, score it, and write its model folder."""
     chosen = choose_device(device)
+    check_name(name)
     _follow(name, storage, lambda display: launch.retrain(name, storage, chosen, trial, display.images, display.watch))
 
 
@@ -119,6 +122,7 @@ def worker(
 ) -> None:
     """Search beside others for a study that exists, without its final training."""
     chosen = choose_device(device)
+    check_name(name)
     with stoppable():
         try:
             for _ in work_on(name, storage, chosen, threads):
@@ -138,7 +142,12 @@ def dashboard(
 
     with storage_trouble(storage), stoppable():
         try:
-            serve(application(storage, write=write), port, lambda address: err.print(address, soft_wrap=True))
+            serve(
+                application(storage, write=write),
+                port,
+                lambda address: err.print(address, soft_wrap=True, highlight=False),
+                secret=write,
+            )
         except Stopped as stop:
             raise typer.Exit(stop.exit_code) from None
 
@@ -168,7 +177,7 @@ def _follow(
         try:
             display.follow(start(display))
         except Stopped as stop:
-            resume = f"study resume {name}{more}{storage_option(storage)}"
+            resume = f"study resume {quote(name)}{more}{storage_option(storage)}"
             err.print(f"{stopped} {'the same command' if not display.opened else resume}", markup=False)
             raise typer.Exit(stop.exit_code) from None
     display.summary(name, storage)
@@ -176,12 +185,16 @@ def _follow(
 
 def _fail(message: str) -> NoReturn:
     """One line on stderr (never wrapped, so that it can be searched for), exit code 2."""
-    sys.stderr.write("study: " + " ".join(message.split()) + "\n")
+    sys.stderr.write(plain("study: " + " ".join(message.split())) + "\n")
     raise SystemExit(2)
 
 
 BEGAN: ContextVar[float | None] = ContextVar("BEGAN", default=None)
 """When the command began, by processes.now: a study's hours count from there."""
+
+
+PATH_TROUBLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
+"""What is wrong with a path that was given."""
 
 
 def main(began: float | None = None) -> None:
@@ -197,6 +210,14 @@ def main(began: float | None = None) -> None:
     except BrokenPipeError:  # whoever reads our rows has enough (study predict ... | head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
+    except ValueError as error:
+        if "null byte" not in str(error):  # of a path, wherever it is first used
+            raise
+        _fail("a path holds the character NUL")
+    except OSError as error:
+        if error.errno not in PATH_TROUBLE:
+            raise
+        _fail(f"{error.filename or 'a path'}: {error.strerror}")
     except typer.TyperException as error:  # a command line that does not parse
         command = getattr(getattr(error, "ctx", None), "command_path", "study")
         _fail(f"{error.format_message()} (see: {command} --help)")

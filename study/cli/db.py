@@ -9,7 +9,7 @@ from study import StudyError, launch
 from study.cli.display import err
 from study.cli.options import group
 from study.search.opened import check_name
-from study.storage.door import DEFAULT_URL, load_study, open_storage, parse_url, runs_folder, sqlite_file
+from study.storage.door import DEFAULT_URL, load_study, masked, open_storage, parse_url, runs_folder, sqlite_file
 from study.storage.sqlite import copy_file
 
 app = group("Copy the database of studies, or delete a study.")
@@ -22,9 +22,10 @@ def copy(source: Place, target: Place) -> None:
     """Copy a SQLite database, also while workers write to it; the copy is checked."""
     files = []
     for place in (source, target):
-        url = parse_url(place if "://" in place else f"sqlite:///{place}")
+        address = place if "://" in place else f"sqlite:///{place}"
+        url = parse_url(address)
         if url.get_backend_name() != "sqlite":
-            raise StudyError(f"{url.render_as_string()}: only SQLite files are copied (for PostgreSQL: pg_dump)")
+            raise StudyError(f"{masked(address)}: only SQLite files are copied (for PostgreSQL: pg_dump)")
         files.append(sqlite_file(url))
     copy_file(*files)
     sys.stdout.write(f"{files[1]}\n")
@@ -39,11 +40,19 @@ def delete(
     """Delete a study: its trials, and its files in runs/."""
     study = load_study(open_storage(storage, create=False, write=False), check_name(name))
     trials = len(study.get_trials(deepcopy=False))
-    what = f"{name}: {trials} trials, and all files in {runs_folder(storage) / name}"
+    folder = runs_folder(storage) / name
+    what = f"{name}: {trials} trials, and all files in {folder}"
     if not yes:
         if not sys.stdin.isatty():
             raise StudyError(f"this deletes {what} (add --yes to do so)")
         if not typer.confirm(f"Delete {what}?", err=True):
             return
-    launch.delete(name, storage)
-    err.print(f"deleted {what}", markup=False)
+    if launch.delete(name, storage):
+        err.print(f"deleted {what}", markup=False)
+    else:
+        err.print(
+            f"deleted {name}: {trials} trials; {folder} stays, since it is not this study's for certain "
+            "(see owner.json in it; remove it yourself where you know better)",
+            markup=False,
+            soft_wrap=True,
+        )

@@ -1,6 +1,7 @@
 """What a person sees while a study runs, and at its end."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,7 +22,7 @@ from study.result.final import Outcome
 from study.result.refit import FinalEpoch
 from study.search.opened import Opened
 from study.search.trial import Step, TrialEnd, TrialEpoch, TrialStart
-from study.storage.door import DEFAULT_URL
+from study.storage.door import DEFAULT_URL, masked
 
 DRAW_SECONDS = 0.2
 
@@ -29,13 +30,22 @@ out = Console()
 err = Console(stderr=True)
 
 
+def plain(text: str) -> str:
+    """Without control characters, which a terminal would obey: names come from folders and databases."""
+    return CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\udc80-\udcff]")
+"""All but line feed and tab; also those that turn the direction of what follows."""
+
+
 def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str | None = None) -> None:
     """A plain table on stdout; nothing in it is cut."""
     shown = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for name in head:
-        shown.add_column(escape(name), overflow="fold")
+        shown.add_column(escape(plain(name)), overflow="fold")
     for row in rows:
-        shown.add_row(*(escape(str(value)) for value in row))
+        shown.add_row(*(escape(plain(str(value))) for value in row))
     # A pipe has no width to fit into: each row stays on one line.
     (out if out.is_terminal else Console(width=10_000)).print(shown)
 
@@ -176,7 +186,7 @@ class Display:
         key = only or name
         if key not in self._tasks:
             self._tasks[key] = self._progress.add_task(name, total=total, note=note, first=done)
-        self._progress.update(self._tasks[key], description=name, completed=done, total=total, note=note)
+        self._progress.update(self._tasks[key], description=name, completed=done, total=total, note=escape(plain(note)))
 
     def summary(self, name: str, storage: str) -> None:
         """The final screen: what was found, what it is worth, and what to type next."""
@@ -185,7 +195,7 @@ class Display:
         card = self._outcome.card
         table = Table(box=None, show_header=False, pad_edge=False)
         for key, value in _summary_rows(name, card):
-            table.add_row(key, escape(value))
+            table.add_row(key, escape(plain(value)))
         out.print(table)
         if card.leaky:
             out.print(LEAKY)
@@ -204,15 +214,15 @@ class Display:
             budget = f"--hours {2 * config.hours:g}"
         for command in (
             f"study predict {quote(str(self._outcome.directory))} {quote(str(self._opened.dataset.root / path))}",
-            f"study resume {name} {budget}{option}",
+            f"study resume {quote(name)} {budget}{option}",
             f"study dashboard{option}",
         ):
-            out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
+            out.print(f"  {plain(command)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def storage_option(storage: str) -> str:
     """What a command needs that goes on with a study of this database."""
-    return "" if storage == DEFAULT_URL else f" --storage {quote(storage)}"
+    return "" if storage == DEFAULT_URL else f" --storage {quote(masked(storage))}"
 
 
 def _summary_rows(name: str, card: StudyCard) -> list[tuple[str, str]]:
@@ -266,7 +276,7 @@ def show(console: Console, *, quiet: bool = False) -> Iterator[Display]:
 
     def say(line: str) -> None:
         if not quiet:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
 
     def log(line: str) -> None:
         if not bars:

@@ -1,9 +1,10 @@
 """`study predict` and `study evaluate`: a saved model on images."""
 
 import csv
+import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Annotated
@@ -14,7 +15,7 @@ from models.bundle.card import Card, percent
 from models.bundle.folder import load
 from models.bundle.readable import SHOWN
 from study import StudyError
-from study.cli.display import err, print_table, show
+from study.cli.display import err, plain, print_table, show
 from study.cli.options import AsJson, Device, SkipBad, choose_device
 from study.use.evaluate import Evaluation
 from study.use.evaluate import evaluate as score_folder
@@ -32,7 +33,10 @@ def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders; - reads names on stdin.")],
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="CSV on stdout, as it is: cells may begin with =, which spreadsheets run.")
+    ] = False,
+    csv_safe: Annotated[bool, typer.Option("--csv-safe", help="CSV whose cells no spreadsheet runs.")] = False,
     top: Annotated[int | None, typer.Option(min=1, help="Only so many classes, the most probable first.")] = None,
     explain: Annotated[Path | None, typer.Option(metavar="DIR", help="Write Grad-CAM overlays here.")] = None,
     set_level: Annotated[
@@ -42,8 +46,12 @@ def predict(
     skip_bad: SkipBad = False,
 ) -> None:
     """Class and probabilities of each image. A file that cannot be read has an error in its row: exit code 1."""
+    as_csv = as_csv or csv_safe
     if as_json and as_csv:
         raise StudyError("--json and --csv exclude each other")
+    for stream in (sys.stdin, sys.stdout):  # names of files need not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
     bundle = load(model).to(choose_device(device))
     threshold = threshold_of(bundle.card.conformal if bundle.card else None, set_level)
     files = find_images(images, lambda: sys.stdin)
@@ -67,7 +75,8 @@ def predict(
         if as_json:
             _write_json(rows, out)
         elif as_csv:
-            _write_csv(rows, out, bundle.classes, top, threshold is not None)
+            shown_as = _harmless if csv_safe else _for_a_terminal if out.isatty() else list
+            _write_csv(rows, out, bundle.classes, top, threshold is not None, shown_as)
         else:
             table = list(rows)
     if not as_json and not as_csv:
@@ -94,12 +103,28 @@ def _write_json(rows: Iterator[Row], out: IO[str]) -> None:
     out.write("[]\n" if before == "[\n" else "\n]\n")
 
 
-def _write_csv(rows: Iterator[Row], out: IO[str], classes: tuple[str, ...], top: int | None, sets: bool) -> None:
+def _harmless(cells: list[str]) -> list[str]:
+    """Cells that a spreadsheet takes for text (a quote before them, as OWASP advises)."""
+    return [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells]
+
+
+def _for_a_terminal(cells: list[str]) -> list[str]:
+    return [plain(cell) for cell in cells]
+
+
+def _write_csv(
+    rows: Iterator[Row],
+    out: IO[str],
+    classes: tuple[str, ...],
+    top: int | None,
+    sets: bool,
+    shown_as: Callable[[list[str]], list[str]],
+) -> None:
     best = range(1, min(top or 0, len(classes)) + 1)
     ranked = [f"{what}_{place}" for place in best for what in ("label", "probability")]
     shown = ranked if top else list(classes)
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["path", "label", *shown, *(["set", "abstain"] if sets else []), "error"])
+    writer.writerow(shown_as(["path", "label", *shown, *(["set", "abstain"] if sets else []), "error"]))
     for row in rows:
         pairs = row.get("probabilities", {})
         if top:
@@ -109,7 +134,7 @@ def _write_csv(rows: Iterator[Row], out: IO[str], classes: tuple[str, ...], top:
         cells = cells or [""] * len(shown)
         if sets:
             cells += ["|".join(row.get("set", [])), str(row.get("abstain", "")).lower()]
-        writer.writerow([row["path"], row.get("label", ""), *cells, row.get("error", "")])
+        writer.writerow(shown_as([row["path"], row.get("label", ""), *cells, row.get("error", "")]))
 
 
 def _show_table(rows: list[Row], top: int | None, sets: bool) -> None:

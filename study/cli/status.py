@@ -2,6 +2,7 @@
 
 import json
 import sys
+from shlex import quote
 from typing import Annotated
 
 import optuna
@@ -11,11 +12,13 @@ from pydantic import JsonValue
 
 from study import StudyError
 from study.attributes import REPLAY_DIFFERS
-from study.cli.display import err, print_table, storage_option
+from study.cli.display import err, out, print_table, storage_option
 from study.cli.options import AsJson, Storage
+from study.cli.watch import follow
 from study.result.final import winner
 from study.search.open_study import OpenStudy, existing
 from study.search.worker import search_seconds
+from study.signals import Stopped, stoppable
 from study.storage.door import DEFAULT_URL, load_study, open_storage, runs_folder, storage_trouble, study_names
 from study.storage.lean import LeanStorage
 from study.storage.leases import holders
@@ -30,12 +33,18 @@ def status(
     name: Annotated[str | None, typer.Argument(help="Without it: all studies.")] = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw it again every two seconds until it has ended.")] = False,
 ) -> None:
     """What a study has found so far, and what is left."""
+    if watch:
+        _watch(name, storage, as_json)
+        return
     with storage_trouble(storage):
         database = open_storage(storage, create=False, write=False)
         names = study_names(database) if name is None else [name]
-        rows = [_row(database, one, storage) for one in names]
+        rows = [_row_or_note(database, one, storage) for one in names]
+    if name is not None and rows[0].keys() == {"name", "note"}:
+        raise StudyError(f"{name}: {rows[0]['note']}")
     if as_json:
         sys.stdout.write(json.dumps(rows if name is None else rows[0], indent=2) + "\n")
         return
@@ -43,6 +52,31 @@ def status(
         print_table(("", str(row["name"])), [(key, _lines(value)) for key, value in row.items() if key != "name"])
     if not rows:
         err.print("no studies yet; start one with: study run")
+
+
+def _watch(name: str | None, storage: str, as_json: bool) -> None:
+    if name is None or as_json:
+        raise StudyError("--watch takes the name of one study, and no --json (for example: study status NAME --watch)")
+    with storage_trouble(storage), stoppable():
+        try:
+            follow(name, storage, out)
+        except BROKEN as error:
+            raise StudyError(f"{name} cannot be read: {type(error).__name__}: {error}") from error
+        except Stopped as stop:
+            raise typer.Exit(stop.exit_code) from None
+
+
+def _row_or_note(database: LeanStorage, name: str, storage: str) -> Row:
+    """One study's standing; what another program has written into it must not hide the others."""
+    try:
+        return _row(database, name, storage)
+    except BROKEN as error:
+        first = (str(error).splitlines() or [""])[0]
+        return {"name": name, "note": f"cannot be read: {type(error).__name__}: {first}"}
+
+
+BROKEN = (ValueError, TypeError, KeyError, AttributeError)
+"""What attributes of any content make our own reading raise (pydantic's and JSON's errors are ValueErrors)."""
 
 
 def _row(database: LeanStorage, name: str, storage: str) -> Row:
@@ -53,7 +87,7 @@ def _row(database: LeanStorage, name: str, storage: str) -> Row:
         ours = existing(database, name, runs_folder(storage))
     except StudyError as error:  # plain Optuna's, or another version's: no reason to hide the others
         return {**row, "note": str(error)}
-    return {**row, **_found(ours), "go_on": f"study resume {name}{storage_option(storage)}"}
+    return {**row, **_found(ours), "go_on": f"study resume {quote(name)}{storage_option(storage)}"}
 
 
 def _counts(study: optuna.Study, held: dict[int, str]) -> Row:

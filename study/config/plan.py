@@ -8,7 +8,7 @@ never gets a smaller image, limit or number of epochs.
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
@@ -121,9 +121,9 @@ TIERS = tuple(
     Tier(image_size=size, width=width, epochs=epochs, min_epochs=first, final_epochs=final)
     for size, width, epochs, first, final in (
         *((32, 32, 3, 1, 6), (32, 32, 3, 1, 9), (32, 32, 6, 1, 9), (32, 32, 6, 1, 12), (32, 32, 9, 1, 12)),
-        *((32, 32, 9, 1, 18), (48, 32, 9, 1, 18), (64, 32, 9, 1, 18), (64, 32, 9, 1, 24), (64, 32, 12, 1, 24)),
-        *((64, 32, 12, 1, 30), (64, 32, 12, 1, 36), (64, 32, 18, 2, 36), (64, 32, 18, 2, 45), (64, 48, 18, 2, 45)),
-        *((64, 64, 18, 2, 45), (96, 64, 18, 2, 45), (96, 64, 27, 3, 54), (128, 64, 27, 3, 54)),
+        *((32, 32, 9, 1, 18), (48, 32, 9, 1, 18), (64, 32, 9, 1, 18), (64, 32, 9, 1, 24), (64, 32, 12, 2, 24)),
+        *((64, 32, 12, 2, 30), (64, 32, 12, 2, 36), (64, 32, 18, 3, 36), (64, 32, 18, 3, 45), (64, 48, 18, 3, 45)),
+        *((64, 64, 18, 3, 45), (96, 64, 18, 3, 45), (96, 64, 27, 3, 54), (128, 64, 27, 3, 54)),
         *((128, 128, 27, 3, 54), (128, 256, 27, 3, 54)),
     )
 )
@@ -136,6 +136,8 @@ EXTRAS: tuple[dict[str, JsonValue], ...] = (
     {"rivals": ["runner-up", "baseline"]},
 )
 """What the time after the search is used for besides, as far as it goes."""
+MOST_CONFIRMED = 3
+"""Of them."""
 
 
 def plan(
@@ -215,7 +217,14 @@ def extended(config: StudyConfig, autos: Collection[str], epoch: float, seconds:
     """
 
     def holds(changes: Mapping[str, JsonValue]) -> StudyConfig | None:
-        richer = StudyConfig.model_validate({**config.model_dump(mode="json"), **changes})
+        there: dict[str, Any] = config.model_dump(mode="json")
+        added: dict[str, Any] = {
+            name: [*there[name], *(one for one in value if one not in there[name])]
+            if isinstance(value, list)
+            else max(there[name], value)
+            for name, value in changes.items()
+        }
+        richer = StudyConfig.model_validate({**there, **added})
         more = _final_epochs_in_all(richer)
         return richer if _final_epochs_in_all(config) < more <= SPARE * seconds / epoch else None
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
+from data import DataError
+from data.images import read_text
 from study import StudyError
 from study.config.presets import PRESETS
 from study.config.schema import StudyConfig, in_one_line
@@ -105,19 +107,21 @@ def _preset_starts(config: StudyConfig, preset: Mapping[str, JsonValue]) -> list
     return [
         dict(point)
         for point in points
-        if point.keys() == searched.keys() and misfit(config.space, point) is None  # type: ignore[arg-type]
+        if point.keys() == searched.keys()
+        and misfit(config.space, point) is None  # type: ignore[arg-type]
+        and config.above_limit(point) is None  # type: ignore[arg-type]
     ]
 
 
 def read_toml(file: Path) -> dict[str, JsonValue]:
     """The fields of a study file; StudyError when it is missing or does not parse."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(file))
     except FileNotFoundError as error:
         raise StudyError(f"no such study file: {file}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, DataError) as error:
         raise StudyError(f"cannot read {file}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:  # brackets in brackets; numbers too long
         raise StudyError(f"{file} is not valid TOML: {error}") from error
 
 
@@ -128,7 +132,7 @@ def parse_setting(text: str) -> tuple[str, JsonValue]:
         raise StudyError(f"--set takes field=value, not {text!r} (for example --set epochs=9)")
     try:
         return name.strip(), tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
         return name.strip(), raw.strip()
 
 

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from data.batches import Augment
+from data.images import MOST_MEGAPIXELS
 from models.cnn import side_after
 from models.scores.views import Views
 from study import StudyError
@@ -26,7 +27,7 @@ from study.config.rungs import bracket_of, brackets, check_rungs
 from study.config.space import PARAMETERS, Entry, Range, Value, contains, distributions, nearest, validated
 
 MAY_CHANGE = (
-    *("preset", "data", "groups", "skip_bad", "trials", "hours", "workers", "checkpoint_seconds"),
+    *("preset", "data", "groups", "skip_bad", "max_megapixels", "trials", "hours", "workers", "checkpoint_seconds"),
     *("positive", "leaky_score"),  # they only report
 )
 """Fields that may differ when a study is continued; everything else defines it.
@@ -43,6 +44,10 @@ def _batch_size(value: object) -> object:
 Rival = Literal["runner-up", "baseline"]
 
 BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_batch_size)]
+
+
+MOST = 1_000_000
+"""Of trials, and of epochs."""
 
 
 class StudyConfig(BaseModel):
@@ -62,14 +67,14 @@ class StudyConfig(BaseModel):
     )
     image_size: int = Field(128, ge=8, le=1024, description="pixels, height and width")
     seed: int = Field(0, ge=0, lt=2**32, description="of the parts, the sampler and all training")
-    trials: int | None = Field(None, ge=1, description="total number of trials")
+    trials: int | None = Field(None, ge=1, le=MOST, description="total number of trials")
     hours: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="time for everything, from the command to the exported model"
     )
     workers: int = Field(1, ge=1, le=256, description="processes on this machine that search at the same time")
-    epochs: int = Field(27, ge=1, description="of a trial that is not pruned")
-    min_epochs: int = Field(3, ge=1, description="the first rung: epochs before a trial may be pruned")
-    eta: int = Field(3, ge=2, description="one of eta trials is promoted at each rung")
+    epochs: int = Field(27, ge=1, le=MOST, description="of a trial that is not pruned")
+    min_epochs: int = Field(3, ge=1, le=MOST, description="the first rung: epochs before a trial may be pruned")
+    eta: int = Field(3, ge=2, le=MOST, description="one of eta trials is promoted at each rung")
     sampler: Literal["tpe", "random"] = Field("tpe", description="tpe or random")
     pruner: Literal["hyperband", "none"] = Field("hyperband", description="hyperband or none")
     metric: Literal["accuracy", "balanced_accuracy"] = Field("accuracy", description="reported each epoch")
@@ -95,8 +100,10 @@ class StudyConfig(BaseModel):
         le=100,
         description="so many of the best trials are trained anew; the best of them on val is chosen",
     )
-    confirm_epochs: int | None = Field(None, ge=1, description="of that; by default as many as of the final training")
-    final_epochs: int = Field(54, ge=1, description="of the final training")
+    confirm_epochs: int | None = Field(
+        None, ge=1, le=MOST, description="of that; by default as many as of the final training"
+    )
+    final_epochs: int = Field(54, ge=1, le=MOST, description="of the final training")
     final_batch_size: BatchSize = Field(64, description="images per step in the final training, or auto")
     final_seeds: int = Field(
         1, ge=1, le=100, description="final trainings; the first is shipped, the others show the spread"
@@ -118,6 +125,12 @@ class StudyConfig(BaseModel):
     checkpoint_seconds: float = Field(
         30.0, ge=0, description="of training between two checkpoints of a network; 0: after every epoch"
     )
+    max_megapixels: float = Field(
+        MOST_MEGAPIXELS,
+        gt=0,
+        le=1000,
+        description="larger images count as unreadable",
+    )
     skip_bad: bool = Field(False, description="leave unreadable files out instead of stopping")
 
     @field_validator("positive", "rivals", mode="before")
@@ -125,7 +138,7 @@ class StudyConfig(BaseModel):
     def _listed(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
 
-    @field_validator("hours", "checkpoint_seconds", "near_starts", mode="before")
+    @field_validator("hours", "checkpoint_seconds", "near_starts", "max_megapixels", mode="before")
     @classmethod
     def _whole_hours(cls, value: object) -> object:
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -151,13 +164,26 @@ class StudyConfig(BaseModel):
         return self
 
     def _check_depth(self) -> None:
-        entry = self.space.get("num_conv_blocks", PARAMETERS["num_conv_blocks"].default)
-        deepest = int(entry.high if isinstance(entry, Range) else max(entry) if isinstance(entry, list) else entry)
+        shallowest, deepest = self._ends("num_conv_blocks")
         if side_after(self.image_size, (1,) * deepest) < 1:  # what a stride takes besides is the sampler's
             raise ValueError(
                 f"image_size {self.image_size} is too small for {deepest} blocks, each of which halves the image: "
                 f"at least {1 << deepest} pixels, or num_conv_blocks up to {self.image_size.bit_length() - 1}"
             )
+        stride = self._ends("stem_stride")[0]
+        if side_after(self.image_size, (stride, *[1] * (shallowest - 1))) < 1:
+            raise ValueError(
+                f"image_size {self.image_size} is too small for every point of the space: {shallowest} blocks and a "
+                f"stem_stride of {stride} leave nothing of it"
+            )
+
+    def _ends(self, name: str) -> tuple[int, int]:
+        """The smallest and the largest value of a whole-numbered parameter."""
+        entry = self.space.get(name, PARAMETERS[name].default)
+        if isinstance(entry, Range):
+            return int(entry.low), int(entry.high)
+        values = [int(value) for value in (entry if isinstance(entry, list) else [entry])]
+        return min(values), max(values)
 
     def _check_schedule(self) -> None:
         entry = self.space.get("schedule", PARAMETERS["schedule"].default)

@@ -26,6 +26,10 @@ from study import StudyError
 Value = bool | int | float | str
 
 
+MOST_STEPS = 1_000_000
+"""Of a range: Optuna looks at each."""
+
+
 class Range(BaseModel):
     """Numbers from low to high, both included."""
 
@@ -44,6 +48,8 @@ class Range(BaseModel):
             raise ValueError("a log range needs low above 0 and no step")
         if self.step is not None and not 0 < self.step <= self.high - self.low:
             raise ValueError(f"step must lie above 0 and within the range, not {self.step}")
+        if self.step is not None and (self.high - self.low) / self.step > MOST_STEPS:
+            raise ValueError(f"step = {self.step} makes more than {MOST_STEPS:,} values")
         return self
 
 
@@ -110,7 +116,9 @@ PARAMETERS: dict[str, Parameter] = {
     "conv_dropout": Parameter(default=0.0, low=0, high=0.9, meaning="share of channels dropped after each block"),
     "head": Parameter(default="flatten", choices=get_args(Head), meaning="all positions, or their average"),
     "dense_units": Parameter(
-        default="256", pattern=r"none|[1-9]\d{0,4}(-[1-9]\d{0,4})*", meaning='widths of the dense layers, or "none"'
+        default="256",
+        pattern=r"none|[1-9]\d{0,4}(-[1-9]\d{0,4}){0,31}",
+        meaning='widths of the dense layers, or "none"',
     ),
     "dense_dropout": Parameter(default=0.0, low=0, high=0.9, meaning="share of units dropped after each dense layer"),
     "learning_rate": Parameter(default=1e-3, low=1e-8, high=10, meaning="at the schedule's peak"),

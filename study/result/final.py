@@ -1,12 +1,9 @@
 """From a searched study to a model folder: chosen, trained from fresh weights, test opened once, written."""
 
 import logging
-import threading
 from collections.abc import Generator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
@@ -78,7 +75,6 @@ def finish(
     if done and not fresh:
         yield Outcome(directory, done)
         return
-    threading.Thread(target=_import_late, daemon=True, name="imports").start()
     trees = grow_trees(work)
     work = fixed_stage(study, work, again=fresh)
     rivals: Rivals = []
@@ -114,17 +110,6 @@ def finish(
     if not fresh:
         study.stage_ends("result")
     yield Outcome(directory, card)
-
-
-LATE = ("sklearn.metrics", "data.audit", "scipy.optimize", "onnxscript", "onnxruntime", "torch.onnx")
-"""What the end of a study needs and nothing before it: seconds to import."""
-
-
-def _import_late() -> None:
-    """Import while the networks are trained what would else be imported after the last epoch."""
-    for name in LATE:
-        with suppress(ImportError):  # where it is needed, it is said
-            import_module(name)
 
 
 def _baseline(study: OpenStudy, taken: set[int]) -> Rivals:

@@ -20,7 +20,7 @@ from models.memory import OutOfMemoryError
 from models.training import EpochResult, derive_seed
 from study import StudyError
 from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, INFEASIBLE, why
-from study.config.plan import CONFIRM_SEEDS, extended, shortened
+from study.config.plan import CONFIRM_SEEDS, MOST_CONFIRMED, extended, shortened
 from study.config.schema import StudyConfig
 from study.config.space import cnn_config, full_point
 from study.search.open_study import OpenStudy
@@ -126,17 +126,20 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
         if again:
             return work
         left = 3600 * hours - study.clock.spent() - planned.stages["result"]
-        epoch = _epoch_seconds(study, planned.epoch)
-        config = extended(shortened(work.config, epoch, left), study.left_to_plan(), epoch, left)
+        config = shortened(work.config, _epoch_seconds(study, planned.epoch, work.config.confirm), left)
+        if config == work.config:
+            autos = study.left_to_plan()
+            most = max(config.confirm, MOST_CONFIRMED) if "confirm" in autos else config.confirm
+            config = extended(config, autos, _epoch_seconds(study, planned.epoch, most), left)
         stage = FinalStage.model_validate({**config.model_dump(mode="json"), "trials": count, "hours": hours})
         study.remember(FINAL_STAGE, stage.model_dump(mode="json"))
     decided = stage.model_dump(mode="json", exclude={"trials", "hours"})
     return replace(work, config=StudyConfig.model_validate({**work.config.model_dump(mode="json"), **decided}))
 
 
-def _epoch_seconds(study: OpenStudy, planned: float) -> float:
-    """Of the final training: as the best trials were measured, or else as it was planned."""
-    seconds = [trial.user_attrs.get(EPOCH_SECONDS) for trial in ranked(study)[: study.config.confirm]]
+def _epoch_seconds(study: OpenStudy, planned: float, best: int) -> float:
+    """Of the final training: as so many of the best trials were measured, or else as it was planned."""
+    seconds = [trial.user_attrs.get(EPOCH_SECONDS) for trial in ranked(study)[:best]]
     measured = [float(one) for one in seconds if one]
     return FINAL_SHARE * max(measured) if measured else planned
 

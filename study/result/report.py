@@ -15,11 +15,11 @@ from pydantic import JsonValue
 
 from models import files
 from models.bundle.card import LEAKY, StudyCard
-from models.scores.evaluation import HeldOutScores
+from models.scores.evaluation import ClassScores, HeldOutScores
 from models.training import EpochResult
 from study.attributes import BRACKET, EPOCH_SECONDS, INFEASIBLE, PRUNED_BECAUSE, SECONDS, why
 from study.config.schema import StudyConfig
-from study.config.space import Entry, Range, Value, full_point, numbers
+from study.config.space import PARAMETERS, Entry, Range, Value, full_point, numbers
 from study.result.figures import Rungs
 from study.result.page import Found, Mistake, page
 from study.search.open_study import OpenStudy
@@ -44,13 +44,13 @@ def write_report(
         importance=importances(trials),
         infeasible=sum(why(trial.user_attrs) in INFEASIBLE for trial in trials),
         at_the_edge=edges(config.space, card.study.params),
-        left_out=len(study.trials()) - len(trials),
+        left_out=sum(trial.state.is_finished() for trial in study.trials()) - len(trials),
     )
     files.write_json(directory / "results.json", results(trials, config))
     files.write_json(directory / "times.json", times)
     files.write(directory / "study.toml", study_file(config, study.name, len(trials)))
     warning = f"{LEAKY}\n\n" if card.leaky else ""
-    files.write(directory / "classification_report.txt", (warning + report_text(card.test)).encode())
+    files.write(directory / "classification_report.txt", (warning + report_text(card.test, card.classes)).encode())
     files.write(directory / "confusion_matrix.csv", confusion_csv(card.test.confusion, card.classes).encode())
     files.write(directory / "report.html", page(trials, config, card, epochs, times, found, mistakes).encode())
 
@@ -97,19 +97,22 @@ def times_table(trials: list[FrozenTrial], card: StudyCard, config: StudyConfig)
     }
 
 
-def report_text(scores: HeldOutScores) -> str:
+def report_text(scores: HeldOutScores, classes: Sequence[str]) -> str:
     """The classification report as aligned text."""
-    width = max(len(name) for name in scores.report)
-    lines = [f"{'':{width}}  precision  recall  f1-score  support"]
-    for name, row in scores.report.items():
-        if isinstance(row, float):  # scikit-learn gives accuracy as a bare number
-            lines.append(f"{name:{width}}  {row:27.4f}")
-        else:
-            lines.append(
-                f"{name:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1-score']:8.4f}"
-                f"  {int(row['support']):7d}"
-            )
+    rows = [(name, scores.of_class(name)) for name in classes]
+    averages = list(scores.averages.items())
+    width = max(len(name) for name, _ in [*rows, *averages])
+    lines = [f"{'':{width}}  precision  recall  f1-score  support", *(_report_line(width, *row) for row in rows)]
+    lines.append(f"{'accuracy':{width}}  {scores.accuracy:27.4f}")
+    lines += [_report_line(width, *row) for row in averages]
     return "\n".join(lines) + "\n"
+
+
+def _report_line(width: int, name: str, row: ClassScores) -> str:
+    return (
+        f"{name:{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1-score']:8.4f}"
+        f"  {int(row['support']):7d}"
+    )
 
 
 def confusion_csv(confusion: list[list[int]], classes: Sequence[str]) -> str:
@@ -154,8 +157,8 @@ def edges(space: dict[str, Entry], params: dict[str, Value]) -> list[str]:
     found = []
     for name, value in params.items():
         entry = space.get(name)
-        if isinstance(value, str | bool):
-            continue
+        if isinstance(value, str | bool) or value in (PARAMETERS[name].low, PARAMETERS[name].high):
+            continue  # a word, or as far as it goes
         if isinstance(entry, Range):
             low, high, at = (math.log(x) if entry.log else float(x) for x in (entry.low, entry.high, value))
             place = (at - low) / (high - low)

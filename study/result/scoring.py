@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,16 +88,24 @@ class Scored:
     mistakes: list[Mistake]
 
 
-def grow_trees(work: Workspace) -> Future[Trees]:
-    """Trees on colour and gradient histograms, made beside what else is done: a network is worth what it adds to them.
+LATE = ("data.audit", "sklearn.metrics", "scipy.optimize", "onnxscript", "onnxruntime", "torch.onnx")
+"""What the end of a study needs and nothing before it: seconds to import."""
 
-    They see the images that the final training sees.
+
+def grow_trees(work: Workspace) -> Future[Trees]:
+    """Trees on colour and gradient histograms, made beside the final training: a network is worth what it adds to them.
+
+    They see the images that it sees. What is needed after it is imported first, in the same thread: two threads that
+    import what imports each other may see half a module.
     """
     grown: Future[Trees] = Future()
 
     def grow() -> None:
         try:
-            from data.audit import fit_trees  # OpenCV and scikit-learn take seconds to import
+            for name in LATE:
+                with suppress(ImportError):  # where it is needed, it is said
+                    import_module(name)
+            from data.audit import fit_trees
 
             train = np.concatenate([getattr(work.parts, name) for name in TREE_PARTS[work.held_out]])
             grown.set_result(fit_trees(work.dataset, train, work.config.seed))
@@ -110,30 +120,28 @@ def score_all(
     work: Workspace, shipped: list[Trained], rivals: list[tuple[str, int, Trained]], trees: Future[Trees]
 ) -> Scored:
     """Score the shipped model (the first seed), its other seeds, and the rivals (role, trial, network) beside it."""
+    forest = trees.result()
     labels, groups = _truth(work, work.held_out)
-    logits = [_logits(work, one.model, work.held_out) for one in shipped]
+    logits = _logits(work, shipped[0].model, work.held_out)
     cal = _logits(work, shipped[0].model, "cal") if len(work.parts.cal) else None
     temperature = 1.0 if cal is None else fit_temperature(cal, _truth(work, "cal")[0])
-    named = softmax(logits[0], temperature).argmax(axis=1)
-    answers: list[tuple[str, int | None, Ints]] = [
-        ("trees", None, trees.result().labels(getattr(work.parts, work.held_out)))
-    ]
+    named = softmax(logits, temperature).argmax(axis=1)
+    answers: list[tuple[str, int | None, Ints]] = [("trees", None, forest.labels(getattr(work.parts, work.held_out)))]
     if work.views != AS_IT_IS:
-        answers.append(("one view", None, logits[0][0].argmax(axis=1)))
-    answers += [
-        (role, trial, softmax(_logits(work, one.model, work.held_out)).argmax(axis=1)) for role, trial, one in rivals
-    ]
+        answers.append(("one view", None, logits[0].argmax(axis=1)))
+    answers += [(role, trial, _named(work, one)) for role, trial, one in rivals]
+    every = [named, *(_named(work, one) for one in shipped[1:])]
     seed = derive_seed(work.config.seed, "bootstrap")
     return Scored(
         temperature=temperature,
-        test=_scores(work, logits[0], cal, temperature),
-        accuracy_of_seeds=[float((softmax(one, temperature).argmax(axis=1) == labels).mean()) for one in logits],
+        test=_scores(work, logits, cal, temperature),
+        accuracy_of_seeds=[float((one == labels).mean()) for one in every],
         comparison=[
             compare(named, other, labels, groups, seed, name=role, trial=trial, leaky=work.leaky)
             for role, trial, other in answers
         ],
-        conformal=None if cal is None else _conformal(work, cal, logits[0], temperature),
-        mistakes=_mistakes(work, softmax(logits[0], temperature)),
+        conformal=None if cal is None else _conformal(work, cal, logits, temperature),
+        mistakes=_mistakes(work, softmax(logits, temperature)),
     )
 
 
@@ -156,8 +164,11 @@ def _logits(work: Workspace, model: CNN, part: str) -> Floats:
 
 
 def _named(work: Workspace, one: Trained) -> Ints:
-    """The classes that a network names on the held-out part, without a temperature."""
-    return np.asarray(softmax(_logits(work, one.model, work.held_out)).argmax(axis=1))
+    """The classes that a network names on the held-out part; what a mean over views names depends on a temperature."""
+    temperature = 1.0
+    if work.views != AS_IT_IS and len(work.parts.cal):
+        temperature = fit_temperature(_logits(work, one.model, "cal"), _truth(work, "cal")[0])
+    return np.asarray(softmax(_logits(work, one.model, work.held_out), temperature).argmax(axis=1))
 
 
 def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: float) -> HeldOutScores:

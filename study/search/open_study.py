@@ -78,6 +78,11 @@ class OpenStudy:
         hours = config.get("hours") if isinstance(config, dict) else None
         return float(hours) if isinstance(hours, int | float) else None
 
+    def has_ended(self, stage: Stage) -> bool:
+        """Whether the end of a stage was noted."""
+        ends = self.attribute(STAGES)
+        return isinstance(ends, dict) and stage in ends
+
     def stage_ends(self, stage: Stage, at: float | None = None) -> None:
         """Note what the clock says, or said `at` the end of a stage; of one that comes again the last end counts."""
         if self.planned():

@@ -17,9 +17,13 @@ from study.config.plan import Planned
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.search.open_study import OpenStudy, open_study
-from study.storage.door import check_storage, open_storage, runs_folder
+from study.storage.door import check_storage, load_study, open_storage, runs_folder, study_names
 from study.storage.locks import alone
+from study.storage.ownership import check_folder, claim_folder, identity_of_study
 from study.training.workspace import Workspace, make_workspace
+
+LONGEST_NAME = 200
+"""Bytes of a study's name: a folder is called so."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,12 @@ def open_all(
     storage = open_storage(url, create=create)
     folder = runs / name
     with alone(storage, folder):
+        known = load_study(storage, name) if name in study_names(storage) else None
+        check_folder(name, folder, url, None if known is None else identity_of_study(known))
         study = open_study(
             storage, name, config, dataset.fingerprint, parts.hash, folder, asked, planned, update=create
         )
+        claim_folder(study.study, folder, url)
         write_json(folder / "parts.json", listed(parts, dataset.paths))
     return Opened(study, dataset, parts)
 
@@ -68,8 +75,11 @@ def default_name(asked: Asked) -> str:
 
 def check_name(name: str) -> str:
     """A study's name is also a folder's; StudyError when it cannot be."""
-    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
-        raise StudyError(f"not a study name: {name!r} (letters, digits, dots, dashes and underscores, up to 100)")
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name) or len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise StudyError(
+            f"not a study name: {name[:120]!r} (letters, digits, dots, dashes and underscores, up to 100, and "
+            f"{LONGEST_NAME} bytes)"
+        )
     return name
 
 
@@ -92,6 +102,7 @@ def load_parts(config: StudyConfig, runs: Path, progress: Progress | None) -> tu
         runs / "cache",
         groups=config.groups,
         skip_bad=config.skip_bad,
+        max_megapixels=config.max_megapixels,
         progress=progress,
     )
     if strange := [name for name in config.positive if name not in dataset.classes]:

@@ -104,14 +104,18 @@ class PerTrialSampler(BaseSampler):
         What lies above the limit is drawn again, from the same generator; in the end the cheapest point is taken.
         """
         for _ in range(REDRAWS):
-            point = near(self._start, search_space, self._rng) if self._start else self._sampled(study, trial)
+            point = self._drawn(study, trial, search_space)
             if not self._config.above_limit(point):
                 return point
         return dict(cheapest(self._config.space, self._config.image_size))
 
-    def _sampled(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
-        point = self._sampler.sample_relative(study, trial, self._space)
-        for name, distribution in self._space.items():
+    def _drawn(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if self._start:
+            return near(self._start, search_space, self._rng)
+        point = self._sampler.sample_relative(study, trial, search_space)
+        for name, distribution in search_space.items():
             if name not in point:
                 point[name] = self._sampler.sample_independent(study, trial, name, distribution)
         return point

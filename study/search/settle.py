@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from pydantic import JsonValue
+from pydantic_core import to_jsonable_python
 
 from data.datasets import Survey, survey
 from study import StudyError
@@ -102,7 +103,9 @@ def _agreed(name: str, config: StudyConfig, before: JsonValue, asked: Asked) -> 
             f"the study {name!r} exists and was not planned: {', '.join(asked.autos)} cannot be left open "
             f"(go on with it: study resume {name}; or start another with --name)"
         )
-    now = asked.fields
+    # Fields that its version did not have do by default what it did.
+    defaults = {key: to_jsonable_python(field.default) for key, field in StudyConfig.model_fields.items()}
+    before, now = {**defaults, **before}, {**defaults, **asked.fields}
     differing = [
         key for key in sorted(before.keys() | now.keys()) if key not in MAY_CHANGE and before.get(key) != now.get(key)
     ]

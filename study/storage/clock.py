@@ -87,6 +87,13 @@ class Clock:
             with suppress(sqlalchemy.exc.SQLAlchemyError, StudyError, KeyError):  # another error is to be heard of
                 self._tick(last=True)
 
+    def is_held(self) -> bool:
+        """Whether a process works on the study, as far as one can see from here."""
+        kept = self._storage.get_study_user_attrs(self._study_id).get(CLOCK)
+        holder = Standing.model_validate(kept or {}).holder
+        one_machine = self._storage.engine.dialect.name == "sqlite"
+        return holder is not None and is_alive(holder.process, one_machine) is not False
+
     def spent(self) -> float:
         """Seconds so far, by all processes."""
         with self._lock:

@@ -38,7 +38,7 @@ def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanS
         return _open_sqlite(url, sqlite_file(place), create, write, kind)
     if place.get_backend_name() != "postgresql":
         raise StudyError(
-            f"storage {place.render_as_string()}: studies are kept in SQLite or PostgreSQL "
+            f"storage {masked(url)}: studies are kept in SQLite or PostgreSQL "
             f"({DEFAULT_URL} or postgresql+psycopg://USER@HOST/DATABASE)"
         )
     try:
@@ -48,11 +48,11 @@ def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanS
     except ImportError as error:  # Optuna's own, which hides the driver's name
         driver = place.get_driver_name() or place.get_backend_name()
         raise StudyError(
-            f"storage {place.render_as_string()}: the driver {driver} is not installed "
+            f"storage {masked(url)}: the driver {driver} is not installed "
             "(for PostgreSQL: pip install 'psycopg[binary]', and an address that starts with postgresql+psycopg://)"
         ) from error
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
-        raise StudyError(f"cannot open the storage {place.render_as_string()}: {_cause(error)}") from error
+        raise StudyError(f"cannot open the storage {masked(url)}: {_cause(error)}") from error
     except RuntimeError as error:
         raise _other_schema(url, error) from error
 
@@ -76,6 +76,12 @@ def parse_url(url: str) -> URL:
         return place  # a driver that is not installed; opening says so
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise StudyError(f"not a storage address: {url!r} (for example {DEFAULT_URL})") from error
+
+
+def masked(url: str) -> str:
+    """An address for people, without its password wherever that stands."""
+    place = parse_url(url)
+    return place.difference_update_query(["password", "sslpassword"]).render_as_string()
 
 
 def sqlite_file(place: URL) -> Path:
@@ -118,7 +124,7 @@ def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: 
 
 def _other_schema(url: str, error: RuntimeError) -> StudyError:
     """Optuna changed its tables between the version that made them and this one."""
-    shown = parse_url(url).render_as_string()
+    shown = masked(url)
     what = str(error).partition(". ")[0]
     with suppress(sqlalchemy.exc.SQLAlchemyError):  # they would make the upgrade fail half-way
         engine = sqlalchemy.create_engine(url)
@@ -136,7 +142,7 @@ def _cause(error: BaseException) -> str:
 @contextmanager
 def storage_trouble(url: str) -> Iterator[None]:
     """Turn what a disk or a database refuses into StudyError: one line, and what to do about it."""
-    place = parse_url(url).render_as_string()
+    place = masked(url)
     again = "what is saved stays; put it right, then give the same command"
     try:
         yield
@@ -162,7 +168,7 @@ def make_durable(storage: LeanStorage) -> None:
 
 def study_names(storage: LeanStorage) -> list[str]:
     """Names of all studies in the database."""
-    return sorted(optuna.get_all_study_names(storage))
+    return storage.study_names()
 
 
 def load_study(storage: LeanStorage, name: str) -> optuna.Study:

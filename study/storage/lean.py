@@ -20,6 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
+from study import StudyError
+
 AT_ONCE = 500
 """Trials whose rows are fetched by one statement; SQLite allows some thousand parameters in one."""
 
@@ -61,6 +63,15 @@ NOT_FINITE = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("n
 
 class LeanStorage(RDBStorage):
     """RDBStorage with faster reads of trials, reports and attributes; the rest is inherited."""
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Raise StudyError: a copy would lose the hook that makes writers wait in line."""
+        raise StudyError("a storage cannot be pickled: open it again from its address, in the other process")
+
+    def study_names(self) -> list[str]:
+        """Of all studies, sorted; nothing else of them is read, which may be broken."""
+        with self.reading() as connection:
+            return sorted(connection.scalars(sqlalchemy.select(tables.StudyModel.study_name)))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """A trial. Raises KeyError when there is none."""

@@ -60,6 +60,20 @@ def check_file(file: Path, *, create: bool, write: bool = True) -> None:
         raise StudyError(f"cannot write {file}: no permission (name another place with --storage sqlite:///FILE)")
 
 
+def check_tables(connection: sqlite3.Connection, file: Path) -> None:
+    """Raise StudyError for a trigger, or a view in the place of one of Optuna's tables: either may be endless."""
+    try:
+        found = connection.execute(
+            "SELECT name, type FROM sqlite_master WHERE type = 'trigger' OR type = 'view' AND ("
+            "lower(name) IN ('studies', 'trials', 'alembic_version', 'version_info') "
+            "OR name LIKE 'trial\\_%' ESCAPE '\\' OR name LIKE 'study\\_%' ESCAPE '\\')"
+        ).fetchone()
+    except sqlite3.DatabaseError:  # locked, or no database: what is asked next says so
+        return
+    if found:
+        raise StudyError(f"{file} is no database of studies: its {found[0]} is a {found[1]} (name another --storage)")
+
+
 def file_system(file: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
     """The type of the file system that a file is or would be on, such as ext4; "" where the system does not tell."""
     try:
@@ -82,6 +96,7 @@ def writer(file: Path) -> Callable[[], sqlite3.Connection]:
     def connect() -> sqlite3.Connection:
         # No implicit transactions: the begin event opens each one as a writer.
         connection = sqlite3.connect(file, timeout=SLICE, isolation_level=None, check_same_thread=False)
+        when_free(lambda: check_tables(connection, file), file)
         when_free(lambda: connection.execute("PRAGMA journal_mode=WAL"), file)
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
@@ -94,7 +109,9 @@ def reader(file: Path) -> Callable[[], sqlite3.Connection]:
 
     def connect() -> sqlite3.Connection:
         address = f"{file.absolute().as_uri()}?mode=ro"
-        return sqlite3.connect(address, uri=True, timeout=SLICE, check_same_thread=False)
+        connection = sqlite3.connect(address, uri=True, timeout=SLICE, check_same_thread=False)
+        check_tables(connection, file)
+        return connection
 
     return connect
 

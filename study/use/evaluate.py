@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data import DataError, Progress
 from data.datasets import ImageSet, class_folders, load
+from data.images import MOST_MEGAPIXELS
 from models.bundle.predictor import Bundle
 from models.scores.evaluation import Scores, predict_logits, score
 from study import StudyError
@@ -47,7 +48,16 @@ def evaluate(
     Raises StudyError when it has one that the model does not know, and DataError for what is wrong with the folder.
     """
     _check_classes(bundle, folder, cache)
-    dataset = load(str(folder), bundle.image_size, cache, groups=groups, skip_bad=skip_bad, progress=progress)
+    most = bundle.setting("max_megapixels", MOST_MEGAPIXELS)
+    dataset = load(
+        str(folder),
+        bundle.image_size,
+        cache,
+        groups=groups,
+        skip_bad=skip_bad,
+        max_megapixels=most,
+        progress=progress,
+    )
     number = {name: index for index, name in enumerate(bundle.classes)}
     labels = np.array([number[name] for name in dataset.classes], np.int64)[dataset.labels]
     absent = [name for name in bundle.classes if name not in dataset.classes]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data import DataError
-from data.images import decode, source_size
+from data.images import MOST_MEGAPIXELS, decode, source_size
 from models.bundle.card import Conformal
 from models.bundle.explain import grad_cam, overlay
 from models.bundle.predictor import Bundle, Predictor
@@ -27,6 +27,9 @@ from study import StudyError
 BATCH = 16  # what fits the processor's caches: 32 images of 128 pixels take twice the time each
 AHEAD = 4
 """Batches for each processor that are in work, or done and not yet taken."""
+
+LONGEST_STEM = 200
+"""Bytes of an image's name that the name of its explanation keeps."""
 
 TOLERATED = 1.1
 """Files so many times larger or smaller than the training's are taken for the same kind."""
@@ -70,11 +73,16 @@ def find_images(places: Sequence[Path], listed: Callable[[], Iterable[str]]) -> 
 
 def _inside(folder: Path) -> list[Path]:
     endings = Image.registered_extensions()
-    files = [Path(parent, n) for parent, _, names in os.walk(folder) for n in names if not n.startswith(".")]
+    found = os.walk(folder, onerror=_refuse)  # or what cannot be read would silently be left out
+    files = [Path(parent, n) for parent, _, names in found for n in names if not n.startswith(".")]
     images = sorted(path for path in files if path.suffix.lower() in endings)
     if not images:
         raise DataError(f"no images in {folder} (files ending in .png, .jpg, .tif and the like)")
     return images
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
 
 def unlike_training(bundle: Bundle, files: Sequence[Path]) -> str | None:
@@ -153,10 +161,11 @@ def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[Predicted]:
     So every processor is busy whether decoding or the network takes longer; several threads for one small network
     would mostly wait for each other. On a GPU the networks take turns.
     """
+    most = bundle.setting("max_megapixels", MOST_MEGAPIXELS)
     network = nullcontext() if bundle.predictor.mean.device.type == "cpu" else Lock()
 
     def predicted(batch: list[Path]) -> Predicted:
-        images = [_read(path, bundle.image_size) for path in batch]
+        images = [_read(path, bundle.image_size, most) for path in batch]
         good = [image for image in images if not isinstance(image, DataError)]
         with network:
             found = bundle.predict(np.stack(good)) if good else np.zeros((0, len(bundle.classes)))
@@ -177,9 +186,9 @@ def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[Predicted]:
         torch.set_num_threads(threads)
 
 
-def _read(path: Path, size: int) -> Pixels | DataError:
+def _read(path: Path, size: int, most: float) -> Pixels | DataError:
     try:
-        return decode(path, size)
+        return decode(path, size, most)
     except DataError as error:
         return error
 
@@ -208,6 +217,7 @@ def _explain(
     labels = np.array([classes.index(row["label"]) for row in rows])
     heats = grad_cam(predictor, images, labels)
     for number, (row, image, heat) in enumerate(zip(rows, images, heats, strict=True), start):
-        file = folder / f"{number:05d}-{Path(row['path']).stem}.png"
+        stem = Path(row["path"]).stem.encode(errors="replace")[:LONGEST_STEM].decode(errors="ignore")
+        file = folder / f"{number:05d}-{stem}.png"
         overlay(image, heat).save(file)
         row["explanation"] = str(file)

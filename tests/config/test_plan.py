@@ -12,7 +12,7 @@ from models.cost import Cost
 from study import StudyError
 from study.config.expect import Images, Throughput, epoch_seconds
 from study.config.limit import cost_of
-from study.config.plan import AFTER, FULL_TRAININGS, SPARE, Planned, extended, plan, shortened
+from study.config.plan import AFTER, FULL_TRAININGS, SPARE, Planned, extended, plan, shortened, taken
 from study.config.resolve import Asked, ask, resolve
 from study.config.rungs import brackets, expected_epochs
 from study.config.schema import StudyConfig
@@ -164,12 +164,30 @@ def test_time_that_is_left_buys_what_was_left_to_the_plan() -> None:
         (25, 1, 1, both),
         (30, 1, 1, both),
         (30, 1, 3, both),
-        (30, 2, 2, ("runner-up",)),
-        (30, 3, 2, ("runner-up",)),
+        (30, 2, 2, both),
+        (30, 3, 2, both),
     ]
     assert extended(config, ("rivals",), 1.0, 1e9) == config
     for one in steps[2:]:
         assert shortened(one, 1.0, 171) == one
+
+
+def test_a_space_that_leaves_nothing_of_small_images_gets_larger_ones() -> None:
+    given = {"limit": {}, "space.num_conv_blocks": 5, "space.stem_stride": 2}
+    config, _ = planned(1.0, Images(count=200, side=224, grouped=True), HERE, **given)
+    assert config.image_size >= 64
+    with pytest.raises(StudyError, match="too small for every point of the space: 5 blocks and a stem_stride of 2"):
+        resolve(
+            None,
+            {"preset": "full", "image_size": 32, "baseline": {}, "space.stem_stride": 2, "space.num_conv_blocks": 5},
+        )
+
+
+def test_what_each_stage_took() -> None:
+    ends = {"measuring": 5.0, "images": 8.0, "search": 100.0, "confirmation": 100.0, "final training": 140.5}
+    took = {"measuring": 5.0, "images": 3.0, "search": 92.0, "confirmation": 0.0, "final training": 40.5}
+    assert taken(ends) == took
+    assert taken({}) == {}
 
 
 def test_expected_epochs_by_hand() -> None:

@@ -94,20 +94,6 @@ def save(directory: Path, config: CNNConfig = PLAIN, **more: Any) -> Card:
     return bundle.save(directory, trained(config), config, make_card(config, **more), images)
 
 
-@pytest.fixture(scope="session")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    save(folder)
-    return folder
-
-
-@pytest.fixture
-def copied(saved: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A model folder to spoil, and its card."""
-    shutil.copytree(saved, tmp_path / "model")
-    return tmp_path / "model", json.loads((saved / bundle.CARD).read_text())
-
-
 @pytest.mark.parametrize("name", SOME_CONFIGS)
 def test_every_format_gives_the_same_probabilities(tmp_path: Path, name: str) -> None:
     config = CONFIGS[name]
@@ -309,7 +295,7 @@ def example(python: Path, model: Path, images: list[Path], elsewhere: Path) -> n
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["path"] for row in rows] == [str(path) for path in images]
-    return np.array([[row[name] for name in "abc"] for row in rows])
+    return np.array([[row["probabilities"][name] for name in "abc"] for row in rows])
 
 
 @pytest.fixture

@@ -1,13 +1,17 @@
 """Pages in a real browser: they render, on a wide screen and on a phone, and ask nobody for anything."""
 
+import http.client
 import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +162,81 @@ def test_the_dashboard_may_write_when_told(
 ) -> None:
     assert killer.run(options(small_folder), tmp_path) == 0
     page = browser.new_page()
-    page.goto(dashboard("--write"))
+    address, _, token = dashboard("--write").partition("?token=")
+    refused = page.goto(address)
+    assert refused is not None
+    assert refused.status == 403
+    page.goto(f"{address}?token={token}")
     assert page.evaluate(f"{DELETE}.then(answer => answer.status)") == 204
     page.close()
     with sqlite3.connect(tmp_path / "optuna.db") as connection:
         assert connection.execute("SELECT count(*) FROM trials").fetchone() == (0,)
+
+
+READ = """async address => {
+    const found = []
+    for (const path of ['/api/studies', '/api/studies/1?after=0', '/dashboard', '/artifacts/1/x'])
+        for (const mode of ['cors', 'no-cors'])
+            try { found.push(await (await fetch(address + path, {mode, credentials: 'include'})).text()) }
+            catch (error) { found.push('') }
+    try {
+        const answer = await fetch(address + '/api/studies/1', {method: 'DELETE', mode: 'no-cors'})
+        found.push(await answer.text())
+    } catch (error) { found.push('') }
+    return found.join('')
+}"""
+
+
+@pytest.mark.parametrize("write", [[], ["--write"]])
+def test_a_page_of_another_origin_reads_and_changes_nothing(
+    browser: Browser, dashboard: Callable[..., str], small_folder: Path, tmp_path: Path, write: list[str]
+) -> None:
+    assert killer.run(options(small_folder), tmp_path) == 0
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "index.html").write_text("another site")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "elsewhere"))
+    site = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=site.serve_forever, daemon=True).start()
+    context = browser.new_context()
+    own = context.new_page()
+    address, _, token = dashboard(*write).partition("?token=")
+    own.goto(f"{address}?token={token}" if token else address)  # the user has it open beside
+    assert own.evaluate("fetch('/api/studies').then(answer => answer.status)") == 200
+    page = context.new_page()
+    for host in ("127.0.0.1", "localhost"):
+        page.goto(f"http://{host}:{site.server_port}/")
+        assert page.evaluate(READ, address.removesuffix("/dashboard")) == ""
+    # A name that its owner points at 127.0.0.1 later (DNS rebinding): the Host header gives it away.
+    port = int(address.split(":")[2].split("/")[0])
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", ""):
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.putrequest("GET", "/api/studies", skip_host=True)
+        connection.putheader("Host", host)
+        connection.endheaders()
+        assert connection.getresponse().status == 403
+    assert own.evaluate("fetch('/api/studies').then(answer => answer.status)") == 200
+    context.close()
+    site.shutdown()
+    with sqlite3.connect(tmp_path / "optuna.db") as database:
+        assert database.execute("SELECT count(*) FROM trials").fetchone() != (0,)
+
+
+def test_a_report_in_the_dashboard_is_in_a_sandbox(
+    browser: Browser, dashboard: Callable[..., str], small_folder: Path, tmp_path: Path
+) -> None:
+    assert killer.run(options(small_folder), tmp_path) == 0
+    address = dashboard().removesuffix("/dashboard")
+    page = browser.new_page()
+    page.goto(f"{address}/dashboard")
+    found = page.evaluate("fetch('/api/studies/1?after=0').then(answer => answer.json()).then(one => one.artifacts)")
+    report = next(one["artifact_id"] for one in found if one["filename"] == "report.html")
+    answer = page.goto(f"{address}/artifacts/1/{report}")
+    assert answer is not None
+    assert answer.headers["content-security-policy"] == "sandbox allow-scripts"
+    assert "access-control-allow-origin" not in answer.headers
+    page.wait_for_function("document.querySelectorAll('.plotly-graph-div .main-svg').length > 0")
+    assert page.evaluate("fetch('/api/studies').then(answer => answer.text(), () => '')") == ""
+    page.close()
 
 
 def test_a_taken_port_is_said(dashboard: Callable[..., str], shell: Any, tmp_path: Path) -> None:

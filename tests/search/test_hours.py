@@ -12,7 +12,8 @@ import optuna
 import pytest
 from PIL import Image
 
-from study.attributes import ASKED, CLOCK, FINAL_STAGE, PLANNED
+from study.attributes import ASKED, CLOCK, FINAL_STAGE, PLANNED, STAGES
+from study.config.plan import taken
 from study.storage.door import open_storage
 from tests import killer
 from tests.conftest import Shell, tiny_options
@@ -60,6 +61,10 @@ def test_a_study_by_hours_leaves_a_file_that_gives_the_same(small_folder: Path, 
     assert attributes[ASKED]["image_size"] == "auto"
     assert sum(attributes[PLANNED]["stages"].values()) <= 180
     assert attributes[FINAL_STAGE]["trials"] == 4
+    took = taken(attributes[STAGES])
+    assert list(took) == list(attributes[PLANNED]["stages"])
+    assert sum(took.values()) == pytest.approx(attributes[CLOCK]["seconds"], abs=1.0)
+    assert min(took["search"], took["final training"], took["result"]) > 0
     assert attributes[CLOCK]["holder"] is None
     assert 5 < attributes[CLOCK]["seconds"] < 180
     file = first / "runs" / "s" / "model" / "study.toml"
@@ -71,8 +76,9 @@ def test_a_study_by_hours_leaves_a_file_that_gives_the_same(small_folder: Path, 
     written = (first / "runs" / "s" / "model" / "card.json").stat().st_mtime_ns
     assert killer.run(auto(small_folder, 0.05, "--trials", 4), first) == 0
     assert (first / "runs" / "s" / "model" / "card.json").stat().st_mtime_ns == written
+    assert taken(study_in(first).user_attrs[STAGES]) == took  # nothing was searched
     assert killer.run(auto(small_folder, 0.05, "--trials", 4, "--set", "eta=2"), first) == 2
-    assert "exists with another definition: eta (was None, now 2)" in (first / "output.log").read_text()
+    assert "exists with another definition: eta (was 3, now 2)" in (first / "output.log").read_text()
 
 
 @pytest.mark.slow
@@ -104,6 +110,7 @@ def test_at_the_deadline_trials_keep_their_numbers_and_go_on_when_more_hours_com
         assert connection.execute("SELECT count(*) FROM leases WHERE worker IS NOT NULL").fetchone() == (0,)
     weights = card(tmp_path)["weights_sha256"]
     assert weights
+    assert "of other programs" not in (tmp_path / "runs" / "s" / "model" / "report.html").read_text()
     assert killer.run(["resume", "s", "--hours", "0.03", "--workers", "2"], tmp_path) == 0
     again = study_in(tmp_path)
     assert len(again.trials) >= len(study.trials)

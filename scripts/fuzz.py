@@ -1,0 +1,228 @@
+#!/usr/bin/env python
+"""Mutated files through the command line for a given time, each in a child with little memory and time.
+
+A case takes a whole file (an image, a card, a configuration, a checkpoint, a study in TOML, a list of groups, a
+database), changes some of its bytes or words, and gives it to the command that reads it. Counted are hangs (20 s),
+tracebacks, deaths by memory (4 GB) or a signal, exit codes other than 0, 1 and 2, and files that appear outside the
+case's folder.
+
+Usage: python scripts/fuzz.py [--seconds 300] [--cases 2000] [--seed 0] [--keep DIR]
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.datasets import embedded
+from models.bundle import folder as bundle
+from models.files import file_hash
+
+SECONDS, MEMORY = 20, 4 * 2**30
+
+# What parsers trip over.
+WORDS = (
+    b"-1",
+    b"0",
+    b"1e999",
+    b"NaN",
+    b"null",
+    b"\0",
+    b"\xff\xfe",
+    b"[" * 2000,
+    b"9" * 400,
+    b'"',
+    b"../../x",
+    b"\x1b[2J",
+)
+
+DRIVER = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_DATA, ({memory},) * 2)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**30,) * 2)
+from study import cli
+cli.main()
+"""
+
+Command = Callable[[Path], list[str]]
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, cut out, doubled, or replaced by what parsers trip over."""
+    data = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        if not data:
+            break
+        at = rng.randrange(len(data))
+        kind = rng.randrange(6)
+        if kind == 0:
+            data[at] = rng.randrange(256)
+        elif kind == 1:
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 2:
+            del data[at : at + rng.randrange(1, 64)]
+        elif kind == 3:
+            data[at:at] = data[at : at + rng.randrange(1, 64)] * rng.randrange(1, 4)
+        elif kind == 4:
+            data[at : at + rng.randrange(0, 8)] = rng.choice(WORDS)
+        else:
+            del data[at:]
+    return bytes(data)
+
+
+def with_fitting_hashes(model: Path) -> None:
+    """A card whose hashes fit what was changed beside it: whoever alters a folder can do that too."""
+    try:
+        card = json.loads((model / bundle.CARD).read_bytes())
+        card["files"] = {name: file_hash(model / name) for name in card["files"] if (model / name).is_file()}
+        (model / bundle.CARD).write_text(json.dumps({**card, "card_sha256": bundle.card_hash(card)}))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return
+
+
+def seeds(place: Path) -> dict[str, tuple[Path, Command]]:
+    """Name -> (the whole file, below `place`/whole; the command that reads its copy in a folder)."""
+    whole = place / "whole"
+    images = whole / "images"
+    source = embedded("digits", place / "cache")
+    for name in ("0", "1", "2"):
+        (images / name).mkdir(parents=True)
+        for file in sorted((source / name).iterdir())[:20]:
+            shutil.copy(file, images / name)
+    rows = [f"{file.relative_to(images).as_posix()},{file.stem}" for file in sorted(images.rglob("*.png"))]
+    (images / "groups.csv").write_text("path,group\n" + "\n".join(rows) + "\n")
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    for ending in ("jpg", "png", "tif", "bmp", "webp", "gif"):
+        pixels.save(images / "0" / f"x.{ending}")
+        with (images / "groups.csv").open("a") as handle:
+            handle.write(f"0/x.{ending},x\n")
+    (whole / "study.toml").write_text(STUDY.format(images=images))
+    words = ["run", str(whole / "study.toml"), "--name", "s", "--storage", f"sqlite:///{whole}/optuna.db"]
+    subprocess.run([sys.executable, "-m", "study", *words, "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    predict: Command = lambda case: ["predict", str(case / "runs/s/model"), str(case / "images/0"), "--csv"]  # noqa: E731
+    audit: Command = lambda case: ["evaluate", str(case / "runs/s/model"), str(case / "images")]  # noqa: E731
+    found = {f"image.{file.suffix[1:]}": (file, audit) for file in sorted((images / "0").glob("x.*"))}
+    model = whole / "runs" / "s" / "model"
+    for name in (bundle.CARD, bundle.CONFIG, bundle.WEIGHTS):
+        found[name] = (model / name, predict)
+    found["model.pth"] = (
+        model / bundle.CHECKPOINT,
+        lambda case: ["predict", str(case / "runs/s/model/model.pth"), "."],
+    )
+    found["groups.csv"] = (images / "groups.csv", audit)
+    found["study.toml"] = (
+        whole / "study.toml",
+        lambda case: ["plan", str(case / "study.toml"), "--hours", "0.05", "--storage", f"sqlite:///{case}/none.db"],
+    )
+    found["optuna.db"] = (whole / "optuna.db", lambda case: ["status", "--storage", f"sqlite:///{case}/optuna.db"])
+    found["attributes"] = (whole / "optuna.db", found["optuna.db"][1])
+    return {name: pair for name, pair in found.items() if pair[0].exists()}
+
+
+STUDY = """preset = "quick"
+data = "{images}"
+image_size = 8
+trials = 2
+epochs = 2
+min_epochs = 1
+eta = 2
+final_epochs = 1
+
+[space]
+num_conv_blocks = [1, 2]
+base_filters = 32
+dense_units = ["8"]
+learning_rate = {{ low = 1e-3, high = 1e-2, log = true }}
+"""
+
+
+def alter_attributes(file: Path, rng: random.Random) -> None:
+    """Mutated JSON in the attributes of a study and its trials."""
+    with sqlite3.connect(file) as connection:
+        for table in ("study_user_attributes", "trial_user_attributes"):
+            column = f"{table.removesuffix('s')}_id"
+            rows = connection.execute(f"SELECT {column}, value_json FROM {table}").fetchall()
+            for number, value in rng.sample(rows, min(2, len(rows))):
+                text = mutated(value.encode(), rng).decode(errors="replace")
+                connection.execute(f"UPDATE {table} SET value_json = ? WHERE {column} = ?", (text, number))
+
+
+def run_case(name: str, file: Path, command: Command, whole: Path, place: Path, rng: random.Random) -> str | None:
+    """What went wrong; None when nothing did."""
+    case = place / "case"
+    shutil.rmtree(case, ignore_errors=True)
+    shutil.copytree(whole, case)
+    target = case / file.relative_to(whole)
+    if name == "attributes":
+        alter_attributes(target, rng)
+    else:
+        target.write_bytes(mutated(file.read_bytes(), rng))
+    if target.parent.name == "model" and target.suffix != ".pth" and rng.random() < 0.8:
+        with_fitting_hashes(target.parent)
+    before = {path.name for path in place.iterdir()}
+    driver = [sys.executable, "-c", DRIVER.format(memory=MEMORY), *command(case)]
+    try:
+        done = subprocess.run(driver, cwd=case, capture_output=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return "hang"
+    if {path.name for path in place.iterdir()} - before:
+        return "files outside"
+    if b"Traceback" in done.stderr:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        return f"traceback: {lines[-1][:100]}"
+    if done.returncode not in (0, 1, 2):
+        return f"exit code {done.returncode}"
+    if b"\x1b" in done.stdout + done.stderr:
+        return "control characters"
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--cases", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="where the folders of cases that went wrong are kept")
+    given = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    wrong: Counter[str] = Counter()
+    tried: Counter[str] = Counter()
+    end = time.monotonic() + given.seconds
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        targets = seeds(place)
+        names = sorted(targets)
+        for number in range(given.cases):
+            if time.monotonic() > end:
+                break
+            rng = random.Random(f"{given.seed} {number}")
+            name = names[number % len(names)]
+            tried[name] += 1
+            reason = run_case(name, *targets[name], place / "whole", place, rng)
+            if reason:
+                wrong[f"{name}: {reason}"] += 1
+                print(f"case {number}: {name}: {reason}", file=sys.stderr, flush=True)
+                if given.keep:
+                    shutil.copytree(place / "case", given.keep / f"{number}", dirs_exist_ok=True)
+    print(f"{sum(tried.values())} cases, seed {given.seed}, {os.cpu_count()} cores: {sum(wrong.values())} went wrong")
+    print("  " + ", ".join(f"{name} {count}" for name, count in sorted(tried.items())))
+    for what, count in wrong.most_common():
+        print(f"{count:6} {what}")
+    raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""`study status NAME --watch`: a study as it runs, drawn again every few seconds."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from models.bundle.card import percent
+from study.attributes import FINAL_STAGE, MODELS, SECONDS
+from study.cli.display import duration, plain
+from study.result.report import rungs_table
+from study.search.open_study import OpenStudy, existing
+from study.search.trial import in_words
+from study.storage.door import open_storage, runs_folder
+from study.storage.leases import holders
+
+REFRESH_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that is not finished."""
+
+    number: int
+    epoch: int
+    epochs: int
+    value: float | None
+    network: str
+    worker: str
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What is to be seen of a study at one moment."""
+
+    name: str
+    done: int
+    pruned: int
+    wanted: int | None
+    best: tuple[int, float] | None  # trial, selection score
+    running: tuple[Running, ...]
+    rungs: tuple[tuple[int, int, int, int], ...]  # bracket, rung, entered, promoted
+    left: str
+    stage: str
+    ended: bool
+
+
+def glance(name: str, url: str) -> Glance:
+    """Look once, as a reader: no worker waits for it."""
+    storage = open_storage(url, create=False, write=False)
+    try:
+        study = existing(storage, name, runs_folder(url))
+        own, held = study.own_trials(), holders(storage)
+        complete = [trial for trial in own if trial.state == TrialState.COMPLETE]
+        best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+        running = [_running(trial, study, held) for trial in study.trials(TrialState.RUNNING)]
+        ended = _ended(study, own)
+        return Glance(
+            name=study.name,
+            done=len(own),
+            pruned=len(own) - len(complete),
+            wanted=study.config.trials,
+            best=None if best is None else (best.number, best.value or 0.0),
+            running=tuple(running),
+            rungs=tuple(rungs_table(own, study.config)),
+            left="" if ended else _left(study, own, len(running)),
+            stage="ended" if ended else "final stage" if _finishing(study) else "search",
+            ended=ended,
+        )
+    finally:
+        storage.engine.dispose()
+
+
+def _running(trial: FrozenTrial, study: OpenStudy, held: dict[int, str]) -> Running:
+    seen = trial.intermediate_values
+    return Running(
+        number=trial.number,
+        epoch=max(seen, default=0),
+        epochs=study.config.epochs,
+        value=seen[max(seen)] if seen else None,
+        network=in_words(trial.params),
+        worker=held.get(trial._trial_id, "left behind; the next run goes on with it"),
+    )
+
+
+def _ended(study: OpenStudy, own: list[FrozenTrial]) -> bool:
+    """Whether there is a model, and nobody at work."""
+    models = study.attribute(MODELS)
+    rows = [one for one in models if isinstance(one, dict)] if isinstance(models, list) else []
+    shipped = any(one.get("path") == "model" for one in rows)
+    return shipped and bool(own) and not study.clock.is_held()
+
+
+def _finishing(study: OpenStudy) -> bool:
+    wanted = study.config.trials
+    enough = wanted is not None and len(study.own_trials()) >= wanted
+    return enough or study.attribute(FINAL_STAGE) is not None or study.search_seconds_left() <= 0
+
+
+def _left(study: OpenStudy, own: list[FrozenTrial], workers: int) -> str:
+    """By the hours; without hours by what the trials took so far."""
+    hours = study.hours()
+    if hours is not None:
+        search = max(0.0, study.search_seconds_left())
+        whole = max(0.0, 3600 * hours - study.clock.spent())
+        return f"{duration(search)} left in the search, {duration(whole)} in all"
+    seconds = [float(trial.user_attrs.get(SECONDS, 0.0)) for trial in own]
+    if study.config.trials is None or not seconds:
+        return ""
+    left = max(0, study.config.trials - len(own)) * sum(seconds) / len(seconds) / max(1, workers)
+    return f"about {duration(left)} left in the search"
+
+
+def follow(name: str, url: str, console: Console) -> None:
+    """Draw until the study has ended: on a terminal in place, elsewhere a line for each change."""
+    looks = _looks(name, url)
+    first = next(looks)
+    if not console.is_terminal:
+        before = ""
+        for one in chain([first], looks):
+            line = _line(one)
+            if line != before:
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+            before = line
+        return
+    with Live(_drawn(first), console=console, auto_refresh=False) as live:
+        for one in looks:
+            live.update(_drawn(one), refresh=True)
+
+
+def _looks(name: str, url: str) -> Iterator[Glance]:
+    while True:
+        one = glance(name, url)
+        yield one
+        if one.ended:
+            return
+        time.sleep(REFRESH_SECONDS)
+
+
+def _standing(one: Glance) -> str:
+    wanted = "" if one.wanted is None else f" of {one.wanted}"
+    best = "" if one.best is None else f"; best {percent(one.best[1])} (trial {one.best[0]})"
+    return f"{one.name}: {one.stage}; {one.done}{wanted} trials done, {one.pruned} pruned{best}"
+
+
+def _line(one: Glance) -> str:
+    """Without the time, which changes at every look."""
+    running = ", ".join(f"trial {row.number} epoch {row.epoch}" for row in one.running)
+    return plain(_standing(one) + (f"; running: {running}" if running else ""))
+
+
+def _drawn(one: Glance) -> Group:
+    running = Table("trial", "epoch", "score", "network", "worker", box=None, pad_edge=False)
+    for row in one.running:
+        value = "" if row.value is None else percent(row.value)
+        network, worker = escape(plain(row.network)), escape(plain(row.worker))
+        running.add_row(str(row.number), f"{row.epoch}/{row.epochs}", value, network, worker)
+    rungs = Table("bracket", "rung (epochs)", "entered", "promoted", box=None, pad_edge=False)
+    for numbers in one.rungs:
+        rungs.add_row(*map(str, numbers))
+    parts: list[str | Table] = [escape(plain(_standing(one))), one.left]
+    parts += [running] if one.running else []
+    parts += [rungs] if one.rungs else []
+    return Group(*(part for part in parts if part))

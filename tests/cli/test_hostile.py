@@ -1,0 +1,194 @@
+"""Names, numbers and databases of strangers: one line and exit code 2, or handled; nothing hidden, nothing obeyed."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from models.bundle.card import StudyCard
+from models.bundle.folder import read_card
+from models.bundle.readable import markdown
+from study.cli.display import plain, storage_option
+from tests import killer
+from tests.conftest import Shell, shrink, tiny_options
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["accuracy", "macro avg", "weighted avg"])
+def test_a_class_may_have_any_name(shell: Shell, small_folder: Path, tmp_path: Path, name: str) -> None:
+    folder = shrink(small_folder, tmp_path / "images", classes=3, each=40)
+    (folder / "0").rename(folder / name)
+    assert shell("run", *tiny_options(folder, trials=2, epochs=2), "--name", "s")[0] == 0
+    model = tmp_path / "runs" / "s" / "model"
+    test = json.loads((model / "card.json").read_text())["test"]
+    confusion = test["confusion"]
+    place = sorted(["1", "2", name]).index(name)
+    assert test["report"][name]["support"] == sum(confusion[place])
+    assert test["report"][name]["recall"] == pytest.approx(confusion[place][place] / sum(confusion[place]))
+    lines = (model / "classification_report.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines if line.strip()][-3:] == ["accuracy", "macro", "weighted"]
+    assert len([line for line in lines if line.startswith(f"{name}  ")]) == 2
+    code, out, _ = shell("evaluate", str(model), str(folder), "--json")
+    assert (code, json.loads(out)["scores"]["accuracy"] <= 1) == (0, True)
+
+
+NASTY = "x\x1b]52;c;aGk=\x07\x1b[2J<img src=x>\u202e|`"
+
+
+def test_control_characters_never_reach_a_terminal() -> None:
+    shown = plain(NASTY + "\n\tend")
+    assert shown.endswith("|`\n\tend")
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+
+
+@pytest.mark.slow
+def test_nasty_class_names_reach_neither_terminal_nor_markdown(
+    shell: Shell, small_folder: Path, tmp_path: Path
+) -> None:
+    folder = shrink(small_folder, tmp_path / "images", classes=3, each=40)
+    (folder / "0").rename(folder / NASTY.replace("/", ""))
+    code, out, err = shell("run", *tiny_options(folder, trials=2, epochs=2), "--name", "s")
+    assert code == 0
+    model = tmp_path / "runs" / "s" / "model"
+    for words in (["predict", model, folder], ["evaluate", model, folder], ["data", "audit", folder]):
+        code, more_out, more_err = shell(*words)
+        assert code == 0
+        out, err = out + more_out, err + more_err
+    assert "\x1b" not in out + err
+    assert "\u202e" not in out + err
+    page = markdown(read_card(model, StudyCard))
+    assert "\x1b" not in page
+    assert "<img" not in page.replace("\\<img", "")
+
+
+def broken(tmp_path: Path, statement: str) -> None:
+    with sqlite3.connect(tmp_path / "optuna.db") as connection:
+        connection.execute(statement)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE trial_user_attributes SET value_json = '\"x\"' WHERE key = 'seconds'",
+        "UPDATE study_user_attributes SET value_json = '{' WHERE key = 'config'",
+        "UPDATE study_user_attributes SET value_json = '\"x\"' WHERE key = 'contract'",
+        "UPDATE study_user_attributes SET value_json = '[1]' WHERE key = 'config'",
+        "UPDATE study_user_attributes SET value_json = '\"x\"' WHERE key = 'clock'",
+    ],
+)
+def test_a_study_with_broken_attributes_hides_no_other(
+    shell: Shell, small_folder: Path, tmp_path: Path, statement: str
+) -> None:
+    assert shell("run", *tiny_options(small_folder, trials=2, epochs=2), "--name", "bad")[0] == 0
+    broken(tmp_path, statement)
+    optuna.create_study(study_name="good", storage=f"sqlite:///{tmp_path}/optuna.db")
+    code, out, _ = shell("status", "--json")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows.keys() == {"bad", "good"}
+    code, _, err = shell("status", "bad")
+    assert code in (0, 2)
+    assert code == 0 or err.count("\n") == 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("view", ["studies", "Studies", "TRIAL_params"])
+def test_an_endless_view_in_the_place_of_a_table_does_not_hang(shell: Shell, tmp_path: Path, view: str) -> None:
+    with sqlite3.connect(tmp_path / "optuna.db") as connection:
+        connection.execute(
+            f"CREATE VIEW {view} AS WITH RECURSIVE n(study_id) AS (SELECT 1 UNION ALL SELECT study_id + 1 FROM n) "
+            "SELECT study_id, 'x' AS study_name FROM n"
+        )
+    for words in (["status"], ["resume", "x"], ["run", "--preset", "quick"]):
+        code, _, err = shell(*words)
+        assert (code, f"its {view} is a view" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "x; touch y", "a/b", ".", "x" * 101, "\u4e2d" * 90])
+def test_names_are_checked_wherever_they_reach_a_path(shell: Shell, tmp_path: Path, name: str) -> None:
+    optuna.create_study(study_name=name, storage=f"sqlite:///{tmp_path}/optuna.db")
+    before = sorted(path for path in tmp_path.parent.rglob("*") if path.is_dir())
+    for words in (["worker", name], ["resume", name], ["retrain", name], ["db", "delete", name, "--yes"]):
+        code, _, err = shell(*words)
+        assert (code, "not a study name" in err, err.count("\n")) == (2, True, 1)
+    code, out, err = shell("status")
+    assert code == 0
+    assert "resume x; touch y" not in out + err
+    assert sorted(path for path in tmp_path.parent.rglob("*") if path.is_dir()) == before
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql+psycopg://me:secret@host/studies", "postgresql+psycopg://host/studies?user=me&password=secret"]
+)
+def test_passwords_are_never_shown(shell: Shell, url: str) -> None:
+    assert "secret" not in storage_option(url)
+    _, out, err = shell("status", "--storage", url.replace("host", "127.0.0.1:9"))
+    assert "secret" not in out + err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--trials", "9" * 400],
+        ["run", "--hours", "9" * 400],
+        ["run", "--set", f"epochs={'9' * 400}"],
+        ["run", "--set", f"epochs={'9' * 5000}"],
+        ["run", "--set", f"space.head={'[' * 5000}{']' * 5000}"],
+        ["run", "--set", "space.conv_dropout={low=0.0,high=0.5,step=1e-300}"],
+        ["run", "--data", "x\0y"],
+        ["run", "--data", "x" * 300],
+        ["run", "--data", "/".join(["x" * 200] * 40)],
+        ["run", "nested.toml"],
+        ["run", "long.toml"],
+        ["run", "x" * 300 + ".toml"],
+        ["run", "--storage", f"sqlite:///{'x' * 300}.db"],
+        ["predict", "x" * 300, "y"],
+        ["predict", "x\0", "y"],
+        ["evaluate", "x" * 300, "y"],
+        ["data", "audit", "x" * 300],
+        ["status", "--storage", "sqlite:///x\0y.db"],
+    ],
+)
+def test_absurd_arguments_end_in_one_line(shell: Shell, tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "nested.toml").write_text(f"space = {'[' * 5000}{']' * 5000}\n")
+    (tmp_path / "long.toml").write_text(f"trials = {'9' * 5000}\n")
+    code, out, err = shell(*words)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.glob("*.db"))
+
+
+@pytest.mark.slow
+def test_csv_for_spreadsheets(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
+    assert shell("run", *tiny_options(small_folder, trials=2, epochs=2), "--name", "s")[0] == 0
+    image = next((small_folder / "0").iterdir())
+    shutil.copy(image, tmp_path / "=cmd.png")
+    for option, shown in (("--csv", "=cmd.png"), ("--csv-safe", "'=cmd.png")):
+        code, out, _ = shell("predict", "runs/s/model", "=cmd.png", option)
+        assert code == 0
+        assert next(iter(csv.DictReader(io.StringIO(out))))["path"] == shown
+
+
+@pytest.mark.slow
+def test_names_that_are_not_utf_8_go_through_a_pipe(small_folder: Path, tmp_path: Path) -> None:
+    assert killer.run([*killer.options(small_folder)], tmp_path) == 0
+    name = b"caf\xe9.png"
+    shutil.copy(next((small_folder / "0").iterdir()), os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    long = "x" * 240 + ".png"
+    shutil.copy(next((small_folder / "0").iterdir()), tmp_path / long)
+    command = [sys.executable, "-m", "study", "predict", "runs/s/model", "-", "--csv", "--explain", "seen"]
+    done = subprocess.run(command, cwd=tmp_path, input=name + b"\n" + long.encode() + b"\n", capture_output=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith(name + b",")
+    assert len(list((tmp_path / "seen").iterdir())) == 2

@@ -1,0 +1,208 @@
+"""What a stranger's image files can do: no program started, no waiting for ever, no memory without bound."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import DataError, images
+from data.cache import INDEX, PIXELS, decoded
+from data.datasets import load, load_folder
+from data.images import decode, source_size
+from study.use.predict import find_images
+from tests.conftest import random_images
+from tests.data.test_datasets import make_folder
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_another_format_in_disguise_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photo.png").write_bytes(EPS)
+    with Image.open(tmp_path / "photo.png") as image:  # or the test would notice nothing
+        assert image.format == "EPS"
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    with pytest.raises(DataError, match="not an image"):
+        decode(tmp_path / "photo.png", 8)
+    assert source_size([tmp_path / "photo.png"]) is None
+
+
+@pytest.mark.timeout(20)
+def test_files_that_are_none_are_named_at_once(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d", {"a": 3, "b": 3})
+    os.mkfifo(root / "a" / "pipe.png")
+    (root / "a" / "zero.png").symlink_to("/dev/zero")
+    (root / "b" / "folder.png").symlink_to(root / "a")
+    with pytest.raises(DataError, match=r"2 of 8 files cannot be read as images: a/pipe.png: not a regular file"):
+        load_folder(root, 8, tmp_path / "c")
+    assert len(load_folder(root, 8, tmp_path / "c", skip_bad=True).skipped) == 2
+    assert source_size([root / "a" / "pipe.png", root / "a" / "zero.png"]) is None
+
+
+def test_a_file_that_is_too_long_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "x.png").open("wb") as handle:
+        handle.truncate(images.MOST_BYTES + 1)  # sparse
+    with pytest.raises(DataError, match="256 MB, more than an image may have"):
+        decode(tmp_path / "x.png", 8)
+
+
+BOMB = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from data import DataError
+from data.images import decode
+def one(_):
+    try:
+        return decode(sys.argv[1], 8).shape
+    except DataError as error:
+        return str(error)
+from pathlib import Path
+sys.argv[1] = Path(sys.argv[1])
+with ThreadPoolExecutor(8) as pool:
+    print(set(pool.map(one, range(8))))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_bombs_take_turns(tmp_path: Path) -> None:
+    """45 megapixels in a few kilobytes, by eight threads: one after the other, not a gigabyte for each at once."""
+    Image.new("LA", (9000, 5000)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 300_000
+    done = subprocess.run(
+        [sys.executable, "-c", BOMB, tmp_path / "bomb.png"], capture_output=True, text=True, check=True, timeout=120
+    )
+    shapes, megabytes = done.stdout.splitlines()
+    assert shapes == "{(8, 8, 3)}"
+    assert int(megabytes) < 2500
+
+
+def test_more_pixels_than_allowed_are_refused(tmp_path: Path) -> None:
+    Image.new("L", (2000, 1000)).save(tmp_path / "x.png")
+    with pytest.raises(DataError, match=r"2000 x 1000 pixels, more than the 1\.5 megapixels that are allowed"):
+        decode(tmp_path / "x.png", 8, 1.5)
+    assert decode(tmp_path / "x.png", 8, 2.0).shape == (8, 8, 3)
+    Image.new("RGB", (2000, 1000)).save(tmp_path / "x.jpg")
+    assert decode(tmp_path / "x.jpg", 8, 0.1).shape == (8, 8, 3)  # reduced by its own transform
+    root = make_folder(tmp_path / "d", {"a": 3, "b": 3}, size=32)
+    with pytest.raises(DataError, match="6 of 6 files cannot be read"):
+        load_folder(root, 8, tmp_path / "c", max_megapixels=0.001)
+    assert len(load_folder(root, 8, tmp_path / "c").labels) == 6  # another limit is another cache
+
+
+def test_pixels_in_flight_are_bounded() -> None:
+    room = images._Room(100)
+    inside, most = 0, 0
+    lock = threading.Lock()
+
+    def work(count: int) -> None:
+        nonlocal inside, most
+        with room.taken(count):
+            with lock:
+                inside += count
+                most = max(most, inside)
+            time.sleep(0.01)
+            with lock:
+                inside -= count
+
+    threads = [threading.Thread(target=work, args=(count,)) for count in (40, 60, 50, 30, 99, 1, 70)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 60 <= most <= 100
+    with room.taken(1000):  # more than there is: alone
+        pass
+
+
+def test_several_frames_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = (Image.fromarray(pixels) for pixels in random_images(2, 16))
+    first.save(tmp_path / "x.tif", save_all=True, append_images=[second])
+    first.save(tmp_path / "x.gif", save_all=True, append_images=[second])
+    images._say_frames.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(decode(tmp_path / "x.tif", 16), np.asarray(first))
+        decode(tmp_path / "x.gif", 16)
+    assert [record.message for record in caplog.records] == [
+        "some files hold several frames or pages: the first of each is taken"
+    ]
+
+
+def test_a_linked_class_folder_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_folder(tmp_path / "d", {"a": 3, "b": 3})
+    (root / "b").rename(tmp_path / "elsewhere")
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    assert load_folder(root, 8, tmp_path / "c").classes == ("a", "b")
+    assert f"the class b is a link to {tmp_path / 'elsewhere'}" in caplog.text
+
+
+def as_nobody(look: Callable[[], object]) -> str:
+    """What is said when somebody looks who may not read everything, as root may."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            look()
+            os.write(theirs, b"nothing")
+        except DataError as error:
+            os.write(theirs, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    os.waitpid(child, 0)
+    with os.fdopen(ours) as pipe:
+        return pipe.read()
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d", {"a": 3, "b": 3})
+    inner = root / "b" / "inner"
+    inner.mkdir()
+    inner.chmod(0)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o111)
+    assert as_nobody(lambda: load_folder(root, 8, tmp_path / "c")) == f"cannot read {inner}: Permission denied"
+    assert as_nobody(lambda: find_images([root], list)) == f"cannot read the folder {inner}: Permission denied"
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "another type", "other pixels"])
+def test_a_damaged_cache_is_made_again_and_said(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_folder(tmp_path / "d", {"a": 30}, size=16)
+    names = [f"a/{number}.png" for number in range(30)]
+    expected = np.array(decoded(root, names, 16, tmp_path / "c").images)
+    (place,) = (tmp_path / "c").glob("images-*")
+    if damage == "another type":
+        (place / INDEX).write_text("[1, 2]")
+    else:
+        whole = (place / PIXELS).read_bytes()
+        bad = {"empty": b"", "short": whole[:-1], "other pixels": bytes(len(whole))}[damage]
+        (place / PIXELS).write_bytes(bad)
+    assert np.array_equal(decoded(root, names, 16, tmp_path / "c").images, expected)
+    assert "was altered" in caplog.text
+    caplog.clear()
+    decoded(root, names, 16, tmp_path / "c")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("source", ["x\0y", "a/" * 2000, "x" * 300])
+def test_paths_that_no_system_takes_end_in_one_line(tmp_path: Path, source: str) -> None:
+    with pytest.raises((DataError, OSError)):
+        load(source, 8, tmp_path)
+
+
+def test_a_list_of_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    Image.fromarray(random_images(1, 8)[0]).save(tmp_path / name)
+    assert find_images([Path("-")], lambda: [f"{tmp_path / name}\n"]) == [tmp_path / name]

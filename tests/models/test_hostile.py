@@ -1,0 +1,161 @@
+"""What a stranger's model folder or checkpoint can do: refused before anything large is built."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models import ModelError
+from models.bundle import folder as bundle
+from models.files import file_hash
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from models import ModelError
+from models.bundle.folder import load
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+resource.setrlimit(resource.RLIMIT_DATA, (3000 * 2**20,) * 2)
+try:
+    load(Path(sys.argv[1]))
+    print("loaded")
+except ModelError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+def refused(path: Path) -> str:
+    """What is said of a model, in a process with little memory."""
+    done = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    said, megabytes = done.stdout.splitlines()
+    assert int(megabytes) < 400  # torch's own first steps take most of it
+    return said
+
+
+def write_checkpoint(path: Path, **changes: Any) -> None:
+    config = {
+        **{"num_conv_blocks": 1, "filters_multiplier": 1, "kernel_sizes": [3], "use_batch_norm": False},
+        **{"conv_dropout": 0.1, "dense_units": [8], "dense_dropout": 0.1},
+        **changes,
+    }
+    state = {
+        "features.0.weight": torch.zeros(32, 3, 3, 3),
+        "features.0.bias": torch.zeros(32),
+        "classifier.0.weight": torch.zeros(8, 32 * 16),
+        "classifier.0.bias": torch.zeros(8),
+        "classifier.3.weight": torch.zeros(2, 8),
+        "classifier.3.bias": torch.zeros(2),
+    }
+    torch.save({"model_state_dict": state, "config": config, "class_names": ["a", "b"]}, path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_conv_blocks": 100_000},
+        {"num_conv_blocks": 0},
+        {"dense_units": [20_000, 20_000]},
+        {"dense_units": [8] * 100_000},
+        {"filters_multiplier": 10**9},
+        {"kernel_sizes": [4]},
+        {"kernel_sizes": [99_999]},
+        {"conv_dropout": 7.0},
+    ],
+)
+def test_a_checkpoint_with_an_absurd_architecture_is_refused_unbuilt(tmp_path: Path, changes: dict[str, Any]) -> None:
+    write_checkpoint(tmp_path / "good.pth")
+    assert bundle.load(tmp_path / "good.pth").image_size == 8
+    write_checkpoint(tmp_path / "x.pth", **changes)
+    assert "is not a checkpoint in the reference's layout" in refused(tmp_path / "x.pth")
+
+
+def test_a_tensor_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "x.pth", dense_units=[20_000])
+    content = torch.load(tmp_path / "x.pth", weights_only=True)
+    wide = {"classifier.0.weight": (20_000, 512), "classifier.0.bias": (20_000,), "classifier.3.weight": (2, 20_000)}
+    for name, shape in wide.items():
+        content["model_state_dict"][name] = torch.zeros(1).expand(*shape)
+    torch.save(content, tmp_path / "x.pth")
+    assert (tmp_path / "x.pth").stat().st_size < 100_000
+    assert "weights are not all there" in refused(tmp_path / "x.pth")
+
+
+def rewrite(folder: Path, card: dict[str, Any], config: dict[str, Any] | None = None) -> None:
+    """An altered card whose hashes fit."""
+    if config is not None:
+        (folder / bundle.CONFIG).write_text(json.dumps(config))
+    card["files"] = {name: file_hash(folder / name) for name in card["files"]}
+    (folder / bundle.CARD).write_text(json.dumps({**card, "card_sha256": bundle.card_hash(card)}))
+
+
+def changed(card: dict[str, Any], place: str, value: object) -> dict[str, Any]:
+    *tables, last = place.split(".")
+    inner = card
+    for table in tables:
+        inner = inner.setdefault(table, {})
+    inner[last] = value
+    return card
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("temperature", 0.0),
+        ("temperature", -1.0),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("classes", ["a", "a", "b"]),
+        ("classes", ["a", "b"]),
+        ("classes", []),
+        ("preprocessing.size", 0),
+        ("preprocessing.std", [0.2, 0.0, 0.2]),
+        ("preprocessing.mean", [0.2, math.nan, 0.2]),
+        ("preprocessing.views", ["", "x"]),
+        ("conformal", {"levels": {"zero": {"refused": "x"}}}),
+        ("conformal", {"levels": {"0.1": {"threshold": math.nan, "coverage": 1, "size": 1}}}),
+        ("conformal", [1]),
+        ("data", {"source_size": ["x", 0]}),
+        ("data", 3),
+    ],
+)
+def test_a_card_that_says_nonsense_is_refused(
+    copied: tuple[Path, dict[str, Any]],
+    place: str,
+    value: object,
+) -> None:
+    folder, card = copied
+    rewrite(folder, card)
+    bundle.load(folder)
+    rewrite(folder, changed(card, place, value))
+    with pytest.raises(ModelError, match=r"card|describe different networks"):
+        bundle.load(folder)
+
+
+def test_a_configuration_of_another_size_than_the_cards_is_refused(
+    copied: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, card = copied
+    config = json.loads((folder / bundle.CONFIG).read_text())
+    rewrite(folder, card, {**config, "image_size": 20_000})
+    assert "describe different networks" in refused(folder)
+    rewrite(folder, changed(card, "preprocessing.size", 20_000))
+    assert "images of 20000 pixels" in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["numpy/__init__.py", "torch.so", "json.pyc", "PIL.zip"])
+def test_what_python_would_import_is_refused(
+    copied: tuple[Path, dict[str, Any]],
+    name: str,
+) -> None:
+    folder, _ = copied
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("print('not numpy')")
+    with pytest.raises(ModelError, match=r"which card\.json does not list"):
+        bundle.load(folder)
