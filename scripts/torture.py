@@ -1,7 +1,8 @@
 """Kills studies with SIGKILL, again and again, and checks that nothing was lost, doubled or repeated.
 
-Each round is one study of one, two or four workers. Its processes die at every named point, before and after it, and
-at random moments, workers and parents; then it is left alone to finish. Prints how often each point was hit.
+Each round is one study of one, two or four workers, every fourth of them by hours. Its processes die at every named
+point, before and after it, and at random moments, workers and parents; then it is left alone to finish. Prints how
+often each point was hit.
 
     .venv/bin/python scripts/torture.py               # 15 rounds, at least 210 kills at named points
     .venv/bin/python scripts/torture.py --rounds 3    # one of each size
@@ -32,6 +33,8 @@ FIRST_POINTS = ("cache",)
 LAST_POINTS = ("opening", "model")
 NAMES = {"opening": "test opening", "model": "bundle write", "cache": "cache write"}
 RANDOM_KILLS = 5
+HOURS = 0.2
+"""Of the studies that have any: more than they take, so that they end by trials and give the same."""
 
 
 def lines(file: Path) -> list[str]:
@@ -41,13 +44,15 @@ def lines(file: Path) -> list[str]:
 class Round:
     """One study in one folder, and what became of it."""
 
-    def __init__(self, folder: Path, images: Path, workers: int, rng: random.Random) -> None:
+    def __init__(self, folder: Path, images: Path, workers: int, rng: random.Random, *, by_hours: bool = False) -> None:
         from tests.conftest import tiny_options
 
         self.folder = folder
         self.workers = workers
         self.rng = rng
+        self.by_hours = by_hours
         options = tiny_options(images, trials=TRIALS, checkpoint_seconds=0)
+        options += ["--hours", str(HOURS)] if by_hours else []
         self.command = ["run", "--name", "s", "--workers", str(workers), *options]
         self.random: Counter[str] = Counter()
         self.allowed = 0  # epochs that may be trained again
@@ -134,8 +139,15 @@ class Round:
                 self.errors.append(f"trial {trial} was given up after {steps} epochs")
         if result["openings"] != 1:
             self.errors.append(f"the test part was opened {result['openings']} times")
-        if self.workers == 1 and result != undisturbed:
+        if self.by_hours:
+            clock, planned = result["clock"], result["planned"]
+            if clock["holder"] is not None or not 0 < clock["seconds"] < 3600 * HOURS or not planned:
+                self.errors.append(f"clock {clock}, planned {planned}")
+        if self.workers == 1 and {**result, **NO_TIME} != {**undisturbed, **NO_TIME}:
             self.errors.append("the result is not that of an undisturbed run")
+
+
+NO_TIME = {"clock": None, "planned": None}
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -154,6 +166,8 @@ def outcome(folder: Path) -> dict[str, Any]:
         "weights": card["weights_sha256"],
         "test": card["test"],
         "openings": len(study.user_attrs["openings"]),
+        "clock": study.user_attrs["clock"],
+        "planned": study.user_attrs.get("planned"),
     }
 
 
@@ -191,7 +205,7 @@ def main() -> int:
         rng = random.Random(1000 * given.seed + number)
         folder = root / f"round-{number}"
         folder.mkdir()
-        one = Round(folder, images, (1, 2, 4)[number % 3], rng)
+        one = Round(folder, images, (1, 2, 4)[number % 3], rng, by_hours=number % 4 == 1)
         one.at_points(plans_for(FIRST_POINTS, rng), in_crew=False)
         plans = plans_for(WORKER_POINTS, rng)
         for start in range(0, len(plans), 3):  # of a study that is not over yet
