@@ -14,7 +14,7 @@ formats = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # ot
 
 
 def pixels(path: str) -> np.ndarray:
-    image: Image.Image = Image.open(path, formats=("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"))
+    image: Image.Image = Image.open(path, formats=formats)
     image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at no less than twice the size, as in training
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey
