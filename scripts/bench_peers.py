@@ -5,7 +5,7 @@
              every epoch; then the best goes on
   optuna     as Optuna's own PyTorch example does it: ImageFolder, DataLoader, torchvision, TPE, HyperbandPruner, SQLite
              over the published space; the winner is trained afresh on train and val
-  ray        the same loop under Ray Tune with ASHA (needs: pip install 'ray[tune]'); the winner likewise
+  ray        the same loop under Ray Tune with ASHA (needs: pip install -e '.[bench]'); the winner likewise
   recipe     no search: one good residual network, trained for all of the time
   ours       study run --hours
 
@@ -264,11 +264,15 @@ def ray_tune(bench: Bench) -> Found:
                     mode="max",
                     scheduler=ASHAScheduler(max_t=epochs, grace_period=1, reduction_factor=3),
                     num_samples=-1,
+                    max_concurrent_trials=os.cpu_count(),
                     time_budget_s=left,
                 ),
                 run_config=tune.RunConfig(storage_path=place, verbose=0),
             ).fit()
-            frames = [one.metrics_dataframe for one in results if one.metrics_dataframe is not None]
+            frames = [one.metrics_dataframe for one in results]
+            frames = [
+                frame for frame in frames if frame is not None and "seconds" in frame
+            ]  # cut off in its first epoch
             spent = [float(value) for frame in frames for value in frame["seconds"]]
             point = results.get_best_result().config
     finally:
@@ -351,7 +355,7 @@ def prepared(folder: Path, minutes: float) -> Bench:
     published_space = PRESETS["reference"]["space"]
     assert isinstance(published_space, dict)
     space = {name: values for name, values in published_space.items() if isinstance(values, list)}
-    return Bench(folder, 60 * minutes, config.image_size, dataset, parts, space)
+    return Bench(folder.resolve(), 60 * minutes, config.image_size, dataset, parts, space)
 
 
 def show(rows: list[Found], bench: Bench) -> None:
