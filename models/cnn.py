@@ -86,11 +86,15 @@ class Residual(nn.Module):
             nn.Conv2d(filters, filters, 3, padding=1, bias=False),
             nn.BatchNorm2d(filters),
         )
-        self.skip = nn.Sequential(nn.Conv2d(channels, filters, 1, stride=stride, bias=False), nn.BatchNorm2d(filters))
+        # A 1x1 convolution with a stride sees every second pixel. oneDNN's, on a processor with AVX2 or AVX-512, writes
+        # past its memory where there are fewer than 8 or 16 channels (uxlfoundation/oneDNN issue 6035): the pixels are
+        # left out before it.
+        self.stride = stride
+        self.skip = nn.Sequential(nn.Conv2d(channels, filters, 1, bias=False), nn.BatchNorm2d(filters))
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B, channels, H, W] -> [B, filters, H / stride, W / stride], before the ReLU."""
-        found: Tensor = self.residual(maps) + self.skip(maps)
+        found: Tensor = self.residual(maps) + self.skip(maps[:, :, :: self.stride, :: self.stride])
         return found
 
 

@@ -1,6 +1,8 @@
 """Every space gives working networks; the reference's checkpoints load and agree."""
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -236,3 +238,19 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
     with pytest.raises(ModelError, match="not a checkpoint"):
         load(Path("evil.pth"))
     assert not Path("hacked").exists()
+
+
+STEPS = """
+import torch
+from models.cnn import Residual
+torch.manual_seed(0)
+block = Residual(3, 12, 2).to(memory_format=torch.channels_last)
+for _ in range(40):
+    block(torch.randn(32, 3, 64, 64).to(memory_format=torch.channels_last)).sum().backward()
+"""
+
+
+def test_a_narrow_stem_with_a_stride_is_trained_within_its_memory() -> None:
+    """A strided 1x1 convolution of three channels is not, on many processors: the process would die sooner or later."""
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
