@@ -143,7 +143,12 @@ def _decoded(source: Path | bytes, image_size: int) -> NDArray[np.uint8]:
     with opened(source) as image:
         _reduced(image, image_size)
         ImageOps.exif_transpose(image, in_place=True)
-        return np.asarray(to_rgb(image).resize((image_size, image_size), Image.Resampling.BILINEAR))
+        return squashed(image, image_size)
+
+
+def squashed(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
+    """An image of any mode as RGB uint8 [S, S, 3]."""
+    return np.asarray(to_rgb(image).resize((image_size, image_size), Image.Resampling.BILINEAR))
 
 
 @cache

@@ -41,7 +41,8 @@ def _kept(config: CNNConfig, number_bytes: int) -> tuple[int, int]:
     def pack(tensor: Tensor) -> Tensor:
         if tensor.ndim > 1:  # the statistics of batch normalisation are no image's
             each = number_bytes if tensor.is_floating_point() else tensor.element_size()
-            kept[tensor.untyped_storage()._cdata] = tensor.numel() * each
+            place = tensor.untyped_storage()._cdata
+            kept[place] = max(kept.get(place, 0), tensor.numel() * each)  # a part of a tensor keeps the whole
         return tensor
 
     with torch.device("meta"), torch.random.fork_rng(devices=[]):  # shapes only: nothing is allocated

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Mutated files through the command line for a given time, each in a child with little memory and time.
+"""Mutated files through the command line for a given time, each in a fork with little memory and time.
 
 A case takes a whole file (an image, a card, a configuration, a checkpoint, a study in TOML, a list of groups, a
 database), changes some of its bytes or words, and gives it to the command that reads it. Counted are hangs (20 s),
@@ -15,21 +15,26 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+import data.audit  # noqa: F401  (what commands import late, a child need not)
 from data.datasets import embedded
 from models.bundle import folder as bundle
 from models.files import file_hash
+from study import cli
 
 SECONDS, MEMORY = 20, 4 * 2**30
 
@@ -48,14 +53,6 @@ WORDS = (
     b"../../x",
     b"\x1b[2J",
 )
-
-DRIVER = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_DATA, ({memory},) * 2)
-resource.setrlimit(resource.RLIMIT_FSIZE, (2**30,) * 2)
-from study import cli
-cli.main()
-"""
 
 Command = Callable[[Path], list[str]]
 
@@ -173,20 +170,56 @@ def run_case(name: str, file: Path, command: Command, whole: Path, place: Path, 
     if target.parent.name == "model" and target.suffix != ".pth" and rng.random() < 0.8:
         with_fitting_hashes(target.parent)
     before = {path.name for path in place.iterdir()}
-    driver = [sys.executable, "-c", DRIVER.format(memory=MEMORY), *command(case)]
-    try:
-        done = subprocess.run(driver, cwd=case, capture_output=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
+    with tempfile.TemporaryFile() as said:
+        code = forked(command(case), case, said)
+        said.seek(0)
+        words = said.read()
+    if code is None:
         return "hang"
     if {path.name for path in place.iterdir()} - before:
         return "files outside"
-    if b"Traceback" in done.stderr:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
+    if b"Traceback" in words:
+        lines = words.decode(errors="replace").strip().splitlines()
         return f"traceback: {lines[-1][:100]}"
-    if done.returncode not in (0, 1, 2):
-        return f"exit code {done.returncode}"
-    if b"\x1b" in done.stdout + done.stderr:
+    if code not in (0, 1, 2):
+        return f"exit code {code}"
+    if b"\x1b" in words:
         return "control characters"
+    return None
+
+
+def forked(words: list[str], folder: Path, said: BinaryIO) -> int | None:
+    """The command's exit code; None when it hangs. It runs in a fork of this process, which has imported everything."""
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            os.setpgid(0, 0)
+            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**30, 2**30))
+            os.chdir(folder)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            sys.argv = ["study", *words]
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     return None
 
 

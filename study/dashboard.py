@@ -5,6 +5,7 @@ never makes a worker wait, and what it shows is never stale.
 """
 
 import hmac
+import io
 import json
 import logging
 import mimetypes
@@ -14,32 +15,37 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore
-from optuna.study._frozen import FrozenStudy
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial
 from optuna_dashboard import save_note, save_plotly_graph_object, wsgi
 
 from models.bundle import folder as bundle
 from study import StudyError
-from study.attributes import CONFIG, IDENTITY, NUM_PARAMS, SECONDS
+from study.attributes import CONFIG, IDENTITY
 from study.config.schema import StudyConfig
-from study.result import figures
-from study.result.report import rungs_table
+from study.result.pictures import confusion_picture, mistakes_picture
+from study.result.report import search_figures
+from study.search.best import Best, best_of, read_best
 from study.search.members import Membership
 from study.search.opened import check_name
 from study.storage.door import open_storage, runs_folder
 from study.storage.lean import LeanStorage
 from study.storage.ownership import check_folder
 
+if TYPE_CHECKING:
+    from optuna.study._frozen import FrozenStudy
+
 FRESH_SECONDS = 5.0
 """Figures are not made more often than that."""
-CURVES = 100
-"""Learning curves shown: the latest so many trials."""
 OFFERED = ("report.html", bundle.CARD, bundle.READABLE)
 """Files of a model folder that the page offers."""
 
@@ -59,7 +65,7 @@ class Shown(LeanStorage):
         self._lock = threading.Lock()
         self._cache: dict[tuple[int, str], tuple[float, dict[str, Any]]] = {}
 
-    def get_all_studies(self) -> list[FrozenStudy]:
+    def get_all_studies(self) -> "list[FrozenStudy]":
         """All studies, with what is made for looking at them."""
         studies = super().get_all_studies()
         for study in studies:
@@ -72,7 +78,7 @@ class Shown(LeanStorage):
         made = next((attrs for (known, _), (_, attrs) in self._cache.items() if known == study_id), {})
         return {**found, **made}
 
-    def _made_for(self, study: FrozenStudy) -> dict[str, Any]:
+    def _made_for(self, study: "FrozenStudy") -> dict[str, Any]:
         key = (study._study_id, study.study_name)
         with self._lock:
             made = self._cache.get(key)
@@ -85,7 +91,7 @@ class Shown(LeanStorage):
                 made = self._cache[key] = time.monotonic(), attrs
             return made[1]
 
-    def runs_of(self, study: FrozenStudy) -> Path | None:
+    def runs_of(self, study: "FrozenStudy") -> Path | None:
         """Where the study's files lie; None where they are those of another database's study of the same name."""
         try:
             folder = self.runs / check_name(study.study_name)  # other names reach no path
@@ -95,25 +101,22 @@ class Shown(LeanStorage):
         return self.runs
 
 
-def extras(study: FrozenStudy, trials: list[Any], runs: Path | None) -> dict[str, Any]:
+def extras(study: "FrozenStudy", trials: list[FrozenTrial], runs: Path | None) -> dict[str, Any]:
     """System attributes that the dashboard reads as a note, figures and files; {} for a study of plain Optuna."""
     if CONFIG not in study.user_attrs:
         return {}
-    config = StudyConfig.model_validate(study.user_attrs[CONFIG])
-    own = Membership(config).own(trials)
-    scratch = optuna.create_study(study_name=study.study_name)
+    config, own = StudyConfig.model_validate(study.user_attrs[CONFIG]), _own(study, trials)
+    memory = InMemoryStorage()
+    scratch = optuna.create_study(study_name=study.study_name, storage=memory)
     save_note(scratch, note(study.study_name, config))
-    drawn = {
-        "learning-curves": figures.learning_curves(own[-CURVES:], config.metric),
-        "score-against-parameters": figures.cost_against_score(own, NUM_PARAMS, "parameters of the network"),
-        "score-against-seconds": figures.cost_against_score(own, SECONDS, "seconds of training"),
-    }
-    if rungs := rungs_table(own, config):
-        drawn["rung-survival"] = figures.rung_survival(rungs)
-    for name, figure in drawn.items():
+    for name, figure in search_figures(own, config).items():
         save_plotly_graph_object(scratch, figure, graph_object_id=name)
-    files = {f"artifacts:{_number(study.study_name, name)}": json.dumps(one) for name, one in _files(study, runs)}
-    return {**scratch._storage.get_study_system_attrs(scratch._study_id), **files}
+    offered = {offer.attribute: json.dumps(offer.described) for offer in offers(study, own, runs)}
+    return {**memory.get_study_system_attrs(scratch._study_id), **offered}
+
+
+def _own(study: "FrozenStudy", trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    return Membership(StudyConfig.model_validate(study.user_attrs[CONFIG])).own(trials)
 
 
 def note(name: str, config: StudyConfig) -> str:
@@ -131,24 +134,56 @@ def note(name: str, config: StudyConfig) -> str:
     return "\n\n".join(lines)
 
 
-def _files(study: FrozenStudy, runs: Path | None) -> list[tuple[str, dict[str, Any]]]:
-    """The report and the cards of the shipped model, as the dashboard describes artifacts."""
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A file that the page offers: of a study, or of one of its trials."""
+
+    number: str
+    name: str
+    trial_id: int | None
+    content: Callable[[], BinaryIO]
+
+    @property
+    def attribute(self) -> str:
+        """Under which the dashboard looks for it among the study's system attributes."""
+        place = "" if self.trial_id is None else f"{self.trial_id}:"
+        return f"{'dashboard:' if place else ''}artifacts:{place}{self.number}"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """As the dashboard describes artifacts."""
+        kind = mimetypes.guess_type(self.name)[0] or "text/plain"
+        return {"artifact_id": self.number, "filename": self.name, "mimetype": kind, "encoding": None}
+
+
+def offers(study: "FrozenStudy", own: list[FrozenTrial], runs: Path | None) -> list[Offer]:
+    """The report and the cards of the shipped model, and what the best trial takes for what."""
     if runs is None:
         return []
-    folder = runs / study.study_name / "model"
-    return [
-        (
-            name,
-            {
-                "artifact_id": _number(study.study_name, name),
-                "filename": name,
-                "mimetype": mimetypes.guess_type(name)[0] or "text/plain",
-                "encoding": None,
-            },
-        )
+    folder = runs / study.study_name
+    found = [
+        Offer(number=_number(study.study_name, name), name=name, trial_id=None, content=partial(_opened, path))
         for name in OFFERED
-        if (folder / name).is_file()
+        if (path := folder / "model" / name).is_file()
     ]
+    best, kept = best_of(own), read_best(folder)
+    if best and kept and best.number == kept.trial:
+        for name, draw in PICTURES.items():
+            number = _number(study.study_name, f"{best.number}/{name}")
+            content = partial(_drawn, draw, kept)
+            found.append(Offer(number=number, name=name, trial_id=best._trial_id, content=content))
+    return found
+
+
+PICTURES = {"confusion-val.png": confusion_picture, "worst-mistakes-val.png": mistakes_picture}
+
+
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def _drawn(draw: Callable[[Best], bytes], kept: Best) -> BinaryIO:
+    return io.BytesIO(draw(kept))
 
 
 SECRET = uuid.uuid4()
@@ -168,15 +203,17 @@ class Files:
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """The content of a file. Raises ArtifactNotFound."""
-        file = self._offered(artifact_id)
-        return file.open("rb") if file else self._store().open_reader(artifact_id)
+        offer = self._offered(artifact_id)
+        return offer.content() if offer else self._store().open_reader(artifact_id)
 
-    def _offered(self, artifact_id: str) -> Path | None:
-        """A file of a model folder."""
+    def _offered(self, artifact_id: str) -> Offer | None:
+        """A file of a study's folder."""
         for study in self._storage.get_all_studies():
-            for name, one in _files(study, self._storage.runs_of(study)):
-                if one["artifact_id"] == artifact_id:
-                    return self._storage.runs / study.study_name / "model" / name
+            if CONFIG in study.user_attrs and any(artifact_id in key for key in study.system_attrs):
+                trials = self._storage.get_all_trials(study._study_id, deepcopy=False)
+                for offer in offers(study, _own(study, trials), self._storage.runs_of(study)):
+                    if offer.number == artifact_id:
+                        return offer
         return None
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:

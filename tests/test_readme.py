@@ -1,5 +1,6 @@
 """What the README shows is run: its commands, its study file, its queries, its table of parameters."""
 
+import contextlib
 import re
 import shutil
 import sqlite3
@@ -7,11 +8,13 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data import tissue
 from study.config.space import PARAMETERS
+from study.storage.views import COLUMNS
 from tests.conftest import TINY, Shell, shrink, tiny_options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,14 +62,49 @@ def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folde
             code, out, err = shell(*made_small(words)[1:])
             assert code == 0, (words, err)
             # How it goes; how the groups are known; what was deleted.
-            assert not err or words[1] in ("run", "resume", "retrain", "data", "db", "evaluate"), words
-            assert out or words[1:3] == ["db", "delete"]
+            assert not err or words[1] in ("run", "resume", "retrain", "data", "db", "evaluate", "sql"), words
+            assert out or words[1:3] in (["db", "delete"], ["db", "upgrade"])
             ran += 1
     assert ran >= 10
-    for query, shown in zip(blocks("sql"), blocks("text")[-2:], strict=True):
+    for query, shown in asked():
         cursor = sqlite3.connect(tmp_path / "optuna.db").execute(query)
         assert [column[0] for column in cursor.description] == shown.splitlines()[0].split()
         assert cursor.fetchall()
+    notebook: dict[str, Any] = {}
+    exec(blocks("python")[0], notebook)
+    assert len(notebook["history"].frame("models")) == 1
+
+
+def asked() -> list[tuple[str, str]]:
+    """Queries and the answers that are shown below them."""
+    return re.findall(r"^```sql\n(.*?)^```\n+```text\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_answers_are_those_of_the_kept_history(shell: Shell, tmp_path: Path) -> None:
+    assert len(asked()) == len(blocks("sql")) == 6
+    with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db")) as kept:
+        kept.executescript((ROOT / "docs" / "history.sql").read_text())
+    for query, shown in asked():
+        code, out, _ = shell("sql", query)
+        assert code == 0
+        assert [line.rstrip() for line in out.splitlines()] == shown.splitlines(), query
+        with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db")) as plain:  # the views are in the file
+            assert len(plain.execute(query).fetchall()) == len(shown.splitlines()) - 1
+
+
+def columns_table() -> str:
+    head = ["| view | column | type | unit | meaning |", "|---|---|---|---|---|"]
+    rows = [
+        f"| `{view}` | `{one.name}` | {one.type} | {one.unit} | {one.meaning} |"
+        for view, columns in COLUMNS.items()
+        for one in columns
+    ]
+    return "\n".join([*head, *rows, "| `trials_flat` | each parameter by its name | its own | | as it was drawn |"])
+
+
+def test_the_table_of_columns_is_the_codes() -> None:
+    shown = README.split("<!-- views: begin -->\n")[1].split("\n<!-- views: end -->")[0]
+    assert shown == columns_table()
 
 
 @pytest.mark.slow

@@ -9,10 +9,20 @@ from study import StudyError, launch
 from study.cli.display import err
 from study.cli.options import group
 from study.search.opened import check_name
-from study.storage.door import DEFAULT_URL, load_study, masked, open_storage, parse_url, runs_folder, sqlite_file
+from study.storage.door import (
+    DEFAULT_URL,
+    load_study,
+    masked,
+    open_storage,
+    parse_url,
+    runs_folder,
+    sqlite_file,
+    storage_trouble,
+)
 from study.storage.sqlite import copy_file
+from study.storage.upgrade import upgrade as bring_up
 
-app = group("Copy the database of studies, or delete a study.")
+app = group("Copy the database of studies, bring it up to date, or delete a study.")
 
 Place = Annotated[str, typer.Argument(help="sqlite:///FILE, or just the file.")]
 
@@ -29,6 +39,18 @@ def copy(source: Place, target: Place) -> None:
         files.append(sqlite_file(url))
     copy_file(*files)
     sys.stdout.write(f"{files[1]}\n")
+
+
+@app.command(epilog="Example: study db upgrade --storage sqlite:///old.db")
+def upgrade(storage: Annotated[str, typer.Option(help="Database of studies.")] = DEFAULT_URL) -> None:
+    """Bring the tables of an older Optuna up to this one's; a SQLite file is copied first."""
+    with storage_trouble(storage):
+        done = bring_up(storage)
+    if done.before == done.after:
+        err.print(f"{masked(storage)} is up to date ({done.after})", markup=False, soft_wrap=True)
+        return
+    kept = f"; as it was: {done.copy}" if done.copy else ""
+    err.print(f"{masked(storage)}: from {done.before} to {done.after}{kept}", markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: study db delete quick-digits")

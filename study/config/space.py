@@ -199,10 +199,17 @@ def contains(space: Mapping[str, Entry], name: str, value: Value) -> bool:
     distribution = distributions(space).get(name)
     if distribution is None:
         return False
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
     try:
-        return distribution._contains(distribution.to_internal_repr(value))
+        number = float(value)
     except ValueError:
         return False
+    if not distribution.low <= number <= distribution.high:
+        return False
+    steps = 0.0 if distribution.step is None else (number - distribution.low) / distribution.step
+    return abs(steps - round(steps)) < 1e-8
 
 
 def misfit(space: Mapping[str, Entry], params: Mapping[str, Value]) -> str | None:

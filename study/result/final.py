@@ -18,7 +18,6 @@ from models.bundle.reference import IMAGENET
 from study import StudyError
 from study.attributes import BASELINE, MODELS, NUM_PARAMS
 from study.config.schema import Rival
-from study.result.page import Mistake
 from study.result.refit import (
     FinalEpoch,
     Job,
@@ -35,6 +34,7 @@ from study.result.report import write_report
 from study.result.scoring import Scored, grow_trees, leaky_row, open_test, openings, score_all, trees_digest
 from study.search.open_study import OpenStudy
 from study.search.trial import Watch, identity_of
+from study.training.mistakes import Mistake
 from study.training.workspace import Workspace, versions
 
 logger = logging.getLogger(__name__)

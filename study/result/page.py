@@ -4,10 +4,8 @@ import html
 import shlex
 from dataclasses import dataclass
 
-import numpy as np
 import plotly.graph_objects as go
 import plotly.io
-from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from models.bundle.card import INCOMPLETE, LEAKY, Conformal, Data, Format, StudyCard, percent
@@ -20,20 +18,10 @@ from study.config.schema import StudyConfig
 from study.config.space import Entry, Range
 from study.result import figures
 from study.result.html import Row, document, picture, table
+from study.training.mistakes import Mistake
 
 SHOWN = 20
 """Trials in the leaderboard that are not folded away."""
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A held-out image that the model was sure about, and wrong."""
-
-    path: str
-    true: str
-    predicted: str
-    probability: float  # of the predicted class
-    image: NDArray[np.uint8]  # [S, S, 3]
 
 
 @dataclass(frozen=True, kw_only=True)

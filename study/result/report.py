@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+import plotly.graph_objects as go
 import tomli_w
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
@@ -17,13 +18,17 @@ from models import files
 from models.bundle.card import LEAKY, StudyCard
 from models.scores.evaluation import ClassScores, HeldOutScores
 from models.training import EpochResult
-from study.attributes import BRACKET, EPOCH_SECONDS, INFEASIBLE, PRUNED_BECAUSE, SECONDS, why
+from study.attributes import BRACKET, EPOCH_SECONDS, INFEASIBLE, NUM_PARAMS, PRUNED_BECAUSE, SECONDS, why
 from study.config.schema import StudyConfig
 from study.config.space import PARAMETERS, Entry, Range, Value, full_point, numbers
+from study.result import figures
 from study.result.figures import Rungs
-from study.result.page import Found, Mistake, page
+from study.result.page import Found, page
 from study.search.open_study import OpenStudy
+from study.training.mistakes import Mistake
 
+CURVES = 100
+"""Learning curves that a figure shows."""
 ENOUGH = 8
 """Complete trials, below which nothing is said about the importance of parameters."""
 
@@ -133,6 +138,18 @@ def rungs_table(trials: list[FrozenTrial], config: StudyConfig) -> Rungs:
             (bracket, rung, sum(n >= rung for n in lengths), sum(n > rung for n in lengths)) for rung in rungs[:-1]
         ]
     return found
+
+
+def search_figures(trials: list[FrozenTrial], config: StudyConfig) -> dict[str, go.Figure]:
+    """Figures of a search, finished or not, by name; learning curves of the latest trials."""
+    drawn = {
+        "learning-curves": figures.learning_curves(trials[-CURVES:], config.metric),
+        "score-against-parameters": figures.cost_against_score(trials, NUM_PARAMS, "parameters of the network"),
+        "score-against-seconds": figures.cost_against_score(trials, SECONDS, "seconds of training"),
+    }
+    if rungs := rungs_table(trials, config):
+        drawn["rung-survival"] = figures.rung_survival(rungs)
+    return drawn
 
 
 def importances(trials: list[FrozenTrial]) -> dict[str, float]:

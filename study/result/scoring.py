@@ -33,10 +33,10 @@ from models.scores.intervals import accuracy_interval
 from models.scores.views import AS_IT_IS
 from models.training import derive_seed
 from study.attributes import OPENINGS
-from study.result.page import Mistake
 from study.result.refit import Trained
 from study.search.open_study import OpenStudy
 from study.storage.door import make_durable
+from study.training.mistakes import Mistake, worst_mistakes
 from study.training.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def score_all(
             for role, trial, other in answers
         ],
         conformal=None if cal is None else _conformal(work, cal, logits, temperature),
-        mistakes=_mistakes(work, softmax(logits, temperature)),
+        mistakes=worst_mistakes(work, work.held_out, softmax(logits, temperature), MISTAKES),
     )
 
 
@@ -190,20 +190,3 @@ def _conformal(work: Workspace, cal: Floats, logits: Floats, temperature: float)
     parts = [(softmax(one, temperature), *_truth(work, part)) for part, one in (("cal", cal), (work.held_out, logits))]
     groups = len(np.unique(parts[0][2]))
     return Conformal(method="1 - probability", groups=groups, levels=conformal.describe(parts[0], parts[1]))
-
-
-def _mistakes(work: Workspace, probabilities: Floats) -> list[Mistake]:
-    """The held-out images that the model named wrongly, the surest first."""
-    index, dataset = getattr(work.parts, work.held_out), work.dataset
-    predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != dataset.labels[index])
-    return [
-        Mistake(
-            path=dataset.paths[index[place]],
-            true=dataset.classes[dataset.labels[index[place]]],
-            predicted=dataset.classes[predicted[place]],
-            probability=float(sure[place]),
-            image=np.asarray(dataset.images[index[place]]),
-        )
-        for place in wrong[np.argsort(-sure[wrong], kind="stable")][:MISTAKES]
-    ]

@@ -15,6 +15,7 @@ from study.config.draw import near
 from study.config.limit import cheapest
 from study.config.schema import StudyConfig
 from study.config.space import Value, distributions
+from study.storage.private import there
 
 REDRAWS = 32
 """Of a point above the limit."""
@@ -60,7 +61,7 @@ class RecallingHyperband(HyperbandPruner):
         return bracket
 
     def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
-        if not self._pruners:  # it makes its brackets when it is first asked to judge
+        if not getattr(self, "_pruners", True):  # it makes its brackets when it is first asked to judge
             return super()._get_bracket_id(study, trial)
         key = (study.study_name, trial.number)
         if key not in self._known:
@@ -138,7 +139,9 @@ def make_sampler(config: StudyConfig) -> BaseSampler:
     known: dict[int, dict[str, float]] = {}
 
     def make(seed: int) -> BaseSampler:
-        return Recalling(seed, known) if config.sampler == "tpe" else RandomSampler(seed=seed)
+        if config.sampler != "tpe":
+            return RandomSampler(seed=seed)
+        return Recalling(seed, known) if there((TPESampler, "_get_internal_repr")) else TPESampler(seed=seed)
 
     return PerTrialSampler(make, config)
 
@@ -147,4 +150,6 @@ def make_pruner(config: StudyConfig) -> BasePruner:
     """The study's pruner: Hyperband (Li et al. 2018) or none."""
     if config.pruner == "none":
         return NopPruner()
-    return RecallingHyperband(config)
+    if there((HyperbandPruner, "_create_bracket_study"), (HyperbandPruner, "_get_bracket_id")):
+        return RecallingHyperband(config)
+    return HyperbandPruner(min_resource=config.min_epochs, max_resource=config.epochs, reduction_factor=config.eta)

@@ -18,6 +18,7 @@ from models.training import AfterStep, EpochResult, derive_seed
 from study import attributes as names
 from study.attributes import Reason
 from study.config.space import Value
+from study.search.best import keep_if_best
 from study.search.open_study import OpenStudy
 from study.signals import TimeIsUp
 from study.storage.leases import Lease
@@ -170,6 +171,9 @@ def run_trial(held: HeldTrial, work: Workspace, start: Start, watch: Watch | Non
             # FAIL would be invisible to TPE, which would propose the like of it again and again.
             reason = Reason("out_of_memory", str(error))
         lease.confirm()
+        if seen and not reason:
+            keep_if_best(study, work, trial.number, seen[-1][0], training.model)
+            lease.confirm()
         end = _finish(held, seen, reason, micro_batch, time.perf_counter() - began)
     yield end
 

@@ -4,7 +4,6 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
-from copy import copy
 
 import optuna
 import torch
@@ -97,7 +96,7 @@ def _claim(study: OpenStudy, leases: Leases) -> HeldTrial | None:
 
 def _drawn(study: OpenStudy, trial: optuna.Trial) -> FrozenTrial:
     """The trial with all its parameters, unless it is none of this study's."""
-    frozen = copy(trial._cached_frozen_trial)  # as it was a moment ago
+    frozen = study.storage.get_trial(trial._trial_id)
     space = study.members.space
     if study.members.stranger(frozen) or frozen.params.keys() >= space.keys():
         return frozen

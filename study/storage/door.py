@@ -126,12 +126,12 @@ def _other_schema(url: str, error: RuntimeError) -> StudyError:
     """Optuna changed its tables between the version that made them and this one."""
     shown = masked(url)
     what = str(error).partition(". ")[0]
-    with suppress(sqlalchemy.exc.SQLAlchemyError):  # they would make the upgrade fail half-way
+    with suppress(sqlalchemy.exc.SQLAlchemyError):  # they would make Optuna's own upgrade fail half-way
         engine = sqlalchemy.create_engine(url)
         with engine.begin() as connection:
             views.drop(connection)
         engine.dispose()
-    return StudyError(f"{what} (make a copy, then: optuna storage upgrade --storage {shown})")
+    return StudyError(f"{what} (what brings it up to date: study db upgrade --storage {shown})")
 
 
 def _cause(error: BaseException) -> str:

@@ -15,12 +15,12 @@ from typing import Any
 import sqlalchemy
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models as tables
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from study import StudyError
+from study.storage.private import tables, there
 
 AT_ONCE = 500
 """Trials whose rows are fetched by one statement; SQLite allows some thousand parameters in one."""
@@ -58,6 +58,7 @@ NAMED = sqlalchemy.select(tables.StudyModel.study_id).where(
 STUDY = sqlalchemy.select(tables.StudyModel.study_id).where(tables.StudyModel.study_id == sqlalchemy.bindparam("id"))
 
 
+there((RDBStorage, "_get_trials"))
 NOT_FINITE = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
 
 

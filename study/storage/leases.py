@@ -14,14 +14,17 @@ from typing import Any, Self
 from uuid import uuid4
 
 import sqlalchemy
-from optuna.storages._rdb import models as tables
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Table
 
 from study import StudyError
 from study.storage.lean import LeanStorage
+from study.storage.private import tables
 from study.storage.processes import Process, Watch, is_alive, now, this_process
 
+LEFT = "waits to be gone on with"
+"""Of a trial that nobody runs."""
 BEAT_SECONDS = 10.0
 GRACE_SECONDS = 60.0
 """A process that cannot be looked at counts as dead when its heartbeat has stood still for so long."""
@@ -216,7 +219,7 @@ class Lease:
             return connection.execute(statement).rowcount
 
 
-def holders(storage: LeanStorage) -> dict[int, str]:
+def holders(storage: RDBStorage) -> dict[int, str]:
     """Who holds each leased trial, in words, by trial id; for readers."""
     if not sqlalchemy.inspect(storage.engine).has_table(LEASES.name):
         return {}
@@ -224,7 +227,5 @@ def holders(storage: LeanStorage) -> dict[int, str]:
     with storage.engine.connect() as connection:
         for row in connection.execute(sqlalchemy.select(LEASES)):
             alive = is_alive(_process(row), storage.engine.dialect.name == "sqlite") if row.worker else False
-            found[row.trial_id] = (
-                "waits to be gone on with" if alive is False else f"run by process {row.pid} on {row.host}"
-            )
+            found[row.trial_id] = LEFT if alive is False else f"run by process {row.pid} on {row.host}"
     return found

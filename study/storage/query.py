@@ -44,7 +44,7 @@ class Answer:
         target = _sqlite if place.get_backend_name() == "sqlite" else _postgresql
         if place.get_backend_name() == "sqlite":
             check_file(sqlite_file(place), create=False, write=False)
-        # A fork: nothing is imported again. This process has no threads yet.
+        # A fork: nothing is imported again. It talks to the database alone, whatever threads the caller may have.
         context = multiprocessing.get_context("fork")
         self._seconds = seconds
         self._pipe, theirs = context.Pipe(duplex=False)

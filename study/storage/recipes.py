@@ -60,6 +60,36 @@ FROM studies_overview
 ORDER BY study""",
     ),
     Recipe(
+        "time",
+        "Where did the time go?",
+        """SELECT study, state, coalesce(why, '') AS why, count(*) AS trials, sum(epochs_trained) AS epochs,
+  sum(seconds) AS seconds
+FROM trials_flat
+GROUP BY study, state, coalesce(why, '')
+ORDER BY study, state, coalesce(why, '')""",
+    ),
+    Recipe(
+        "parameters",
+        "Which parameter matters at equal cost? (accuracy after the first epoch; numbers in four classes)",
+        """WITH first AS (
+  SELECT p.study, p.name, e.accuracy, CASE WHEN p.distribution = 'categorical' THEN p.value ELSE CAST(
+    ntile(4) OVER (PARTITION BY p.study, p.name ORDER BY p.value_number, p.trial_id) AS TEXT) END AS choice
+  FROM params p JOIN epochs e ON e.trial_id = p.trial_id AND e.epoch = 1),
+means AS (
+  SELECT study, name, choice, count(*) AS trials, avg(accuracy) AS mean FROM first GROUP BY study, name, choice)
+SELECT study, name, count(*) AS choices, sum(trials) AS trials, max(mean) - min(mean) AS spread
+FROM means
+GROUP BY study, name
+ORDER BY study, spread DESC, name""",
+    ),
+    Recipe(
+        "side-by-side",
+        "How do the studies compare?",
+        """SELECT o.study, o.trials, o.epochs_spent, o.clock_seconds, o.best_value, m.accuracy, m.low, m.high
+FROM studies_overview o LEFT JOIN models m ON m.study = o.study AND m.path = 'model'
+ORDER BY o.study""",
+    ),
+    Recipe(
         "models",
         "What are the exported models worth?",
         """SELECT study, trial, accuracy, low, high, leaky, openings, path

@@ -111,6 +111,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         epochs_saved | integer | epochs | that pruned trials were spared
         seconds | real | seconds | of training, added up over all trials and workers
         wall_seconds | real | seconds | with an ended trial open; a pause inside a trial counts
+        hours | real | hours | given for everything; NULL without
+        clock_seconds | real | seconds | in which a process worked on it, what follows the search included
         first_start | timestamp | UTC | of any trial
         last_end | timestamp | UTC | of any trial
         """
@@ -252,7 +254,9 @@ def _texts(d: Dialect, parameters: str) -> dict[str, str]:
     configs = f"""SELECT u.study_id, {d.field("u.value_json", "min_epochs", "int")} AS min_epochs,
     {d.field("u.value_json", "epochs", "int")} AS epochs, {d.field("u.value_json", "eta", "int")} AS eta,
     {d.field("u.value_json", "pruner", "text")} AS pruner, {d.field("u.value_json", "protocol", "text")} AS protocol,
-    {d.field("u.value_json", "data", "text")} AS data
+    {d.field("u.value_json", "data", "text")} AS data, {d.field("u.value_json", "hours", "real")} AS hours,
+    (SELECT {d.field("k.value_json", "seconds", "real")} FROM study_user_attributes k
+      WHERE k.study_id = u.study_id AND k.key = '{names.CLOCK}') AS clock
     FROM study_user_attributes u JOIN study_user_attributes o ON o.study_id = u.study_id AND o.key = '{names.CONTRACT}'
     WHERE u.key = '{names.CONFIG}'"""
     return {
@@ -338,6 +342,7 @@ SELECT s.study_name AS study, c.protocol AS protocol, c.data AS data, coalesce(a
   coalesce(a.complete, 0) AS complete, coalesce(a.pruned, 0) AS pruned, coalesce(a.running, 0) AS running,
   coalesce(a.waiting, 0) AS waiting, coalesce(a.failed, 0) AS failed, b.number AS best_trial, b.value AS best_value,
   coalesce(a.trained, 0) AS epochs_spent, a.saved AS epochs_saved, a.seconds AS seconds, a.wall AS wall_seconds,
+  c.hours AS hours, c.clock AS clock_seconds,
   a.first_start AS first_start, a.last_end AS last_end
 FROM studies s LEFT JOIN c ON c.study_id = s.study_id LEFT JOIN a ON a.study_id = s.study_id
   LEFT JOIN b ON b.study_id = s.study_id AND b.place = 1""",

@@ -15,6 +15,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -117,6 +118,16 @@ def dashboard(tmp_path: Path) -> Iterator[Callable[..., str]]:
         assert process.wait(20) == 130
 
 
+PICTURES = """fetch('/api/studies/1?after=0').then(answer => answer.json()).then(
+    found => found.trials.flatMap(
+        trial => trial.artifacts.map(one => [trial.trial_id, one.filename, one.artifact_id])))"""
+
+
+def best_number(place: Path) -> int:
+    number: int = optuna.load_study(study_name="s", storage=f"sqlite:///{place}/optuna.db").best_trial.number
+    return number
+
+
 DELETE = "fetch('/api/studies/1', {method: 'DELETE', headers: {'Content-Type': 'application/json'}, body: '{}'})"
 
 
@@ -150,6 +161,18 @@ def test_the_dashboard_shows_a_running_study_and_changes_nothing(
     )
     card = page.evaluate(f"fetch('/artifacts/1/{artifact}').then(answer => answer.json())")
     assert card["study"]["name"] == "s"
+    pictures = page.evaluate(PICTURES)
+    assert {name for _, name, _ in pictures} == {"confusion-val.png", "worst-mistakes-val.png"}
+    assert len({trial for trial, _, _ in pictures}) == 1
+    for trial, _, number in pictures:
+        kind = page.evaluate(
+            f"fetch('/artifacts/1/{trial}/{number}').then(answer => answer.headers.get('content-type'))"
+        )
+        assert kind == "image/png"
+    page.goto(f"{address}/studies/1/trials?numbers={best_number(tmp_path)}")
+    page.get_by_text("worst-mistakes-val.png").first.wait_for()
+    shown = "[...document.querySelectorAll('img')].filter(one => one.src.includes('/artifacts/'))"
+    page.wait_for_function(f"{shown}.length === 2 && {shown}.every(one => one.naturalWidth > 200)")
     assert all(url.startswith(("http://127.0.0.1:", "data:", "blob:")) for url in asked)
     page.close()
     with sqlite3.connect(tmp_path / "optuna.db") as connection:

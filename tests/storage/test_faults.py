@@ -468,4 +468,4 @@ def test_tables_of_another_optuna_are_named_with_the_command_that_upgrades_them(
     for command in (["run", "--data", "digits"], ["status"]):
         code, _, err = shell(*command)
         assert code == 2
-        assert "optuna storage upgrade --storage sqlite:///optuna.db" in err
+        assert "study db upgrade --storage sqlite:///optuna.db" in err

@@ -478,7 +478,7 @@ def test_views_are_never_in_the_way_of_a_migration(version: int, tmp_path: Path,
     code, _, err = shell("status")
     if version == 3:
         assert code == 2
-        assert re.search(r"optuna storage upgrade --storage sqlite:///optuna.db\)$", err.strip())
+        assert re.search(r"study db upgrade --storage sqlite:///optuna.db\)$", err.strip())
         command = [
             str(Path(sys.executable).parent / "optuna"),
             "storage",

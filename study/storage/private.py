@@ -1,0 +1,39 @@
+"""Private names of Optuna that this program leans on, and what happens where a later version lacks one.
+
+Beside these only `_trial_id` and `_study_id` are used, which Optuna's own extensions use too, and the tables, whose
+version the database itself tells.
+"""
+
+import logging
+from functools import cache
+
+import optuna
+from optuna.pruners import HyperbandPruner
+from optuna.samplers import TPESampler
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models as tables
+
+__all__ = ["CHECKED", "FASTER", "tables", "there"]
+
+CHECKED = "5.0.0"
+"""The version of Optuna that the names were last checked against."""
+
+FASTER: dict[tuple[type, str], str] = {
+    (TPESampler, "_get_internal_repr"): "TPE works the numbers of all trials out anew for every suggestion",
+    (HyperbandPruner, "_create_bracket_study"): "Hyperband hashes the names of all trials at every rung",
+    (HyperbandPruner, "_get_bracket_id"): "Hyperband hashes the names of all trials at every rung",
+    (RDBStorage, "_get_trials"): "trials are read through the object mapper, six tables each time",
+}
+"""What we override for speed alone -> what Optuna does without it, which gives the same, slower."""
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def there(*names: tuple[type, str]) -> bool:
+    """Whether Optuna still has all of these; the log says once what follows where it has not."""
+    lost = [(owner, name) for owner, name in names if not hasattr(owner, name)]
+    for owner, name in lost:
+        lost_name = f"{owner.__name__}.{name} (checked with {CHECKED})"
+        logger.warning(f"Optuna {optuna.__version__} has no {lost_name}: {FASTER[owner, name]}")
+    return not lost

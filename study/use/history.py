@@ -1,0 +1,116 @@
+"""A study in a notebook: its history as pandas frames, its figures, and its model as a function of images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from PIL import Image
+
+from data import DataError
+from data.images import decode, squashed
+from models.bundle.folder import load
+from models.bundle.predictor import Bundle
+from study import StudyError
+from study.attributes import CONFIG
+from study.config.schema import StudyConfig
+from study.result.report import search_figures
+from study.search.members import Membership
+from study.search.opened import check_name
+from study.storage.door import DEFAULT_URL, load_study, open_storage, runs_folder, storage_trouble, study_names
+from study.storage.query import SECONDS, ask
+from study.storage.views import COLUMNS
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Picture = str | Path | Image.Image | NDArray[np.uint8]
+"""A file, a picture of Pillow's, or an array [H, W, 3] or [H, W] of uint8."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An exported model: call it on images."""
+
+    bundle: Bundle
+
+    def __call__(self, images: Sequence[Picture]) -> "DataFrame":
+        """A row for each image: its label, and the probability of each class. Raises DataError for what is none."""
+        pixels = [self._pixels(number, image) for number, image in enumerate(images)]
+        classes = self.bundle.classes
+        if not pixels:
+            return _frame(["label", *classes], [])
+        probabilities = self.bundle.predict(np.stack(pixels))
+        rows = zip(probabilities.argmax(axis=1), probabilities.tolist(), strict=True)
+        return _frame(["label", *classes], [(classes[label], *shares) for label, shares in rows])
+
+    def _pixels(self, number: int, image: Picture) -> NDArray[np.uint8]:
+        size = self.bundle.image_size
+        try:
+            if isinstance(image, str | Path):
+                return decode(Path(image), size)
+            return squashed(image if isinstance(image, Image.Image) else Image.fromarray(image), size)
+        except (DataError, TypeError) as error:
+            named = image if isinstance(image, str | Path) else f"image {number}"
+            raise DataError(f"{named}: {error}") from error
+
+
+class History:
+    """A study as it stands in its database, which is only read; every frame and figure is made anew.
+
+    name: of the study; may be left out where the database holds one. storage: as the command line takes it. Raises
+    StudyError for a study or database that is not there.
+    """
+
+    def __init__(self, name: str | None = None, storage: str = DEFAULT_URL) -> None:
+        with storage_trouble(storage):
+            self._database = open_storage(storage, create=False, write=False)
+            names = study_names(self._database)
+            if name is None and len(names) != 1:
+                raise StudyError(f"which study? (there are: {', '.join(names) or 'none; start one with: study run'})")
+            self.name = names[0] if name is None else name
+            self._study = load_study(self._database, self.name)
+        self._storage = storage
+
+    def __repr__(self) -> str:
+        return f"History({self.name!r}, {len(self.frame())} trials)"
+
+    def sql(self, query: str, seconds: float = SECONDS) -> "DataFrame":
+        """The answer to one SELECT, over all studies of the database. Raises StudyError where it is refused."""
+        with storage_trouble(self._storage), ask(self._storage, query, seconds) as answer:
+            return _frame(answer.columns, list(answer.rows()))
+
+    def frame(self, view: str = "trials_flat") -> "DataFrame":
+        """This study's rows of one of the views (see `study sql --schema`). Raises StudyError for any other."""
+        if view not in COLUMNS:
+            raise StudyError(f"no view {view!r} (there are: {', '.join(COLUMNS)})")
+        name = self.name.replace("'", "''")
+        return self.sql(f"SELECT * FROM {view} WHERE study = '{name}'")
+
+    @property
+    def figures(self) -> dict[str, go.Figure]:
+        """Figures of the search by name, as the dashboard shows them."""
+        with storage_trouble(self._storage):
+            attributes = self._study.user_attrs
+            if CONFIG not in attributes:
+                raise StudyError(f"{self.name} is a study of another program: there are its frames alone")
+            config = StudyConfig.model_validate(attributes[CONFIG])
+            own = Membership(config).own(self._study.get_trials(deepcopy=False))
+        return search_figures(own, config)
+
+    @cached_property
+    def model(self) -> Model:
+        """The exported model, to be called on images. Raises ModelError before there is one."""
+        return Model(load(runs_folder(self._storage) / check_name(self.name) / "model"))
+
+
+def _frame(columns: Sequence[str], rows: list[tuple[object, ...]]) -> "DataFrame":
+    try:
+        from pandas import DataFrame  # imported late: a second, and not everybody has it
+    except ImportError as error:
+        raise StudyError("frames need pandas (pip install pandas)") from error
+    return DataFrame(rows, columns=list(columns))

@@ -1,0 +1,92 @@
+"""What the best network so far takes for what: kept while a study runs, drawn when it is looked at."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+from study.config.schema import StudyConfig
+from study.result.pictures import confusion_picture, mistakes_picture
+from study.search import best as module
+from study.search.best import best_of, read_best
+from study.search.trial import objective
+from study.search.worker import search
+from study.training.workspace import Workspace
+from tests.conftest import open_work
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def searched(workspace: Callable[[StudyConfig], Workspace], tiny: Make, tmp_path: Path) -> tuple[Any, Workspace]:
+    work = workspace(tiny(trials=5))
+    study = open_work(work, f"sqlite:///{tmp_path}/optuna.db")
+    list(search(study, objective(work)))
+    return study, work
+
+
+def test_what_is_kept_is_of_the_best_trial(searched: tuple[Any, Workspace]) -> None:
+    study, work = searched
+    best, kept = best_of(study.own_trials()), read_best(work.folder)
+    assert best
+    assert kept
+    assert kept.trial == best.number == study.study.best_trial.number
+    assert kept.classes == list(work.dataset.classes)
+    assert kept.confusion.sum() == len(work.parts.val)
+    assert np.trace(kept.confusion) / kept.confusion.sum() == pytest.approx(best.value)
+    wrong = int(kept.confusion.sum() - np.trace(kept.confusion))
+    assert len(kept.mistakes) == min(wrong, module.MISTAKES)
+    sure = [mistake.probability for mistake in kept.mistakes]
+    assert sure == sorted(sure, reverse=True)
+    for mistake in kept.mistakes:
+        index = work.dataset.paths.index(mistake.path)
+        assert index in work.parts.val
+        assert mistake.true == work.dataset.classes[work.dataset.labels[index]] != mistake.predicted
+        assert np.array_equal(mistake.image, work.dataset.images[index])
+
+
+def test_pictures_are_drawn(searched: tuple[Any, Workspace]) -> None:
+    kept = read_best(searched[1].folder)
+    assert kept
+    strange = module.Best(
+        trial=3, classes=["a$b$c", "<b>", "x" * 60], confusion=np.diag([3, 0, 100]), mistakes=kept.mistakes[:1]
+    )
+    none = module.Best(trial=0, classes=["a", "b"], confusion=np.diag([1, 1]), mistakes=[])
+    for best in (kept, strange, none):
+        for draw in (confusion_picture, mistakes_picture):
+            with Image.open(io.BytesIO(draw(best))) as image:
+                assert image.format == "PNG"
+                assert image.width > 200
+
+
+def test_a_worse_trial_changes_nothing_and_no_room_costs_no_trial(
+    searched: tuple[Any, Workspace], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    study, work = searched
+    before = read_best(work.folder)
+    side = work.config.image_size
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, len(work.dataset.classes)))
+    module.keep_if_best(study, work, 99, -1.0, model)
+    assert before
+    kept = read_best(work.folder)
+    assert kept
+    assert kept.trial == before.trial
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.files, "write", full)
+    module.keep_if_best(study, work, 99, 2.0, model)
+    assert "what trial 99 takes for what was not kept" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"nonsense", b"\x93NUMPY\x01\x00"])
+def test_a_file_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) -> None:
+    assert read_best(tmp_path) is None
+    (tmp_path / module.FILE).write_bytes(content)
+    assert read_best(tmp_path) is None

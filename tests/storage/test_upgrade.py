@@ -1,0 +1,128 @@
+"""`study db upgrade`: tables of an older Optuna, with our views out of the way and back afterwards."""
+
+import contextlib
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.storages import RDBStorage
+
+from study.storage import views
+from study.storage.door import open_storage
+from study.storage.leases import Leases
+from tests.conftest import Shell
+
+DATABASES = Path(__file__).parent / "databases"
+
+
+@pytest.fixture
+def old(tmp_path: Path, shell: Shell) -> Path:
+    """A database of Optuna 3, with views of ours."""
+    file = tmp_path / "optuna.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.executescript((DATABASES / "optuna_3.sql").read_text())
+        for name in views.NAMES:
+            connection.execute(f"CREATE VIEW {name} AS SELECT state, value, value_type FROM trials JOIN trial_values")
+        connection.commit()
+    return file
+
+
+def contents(file: Path) -> list[Any]:
+    storage = RDBStorage(f"sqlite:///{file}")
+    found = [(study, storage.get_all_trials(study._study_id)) for study in storage.get_all_studies()]
+    storage.engine.dispose()
+    return [(study.study_name, study.user_attrs, list(map(repr, trials))) for study, trials in found]
+
+
+def test_old_tables_are_brought_up_to_date(old: Path, shell: Shell, tmp_path: Path) -> None:
+    code, out, err = shell("status")
+    assert (code, out) == (2, "")
+    assert "study db upgrade --storage sqlite:///optuna.db" in err
+    theirs = shutil.copy(old, tmp_path / "theirs.db")
+    with contextlib.closing(sqlite3.connect(theirs)) as connection:
+        for name in views.NAMES:
+            connection.execute(f"DROP VIEW IF EXISTS {name}")
+    plain = RDBStorage(f"sqlite:///{theirs}", skip_compatibility_check=True, skip_table_creation=True)
+    plain.upgrade()
+    code, out, err = shell("db", "upgrade")
+    assert (code, out) == (0, "")
+    assert "from v3.0.0.d to v3.2.0.a; as it was: optuna.db.v3.0.0.d" in err
+    assert contents(old) == contents(theirs)
+    assert shell("sql", "SELECT count(*) AS n FROM trials_flat", "--csv")[1] == "n\n5\n"
+    with contextlib.closing(sqlite3.connect(old)) as connection:
+        assert connection.execute("SELECT count(*) FROM trials_flat").fetchone() == (5,)
+    with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db.v3.0.0.d")) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("v3.0.0.d",)
+    assert "is up to date (v3.2.0.a)" in shell("db", "upgrade")[2]
+
+
+def test_a_database_that_is_up_to_date_is_left_alone(url: str, shell: Shell, tmp_path: Path) -> None:
+    open_storage(url, create=True).create_new_study([_maximize()], "s")
+    code, _, err = shell("db", "upgrade", "--storage", url)
+    assert code == 0
+    assert "is up to date" in err
+    assert not list(tmp_path.glob("*.db.v*"))
+
+
+def _maximize() -> Any:
+    from optuna.study import StudyDirection
+
+    return StudyDirection.MAXIMIZE
+
+
+def test_what_cannot_be_upgraded_is_left_as_it_is(old: Path, shell: Shell, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as connection:
+        connection.execute("CREATE TABLE birds (name TEXT)")
+        connection.commit()
+    (tmp_path / "text.db").write_text("no database at all, but long enough to look like one" * 100)
+    newer = shutil.copy(old, tmp_path / "newer.db")
+    with contextlib.closing(sqlite3.connect(newer)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v9.0.0.a'")
+        connection.commit()
+    for name, words in (
+        ("other", "holds no studies of Optuna"),
+        ("text", "cannot read sqlite:///text.db"),
+        ("newer", "was made by a newer Optuna (tables v9.0.0.a, known up to v3.2.0.a)"),
+        ("none", "no database at none.db"),
+    ):
+        before = {path.name: path.read_bytes() for path in tmp_path.glob("*.db*")}
+        code, _, err = shell("db", "upgrade", "--storage", f"sqlite:///{name}.db")
+        assert code == 2, name
+        assert words in err
+        assert len(err.splitlines()) == 1
+        assert {path.name: path.read_bytes() for path in tmp_path.glob("*.db*")} == before
+
+
+def test_nobody_may_work_on_it(old: Path, shell: Shell, tmp_path: Path) -> None:
+    fresh = open_storage(f"sqlite:///{tmp_path}/fresh.db", create=True)
+    study = fresh.create_new_study([_maximize()], "s")
+    leases = Leases(fresh)
+    leases.prepare()
+    with leases.take_new(fresh.create_new_trial(study)):
+        with contextlib.closing(sqlite3.connect(tmp_path / "fresh.db")) as connection:
+            made = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'leases'").fetchone()[0]
+            rows = connection.execute("SELECT * FROM leases").fetchall()
+        with contextlib.closing(sqlite3.connect(old)) as connection:
+            connection.execute(made)
+            connection.executemany(f"INSERT INTO leases VALUES ({', '.join('?' * len(rows[0]))})", rows)
+            connection.commit()
+        code, _, err = shell("db", "upgrade")
+        assert code == 2
+        assert "a trial is run by process" in err
+        assert not list(tmp_path.glob("optuna.db.v*"))
+    assert len(rows) == 1
+
+
+def test_a_migration_that_fails_says_where_the_copy_is(
+    old: Path, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: RDBStorage) -> None:
+        raise ValueError("strange contents\nand more")
+
+    monkeypatch.setattr(RDBStorage, "upgrade", fails)
+    code, _, err = shell("db", "upgrade")
+    assert code == 2
+    assert "could not upgrade the tables: strange contents (it is as it was in optuna.db.v3.0.0.d)" in err
+    assert (tmp_path / "optuna.db.v3.0.0.d").exists()
