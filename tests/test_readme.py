@@ -72,7 +72,7 @@ def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folde
         assert cursor.fetchall()
     notebook: dict[str, Any] = {}
     exec(blocks("python")[0], notebook)
-    assert len(notebook["history"].frame("models")) == 1
+    assert "model" in set(notebook["history"].frame("models")["path"])
 
 
 def asked() -> list[tuple[str, str]]:
