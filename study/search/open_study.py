@@ -23,7 +23,7 @@ from study.search.members import Membership
 from study.search.sampling import make_pruner, make_sampler
 from study.storage import views
 from study.storage.clock import Clock
-from study.storage.door import load_study, study_names
+from study.storage.door import load_study, shown, study_names
 from study.storage.lean import LeanStorage
 
 
@@ -117,7 +117,7 @@ class OpenStudy:
         except Exception as error:
             if isinstance(error, StudyError) or self.is_there():
                 raise
-            there = self.storage.engine.url.render_as_string()
+            there = shown(self.storage.engine.url)
             raise StudyError(f"the study was deleted from the database {there} while it ran") from error
 
 

@@ -1,6 +1,7 @@
 """The only door to the database: how it is opened, and the few things Optuna's API lacks."""
 
 import errno
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -75,12 +76,17 @@ def parse_url(url: str) -> URL:
     except ImportError:
         return place  # a driver that is not installed; opening says so
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-        raise StudyError(f"not a storage address: {url!r} (for example {DEFAULT_URL})") from error
+        hidden = re.sub(r"//([^/@:]*):[^@]*@", r"//\1:***@", re.sub(r"(password=)[^&]*", r"\1***", url))
+        raise StudyError(f"not a storage address: {hidden!r} (for example {DEFAULT_URL})") from error
 
 
 def masked(url: str) -> str:
     """An address for people, without its password wherever that stands."""
-    place = parse_url(url)
+    return shown(parse_url(url))
+
+
+def shown(place: URL) -> str:
+    """The same of an address that was taken apart."""
     return place.difference_update_query(["password", "sslpassword"]).render_as_string()
 
 
@@ -124,14 +130,14 @@ def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: 
 
 def _other_schema(url: str, error: RuntimeError) -> StudyError:
     """Optuna changed its tables between the version that made them and this one."""
-    shown = masked(url)
+    place = masked(url)
     what = str(error).partition(". ")[0]
     with suppress(sqlalchemy.exc.SQLAlchemyError):  # they would make Optuna's own upgrade fail half-way
         engine = sqlalchemy.create_engine(url)
         with engine.begin() as connection:
             views.drop(connection)
         engine.dispose()
-    return StudyError(f"{what} (what brings it up to date: study db upgrade --storage {shown})")
+    return StudyError(f"{what} (what brings it up to date: study db upgrade --storage {place})")
 
 
 def _cause(error: BaseException) -> str:

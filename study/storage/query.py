@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 
 from study import StudyError
 from study.storage import views
-from study.storage.door import parse_url, sqlite_file
+from study.storage.door import parse_url, shown, sqlite_file
 from study.storage.sqlite import check_file, reader
 
 SECONDS = 30.0
@@ -163,7 +163,7 @@ def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any]]:
     if place.get_driver_name() != "psycopg":
         raise StudyError("study sql asks PostgreSQL through psycopg (write postgresql+psycopg://USER@HOST/DATABASE)")
     with sqlalchemy.create_engine(place).connect() as connection:
-        columns = _own_views(connection, place.render_as_string())
+        columns = _own_views(connection, shown(place))
         connection.commit()
         raw = connection.connection.driver_connection
         assert raw is not None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data import DataError
-from data.images import decode, squashed
+from data.images import MOST_MEGAPIXELS, decode, squashed
 from models.bundle.folder import load
 from models.bundle.predictor import Bundle
 from study import StudyError
@@ -52,7 +52,7 @@ class Model:
         size = self.bundle.image_size
         try:
             if isinstance(image, str | Path):
-                return decode(Path(image), size)
+                return decode(Path(image), size, self.bundle.setting("max_megapixels", MOST_MEGAPIXELS))
             return squashed(image if isinstance(image, Image.Image) else Image.fromarray(image), size)
         except (DataError, TypeError) as error:
             named = image if isinstance(image, str | Path) else f"image {number}"

@@ -137,6 +137,17 @@ def test_passwords_are_never_shown(shell: Shell, url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    ["postgres://me:secret@host/db", "postgresql://me:secret@host:abc/db", "nothing://host/db?password=secret&a=b"],
+)
+def test_passwords_of_what_is_no_address_are_not_shown(shell: Shell, url: str) -> None:
+    code, out, err = shell("status", "--storage", url)
+    assert code == 2
+    assert "secret" not in out + err
+    assert "***" in err
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["run", "--trials", "9" * 400],
