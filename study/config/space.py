@@ -204,7 +204,7 @@ def contains(space: Mapping[str, Entry], name: str, value: Value) -> bool:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):  # what another program enqueued may be anything
         return False
     if not distribution.low <= number <= distribution.high:
         return False

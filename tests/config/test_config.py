@@ -164,3 +164,10 @@ def test_parameters_all_have_a_valid_default_and_a_meaning() -> None:
     for parameter in PARAMETERS.values():
         assert parameter.check(parameter.default) == parameter.default
         assert parameter.meaning
+
+
+@pytest.mark.parametrize("value", [None, [1], 10**400, "x", float("nan")])
+def test_what_another_program_enqueued_may_be_anything(value: Any) -> None:
+    space = resolve(None, {}).space
+    assert not contains(space, "learning_rate", value)
+    assert not contains(space, "num_conv_blocks", value)
