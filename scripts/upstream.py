@@ -103,8 +103,10 @@ def contents(url: str) -> Any:
 
 def check_upgrades(assets: Path) -> bool:
     """Each old database is refused with a line that helps, and equals Optuna's own reading after the upgrade."""
-    right = True
-    for file in sorted(assets.glob("*.db")):
+    files = sorted(assets.glob("*.db"))
+    right = bool(files)
+    print(f"{len(files)} databases of older versions")
+    for file in files:
         with tempfile.TemporaryDirectory() as place:
             ours, theirs = (shutil.copy(file, f"{place}/{name}.db") for name in ("ours", "theirs"))
             refused = ""
@@ -134,9 +136,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         server = get_server(place, cleanup_mode="stop")
         url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        for suite in SUITES:
-            right &= run_suite(folder, suite, url if "server" in suite else None)
-        server.cleanup()
+        try:
+            for suite in SUITES:
+                right &= run_suite(folder, suite, url if "server" in suite else None)
+        finally:
+            server.cleanup()
     raise SystemExit(not right)
 
 

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import parse_qs
@@ -34,7 +34,7 @@ from study.attributes import CONFIG, IDENTITY
 from study.config.schema import StudyConfig
 from study.result.pictures import confusion_picture, mistakes_picture
 from study.result.report import search_figures
-from study.search.best import Best, best_of, read_best
+from study.search.best import best_of, read_best
 from study.search.members import Membership
 from study.search.opened import check_name
 from study.storage.door import open_storage, runs_folder
@@ -63,6 +63,7 @@ class Shown(LeanStorage):
         self.runs = Path("runs")
         self.url = ""
         self._lock = threading.Lock()
+        self.offered: dict[str, Offer] = {}  # every file that was ever shown, by its number
         self._cache: dict[tuple[int, str], tuple[float, dict[str, Any]]] = {}
 
     def get_all_studies(self) -> "list[FrozenStudy]":
@@ -84,7 +85,10 @@ class Shown(LeanStorage):
             made = self._cache.get(key)
             if made is None or time.monotonic() - made[0] > FRESH_SECONDS:
                 try:
-                    attrs = extras(study, self.get_all_trials(study._study_id, deepcopy=False), self.runs_of(study))
+                    trials = self.get_all_trials(study._study_id, deepcopy=False)
+                    attrs, files = extras(study, trials, self.runs_of(study))
+                    # What was drawn stays drawn.
+                    self.offered = {offer.number: offer for offer in files} | self.offered
                 except Exception as error:  # a study of another version is shown as Optuna would show it
                     logger.warning(f"no figures for {study.study_name}: {error}")
                     attrs = {}
@@ -101,22 +105,23 @@ class Shown(LeanStorage):
         return self.runs
 
 
-def extras(study: "FrozenStudy", trials: list[FrozenTrial], runs: Path | None) -> dict[str, Any]:
-    """System attributes that the dashboard reads as a note, figures and files; {} for a study of plain Optuna."""
+def extras(study: "FrozenStudy", trials: list[FrozenTrial], runs: Path | None) -> tuple[dict[str, Any], "list[Offer]"]:
+    """System attributes that the dashboard reads as a note, figures and files, and these files.
+
+    Nothing for a study of plain Optuna.
+    """
     if CONFIG not in study.user_attrs:
-        return {}
-    config, own = StudyConfig.model_validate(study.user_attrs[CONFIG]), _own(study, trials)
+        return {}, []
+    config = StudyConfig.model_validate(study.user_attrs[CONFIG])
+    own = Membership(config).own(trials)
     memory = InMemoryStorage()
     scratch = optuna.create_study(study_name=study.study_name, storage=memory)
     save_note(scratch, note(study.study_name, config))
     for name, figure in search_figures(own, config).items():
         save_plotly_graph_object(scratch, figure, graph_object_id=name)
-    offered = {offer.attribute: json.dumps(offer.described) for offer in offers(study, own, runs)}
-    return {**memory.get_study_system_attrs(scratch._study_id), **offered}
-
-
-def _own(study: "FrozenStudy", trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    return Membership(StudyConfig.model_validate(study.user_attrs[CONFIG])).own(trials)
+    files = offers(study, own, runs)
+    attributes = {offer.attribute: json.dumps(offer.described) for offer in files}
+    return {**memory.get_study_system_attrs(scratch._study_id), **attributes}, files
 
 
 def note(name: str, config: StudyConfig) -> str:
@@ -167,10 +172,11 @@ def offers(study: "FrozenStudy", own: list[FrozenTrial], runs: Path | None) -> l
         if (path := folder / "model" / name).is_file()
     ]
     best, kept = best_of(own), read_best(folder)
-    if best and kept and best.number == kept.trial:
+    if best and kept and (kept.study, kept.trial) == (str(study.user_attrs.get(IDENTITY)), best.number):
         for name, draw in PICTURES.items():
-            number = _number(study.study_name, f"{best.number}/{name}")
-            content = partial(_drawn, draw, kept)
+            number = _number(study.study_name, f"{kept.study}/{best.number}/{name}")
+            drawn = cache(partial(draw, kept))  # it takes a second, and is asked for with every look
+            content = partial(_drawn, drawn)
             found.append(Offer(number=number, name=name, trial_id=best._trial_id, content=content))
     return found
 
@@ -182,8 +188,8 @@ def _opened(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _drawn(draw: Callable[[Best], bytes], kept: Best) -> BinaryIO:
-    return io.BytesIO(draw(kept))
+def _drawn(picture: Callable[[], bytes]) -> BinaryIO:
+    return io.BytesIO(picture())
 
 
 SECRET = uuid.uuid4()
@@ -203,18 +209,8 @@ class Files:
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """The content of a file. Raises ArtifactNotFound."""
-        offer = self._offered(artifact_id)
+        offer = self._storage.offered.get(artifact_id)
         return offer.content() if offer else self._store().open_reader(artifact_id)
-
-    def _offered(self, artifact_id: str) -> Offer | None:
-        """A file of a study's folder."""
-        for study in self._storage.get_all_studies():
-            if CONFIG in study.user_attrs and any(artifact_id in key for key in study.system_attrs):
-                trials = self._storage.get_all_trials(study._study_id, deepcopy=False)
-                for offer in offers(study, _own(study, trials), self._storage.runs_of(study)):
-                    if offer.number == artifact_id:
-                        return offer
-        return None
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Keep an upload."""
@@ -222,7 +218,7 @@ class Files:
 
     def remove(self, artifact_id: str) -> None:
         """Remove an upload; a model folder stays where it is."""
-        if not self._offered(artifact_id):
+        if artifact_id not in self._storage.offered:
             self._store().remove(artifact_id)
 
     def _store(self) -> FileSystemArtifactStore:

@@ -16,6 +16,7 @@ from study.config.resolve import Asked
 from study.forkserver import gather
 from study.result.final import Outcome, finish, winner
 from study.result.refit import FinalEpoch
+from study.search.best import LOCK as BEST_LOCK
 from study.search.contract import stored_config
 from study.search.engine import Engine
 from study.search.local import local_processes
@@ -34,7 +35,7 @@ News = Planned | Opened | TrialNews | FinalEpoch | Outcome
 FINAL = "final.lock"
 """What only one process at a time may do: train, score and export."""
 
-LOCKS = ("lock", FINAL)
+LOCKS = ("lock", FINAL, BEST_LOCK)
 """Files that being alone leaves behind."""
 
 logger = logging.getLogger(__name__)

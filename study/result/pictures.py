@@ -12,16 +12,26 @@ from study.search.best import Best
 COLUMNS = 4
 LONGEST = 24
 """Letters of a class's name beside the matrix; more would leave no room for it."""
+WIDEST, MOST_NUMBERS = 20.0, 30
+"""Inches of a matrix; and classes above which its cells are colours alone."""
 INCHES = 2.2
 """Of one image."""
 
 
 def confusion_picture(best: Best) -> bytes:
     """The confusion matrix on val, in images."""
-    side = 2.5 + 0.55 * len(best.classes)
+    side = min(2.5 + 0.55 * len(best.classes), WIDEST)
+    readable = len(best.classes) <= MOST_NUMBERS
     figure = Figure(figsize=(side, side), layout="constrained")
     display = ConfusionMatrixDisplay(best.confusion, display_labels=[_plain(_cut(name)) for name in best.classes])
-    display.plot(ax=figure.subplots(), cmap="Blues", colorbar=False, xticks_rotation="vertical", values_format="d")
+    display.plot(
+        ax=figure.subplots(),
+        cmap="Blues",
+        colorbar=not readable,
+        xticks_rotation="vertical",
+        values_format="d",
+        include_values=readable,
+    )
     figure.suptitle(f"Trial {best.trial} on val")
     return _png(figure)
 

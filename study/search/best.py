@@ -15,11 +15,13 @@ from models import files
 from models.memory import is_out_of_memory
 from models.scores.calibration import softmax
 from models.scores.evaluation import predict_logits
+from study.attributes import IDENTITY
 from study.search.open_study import OpenStudy
+from study.storage.locks import alone
 from study.training.mistakes import Mistake, confusion_of, worst_mistakes
 from study.training.workspace import Workspace
 
-FILE = "best.npz"
+FILE, LOCK = "best.npz", "best-lock"
 MISTAKES = 16
 
 logger = logging.getLogger(__name__)
@@ -29,7 +31,9 @@ logger = logging.getLogger(__name__)
 class Best:
     """Of the trial that was the best complete one when it ended."""
 
+    study: str  # its identity: files of an older study of the same name stay where they are
     trial: int
+    value: float
     classes: list[str]
     confusion: NDArray[np.int64]  # [K, K] images of val; rows: true class
     mistakes: list[Mistake]  # the surest first
@@ -42,27 +46,37 @@ def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
 
 
 def keep_if_best(study: OpenStudy, work: Workspace, number: int, value: float, model: nn.Module) -> None:
-    """Keep what a network that ends with `value` takes for what, where no complete trial is as good.
+    """Keep what a network that ends with `value` takes for what, in full precision, where no other trial is as good.
 
     It is for looking at only: where there is no room for it, on the device or the disk, the log says so.
     """
-    before = best_of(study.own_trials())
-    if before is not None and before.number != number and (before.value or 0.0) >= value:
+    if not _is_best(study, number, value):
         return
     try:
         probabilities = softmax(predict_logits(model, work.eval_batches("val")))
-        mistakes = worst_mistakes(work, "val", probabilities, MISTAKES)
         kept = Best(
+            study=str(study.attribute(IDENTITY)),
             trial=number,
+            value=value,
             classes=list(work.dataset.classes),
             confusion=confusion_of(work, "val", probabilities),
-            mistakes=mistakes,
+            mistakes=worst_mistakes(work, "val", probabilities, MISTAKES),
         )
-        files.write(work.folder / FILE, _packed(kept))
-    except (OSError, RuntimeError) as error:
+        with alone(study.storage, work.folder, LOCK):  # another worker may end at this moment
+            if _is_best(study, number, value):
+                files.write(work.folder / FILE, _packed(kept))
+    except (OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
         logger.warning(f"what trial {number} takes for what was not kept ({error})")
+
+
+def _is_best(study: OpenStudy, number: int, value: float) -> bool:
+    """Whether neither a complete trial, nor one that is about to be, is as good."""
+    kept = read_best(study.folder)
+    others = [(trial.value or 0.0, trial.number) for trial in [best_of(study.own_trials())] if trial]
+    others += [(kept.value, kept.trial)] if kept and kept.study == str(study.attribute(IDENTITY)) else []
+    return all((value, -number) > (one, -other) for one, other in others if other != number)
 
 
 def _packed(best: Best) -> bytes:
@@ -71,7 +85,9 @@ def _packed(best: Best) -> bytes:
     content = io.BytesIO()
     np.savez(
         content,
+        study=np.array(best.study, dtype=np.str_),
         trial=np.array(best.trial),
+        value=np.array(best.value),
         classes=np.array(best.classes, dtype=np.str_),
         confusion=best.confusion,
         probability=np.array([one.probability for one in best.mistakes]),
@@ -88,7 +104,9 @@ def read_best(folder: Path) -> Best | None:
         with np.load(folder / FILE, allow_pickle=False) as kept:
             rows = zip(*(kept[name] for name in ("path", "true", "predicted", "probability", "images")), strict=True)
             return Best(
+                study=str(kept["study"]),
                 trial=int(kept["trial"]),
+                value=float(kept["value"]),
                 classes=[str(name) for name in kept["classes"]],
                 confusion=kept["confusion"],
                 mistakes=[
@@ -96,5 +114,5 @@ def read_best(folder: Path) -> Best | None:
                     for path, true, predicted, probability, image in rows
                 ],
             )
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except (OSError, KeyError, ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile):
         return None

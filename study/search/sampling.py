@@ -17,6 +17,8 @@ from study.config.schema import StudyConfig
 from study.config.space import Value, distributions
 from study.storage.private import there
 
+HYPERBAND = ("_create_bracket_study", "_get_bracket_id", "_pruners")
+"""Private names that RecallingHyperband overrides or reads."""
 REDRAWS = 32
 """Of a point above the limit."""
 STARTUP = 10
@@ -61,7 +63,7 @@ class RecallingHyperband(HyperbandPruner):
         return bracket
 
     def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
-        if not getattr(self, "_pruners", True):  # it makes its brackets when it is first asked to judge
+        if not self._pruners:  # it makes its brackets when it is first asked to judge
             return super()._get_bracket_id(study, trial)
         key = (study.study_name, trial.number)
         if key not in self._known:
@@ -150,6 +152,6 @@ def make_pruner(config: StudyConfig) -> BasePruner:
     """The study's pruner: Hyperband (Li et al. 2018) or none."""
     if config.pruner == "none":
         return NopPruner()
-    if there((HyperbandPruner, "_create_bracket_study"), (HyperbandPruner, "_get_bracket_id")):
+    if there(*((HyperbandPruner, name) for name in HYPERBAND), (optuna.Study, "_get_trials")):
         return RecallingHyperband(config)
     return HyperbandPruner(min_resource=config.min_epochs, max_resource=config.epochs, reduction_factor=config.eta)

@@ -171,10 +171,11 @@ def run_trial(held: HeldTrial, work: Workspace, start: Start, watch: Watch | Non
             # FAIL would be invisible to TPE, which would propose the like of it again and again.
             reason = Reason("out_of_memory", str(error))
         lease.confirm()
+        seconds = time.perf_counter() - began
         if seen and not reason:
             keep_if_best(study, work, trial.number, seen[-1][0], training.model)
             lease.confirm()
-        end = _finish(held, seen, reason, micro_batch, time.perf_counter() - began)
+        end = _finish(held, seen, reason, micro_batch, seconds)
     yield end
 
 

@@ -58,6 +58,14 @@ def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanS
         raise _other_schema(url, error) from error
 
 
+class OtherSchemaError(StudyError):
+    """The tables are of another version of Optuna."""
+
+    def __init__(self, message: str, older: bool) -> None:
+        super().__init__(message)
+        self.older = older  # than the one that is installed
+
+
 def check_storage(url: str) -> None:
     """Raise StudyError when the database cannot be opened or made, and make nothing."""
     place = parse_url(url)
@@ -130,14 +138,16 @@ def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: 
 
 def _other_schema(url: str, error: RuntimeError) -> StudyError:
     """Optuna changed its tables between the version that made them and this one."""
-    place = masked(url)
+    older = "storage upgrade" in str(error)  # the command that Optuna names; for a newer one's it names another
     what = str(error).partition(". ")[0]
-    with suppress(sqlalchemy.exc.SQLAlchemyError):  # they would make Optuna's own upgrade fail half-way
-        engine = sqlalchemy.create_engine(url)
-        with engine.begin() as connection:
-            views.drop(connection)
-        engine.dispose()
-    return StudyError(f"{what} (what brings it up to date: study db upgrade --storage {place})")
+    if older:
+        with suppress(sqlalchemy.exc.SQLAlchemyError):  # our views would make Optuna's own upgrade fail half-way
+            engine = sqlalchemy.create_engine(url)
+            with engine.begin() as connection:
+                views.drop(connection)
+            engine.dispose()
+    upgrade = f"what brings it up to date: study db upgrade --storage {masked(url)}"
+    return OtherSchemaError(f"{what} ({upgrade if older else 'a newer one made it: pip install -U optuna'})", older)
 
 
 def _cause(error: BaseException) -> str:

@@ -14,7 +14,6 @@ from typing import Any, Self
 from uuid import uuid4
 
 import sqlalchemy
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Table
 
@@ -23,8 +22,6 @@ from study.storage.lean import LeanStorage
 from study.storage.private import tables
 from study.storage.processes import Process, Watch, is_alive, now, this_process
 
-LEFT = "waits to be gone on with"
-"""Of a trial that nobody runs."""
 BEAT_SECONDS = 10.0
 GRACE_SECONDS = 60.0
 """A process that cannot be looked at counts as dead when its heartbeat has stood still for so long."""
@@ -219,7 +216,21 @@ class Lease:
             return connection.execute(statement).rowcount
 
 
-def holders(storage: RDBStorage) -> dict[int, str]:
+Sign = tuple[tuple[str, int], Process]
+"""(who, its last heartbeat), and the process."""
+
+
+def at_work(engine: Engine) -> list[Sign]:
+    """Who holds a running trial, whether it lives or not; also in tables of another Optuna."""
+    if not sqlalchemy.inspect(engine).has_table(LEASES.name):
+        return []
+    running = sqlalchemy.select(TRIALS.trial_id).where(TRIALS.state == TrialState.RUNNING)
+    query = sqlalchemy.select(LEASES).where(LEASES.c.trial_id.in_(running), LEASES.c.worker.is_not(None))
+    with engine.connect() as connection:
+        return [((row.worker, row.beat), _process(row)) for row in connection.execute(query)]
+
+
+def holders(storage: LeanStorage) -> dict[int, str]:
     """Who holds each leased trial, in words, by trial id; for readers."""
     if not sqlalchemy.inspect(storage.engine).has_table(LEASES.name):
         return {}
@@ -227,5 +238,7 @@ def holders(storage: RDBStorage) -> dict[int, str]:
     with storage.engine.connect() as connection:
         for row in connection.execute(sqlalchemy.select(LEASES)):
             alive = is_alive(_process(row), storage.engine.dialect.name == "sqlite") if row.worker else False
-            found[row.trial_id] = LEFT if alive is False else f"run by process {row.pid} on {row.host}"
+            found[row.trial_id] = (
+                "waits to be gone on with" if alive is False else f"run by process {row.pid} on {row.host}"
+            )
     return found

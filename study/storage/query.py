@@ -52,7 +52,11 @@ class Answer:
         self._child.start()
         theirs.close()
         self._left = seconds
-        self.columns: list[str] = self._next()
+        try:
+            self.columns: list[str] = self._next()
+        except BaseException:  # its time is up, or Ctrl-C: nobody else knows of the child yet
+            self.close()
+            raise
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """All rows. Raises StudyError when the database refuses, or the time is up."""

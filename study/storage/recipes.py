@@ -70,17 +70,20 @@ ORDER BY study, state, coalesce(why, '')""",
     ),
     Recipe(
         "parameters",
-        "Which parameter matters at equal cost? (accuracy after the first epoch; numbers in four classes)",
-        """WITH first AS (
-  SELECT p.study, p.name, e.accuracy, CASE WHEN p.distribution = 'categorical' THEN p.value ELSE CAST(
-    ntile(4) OVER (PARTITION BY p.study, p.name ORDER BY p.value_number, p.trial_id) AS TEXT) END AS choice
-  FROM params p JOIN epochs e ON e.trial_id = p.trial_id AND e.epoch = 1),
+        "Which parameter matters at equal cost? (after the first epoch; values of numbers in four classes)",
+        """WITH quarters AS (
+  SELECT study, name, value_number, ntile(4) OVER (PARTITION BY study, name ORDER BY value_number) AS quarter
+  FROM (SELECT DISTINCT study, name, value_number FROM params WHERE distribution <> 'categorical') numbers),
+first AS (
+  SELECT p.study, p.name, e.accuracy, coalesce(CAST(q.quarter AS TEXT), p.value) AS choice
+  FROM params p JOIN epochs e ON e.trial_id = p.trial_id AND e.epoch = 1
+  LEFT JOIN quarters q ON q.study = p.study AND q.name = p.name AND q.value_number = p.value_number),
 means AS (
   SELECT study, name, choice, count(*) AS trials, avg(accuracy) AS mean FROM first GROUP BY study, name, choice)
 SELECT study, name, count(*) AS choices, sum(trials) AS trials, max(mean) - min(mean) AS spread
 FROM means
 GROUP BY study, name
-ORDER BY study, spread DESC, name""",
+ORDER BY study, max(mean) - min(mean) IS NULL, spread DESC, name""",
     ),
     Recipe(
         "side-by-side",

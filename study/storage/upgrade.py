@@ -1,17 +1,26 @@
 """Tables of an older Optuna brought to those of this one, with our own views out of the way and back afterwards."""
 
+import json
+import logging
 import re
+import time
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import sqlalchemy
 from optuna.storages import RDBStorage
 
 from study import StudyError
-from study.storage import views
-from study.storage.door import masked, open_storage, parse_url, sqlite_file
-from study.storage.leases import LEFT, holders
+from study.attributes import CLOCK
+from study.storage import leases, views
+from study.storage.clock import Standing
+from study.storage.door import OtherSchemaError, masked, open_storage, parse_url, sqlite_file
+from study.storage.private import tables
+from study.storage.processes import is_alive, now
 from study.storage.sqlite import check_file, copy_file
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,21 +36,26 @@ def upgrade(url: str) -> Upgraded:
     """Do what `optuna storage upgrade` does, on a SQLite file after copying it beside itself.
 
     Raises StudyError, having changed nothing, when the database is none of Optuna's, or a newer one's, or when a
-    worker is there; and when Optuna's migration fails, with the place of the copy.
+    process works on one of its studies; and when Optuna's migration fails, with the place of the copy.
     """
     place = parse_url(url)
     file = sqlite_file(place) if place.get_backend_name() == "sqlite" else None
     if file:
         check_file(file, create=False)
-    _refuse_others(url)
+    try:
+        ready = open_storage(url, create=False, write=False)  # refuses all that is none of Optuna's, and opens no other
+        version = ready.get_current_version()
+        ready.engine.dispose()
+        return Upgraded(version, version, None)
+    except OtherSchemaError as error:
+        if not error.older:
+            raise
     storage = RDBStorage(url, skip_compatibility_check=True, skip_table_creation=True)
     try:
-        before, after = _versions(storage, url)
-        if before == after:
-            return Upgraded(before, after, None)
-        if working := [words for words in holders(storage).values() if words != LEFT]:
-            raise StudyError(f"a trial is {working[0]} (stop it first: kill -TERM, or Ctrl-C there)")
-        copy = _copied(file, before)
+        before, after = storage.get_current_version(), storage.get_head_version()
+        if somebody_is_at_work(storage):
+            raise StudyError(f"a process works on a study in {masked(url)} (stop it first: Ctrl-C, or kill -TERM)")
+        copy = _copied(file, before) if file else None
         _migrate(storage, copy)
     finally:
         storage.engine.dispose()
@@ -49,33 +63,41 @@ def upgrade(url: str) -> Upgraded:
     return Upgraded(before, after, copy)
 
 
-def _refuse_others(url: str) -> None:
-    """Before Optuna looks at it, which writes its own version into what it takes for a new database."""
-    engine = sqlalchemy.create_engine(url)
-    try:
-        there = set(sqlalchemy.inspect(engine).get_table_names())
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or error
-        raise StudyError(f"cannot read {masked(url)}: {str(cause).splitlines()[0]}") from error
-    finally:
-        engine.dispose()
-    if not {"studies", "trials", "version_info"} <= there:
-        raise StudyError(f"{masked(url)} holds no studies of Optuna")
+def somebody_is_at_work(storage: RDBStorage) -> bool:
+    """Whether a living process adds to a study's clock, or holds a running trial (versions without a clock).
+
+    One that cannot be looked at (another machine, another container) is watched for a minute, and said.
+    """
+    one_machine = storage.engine.dialect.name == "sqlite"
+    before: set[tuple[str, int]] | None = None
+    end = now() + leases.GRACE_SECONDS
+    while True:
+        processes = [*_clock_holders(storage), *leases.at_work(storage.engine)]
+        alive = [is_alive(process, one_machine) for _, process in processes]
+        seen = {sign for (sign, _), there in zip(processes, alive, strict=True) if there is None}
+        if any(alive) or (before is not None and not seen <= before):
+            return True
+        if not seen or now() >= end:
+            return False
+        if before is None:
+            logger.warning("a process that cannot be seen from here worked on a study; watching it for a minute")
+        before = seen
+        time.sleep(leases.WATCH_SECONDS)
 
 
-def _versions(storage: RDBStorage, url: str) -> tuple[str, str]:
-    """Of the tables as they are, and as this Optuna wants them."""
-    before, after = storage.get_current_version(), storage.get_head_version()
-    if before not in storage.get_all_versions():
-        known = f"tables {before}, known up to {after}"
-        raise StudyError(f"{masked(url)} was made by a newer Optuna ({known}): install that one")
-    return before, after
+def _clock_holders(storage: RDBStorage) -> list[leases.Sign]:
+    attribute = tables.StudyUserAttributeModel
+    with storage.engine.connect() as connection:
+        texts = connection.scalars(sqlalchemy.select(attribute.value_json).where(attribute.key == CLOCK)).all()
+    holders = [Standing.model_validate(json.loads(text)).holder for text in texts]
+    return [((holder.clock, holder.beat), holder.process) for holder in holders if holder]
 
 
-def _copied(file: Path | None, version: str) -> Path | None:
-    if file is None:
-        return None
-    copy = file.with_name(f"{file.name}.{re.sub(r'[^0-9A-Za-z.]', '', version)}")
+def _copied(file: Path, version: str) -> Path:
+    """A copy beside the file, under a name that no earlier copy has."""
+    name = f"{file.name}.{re.sub(r'[^0-9A-Za-z.]', '', version)}"
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    copy = next(place for place in map(file.with_name, names) if not place.exists())
     copy_file(file, copy)
     return copy
 

@@ -1,27 +1,28 @@
 """A study in a notebook: its history as pandas frames, its figures, and its model as a function of images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data import DataError
 from data.images import MOST_MEGAPIXELS, decode, squashed
 from models.bundle.folder import load
 from models.bundle.predictor import Bundle
 from study import StudyError
-from study.attributes import CONFIG
+from study.attributes import CONFIG, IDENTITY
 from study.config.schema import StudyConfig
 from study.result.report import search_figures
 from study.search.members import Membership
 from study.search.opened import check_name
 from study.storage.door import DEFAULT_URL, load_study, open_storage, runs_folder, storage_trouble, study_names
+from study.storage.ownership import check_folder
 from study.storage.query import SECONDS, ask
 from study.storage.views import COLUMNS
 
@@ -53,10 +54,16 @@ class Model:
         try:
             if isinstance(image, str | Path):
                 return decode(Path(image), size, self.bundle.setting("max_megapixels", MOST_MEGAPIXELS))
-            return squashed(image if isinstance(image, Image.Image) else Image.fromarray(image), size)
-        except (DataError, TypeError) as error:
+            if isinstance(image, Image.Image):
+                return squashed(ImageOps.exif_transpose(image), size)
+            return squashed(Image.fromarray(image), size)
+        except (DataError, TypeError, ValueError, OSError) as error:
             named = image if isinstance(image, str | Path) else f"image {number}"
             raise DataError(f"{named}: {error}") from error
+
+
+ORDER = ("number", "bracket", "rung", "epoch", "name", "path")
+"""Columns that put a view's rows in order."""
 
 
 class History:
@@ -68,13 +75,15 @@ class History:
 
     def __init__(self, name: str | None = None, storage: str = DEFAULT_URL) -> None:
         with storage_trouble(storage):
-            self._database = open_storage(storage, create=False, write=False)
-            names = study_names(self._database)
-            if name is None and len(names) != 1:
-                raise StudyError(f"which study? (there are: {', '.join(names) or 'none; start one with: study run'})")
-            self.name = names[0] if name is None else name
-            self._study = load_study(self._database, self.name)
+            database = open_storage(storage, create=False, write=False)
+            names = study_names(database)
+            database.engine.dispose()
+        if name is None and len(names) != 1:
+            raise StudyError(f"which study? (there are: {', '.join(names) or 'none; start one with: study run'})")
+        self.name = names[0] if name is None else name
         self._storage = storage
+        with self._open():
+            pass  # or it says that there is none
 
     def __repr__(self) -> str:
         return f"History({self.name!r}, {len(self.frame())} trials)"
@@ -85,27 +94,41 @@ class History:
             return _frame(answer.columns, list(answer.rows()))
 
     def frame(self, view: str = "trials_flat") -> "DataFrame":
-        """This study's rows of one of the views (see `study sql --schema`). Raises StudyError for any other."""
+        """This study's rows of one of the views (see `study sql --schema`), in order. Raises StudyError for another."""
         if view not in COLUMNS:
             raise StudyError(f"no view {view!r} (there are: {', '.join(COLUMNS)})")
         name = self.name.replace("'", "''")
-        return self.sql(f"SELECT * FROM {view} WHERE study = '{name}'")
+        order = ", ".join(one.name for one in COLUMNS[view] if one.name in ORDER) or "study"
+        return self.sql(f"SELECT * FROM {view} WHERE study = '{name}' ORDER BY {order}")
 
     @property
     def figures(self) -> dict[str, go.Figure]:
         """Figures of the search by name, as the dashboard shows them."""
-        with storage_trouble(self._storage):
-            attributes = self._study.user_attrs
+        with self._open() as study:
+            attributes = study.user_attrs
             if CONFIG not in attributes:
                 raise StudyError(f"{self.name} is a study of another program: there are its frames alone")
             config = StudyConfig.model_validate(attributes[CONFIG])
-            own = Membership(config).own(self._study.get_trials(deepcopy=False))
+            own = Membership(config).own(study.get_trials(deepcopy=False))
         return search_figures(own, config)
 
-    @cached_property
+    @property
     def model(self) -> Model:
-        """The exported model, to be called on images. Raises ModelError before there is one."""
-        return Model(load(runs_folder(self._storage) / check_name(self.name) / "model"))
+        """The exported model as it is now, to be called on images. Raises ModelError before there is one."""
+        folder = runs_folder(self._storage) / check_name(self.name)
+        with self._open() as study:
+            check_folder(self.name, folder, self._storage, study.user_attrs.get(IDENTITY))
+        return Model(load(folder / "model"))
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        """Optuna's view of the study, as it stands now."""
+        with storage_trouble(self._storage):
+            database = open_storage(self._storage, create=False, write=False)
+            try:
+                yield load_study(database, self.name)
+            finally:
+                database.engine.dispose()
 
 
 def _frame(columns: Sequence[str], rows: list[tuple[object, ...]]) -> "DataFrame":

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import multiprocessing
 import re
 import sqlite3
 import subprocess
@@ -401,6 +402,7 @@ def test_hostile_statements_change_nothing_and_end_in_time(filled: str, tmp_path
         assert time.monotonic() - start < 5, statement
         assert len(str(refused.value)) > 15, statement
     assert _content(engine) == before
+    assert multiprocessing.active_children() == []  # nobody goes on answering
     engine.dispose()
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("optuna.db")) == []
     assert not Path("/tmp/never").exists()

@@ -1,6 +1,7 @@
 """`study db upgrade`: tables of an older Optuna, with our views out of the way and back afterwards."""
 
 import contextlib
+import json
 import shutil
 import sqlite3
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 from optuna.storages import RDBStorage
 
-from study.storage import views
+from study.storage import leases, views
 from study.storage.door import open_storage
 from study.storage.leases import Leases
+from study.storage.processes import this_process
 from tests.conftest import Shell
 
 DATABASES = Path(__file__).parent / "databases"
@@ -81,10 +83,13 @@ def test_what_cannot_be_upgraded_is_left_as_it_is(old: Path, shell: Shell, tmp_p
     with contextlib.closing(sqlite3.connect(newer)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'v9.0.0.a'")
         connection.commit()
+    for address in ("mysql://host/studies", "postgresql+nothing://host/studies"):
+        code, _, err = shell("db", "upgrade", "--storage", address)
+        assert (code, len(err.splitlines())) == (2, 1), err
     for name, words in (
-        ("other", "holds no studies of Optuna"),
-        ("text", "cannot read sqlite:///text.db"),
-        ("newer", "was made by a newer Optuna (tables v9.0.0.a, known up to v3.2.0.a)"),
+        ("other", "no studies in other.db"),
+        ("text", "cannot open text.db as a SQLite database"),
+        ("newer", "a newer one made it"),
         ("none", "no database at none.db"),
     ):
         before = {path.name: path.read_bytes() for path in tmp_path.glob("*.db*")}
@@ -98,19 +103,20 @@ def test_what_cannot_be_upgraded_is_left_as_it_is(old: Path, shell: Shell, tmp_p
 def test_nobody_may_work_on_it(old: Path, shell: Shell, tmp_path: Path) -> None:
     fresh = open_storage(f"sqlite:///{tmp_path}/fresh.db", create=True)
     study = fresh.create_new_study([_maximize()], "s")
-    leases = Leases(fresh)
-    leases.prepare()
-    with leases.take_new(fresh.create_new_trial(study)):
+    held = Leases(fresh)
+    held.prepare()
+    with held.take_new(fresh.create_new_trial(study)):
         with contextlib.closing(sqlite3.connect(tmp_path / "fresh.db")) as connection:
             made = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'leases'").fetchone()[0]
             rows = connection.execute("SELECT * FROM leases").fetchall()
         with contextlib.closing(sqlite3.connect(old)) as connection:
             connection.execute(made)
+            connection.execute("UPDATE trials SET state = 'RUNNING' WHERE trial_id = ?", [rows[0][0]])
             connection.executemany(f"INSERT INTO leases VALUES ({', '.join('?' * len(rows[0]))})", rows)
             connection.commit()
         code, _, err = shell("db", "upgrade")
         assert code == 2
-        assert "a trial is run by process" in err
+        assert "a process works on a study in sqlite:///optuna.db" in err
         assert not list(tmp_path.glob("optuna.db.v*"))
     assert len(rows) == 1
 
@@ -121,8 +127,39 @@ def test_a_migration_that_fails_says_where_the_copy_is(
     def fails(_: RDBStorage) -> None:
         raise ValueError("strange contents\nand more")
 
-    monkeypatch.setattr(RDBStorage, "upgrade", fails)
-    code, _, err = shell("db", "upgrade")
+    with monkeypatch.context() as patch:
+        patch.setattr(RDBStorage, "upgrade", fails)
+        code, _, err = shell("db", "upgrade")
     assert code == 2
     assert "could not upgrade the tables: strange contents (it is as it was in optuna.db.v3.0.0.d)" in err
     assert (tmp_path / "optuna.db.v3.0.0.d").exists()
+    code, _, err = shell("db", "upgrade")  # again, and this time it works: no earlier copy is in its way, or lost
+    assert code == 0
+    assert "as it was: optuna.db.v3.0.0.d-2" in err
+    assert (tmp_path / "optuna.db.v3.0.0.d").exists()
+
+
+def hold_the_clock(file: Path, **changes: object) -> None:
+    holder = {"clock": "c", "process": {**vars(this_process()), **changes}, "beat": 3}
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("DELETE FROM study_user_attributes WHERE key = 'clock'")
+        add = "INSERT INTO study_user_attributes (study_id, key, value_json) VALUES (1, 'clock', ?)"
+        connection.execute(add, [json.dumps({"seconds": 1.0, "holder": holder})])
+        connection.commit()
+
+
+def test_a_process_between_two_trials_is_seen_and_a_dead_one_is_not(old: Path, shell: Shell) -> None:
+    hold_the_clock(old)
+    code, _, err = shell("db", "upgrade")
+    assert (code, "a process works on a study" in err) == (2, True)
+    hold_the_clock(old, pid=0)
+    assert shell("db", "upgrade")[0] == 0
+
+
+def test_what_cannot_be_looked_at_is_watched_and_then_counts_no_more(
+    old: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "GRACE_SECONDS", 0.4)
+    monkeypatch.setattr(leases, "WATCH_SECONDS", 0.1)
+    hold_the_clock(old, namespace="pid:[1]")
+    assert shell("db", "upgrade")[0] == 0

@@ -1,5 +1,6 @@
 """A study in a notebook: frames, figures, and the model as a function."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_the_model_takes_files_pictures_and_arrays(history: History, small_folde
     found = history.model([*files, str(files[0]), Image.open(files[0]), np.asarray(Image.open(files[0]))])
     assert list(found.columns) == ["label", *history.model.bundle.classes]
     rows = list(predict_files(bundle.load(Path("runs/its/model")), files))
+    assert len(rows) == 2
     for row, ours in zip(rows, found.to_dict("records"), strict=False):
         assert ours.pop("label") == row["label"]
         assert ours == pytest.approx(row["probabilities"])
@@ -89,6 +91,24 @@ def test_what_is_not_there_is_said(history: History, ran: Path, tmp_path: Path, 
     assert other.frame().empty
     with pytest.raises(StudyError, match="another program"):
         other.figures  # noqa: B018
+
+
+def test_a_turned_photograph_is_seen_as_its_file_is(history: History, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    file, picture = history.model([tmp_path / "turned.png", Image.open(tmp_path / "turned.png")]).to_dict("records")
+    assert file == picture
+    upright = history.model([pixels]).to_dict("records")[0]
+    assert upright != file
+
+
+def test_a_model_of_another_database_is_refused(history: History, ran: Path) -> None:
+    with sqlite3.connect(ran / "optuna.db") as source, sqlite3.connect(ran / "copy.db") as target:
+        source.backup(target)
+    with pytest.raises(StudyError, match="belongs to the study"):
+        History("its", "sqlite:///copy.db").model  # noqa: B018
 
 
 @pytest.mark.slow
