@@ -119,6 +119,8 @@ def _open_sqlite(url: str, file: Path, create: bool, write: bool, kind: type[Lea
     except (sqlalchemy.exc.DatabaseError, sqlite3.Error, StorageInternalError) as error:
         if not write and "no such table" in _cause(error):
             raise StudyError(f"no studies in {file} (start one with: study run)") from error
+        if not write and "readonly" in _cause(error):  # Optuna adds a table to those of its versions before 1.2
+            raise _other_schema(url, RuntimeError(f"{file} was made before Optuna 1.2. See storage upgrade")) from error
         raise StudyError(f"cannot open {file} as a SQLite database: {_cause(error)}") from error
     except RuntimeError as error:
         raise _other_schema(url, error) from error

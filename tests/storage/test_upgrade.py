@@ -163,3 +163,13 @@ def test_what_cannot_be_looked_at_is_watched_and_then_counts_no_more(
     monkeypatch.setattr(leases, "WATCH_SECONDS", 0.1)
     hold_the_clock(old, namespace="pid:[1]")
     assert shell("db", "upgrade")[0] == 0
+
+
+def test_tables_from_before_optuna_1_2_are_named_as_such(old: Path, shell: Shell) -> None:
+    with contextlib.closing(sqlite3.connect(old)) as connection:
+        connection.execute("DROP TABLE alembic_version")
+        connection.commit()
+    code, _, err = shell("status")
+    assert code == 2
+    assert "was made before Optuna 1.2" in err
+    assert "study db upgrade --storage sqlite:///optuna.db" in err
