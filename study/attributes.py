@@ -1,10 +1,14 @@
 """What this program writes into a study and its trials beside Optuna's own: the names, and why a trial ended."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cache
+from typing import Any, Literal, get_args
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from study import StudyError
 
 # Of studies.
 IDENTITY = "identity"  # of the study, also written into its folder
@@ -68,3 +72,32 @@ def why(attributes: Mapping[str, JsonValue]) -> Why | None:
         return code
     sentence = str(attributes.get(PRUNED_BECAUSE, ""))
     return next((one for beginning, one in _BEGINNINGS.items() if sentence.startswith(beginning)), None)
+
+
+def kept(attributes: Mapping[str, Any], key: str, kind: Any) -> Any:
+    """An attribute of a study, as `kind`; None where it has none.
+
+    Raises StudyError where another program has put something else there.
+    """
+    if key not in attributes:
+        return None
+    try:
+        return _reader(kind).validate_python(attributes[key])
+    except ValidationError as error:
+        raise StudyError(
+            f"the study's attribute {key!r} cannot be read: another program has changed it ({error.errors()[0]['msg']})"
+        ) from error
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def number(attributes: Mapping[str, Any], key: str) -> float | None:
+    """A finite number among the attributes of a trial; None where there is none, whatever stands in its place."""
+    found = attributes.get(key)
+    try:
+        return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
+    except OverflowError:
+        return None

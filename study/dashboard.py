@@ -15,22 +15,27 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
+import sqlalchemy
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 from optuna_dashboard import save_note, save_plotly_graph_object, wsgi
 
 from models.bundle import folder as bundle
+from models.bundle.readable import in_markdown
 from study import StudyError
-from study.attributes import CONFIG, IDENTITY
+from study.attributes import CONFIG, IDENTITY, kept
 from study.config.schema import StudyConfig
 from study.result.pictures import confusion_picture, mistakes_picture
 from study.result.report import search_figures
@@ -38,11 +43,9 @@ from study.search.best import best_of, read_best
 from study.search.members import Membership
 from study.search.opened import check_name
 from study.storage.door import open_storage, runs_folder
-from study.storage.lean import LeanStorage
+from study.storage.lean import UNREADABLE, LeanStorage, readable
 from study.storage.ownership import check_folder
-
-if TYPE_CHECKING:
-    from optuna.study._frozen import FrozenStudy
+from study.storage.private import tables
 
 FRESH_SECONDS = 5.0
 """Figures are not made more often than that."""
@@ -61,17 +64,46 @@ class Shown(LeanStorage):
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
         self.runs = Path("runs")
-        self.url = ""
         self._lock = threading.Lock()
+        self._said: dict[str, str] = {}
         self.offered: dict[str, Offer] = {}  # every file that was ever shown, by its number
         self._cache: dict[tuple[int, str], tuple[float, dict[str, Any]]] = {}
 
-    def get_all_studies(self) -> "list[FrozenStudy]":
+    def get_all_studies(self) -> list[FrozenStudy]:
         """All studies, with what is made for looking at them."""
-        studies = super().get_all_studies()
-        for study in studies:
+        try:
+            studies = super().get_all_studies()
+        except UNREADABLE:  # somewhere in one of them
+            studies = self._readable_studies()
+        named = [study for study in studies if isinstance(study.study_name, str)]  # SQLite keeps anything there
+        for study in named:
             study.system_attrs.update(self._made_for(study))
-        return studies
+        return named
+
+    def _readable_studies(self) -> list[FrozenStudy]:
+        """All studies; of one that another program has changed the name alone."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                sqlalchemy.select(tables.StudyModel.study_id, tables.StudyModel.study_name).order_by("study_id")
+            ).all()
+        found = []
+        for number, name in rows:
+            directions: list[StudyDirection] = [StudyDirection.MAXIMIZE]
+            user: dict[str, Any] = {}
+            system: dict[str, Any] = {}
+            try:
+                with readable(f"the study {name!r}"):
+                    directions = self.get_study_directions(number)
+                user, system = self.get_study_user_attrs(number), super().get_study_system_attrs(number)
+            except StudyError as error:
+                self._say_once(str(name), error)
+            found.append(FrozenStudy(str(name), None, user, system, number, directions=directions))
+        return found
+
+    def _say_once(self, name: str, error: Exception) -> None:
+        if self._said.get(name) != str(error):
+            self._said[name] = str(error)
+            logger.warning(f"{name} is shown without what cannot be read: {error}")
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """Optuna's attributes, with what is made for looking at the study. Raises KeyError when there is none."""
@@ -79,7 +111,7 @@ class Shown(LeanStorage):
         made = next((attrs for (known, _), (_, attrs) in self._cache.items() if known == study_id), {})
         return {**found, **made}
 
-    def _made_for(self, study: "FrozenStudy") -> dict[str, Any]:
+    def _made_for(self, study: FrozenStudy) -> dict[str, Any]:
         key = (study._study_id, study.study_name)
         with self._lock:
             made = self._cache.get(key)
@@ -90,22 +122,22 @@ class Shown(LeanStorage):
                     # What was drawn stays drawn.
                     self.offered = {offer.number: offer for offer in files} | self.offered
                 except Exception as error:  # a study of another version is shown as Optuna would show it
-                    logger.warning(f"no figures for {study.study_name}: {error}")
+                    self._say_once(study.study_name, error)
                     attrs = {}
                 made = self._cache[key] = time.monotonic(), attrs
             return made[1]
 
-    def runs_of(self, study: "FrozenStudy") -> Path | None:
+    def runs_of(self, study: FrozenStudy) -> Path | None:
         """Where the study's files lie; None where they are those of another database's study of the same name."""
         try:
             folder = self.runs / check_name(study.study_name)  # other names reach no path
-            check_folder(study.study_name, folder, self.url, study.user_attrs.get(IDENTITY))
+            check_folder(study.study_name, folder, self, kept(study.user_attrs, IDENTITY, str))
         except StudyError:
             return None
         return self.runs
 
 
-def extras(study: "FrozenStudy", trials: list[FrozenTrial], runs: Path | None) -> tuple[dict[str, Any], "list[Offer]"]:
+def extras(study: FrozenStudy, trials: list[FrozenTrial], runs: Path | None) -> tuple[dict[str, Any], "list[Offer]"]:
     """System attributes that the dashboard reads as a note, figures and files, and these files.
 
     Nothing for a study of plain Optuna.
@@ -127,15 +159,20 @@ def extras(study: "FrozenStudy", trials: list[FrozenTrial], runs: Path | None) -
 def note(name: str, config: StudyConfig) -> str:
     """What is searched, on what, how to read it and how to go on; Markdown."""
     rungs = "; ".join(" → ".join(map(str, one)) for one in config.brackets) if config.brackets else "no pruning"
+    leaky = " (LEAKY)" if config.protocol == "random" else ""
     lines = [
-        f"## {name}",
-        f"Searches {len(config.space)} parameters of a CNN on `{config.data}` at {config.image_size} px, protocol "
-        f"**{config.protocol}**{' (LEAKY)' if config.protocol == 'random' else ''}; {config.trials or 'any number of'} "
-        f"trials of up to {config.epochs} epochs; rungs (epochs, by bracket): {rungs}.",
+        f"## {in_markdown(name)}",
+        f"Searches {len(config.space)} parameters of a CNN on {in_markdown(config.data)} at {config.image_size} px, "
+        f"protocol **{config.protocol}**{leaky}; {config.trials or 'any number of'} trials of up to {config.epochs} "
+        f"epochs; rungs (epochs, by bracket): {rungs}.",
         f"The value is the validation {config.metric} after a trial's last epoch: a *selection score*. The best of "
         "many is not a performance; that is in the report, once the study has ended (files below).",
-        f"Go on: `study resume {name}`. More: `study resume {name} --trials N`. Standing: `study status {name}`.",
     ]
+    with suppress(StudyError):  # a name that is none of ours is no word of a command
+        check_name(name)
+        lines.append(
+            f"Go on: `study resume {name}`. More: `study resume {name} --trials N`. Standing: `study status {name}`."
+        )
     return "\n\n".join(lines)
 
 
@@ -161,7 +198,7 @@ class Offer:
         return {"artifact_id": self.number, "filename": self.name, "mimetype": kind, "encoding": None}
 
 
-def offers(study: "FrozenStudy", own: list[FrozenTrial], runs: Path | None) -> list[Offer]:
+def offers(study: FrozenStudy, own: list[FrozenTrial], runs: Path | None) -> list[Offer]:
     """The report and the cards of the shipped model, and what the best trial takes for what."""
     if runs is None:
         return []
@@ -230,7 +267,7 @@ def application(url: str, *, write: bool) -> Application:
     """The dashboard as a WSGI application; without `write` it can change nothing. Raises StudyError."""
     storage = open_storage(url, create=False, write=write, kind=Shown)
     assert isinstance(storage, Shown)
-    storage.runs, storage.url = runs_folder(url), url
+    storage.runs = runs_folder(url)
     app: Application = wsgi(storage, artifact_store=Files(storage))
     return app if write else _read_only(app)
 

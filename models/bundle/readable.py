@@ -19,7 +19,7 @@ SHOWN: tuple[Literal["precision", "recall", "f1-score"], ...] = ("precision", "r
 def markdown(card: Card) -> str:
     """MODEL_CARD.md from the card; what the card lacks is left out."""
     sections = [
-        (f"Model card: {_text(card.study.name if card.study else 'image classifier')}", _head(card)),
+        (f"Model card: {in_markdown(card.study.name if card.study else 'image classifier')}", _head(card)),
         ("Use", _use()),
         ("Scores", _scores(card, card.test) if card.test else []),
         ("Data", _data(card, card.data) if card.data else []),
@@ -42,8 +42,8 @@ def _head(card: Card) -> Lines:
     return [
         f"**{card.notice}**",
         f"A convolutional network that sorts images of {size} x {size} pixels into {len(card.classes)} classes: "
-        f"{', '.join(map(_text, card.classes))}. It always names one of them, also for an image that shows something "
-        "else.",
+        f"{', '.join(map(in_markdown, card.classes))}. It always names one of them, also for an image that shows "
+        "something else.",
         f"**{mark}**:{why}" if card.leaky else None,
         f"Made {card.made}; the machine-readable twin of this page is `card.json`." if card.made else None,
     ]
@@ -73,7 +73,7 @@ def _scores(card: Card, test: HeldOutScores) -> Lines:
         ("openings of the test part", card.test_openings),
     ]
     rows: list[tuple[Cell, ...]] = [
-        (_text(name), *(f"{row[key]:.3f}" for key in SHOWN), int(row["support"]))
+        (in_markdown(name), *(f"{row[key]:.3f}" for key in SHOWN), int(row["support"]))
         for name, row in ((name, test.of_class(name)) for name in card.classes)
     ]
     classes = _table(("class", "precision", "recall", "F1", "images"), rows)
@@ -83,11 +83,11 @@ def _scores(card: Card, test: HeldOutScores) -> Lines:
 def _data(card: Card, data: Data) -> Lines:
     size = data.source_size
     facts: list[tuple[str, Cell]] = [
-        ("source", _text(data.source)),
+        ("source", in_markdown(data.source)),
         ("images", data.images),
         ("median size of the files, pixels", f"{size[0]} x {size[1]}" if size else None),
         ("groups (images of one source)", data.groups),
-        ("how the groups are known", _text(data.groups_from)),
+        ("how the groups are known", in_markdown(data.groups_from)),
         ("parts, images", ", ".join(f"{part} {count}" for part, count in data.parts.items())),
         ("unreadable, left out", len(data.skipped) or None),
         ("synthetic", "yes: no score here says anything about real images" if card.synthetic_data else None),
@@ -163,6 +163,6 @@ def _flat(text: str) -> str:
     return "".join(one if one.isprintable() else " " for one in text)
 
 
-def _text(text: str) -> str:
+def in_markdown(text: str) -> str:
     """Names of classes, studies and folders as text: no HTML, no link, no mark."""
     return re.sub(r"[\\`*\[\]<>]", r"\\\g<0>", _flat(text))

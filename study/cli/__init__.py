@@ -1,6 +1,7 @@
 """The `study` command: parse, print, exit code. Data goes to stdout, talk to stderr."""
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from study.cli import model as model_commands
 from study.cli import plan as plan_command
 from study.cli import sql as sql_commands
 from study.cli import status as status_command
-from study.cli.display import Display, err, plain, show, storage_option
+from study.cli.display import Display, PlainLog, err, plain, show, storage_option
 from study.cli.options import (
     Data,
     Device,
@@ -201,6 +202,8 @@ def main(began: float | None = None) -> None:
     """Run the command; the user's mistakes end in one line, our own stay loud."""
     BEGAN.set(began)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if logging.lastResort:  # it writes what nobody else takes: our log
+        logging.lastResort.setFormatter(PlainLog())
     try:
         code = app(standalone_mode=False)
     except (DataError, ModelError, StudyError) as error:

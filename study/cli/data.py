@@ -1,6 +1,5 @@
 """`study data`: look at a folder of images before anything is trained."""
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -11,8 +10,8 @@ import typer
 from data import known
 from data.datasets import ImageSet, load
 from data.splits import Parts, make_parts
-from study.cli.display import err, print_table, show
-from study.cli.options import AsJson, SkipBad, group
+from study.cli.display import err, print_csv, print_table, show
+from study.cli.options import AsCsv, AsJson, CsvSafe, SkipBad, group
 
 app = group("Look at a folder of images, divide it, or fetch a known dataset.")
 
@@ -72,17 +71,16 @@ def split(
     folder: Folder,
     groups: Groups = None,
     seed: Seed = 0,
-    as_csv: Annotated[bool, typer.Option("--csv", help="path,label,group,part of every image on stdout.")] = False,
+    as_csv: AsCsv = False,
+    csv_safe: CsvSafe = False,
     skip_bad: SkipBad = False,
 ) -> None:
-    """The parts that a study of this folder and seed uses."""
+    """The parts that a study of this folder and seed uses; as CSV: path, label, group and part of every image."""
     from data.audit import part_counts, split_rows
 
     dataset, parts = _load(folder, groups, seed, skip_bad)
-    if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "label", "group", "part"])
-        writer.writerows(split_rows(dataset, parts))
+    if as_csv or csv_safe:
+        print_csv(("path", "label", "group", "part"), split_rows(dataset, parts), safe=csv_safe)
         return
     counts = {name: part_counts(dataset, parts, label) for label, name in enumerate(dataset.classes)}
     print_table(("class", *next(iter(counts.values()))), [(name, *row.values()) for name, row in counts.items()])

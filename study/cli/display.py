@@ -1,12 +1,16 @@
 """What a person sees while a study runs, and at its end."""
 
+import csv
+import itertools
+import logging
 import math
 import re
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from shlex import quote
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,8 +30,25 @@ from study.storage.door import DEFAULT_URL, masked
 
 DRAW_SECONDS = 0.2
 
-out = Console()
-err = Console(stderr=True)
+
+class _Plain(Console):
+    """A console that obeys no control character in what it is given to print."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich does."""
+        super().print(*(plain(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+class PlainLog(logging.Formatter):
+    """The same for what is logged."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message alone."""
+        return plain(super().format(record))
+
+
+out = _Plain()
+err = _Plain(stderr=True)
 
 
 def plain(text: str) -> str:
@@ -35,8 +56,8 @@ def plain(text: str) -> str:
     return CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\udc80-\udcff]")
-"""All but line feed and tab; also those that turn the direction of what follows."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""All but line feed and tab; also those that turn the direction of what follows, and halves of characters."""
 
 
 def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str | None = None) -> None:
@@ -47,7 +68,21 @@ def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str
     for row in rows:
         shown.add_row(*(escape(plain(str(value))) for value in row))
     # A pipe has no width to fit into: each row stays on one line.
-    (out if out.is_terminal else Console(width=10_000)).print(shown)
+    (out if out.is_terminal else _Plain(width=10_000)).print(shown)
+
+
+def print_csv(head: Sequence[str], rows: Iterable[Iterable[Any]], *, safe: bool, to: IO[str] | None = None) -> None:
+    """Rows as CSV, on stdout unless `to` is given, as they come; `safe`: a spreadsheet runs none of the cells."""
+    to = to or sys.stdout
+    shown_as: Callable[[str], str] = _harmless if safe else plain if to.isatty() else str
+    writer = csv.writer(to, lineterminator="\n")
+    for row in itertools.chain([head], rows):
+        writer.writerow([shown_as(cell) if isinstance(cell, str) else cell for cell in row])
+
+
+def _harmless(cell: str) -> str:
+    """What a spreadsheet takes for text (a quote before it, as OWASP advises)."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 class Display:
@@ -217,7 +252,7 @@ class Display:
             f"study resume {quote(name)} {budget}{option}",
             f"study dashboard{option}",
         ):
-            out.print(f"  {plain(command)}", highlight=False, markup=False, soft_wrap=True)
+            out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def storage_option(storage: str) -> str:
@@ -276,7 +311,7 @@ def show(console: Console, *, quiet: bool = False) -> Iterator[Display]:
 
     def say(line: str) -> None:
         if not quiet:
-            console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def log(line: str) -> None:
         if not bars:

@@ -1,10 +1,9 @@
 """`study predict` and `study evaluate`: a saved model on images."""
 
-import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Annotated
@@ -15,8 +14,8 @@ from models.bundle.card import Card, percent
 from models.bundle.folder import load
 from models.bundle.readable import SHOWN
 from study import StudyError
-from study.cli.display import err, plain, print_table, show
-from study.cli.options import AsJson, Device, SkipBad, choose_device
+from study.cli.display import err, print_csv, print_table, show
+from study.cli.options import AsCsv, AsJson, CsvSafe, Device, SkipBad, choose_device
 from study.use.evaluate import Evaluation
 from study.use.evaluate import evaluate as score_folder
 from study.use.predict import Row, find_images, predict_files, threshold_of, unlike_training
@@ -33,10 +32,8 @@ def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders; - reads names on stdin.")],
     as_json: AsJson = False,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="CSV on stdout, as it is: cells may begin with =, which spreadsheets run.")
-    ] = False,
-    csv_safe: Annotated[bool, typer.Option("--csv-safe", help="CSV whose cells no spreadsheet runs.")] = False,
+    as_csv: AsCsv = False,
+    csv_safe: CsvSafe = False,
     top: Annotated[int | None, typer.Option(min=1, help="Only so many classes, the most probable first.")] = None,
     explain: Annotated[Path | None, typer.Option(metavar="DIR", help="Write Grad-CAM overlays here.")] = None,
     set_level: Annotated[
@@ -75,8 +72,11 @@ def predict(
         if as_json:
             _write_json(rows, out)
         elif as_csv:
-            shown_as = _harmless if csv_safe else _for_a_terminal if out.isatty() else list
-            _write_csv(rows, out, bundle.classes, top, threshold is not None, shown_as)
+            best = range(1, min(top or 0, len(bundle.classes)) + 1)
+            shown = [f"{what}_{place}" for place in best for what in ("label", "probability")] or list(bundle.classes)
+            sets = ["set", "abstain"] if threshold is not None else []
+            cells = (_cells(row, len(shown), bool(top), bool(sets)) for row in rows)
+            print_csv(["path", "label", *shown, *sets, "error"], cells, safe=csv_safe, to=out)
         else:
             table = list(rows)
     if not as_json and not as_csv:
@@ -103,38 +103,17 @@ def _write_json(rows: Iterator[Row], out: IO[str]) -> None:
     out.write("[]\n" if before == "[\n" else "\n]\n")
 
 
-def _harmless(cells: list[str]) -> list[str]:
-    """Cells that a spreadsheet takes for text (a quote before them, as OWASP advises)."""
-    return [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells]
-
-
-def _for_a_terminal(cells: list[str]) -> list[str]:
-    return [plain(cell) for cell in cells]
-
-
-def _write_csv(
-    rows: Iterator[Row],
-    out: IO[str],
-    classes: tuple[str, ...],
-    top: int | None,
-    sets: bool,
-    shown_as: Callable[[list[str]], list[str]],
-) -> None:
-    best = range(1, min(top or 0, len(classes)) + 1)
-    ranked = [f"{what}_{place}" for place in best for what in ("label", "probability")]
-    shown = ranked if top else list(classes)
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(shown_as(["path", "label", *shown, *(["set", "abstain"] if sets else []), "error"]))
-    for row in rows:
-        pairs = row.get("probabilities", {})
-        if top:
-            cells = [cell for name, value in pairs.items() for cell in (name, f"{value:.6f}")]
-        else:
-            cells = [f"{value:.6f}" for value in pairs.values()]
-        cells = cells or [""] * len(shown)
-        if sets:
-            cells += ["|".join(row.get("set", [])), str(row.get("abstain", "")).lower()]
-        writer.writerow(shown_as([row["path"], row.get("label", ""), *cells, row.get("error", "")]))
+def _cells(row: Row, count: int, ranked: bool, sets: bool) -> list[str]:
+    """A line of the CSV: `count` cells of probabilities, with the names before them where they are ranked."""
+    pairs = row.get("probabilities", {})
+    if ranked:
+        cells = [cell for name, value in pairs.items() for cell in (name, f"{value:.6f}")]
+    else:
+        cells = [f"{value:.6f}" for value in pairs.values()]
+    cells = cells or [""] * count
+    if sets:
+        cells += ["|".join(row.get("set", [])), str(row.get("abstain", "")).lower()]
+    return [row["path"], row.get("label", ""), *cells, row.get("error", "")]
 
 
 def _show_table(rows: list[Row], top: int | None, sets: bool) -> None:

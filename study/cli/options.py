@@ -27,6 +27,10 @@ Hours = Annotated[
     float | None, typer.Option(help="Time for everything, from the command to the exported model; pauses do not count.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")]
+AsCsv = Annotated[
+    bool, typer.Option("--csv", help="CSV on stdout, as it is: cells may begin with =, which spreadsheets run.")
+]
+CsvSafe = Annotated[bool, typer.Option("--csv-safe", help="CSV whose cells no spreadsheet runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 

@@ -1,17 +1,18 @@
 """`study sql`: questions to the history, answered as a table, JSON or CSV."""
 
-import csv
 import itertools
 import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from study import StudyError
-from study.cli.display import err, out, print_table
+from study.cli.display import err, out, print_csv, print_table
+from study.cli.options import AsCsv, AsJson, CsvSafe
 from study.storage.door import DEFAULT_URL, storage_trouble
 from study.storage.query import SECONDS, ask
 from study.storage.recipes import RECIPES
@@ -31,15 +32,17 @@ def sql(
     storage: Annotated[
         str, typer.Option(help="Database of studies: sqlite:///FILE or postgresql+psycopg://...")
     ] = DEFAULT_URL,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values on stdout.")] = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    csv_safe: CsvSafe = False,
     schema: Annotated[bool, typer.Option("--schema", help="What columns there are, and what they mean.")] = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="Give up after so long.")] = SECONDS,
 ) -> None:
     """Ask the history of trials in SQL; nothing is ever written. Without a query: a list of recipes."""
+    as_csv = as_csv or csv_safe
     if as_json and as_csv:
         raise StudyError("--json and --csv exclude each other")
-    write = _json if as_json else _csv if as_csv else _table
+    write = _json if as_json else partial(print_csv, safe=csv_safe) if as_csv else _table
     if schema:
         head = ("view", "column", "type", "unit", "meaning")
         write(head, [(view, *vars(one).values()) for view, columns in COLUMNS.items() for one in columns])
@@ -77,12 +80,6 @@ def _short(value: object) -> object:
     if isinstance(value, float):
         return f"{value:.6g}"
     return "" if value is None else value
-
-
-def _csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
 
 
 def _json(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -44,7 +44,7 @@ def status(
         names = study_names(database) if name is None else [name]
         rows = [_row_or_note(database, one, storage) for one in names]
     if name is not None and rows[0].keys() == {"name", "note"}:
-        raise StudyError(f"{name}: {rows[0]['note']}")
+        raise StudyError(str(rows[0]["note"]))
     if as_json:
         sys.stdout.write(json.dumps(rows if name is None else rows[0], indent=2) + "\n")
         return
@@ -60,8 +60,6 @@ def _watch(name: str | None, storage: str, as_json: bool) -> None:
     with storage_trouble(storage), stoppable():
         try:
             follow(name, storage, out)
-        except BROKEN as error:
-            raise StudyError(f"{name} cannot be read: {type(error).__name__}: {error}") from error
         except Stopped as stop:
             raise typer.Exit(stop.exit_code) from None
 
@@ -70,13 +68,8 @@ def _row_or_note(database: LeanStorage, name: str, storage: str) -> Row:
     """One study's standing; what another program has written into it must not hide the others."""
     try:
         return _row(database, name, storage)
-    except BROKEN as error:
-        first = (str(error).splitlines() or [""])[0]
-        return {"name": name, "note": f"cannot be read: {type(error).__name__}: {first}"}
-
-
-BROKEN = (ValueError, TypeError, KeyError, AttributeError)
-"""What attributes of any content make our own reading raise (pydantic's and JSON's errors are ValueErrors)."""
+    except StudyError as error:
+        return {"name": name, "note": str(error)}
 
 
 def _row(database: LeanStorage, name: str, storage: str) -> Row:
@@ -84,10 +77,10 @@ def _row(database: LeanStorage, name: str, storage: str) -> Row:
     study = load_study(database, name)
     row = _counts(study, holders(database))
     try:
-        ours = existing(database, name, runs_folder(storage))
-    except StudyError as error:  # plain Optuna's, or another version's: no reason to hide the others
+        found = _found(existing(database, name, runs_folder(storage)))
+    except StudyError as error:  # plain Optuna's, another version's, or changed by another program
         return {**row, "note": str(error)}
-    return {**row, **_found(ours), "go_on": f"study resume {quote(name)}{storage_option(storage)}"}
+    return {**row, **found, "go_on": f"study resume {quote(name)}{storage_option(storage)}"}
 
 
 def _counts(study: optuna.Study, held: dict[int, str]) -> Row:

@@ -12,8 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.bundle.card import percent
-from study.attributes import FINAL_STAGE, MODELS, SECONDS
+from study.attributes import FINAL_STAGE, MODELS, SECONDS, number
 from study.cli.display import duration, plain
+from study.result.final import Written
+from study.result.refit import FinalStage
 from study.result.report import rungs_table
 from study.search.open_study import OpenStudy, existing
 from study.search.trial import in_words
@@ -91,16 +93,14 @@ def _running(trial: FrozenTrial, study: OpenStudy, held: dict[int, str]) -> Runn
 
 def _ended(study: OpenStudy, own: list[FrozenTrial]) -> bool:
     """Whether there is a model, and nobody at work."""
-    models = study.attribute(MODELS)
-    rows = [one for one in models if isinstance(one, dict)] if isinstance(models, list) else []
-    shipped = any(one.get("path") == "model" for one in rows)
+    shipped = any(one.path == "model" for one in study.attribute(MODELS, list[Written]) or ())
     return shipped and bool(own) and not study.clock.is_held()
 
 
 def _finishing(study: OpenStudy) -> bool:
     wanted = study.config.trials
     enough = wanted is not None and len(study.own_trials()) >= wanted
-    return enough or study.attribute(FINAL_STAGE) is not None or study.search_seconds_left() <= 0
+    return enough or study.attribute(FINAL_STAGE, FinalStage) is not None or study.search_seconds_left() <= 0
 
 
 def _left(study: OpenStudy, own: list[FrozenTrial], workers: int) -> str:
@@ -110,7 +110,7 @@ def _left(study: OpenStudy, own: list[FrozenTrial], workers: int) -> str:
         search = max(0.0, study.search_seconds_left())
         whole = max(0.0, 3600 * hours - study.clock.spent())
         return f"{duration(search)} left in the search, {duration(whole)} in all"
-    seconds = [float(trial.user_attrs.get(SECONDS, 0.0)) for trial in own]
+    seconds = [number(trial.user_attrs, SECONDS) or 0.0 for trial in own]
     if study.config.trials is None or not seconds:
         return ""
     left = max(0, study.config.trials - len(own)) * sum(seconds) / len(seconds) / max(1, workers)

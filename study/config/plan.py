@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import BaseModel, FiniteFloat, JsonValue, ValidationError
 
 from models.cost import Cost
 from study import StudyError
@@ -64,6 +64,10 @@ class Planned(BaseModel):
             + (f", and the {' and the '.join(rivals)}" if rivals else ""),
             "result": "trees, scores, export, report",
         }
+
+
+ENDS = dict[Stage, FiniteFloat]
+"""Stage -> what the clock said at its end, seconds."""
 
 
 def taken(ends: Mapping[str, float]) -> dict[Stage, float]:

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from models.scores.calibration import Bin
 from models.training import EpochResult
-from study.attributes import BRACKET
+from study.attributes import BRACKET, number
 
 # Told apart by people with any kind of colour vision (Okabe and Ito 2008), and by lightness on grey paper.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -42,7 +42,7 @@ def learning_curves(trials: list[FrozenTrial], metric: str) -> go.Figure:
                 y=[trial.intermediate_values[step] for step in steps],
                 name=f"trial {trial.number}{' (pruned)' if pruned else ''}",
                 mode="lines+markers",
-                line_color=COLOURS[(trial.user_attrs.get(BRACKET) or 0) % len(COLOURS)],
+                line_color=COLOURS[int(number(trial.user_attrs, BRACKET) or 0) % len(COLOURS)],
                 opacity=0.35 if pruned else 1.0,
                 showlegend=False,
             )
@@ -95,9 +95,9 @@ def rung_survival(rungs: Rungs) -> go.Figure:
 def cost_against_score(trials: list[FrozenTrial], attribute: str, label: str) -> go.Figure:
     """Selection score of complete trials against what they cost, with the Pareto front."""
     points = sorted(
-        (float(trial.user_attrs[attribute]), -(trial.value or 0.0), trial.number)
+        (cost, -(trial.value or 0.0), trial.number)
         for trial in trials
-        if trial.state == TrialState.COMPLETE and attribute in trial.user_attrs
+        if trial.state == TrialState.COMPLETE and (cost := number(trial.user_attrs, attribute)) is not None
     )
     front: list[tuple[float, float]] = []
     for cost, negative, _ in points:

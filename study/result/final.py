@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from data.images import DECODING, source_size
 from data.splits import random_parts
@@ -16,7 +16,7 @@ from models.bundle import folder as bundle
 from models.bundle.card import Data, Final, Leaky, Opening, Origin, Preprocessing, StudyCard
 from models.bundle.reference import IMAGENET
 from study import StudyError
-from study.attributes import BASELINE, MODELS, NUM_PARAMS
+from study.attributes import BASELINE, MODELS, NUM_PARAMS, number
 from study.config.schema import Rival
 from study.result.refit import (
     FinalEpoch,
@@ -185,7 +185,7 @@ def _remember(study: OpenStudy, work: Workspace, directory: Path, card: StudyCar
         opening=card.test_opening.number,
         leaky=card.leaky,
     )
-    before = TypeAdapter(list[Written]).validate_python(study.attribute(MODELS) or [])
+    before: list[Written] = study.attribute(MODELS, list[Written]) or []
     kept = [other for other in before if other.path != row.path]
     study.remember(MODELS, [other.model_dump() for other in (*kept, row)])
 
@@ -254,7 +254,7 @@ def _card(
             trainings=len(trained),
             seconds=round(sum(epoch.seconds for one in trained for epoch in one.epochs), 3),
             epoch_seconds=[round(epoch.seconds, 3) for epoch in trained[0].epochs],
-            num_params=trial.user_attrs.get(NUM_PARAMS),
+            num_params=None if (count := number(trial.user_attrs, NUM_PARAMS)) is None else int(count),
         ),
         data=Data(
             source=config.data,

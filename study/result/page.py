@@ -13,7 +13,7 @@ from models.scores.conformal import Refused
 from models.scores.evaluation import HeldOutScores, Positive
 from models.scores.intervals import Interval
 from models.training import EpochResult
-from study.attributes import BASELINE, NUM_PARAMS, SECONDS
+from study.attributes import BASELINE, NUM_PARAMS, SECONDS, number
 from study.config.schema import StudyConfig
 from study.config.space import Entry, Range
 from study.result import figures
@@ -266,7 +266,7 @@ def _trials(trials: list[FrozenTrial]) -> str:
             "baseline" if trial.user_attrs.get(BASELINE) else trial.state.name.lower(),
             round(trial.value, 4) if trial.value is not None else "",
             trial.last_step or 0,
-            round(trial.user_attrs.get(SECONDS, 0), 1),
+            round(number(trial.user_attrs, SECONDS) or 0.0, 1),
             ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items()),
         )
         for trial in trials

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from models import files
 from models.bundle import folder as bundle
@@ -19,7 +19,7 @@ from models.cnn import CNN, CNNConfig
 from models.memory import OutOfMemoryError
 from models.training import EpochResult, derive_seed
 from study import StudyError
-from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, INFEASIBLE, why
+from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, INFEASIBLE, number, why
 from study.config.plan import CONFIRM_SEEDS, MOST_CONFIRMED, extended, shortened
 from study.config.schema import StudyConfig
 from study.config.space import cnn_config, full_point
@@ -120,8 +120,7 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
     if planned is None or hours is None:
         return work
     count = len(study.own_trials())
-    kept = study.attribute(FINAL_STAGE)
-    stage = None if kept is None else FinalStage.model_validate(kept)
+    stage: FinalStage | None = study.attribute(FINAL_STAGE, FinalStage)
     if stage is None or (stage.trials, stage.hours) != (count, hours):
         if again:
             return work
@@ -139,8 +138,8 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
 
 def _epoch_seconds(study: OpenStudy, planned: float, best: int) -> float:
     """Of the final training: as so many of the best trials were measured, or else as it was planned."""
-    seconds = [trial.user_attrs.get(EPOCH_SECONDS) for trial in ranked(study)[:best]]
-    measured = [float(one) for one in seconds if one]
+    seconds = [number(trial.user_attrs, EPOCH_SECONDS) for trial in ranked(study)[:best]]
+    measured = [one for one in seconds if one]
     return FINAL_SHARE * max(measured) if measured else planned
 
 
@@ -170,8 +169,8 @@ def chosen(
 
 def confirmed(study: OpenStudy) -> list[Confirmed] | None:
     """What the best trials reached when they were trained anew, best first; None where that was not done."""
-    rows = study.attribute(CONFIRMED)
-    return None if rows is None else TypeAdapter(list[Confirmed]).validate_python(rows)
+    rows: list[Confirmed] | None = study.attribute(CONFIRMED, list[Confirmed])
+    return rows
 
 
 def _confirm(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, float]:

@@ -18,7 +18,7 @@ from models import files
 from models.bundle.card import LEAKY, StudyCard
 from models.scores.evaluation import ClassScores, HeldOutScores
 from models.training import EpochResult
-from study.attributes import BRACKET, EPOCH_SECONDS, INFEASIBLE, NUM_PARAMS, PRUNED_BECAUSE, SECONDS, why
+from study.attributes import BRACKET, EPOCH_SECONDS, INFEASIBLE, NUM_PARAMS, PRUNED_BECAUSE, SECONDS, number, why
 from study.config.schema import StudyConfig
 from study.config.space import PARAMETERS, Entry, Range, Value, full_point, numbers
 from study.result import figures
@@ -72,8 +72,8 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, Js
             {
                 "config": point | {name: list(numbers(point[name])) for name in ("kernel_sizes", "dense_units")},
                 "val_accuracy": 100 * trial.value,
-                "total_time": attributes.get(SECONDS),
-                "avg_epoch_time": attributes.get(EPOCH_SECONDS),
+                "total_time": number(attributes, SECONDS),
+                "avg_epoch_time": number(attributes, EPOCH_SECONDS),
                 "trial": trial.number,
                 "state": trial.state.name,
                 "epochs": trial.last_step,
@@ -88,7 +88,7 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, Js
 def times_table(trials: list[FrozenTrial], card: StudyCard, config: StudyConfig) -> dict[str, float | int]:
     """Where the time went, in seconds; pauses between runs do not count."""
     epochs = sum(len(trial.intermediate_values) for trial in trials)
-    search = sum(trial.user_attrs.get(SECONDS, 0.0) for trial in trials)
+    search = sum(number(trial.user_attrs, SECONDS) or 0.0 for trial in trials)
     final_epochs = card.final.epochs * card.final.trainings
     return {
         "search_seconds": round(search, 2),

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from models.bundle.card import Conformal, Leaky, Opening
 from models.cnn import CNN
@@ -53,7 +52,7 @@ Ints = NDArray[np.int64]
 
 def openings(study: OpenStudy) -> list[Opening]:
     """Every look at the test part so far."""
-    return TypeAdapter(list[Opening]).validate_python(study.attribute(OPENINGS) or [])
+    return study.attribute(OPENINGS, list[Opening]) or []
 
 
 def trees_digest(work: Workspace) -> str:

@@ -1,6 +1,7 @@
 """Which trials are a study's own: anybody may write to its database, with plain Optuna or from a notebook."""
 
 import math
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -31,7 +32,7 @@ class Membership:
 
     def too_large(self, trial: FrozenTrial) -> str | None:
         """Why a trial's network lies above the limit; None when it does not, or when its point is not whole."""
-        point = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        point = point_of(trial)
         if point.keys() != self.space.keys() or misfit(self._config.space, point):
             return None
         too_much = self._config.above_limit(point)
@@ -50,7 +51,7 @@ class Membership:
         return self._other_steps(trial)
 
     def _unfit(self, trial: FrozenTrial) -> str | None:
-        given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        given = point_of(trial)
         if reason := misfit(self._config.space, given):
             return f"not a point of this study: {reason}"
         if any(self.space[name] != drawn_from for name, drawn_from in trial.distributions.items()):
@@ -62,3 +63,9 @@ class Membership:
         if steps != list(range(1, len(steps) + 1)) or len(steps) > self._config.epochs:
             return "its steps are not this study's epochs"
         return None
+
+
+def point_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The parameters of a trial so far, those that were enqueued for it included."""
+    enqueued = trial.system_attrs.get("fixed_params")
+    return {**(enqueued if isinstance(enqueued, dict) else {}), **trial.params}

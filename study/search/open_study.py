@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy
@@ -13,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
 from study import StudyError
-from study.attributes import ASKED, BASELINE, CONFIG, CONTRACT, PLANNED, STAGES
-from study.config.plan import Planned, Stage
+from study.attributes import ASKED, BASELINE, CONFIG, CONTRACT, PLANNED, STAGES, kept
+from study.config.plan import ENDS, Planned, Stage
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.config.space import distributions
@@ -52,43 +53,40 @@ class OpenStudy:
         """The finished trials that are the study's own."""
         return self.members.own(self.trials())
 
-    def attribute(self, key: str) -> JsonValue:
-        """An attribute of the study; None where it has none."""
-        value: JsonValue = self.study.user_attrs.get(key)
-        return value
+    def attribute(self, key: str, kind: Any) -> Any:
+        """An attribute of the study, as `kind`; None where it has none, StudyError where it is something else."""
+        return kept(self.study.user_attrs, key, kind)
 
     def remember(self, key: str, value: JsonValue) -> None:
         """Write an attribute of the study, unless it is there already."""
-        if self.attribute(key) != value:
+        if self.study.user_attrs.get(key) != value:
             self.study.set_user_attr(key, value)
 
     def planned(self) -> Planned | None:
         """What was expected of each stage; None where nothing was planned."""
-        kept = self.attribute(PLANNED)
-        return None if kept is None else Planned.model_validate(kept)
+        found: Planned | None = self.attribute(PLANNED, Planned)
+        return found
 
     def left_to_plan(self) -> tuple[str, ...]:
         """The fields that were asked for as "auto"."""
-        asked = self.attribute(ASKED)
-        return Asked(asked).autos if isinstance(asked, dict) else ()
+        return Asked(self.attribute(ASKED, dict[str, JsonValue]) or {}).autos
 
     def hours(self) -> float | None:
         """As they were last given, by whatever command."""
-        config = self.attribute(CONFIG)
-        hours = config.get("hours") if isinstance(config, dict) else None
-        return float(hours) if isinstance(hours, int | float) else None
+        return stored_config(self.study).hours
 
     def has_ended(self, stage: Stage) -> bool:
         """Whether the end of a stage was noted."""
-        ends = self.attribute(STAGES)
-        return isinstance(ends, dict) and stage in ends
+        return stage in self._ends()
 
     def stage_ends(self, stage: Stage, at: float | None = None) -> None:
         """Note what the clock says, or said `at` the end of a stage; of one that comes again the last end counts."""
         if self.planned():
-            ends = self.attribute(STAGES)
             at = self.clock.spent() if at is None else at
-            self.remember(STAGES, {**(ends if isinstance(ends, dict) else {}), stage: round(at, 1)})
+            self.remember(STAGES, {**self._ends(), stage: round(at, 1)})
+
+    def _ends(self) -> dict[str, JsonValue]:
+        return self.attribute(STAGES, ENDS) or {}
 
     def search_seconds_left(self) -> float:
         """Until the search must end; infinite without hours."""
@@ -107,7 +105,7 @@ class OpenStudy:
             return False
         except sqlalchemy.exc.SQLAlchemyError:
             return True
-        return bool(self.attribute(CONTRACT) == self.contract)
+        return bool(self.study.user_attrs.get(CONTRACT) == self.contract)
 
     @contextmanager
     def while_it_exists(self) -> Iterator[None]:
@@ -152,7 +150,7 @@ def open_study(
     )
     opened = _handle(study, storage, config, folder)
     new = CONTRACT not in study.user_attrs  # or killed just here before
-    if planned and opened.attribute(PLANNED) is None:
+    if planned and opened.planned() is None:
         opened.remember(PLANNED, planned.model_dump(mode="json"))
     if new and asked and asked.autos:
         opened.remember(ASKED, asked.fields)
@@ -179,7 +177,7 @@ def _handle(study: optuna.Study, storage: LeanStorage, config: StudyConfig, fold
         study=study,
         storage=storage,
         config=config,
-        contract=study.user_attrs.get(CONTRACT, {}),
+        contract=kept(study.user_attrs, CONTRACT, Contract) or {},
         members=Membership(config),
         folder=folder,
         clock=Clock(storage, study._study_id),
@@ -188,13 +186,13 @@ def _handle(study: optuna.Study, storage: LeanStorage, config: StudyConfig, fold
 
 def _check(found: optuna.Study, contract: Contract) -> None:
     """Raise StudyError where a study of that name is another one."""
-    name, kept = found.study_name, found.user_attrs.get(CONTRACT)
-    if kept is None and any(trial.state != TrialState.WAITING for trial in found.get_trials(deepcopy=False)):
+    name, there = found.study_name, kept(found.user_attrs, CONTRACT, Contract)
+    if there is None and any(trial.state != TrialState.WAITING for trial in found.get_trials(deepcopy=False)):
         raise StudyError(f"the study {name!r} in this database was not made by this program (choose another --name)")
     if found.direction != StudyDirection.MAXIMIZE:
         raise StudyError(
             f"the study {name!r} in this database looks for the smallest value, an accuracy should be large "
             "(choose another --name, or make it anew with direction='maximize')"
         )
-    if kept is not None:
-        compare(name, kept, contract)
+    if there is not None:
+        compare(name, there, contract)

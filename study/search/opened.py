@@ -57,11 +57,11 @@ def open_all(
     folder = runs / name
     with alone(storage, folder):
         known = load_study(storage, name) if name in study_names(storage) else None
-        check_folder(name, folder, url, None if known is None else identity_of_study(known))
+        check_folder(name, folder, storage, None if known is None else identity_of_study(known))
         study = open_study(
             storage, name, config, dataset.fingerprint, parts.hash, folder, asked, planned, update=create
         )
-        claim_folder(study.study, folder, url)
+        claim_folder(study.study, folder, storage)
         write_json(folder / "parts.json", listed(parts, dataset.paths))
     return Opened(study, dataset, parts)
 

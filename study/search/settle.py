@@ -11,8 +11,9 @@ from pydantic_core import to_jsonable_python
 from data.datasets import Survey, survey
 from study import StudyError
 from study.attributes import ASKED, CONFIG, PLANNED, STAGES
+from study.attributes import kept as attribute
 from study.config.expect import Images, Throughput
-from study.config.plan import Planned, Stage, measuring_seconds, plan, taken
+from study.config.plan import ENDS, Planned, Stage, measuring_seconds, plan, taken
 from study.config.resolve import Asked
 from study.config.schema import MAY_CHANGE, StudyConfig
 from study.search.contract import stored_config
@@ -86,13 +87,13 @@ def kept(name: str, url: str) -> Kept | None:
     study = load_study(storage, name)
     if CONFIG not in study.user_attrs:  # plain Optuna's, or killed before anything was written
         return None
-    planned = study.user_attrs.get(PLANNED)
+    attributes = study.user_attrs
     return Kept(
         config=stored_config(study),
-        asked=study.user_attrs.get(ASKED),
-        planned=None if planned is None else Planned.model_validate(planned),
+        asked=attribute(attributes, ASKED, dict[str, JsonValue]),
+        planned=attribute(attributes, PLANNED, Planned),
         spent=Clock(storage, study._study_id).spent(),
-        taken=taken(study.user_attrs.get(STAGES, {})),
+        taken=taken(attribute(attributes, STAGES, ENDS) or {}),
     )
 
 

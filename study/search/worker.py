@@ -10,9 +10,10 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from study.attributes import SECONDS, Reason
+from study.attributes import SECONDS, Reason, number
 from study.config.schema import StudyConfig
 from study.search.contract import stored_config
+from study.search.members import point_of
 from study.search.open_study import OpenStudy
 from study.search.opened import open_all
 from study.search.trial import HeldTrial, Objective, TrialNews, checkpoint_name, close, objective
@@ -100,7 +101,7 @@ def _drawn(study: OpenStudy, trial: optuna.Trial) -> FrozenTrial:
     space = study.members.space
     if study.members.stranger(frozen) or frozen.params.keys() >= space.keys():
         return frozen
-    point = {**trial.relative_params, **frozen.system_attrs.get("fixed_params", {})}
+    point = {**trial.relative_params, **point_of(frozen)}
     drawn = {name: point[name] for name in space if name not in frozen.params}
     study.storage.set_params(trial._trial_id, drawn, space)
     frozen.params, frozen.distributions = {**frozen.params, **drawn}, space
@@ -134,4 +135,4 @@ def budget_reached(trials: list[FrozenTrial], config: StudyConfig) -> bool:
 
 def search_seconds(trials: list[FrozenTrial]) -> float:
     """Seconds of training in these trials, over all workers; pauses between runs do not count."""
-    return float(sum(trial.user_attrs.get(SECONDS, 0.0) for trial in trials if trial.state.is_finished()))
+    return sum(number(trial.user_attrs, SECONDS) or 0.0 for trial in trials if trial.state.is_finished())

@@ -7,13 +7,14 @@ loses little; pauses do not count, and of several workers one counts. When the h
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Annotated
 from uuid import uuid4
 
 import sqlalchemy
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel, Field, JsonValue
 
 from study import StudyError
-from study.attributes import CLOCK
+from study.attributes import CLOCK, kept
 from study.storage.lean import LeanStorage
 from study.storage.processes import Process, Watch, is_alive, now, this_process
 
@@ -45,7 +46,7 @@ class Holder(BaseModel):
 class Standing(BaseModel):
     """What the attribute holds."""
 
-    seconds: float = 0.0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     holder: Holder | None = None
 
 
@@ -89,8 +90,7 @@ class Clock:
 
     def is_held(self) -> bool:
         """Whether a process works on the study, as far as one can see from here."""
-        kept = self._storage.get_study_user_attrs(self._study_id).get(CLOCK)
-        holder = Standing.model_validate(kept or {}).holder
+        holder = self._kept().holder
         one_machine = self._storage.engine.dialect.name == "sqlite"
         return holder is not None and is_alive(holder.process, one_machine) is not False
 
@@ -98,31 +98,37 @@ class Clock:
         """Seconds so far, by all processes."""
         with self._lock:
             if self._standing is None:
-                kept = self._storage.get_study_user_attrs(self._study_id).get(CLOCK)
-                return Standing.model_validate(kept or {}).seconds
+                return self._kept().seconds
             return self._standing.seconds + min(now() - self._at, MOST_AT_ONCE)
+
+    def _kept(self) -> Standing:
+        return kept(self._storage.get_study_user_attrs(self._study_id), CLOCK, Standing) or Standing()
 
     def _tick(self, *, first: bool = False, last: bool = False) -> None:
         with self._lock:
-            kept = self._storage.change_study_attribute(
+            changed = self._storage.change_study_attribute(
                 self._study_id,
                 CLOCK,
-                lambda kept: self._changed(Standing.model_validate(kept or {"seconds": self._already}), first, last),
+                lambda before: self._changed(self._standing_of(before), first, last),
                 LAST_PATIENCE if last else None,
             )
-            self._standing, self._at = Standing.model_validate(kept or {}), now()
+            self._standing, self._at = Standing.model_validate(changed or {}), now()
 
-    def _changed(self, kept: Standing, first: bool, last: bool) -> JsonValue:
+    def _standing_of(self, before: JsonValue) -> Standing:
+        attributes = {} if before is None else {CLOCK: before}
+        return kept(attributes, CLOCK, Standing) or Standing(seconds=self._already)
+
+    def _changed(self, there: Standing, first: bool, last: bool) -> JsonValue:
         """What the attribute becomes; None where it is another's."""
-        ours = kept.holder is not None and kept.holder.clock == self._id
+        ours = there.holder is not None and there.holder.clock == self._id
         one_machine = self._storage.engine.dialect.name == "sqlite"
         passed = now() - self._at if first else min(now() - self._at, MOST_AT_ONCE)  # however long the images took
-        if kept.holder is not None and not ours and not kept.holder.is_gone(one_machine, self._watch):
-            gained = 0.0 if self._standing is None else kept.seconds - self._standing.seconds
+        if there.holder is not None and not ours and not there.holder.is_gone(one_machine, self._watch):
+            gained = 0.0 if self._standing is None else there.seconds - self._standing.seconds
             self._uncounted = max(0.0, self._uncounted + passed - gained)  # a holder that is gone adds nothing
             return None
-        kept.seconds += passed + self._uncounted
+        there.seconds += passed + self._uncounted
         self._uncounted = 0.0
-        beat = kept.holder.beat + 1 if ours and kept.holder else 0
-        kept.holder = None if last else Holder(clock=self._id, process=this_process(), beat=beat)
-        return kept.model_dump(mode="json")
+        beat = there.holder.beat + 1 if ours and there.holder else 0
+        there.holder = None if last else Holder(clock=self._id, process=this_process(), beat=beat)
+        return there.model_dump(mode="json")

@@ -58,12 +58,13 @@ class Sqlite:
         )
 
     def field(self, place: str, key: str, kind: str) -> str:
-        """One field of a JSON object."""
-        return f"CAST(json_extract({place}, '$.{key}') AS {self.types[kind]})"
+        """One field of a JSON object; NULL where that is no JSON."""
+        found = f"json_extract({place}, '$.{key}')"
+        return f"CASE WHEN json_valid({place}) THEN CAST({found} AS {self.types[kind]}) END"
 
     def each(self, place: str) -> str:
         """The items of a JSON list, as rows with a column `value`."""
-        return f"json_each({place})"
+        return f"json_each(CASE WHEN json_valid({place}) THEN {place} ELSE '[]' END)"
 
     def value(self, number: str, kind: str) -> str:
         """What Optuna stores as a number and its type; NULL for what is not a number."""
@@ -79,6 +80,11 @@ class Postgresql:
 
     param_text, param_number = SERVER_TEXT, SERVER_NUMBER
     types: ClassVar = {"int": "bigint", "real": "double precision", "text": "text", "bool": "boolean"}
+    looks: ClassVar = {
+        "int": "^-?[0-9]{1,18}$",
+        "real": "^-?[0-9]{1,30}([.][0-9]{1,40})?([eE][+-]?[0-9]{1,2})?$",
+        "bool": "^(true|false)$",
+    }
 
     def param(self, kind: str) -> str:
         """A parameter p in the type of its column."""
@@ -88,7 +94,7 @@ class Postgresql:
 
     def user(self, key: str, kind: str) -> str:
         """An attribute of the trial t; NULL where it is missing or of another kind."""
-        looks = {"int": "^-?[0-9]{1,18}$", "real": "^-?[0-9][0-9.eE+-]*$", "text": '^"', "bool": "^(true|false)$"}
+        looks = {**self.looks, "text": '^"([^"\\\\]|\\\\.)*"$'}
         value = "(u.value_json::jsonb #>> '{}')" if kind == "text" else f"u.value_json::{self.types[kind]}"
         return (
             f"(SELECT CASE WHEN u.value_json ~ '{looks[kind]}' THEN {value} END "
@@ -96,12 +102,17 @@ class Postgresql:
         )
 
     def field(self, place: str, key: str, kind: str) -> str:
-        """One field of a JSON object."""
-        return f"({place}::jsonb ->> '{key}')::{self.types[kind]}"
+        """One field of a JSON object; NULL where it is missing or of another kind."""
+        found = f"({place}::jsonb ->> '{key}')"
+        return (
+            found
+            if kind == "text"
+            else f"CASE WHEN {found} ~ '{self.looks[kind]}' THEN {found}::{self.types[kind]} END"
+        )
 
     def each(self, place: str) -> str:
         """The items of a JSON list, as rows with a column `value`."""
-        return f"jsonb_array_elements({place}::jsonb)"
+        return f"jsonb_array_elements(CASE jsonb_typeof({place}::jsonb) WHEN 'array' THEN {place}::jsonb ELSE '[]' END)"
 
     def value(self, number: str, kind: str) -> str:
         """What Optuna stores as a number and its type; NULL for what is not a number."""

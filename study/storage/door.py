@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL, make_url
 
 from study import StudyError
 from study.storage import views
-from study.storage.lean import LeanStorage
+from study.storage.lean import LeanStorage, readable
 from study.storage.sqlite import check_file, reader, wait_in_line, when_free, writer
 
 DEFAULT_URL = "sqlite:///optuna.db"
@@ -192,7 +192,8 @@ def study_names(storage: LeanStorage) -> list[str]:
 def load_study(storage: LeanStorage, name: str) -> optuna.Study:
     """An existing study (without its sampler and pruner); StudyError names what there is."""
     try:
-        return optuna.load_study(study_name=name, storage=storage)
+        with readable(f"the study {name!r}"):
+            return optuna.load_study(study_name=name, storage=storage)
     except KeyError as error:
         names = study_names(storage)
         there = f"there are: {', '.join(names)}" if names else "there are none; start one with: study run"

@@ -62,6 +62,24 @@ there((RDBStorage, "_get_trials"))
 NOT_FINITE = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
 
 
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
+"""What rows that another program has changed make Optuna and Python raise: anything may stand in them."""
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn what rows of any content make Optuna and Python raise into StudyError; "no such record" stays as it is."""
+    try:
+        yield
+    except UNREADABLE as error:
+        if isinstance(error, StudyError) or error.args == (tables.NOT_FOUND_MSG,):
+            raise
+        first = (str(error).splitlines() or [""])[0]
+        raise StudyError(
+            f"{what} cannot be read: another program has changed it ({type(error).__name__}: {first})"
+        ) from error
+
+
 class LeanStorage(RDBStorage):
     """RDBStorage with faster reads of trials, reports and attributes; the rest is inherited."""
 
@@ -70,13 +88,14 @@ class LeanStorage(RDBStorage):
         raise StudyError("a storage cannot be pickled: open it again from its address, in the other process")
 
     def study_names(self) -> list[str]:
-        """Of all studies, sorted; nothing else of them is read, which may be broken."""
+        """Of all studies, sorted; nothing else of them is read, which may be broken, nor a name that is no text."""
         with self.reading() as connection:
-            return sorted(connection.scalars(sqlalchemy.select(tables.StudyModel.study_name)))
+            found = connection.scalars(sqlalchemy.select(tables.StudyModel.study_name))
+            return sorted(name for name in found if isinstance(name, str))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """A trial. Raises KeyError when there is none."""
-        with self.reading() as connection:
+        with self.reading() as connection, readable("a trial"):
             found = _read(connection, connection.execute(ONE, {"id": trial_id}).all())
         if not found:
             raise KeyError(tables.NOT_FOUND_MSG)
@@ -90,7 +109,7 @@ class LeanStorage(RDBStorage):
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
         which = {"study": study_id, "last": trial_id_greater_than, "ids": list(included_trial_ids)}
-        with self.reading() as connection:
+        with self.reading() as connection, readable("a trial"):
             trials = connection.execute(NEW, which).all()
             if not trials and connection.scalar(STUDY, {"id": study_id}) is None:
                 raise KeyError(tables.NOT_FOUND_MSG)
@@ -137,13 +156,18 @@ class LeanStorage(RDBStorage):
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """Attributes of a study. Raises KeyError when there is none."""
-        with self.reading() as connection:
+        with self.reading() as connection, readable("an attribute of a study"):
             found = {
                 row.key: json.loads(row.value_json) for row in connection.execute(STUDY_ATTRIBUTES, {"id": study_id})
             }
             if not found and connection.scalar(STUDY, {"id": study_id}) is None:
                 raise KeyError(tables.NOT_FOUND_MSG)
         return found
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Optuna's own attributes of a study. Raises KeyError when there is none."""
+        with readable("an attribute of a study"):
+            return super().get_study_system_attrs(study_id)
 
     def change_study_attribute(
         self, study_id: int, key: str, change: Callable[[Any], Any], patience: float | None = None
@@ -160,7 +184,8 @@ class LeanStorage(RDBStorage):
             if connection.scalar(STUDY.with_for_update(), {"id": study_id}) is None:
                 raise KeyError(tables.NOT_FOUND_MSG)
             found = connection.scalar(sqlalchemy.select(table.c.value_json).where(mine))
-            before = None if found is None else json.loads(found)
+            with readable(f"the study's attribute {key!r}"):
+                before = None if found is None else json.loads(found)
             after = change(before)
             if after is None:
                 return before

@@ -5,7 +5,6 @@ original's files.
 """
 
 import json
-import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -13,12 +12,15 @@ from uuid import uuid4
 
 import optuna
 from pydantic import BaseModel
+from sqlalchemy import text
 from sqlalchemy.engine import URL
 
+from data.images import read_file
 from models.files import write_json
 from study import StudyError
-from study.attributes import IDENTITY
-from study.storage.door import parse_url, sqlite_file
+from study.attributes import IDENTITY, kept
+from study.storage.door import sqlite_file
+from study.storage.lean import LeanStorage
 from study.storage.sqlite import reader
 
 FILE = "owner.json"
@@ -28,25 +30,29 @@ class Owner(BaseModel):
     """The study that a folder belongs to."""
 
     study: str  # its identity
-    database: str  # the file's name beside runs/, or an address without a password
+    database: str  # the file's name beside runs/, or what tells a server's database from its copies
+    address: str = ""  # of a server's database, for people
 
 
-def check_folder(name: str, folder: Path, url: str, identity: str | None) -> None:
-    """Raise StudyError where the folder belongs to a study of another database."""
+def check_folder(name: str, folder: Path, storage: LeanStorage, identity: str | None) -> None:
+    """Raise StudyError where the folder belongs to a study of another database, or nobody can tell."""
     owner = _read(folder)
-    if owner and _is_anothers(owner, name, folder, url, identity):
+    if owner and _is_anothers(owner, name, folder, storage, identity):
         raise StudyError(
-            f"{folder} belongs to the study {name!r} of {owner.database} "
-            "(go on with that database, choose another --name, or keep this database in a folder of its own)"
+            f"{folder} belongs to the study {name!r} of {owner.address or owner.database} "
+            "(go on with that database, choose another --name, or keep this database in a folder of its own; where "
+            f"that database is this one, moved or restored: remove {folder / FILE})"
         )
 
 
-def claim_folder(study: optuna.Study, folder: Path, url: str) -> None:
+def claim_folder(study: optuna.Study, folder: Path, storage: LeanStorage) -> None:
     """Write the identity into the study, unless it has one, and into its folder."""
     identity = identity_of_study(study) or uuid4().hex
     if identity_of_study(study) is None:
         study.set_user_attr(IDENTITY, identity)
-    owner = Owner(study=identity, database=_place(url))
+    url = storage.engine.url
+    address = "" if _is_file(url) else _address(url)
+    owner = Owner(study=identity, database=_place(storage), address=address)
     if _read(folder) != owner:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / FILE, owner.model_dump())
@@ -54,26 +60,31 @@ def claim_folder(study: optuna.Study, folder: Path, url: str) -> None:
 
 def identity_of_study(study: optuna.Study) -> str | None:
     """None for one that was not run since there are identities."""
-    found = study.user_attrs.get(IDENTITY)
-    return found if isinstance(found, str) else None
+    found: str | None = kept(study.user_attrs, IDENTITY, str)
+    return found
 
 
-def owns_folder(name: str, folder: Path, url: str, identity: str | None) -> bool:
+def owns_folder(name: str, folder: Path, storage: LeanStorage, identity: str | None) -> bool:
     """Whether the folder is this study's for certain."""
-    owner = _read(folder)
-    return owner is not None and owner.study == identity and not _is_anothers(owner, name, folder, url, identity)
+    try:
+        owner = _read(folder)
+    except StudyError:
+        return False
+    return owner is not None and owner.study == identity and not _is_anothers(owner, name, folder, storage, identity)
 
 
-def _is_anothers(owner: Owner, name: str, folder: Path, url: str, identity: str | None) -> bool:
-    """A database that is gone, or has lost that study, owns nothing any more: it was moved or replaced.
+def _is_anothers(owner: Owner, name: str, folder: Path, storage: LeanStorage, identity: str | None) -> bool:
+    """A file that is gone, or has lost that study, owns nothing any more: it was moved or replaced.
 
     One that cannot be asked keeps what it has.
     """
-    if owner.database == _place(url) or (identity == owner.study and "://" in _place(url)):
-        return False  # the same server may have several addresses
-    file = folder.parent.parent / owner.database
-    if "://" in owner.database or Path(owner.database).name != owner.database:
+    if owner.database == _place(storage):
+        return False
+    if "://" in owner.database and identity == owner.study and not _is_file(storage.engine.url):
+        return False  # of a version that wrote the address, and a server may have several
+    if Path(owner.database).name != owner.database:
         return True
+    file = folder.parent.parent / owner.database
     if not file.exists():
         return False
     try:
@@ -89,19 +100,39 @@ WHERE study_name = :name AND key = :key AND value_json = :value"""
 """Whether a database has a study of that name and identity; in plain SQLite, since it may be another schema's."""
 
 
-def _place(url: str) -> str:
-    """Of a SQLite database its name, since runs/ lies beside it; else an address without what is secret.
+def _place(storage: LeanStorage) -> str:
+    """Of a SQLite database its name, since runs/ lies beside it; of another the server and its number there.
 
-    What was rescued of a database that was taken away from a running study is that database.
+    A copy on the same server has another number, and one on another server another server.
     """
-    place = parse_url(url)
-    if place.get_backend_name() == "sqlite":
-        return re.sub(r"\.rescued(-\d+)?$", "", sqlite_file(place).name)
-    return URL.create("postgresql", host=place.host, port=place.port, database=place.database).render_as_string()
+    if _is_file(storage.engine.url):
+        return sqlite_file(storage.engine.url).name
+    with storage.reading() as connection:
+        number, name = connection.execute(text(NUMBER)).one()
+        if connection.scalar(text("SELECT has_function_privilege('pg_control_system()', 'execute')")):
+            name = connection.scalar(text("SELECT system_identifier FROM pg_control_system()"))
+    return f"postgresql:{name}/{number}"
+
+
+NUMBER = "SELECT CAST(oid AS BIGINT), datname FROM pg_database WHERE datname = current_database()"
+
+
+def _is_file(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _address(url: URL) -> str:
+    return URL.create("postgresql", host=url.host, port=url.port, database=url.database).render_as_string()
 
 
 def _read(folder: Path) -> Owner | None:
+    """None where nobody owns it. Raises StudyError where it does not say who."""
     try:
-        return Owner.model_validate_json((folder / FILE).read_bytes())
-    except (OSError, ValueError):
+        return Owner.model_validate_json(read_file(folder / FILE))
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise StudyError(
+            f"{folder / FILE} does not say whose the folder is: {reason} (remove it where the folder is this study's)"
+        ) from error

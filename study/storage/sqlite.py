@@ -65,7 +65,7 @@ def check_tables(connection: sqlite3.Connection, file: Path) -> None:
     try:
         found = connection.execute(
             "SELECT name, type FROM sqlite_master WHERE type = 'trigger' OR type = 'view' AND ("
-            "lower(name) IN ('studies', 'trials', 'alembic_version', 'version_info') "
+            "lower(name) IN ('studies', 'trials', 'alembic_version', 'version_info', 'leases') "
             "OR name LIKE 'trial\\_%' ESCAPE '\\' OR name LIKE 'study\\_%' ESCAPE '\\')"
         ).fetchone()
     except sqlite3.DatabaseError:  # locked, or no database: what is asked next says so

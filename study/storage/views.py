@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine
 
 from study import attributes as names
 from study.storage.dialect import Dialect, Postgresql, Sqlite
+from study.storage.lean import UNREADABLE
 
 MOST_COLUMNS = 1000
 """Parameters that become columns of trials_flat; PostgreSQL allows 1,600 columns in all."""
@@ -203,7 +204,7 @@ def definitions(connection: Connection, searched: Mapping[str, BaseDistribution]
     query = "SELECT DISTINCT param_name, distribution_json FROM trial_params"
     kinds: dict[str, list[BaseDistribution]] = {name: [one] for name, one in searched.items()}
     for name, text in connection.exec_driver_sql(query).all():
-        with suppress(ValueError):  # a distribution of a version to come
+        with suppress(*UNREADABLE):  # a distribution of a version to come, or another program's text
             kinds.setdefault(name, []).append(json_to_distribution(text))
     dialect = Sqlite() if connection.dialect.name == "sqlite" else Postgresql()
     types = {name: _type(kinds[name]) for name in sorted(kinds)[:MOST_COLUMNS]}

@@ -16,13 +16,14 @@ from data.images import MOST_MEGAPIXELS, decode, squashed
 from models.bundle.folder import load
 from models.bundle.predictor import Bundle
 from study import StudyError
-from study.attributes import CONFIG, IDENTITY
-from study.config.schema import StudyConfig
+from study.attributes import CONFIG
 from study.result.report import search_figures
+from study.search.contract import stored_config
 from study.search.members import Membership
 from study.search.opened import check_name
 from study.storage.door import DEFAULT_URL, load_study, open_storage, runs_folder, storage_trouble, study_names
-from study.storage.ownership import check_folder
+from study.storage.lean import LeanStorage
+from study.storage.ownership import check_folder, identity_of_study
 from study.storage.query import SECONDS, ask
 from study.storage.views import COLUMNS
 
@@ -104,11 +105,10 @@ class History:
     @property
     def figures(self) -> dict[str, go.Figure]:
         """Figures of the search by name, as the dashboard shows them."""
-        with self._open() as study:
-            attributes = study.user_attrs
-            if CONFIG not in attributes:
+        with self._open() as (study, _):
+            if CONFIG not in study.user_attrs:
                 raise StudyError(f"{self.name} is a study of another program: there are its frames alone")
-            config = StudyConfig.model_validate(attributes[CONFIG])
+            config = stored_config(study)
             own = Membership(config).own(study.get_trials(deepcopy=False))
         return search_figures(own, config)
 
@@ -116,17 +116,17 @@ class History:
     def model(self) -> Model:
         """The exported model as it is now, to be called on images. Raises ModelError before there is one."""
         folder = runs_folder(self._storage) / check_name(self.name)
-        with self._open() as study:
-            check_folder(self.name, folder, self._storage, study.user_attrs.get(IDENTITY))
+        with self._open() as (study, database):
+            check_folder(self.name, folder, database, identity_of_study(study))
         return Model(load(folder / "model"))
 
     @contextmanager
-    def _open(self) -> Iterator[Any]:
-        """Optuna's view of the study, as it stands now."""
+    def _open(self) -> Iterator[tuple[Any, LeanStorage]]:
+        """The study as it stands now, and its database."""
         with storage_trouble(self._storage):
             database = open_storage(self._storage, create=False, write=False)
             try:
-                yield load_study(database, self.name)
+                yield load_study(database, self.name), database
             finally:
                 database.engine.dispose()
 

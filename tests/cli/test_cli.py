@@ -275,7 +275,7 @@ SURFACE = {
     "evaluate": ["--groups", "--json", "--device", "--skip-bad"],
     "dashboard": ["--storage", "--port", "--write"],
     "data audit": ["--groups", "--seed", "--json", "--html", "--skip-bad"],
-    "data split": ["--groups", "--seed", "--csv", "--skip-bad"],
+    "data split": ["--groups", "--seed", "--csv", "--csv-safe", "--skip-bad"],
     "data fetch": [],
     "db copy": [],
     "db delete": ["--storage", "--yes"],

@@ -8,7 +8,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
@@ -17,6 +20,8 @@ from models.bundle.card import StudyCard
 from models.bundle.folder import read_card
 from models.bundle.readable import markdown
 from study.cli.display import plain, storage_option
+from study.dashboard import application
+from study.storage.views import COLUMNS
 from tests import killer
 from tests.conftest import Shell, shrink, tiny_options
 
@@ -74,34 +79,98 @@ def broken(tmp_path: Path, statement: str) -> None:
         connection.execute(statement)
 
 
+def attribute(key: str, text: str) -> str:
+    return f"UPDATE study_user_attributes SET value_json = '{text}' WHERE key = '{key}'"
+
+
+BROKEN = [
+    *(
+        attribute(key, text)
+        for key in ("config", "contract", "clock", "planned", "stages", "models", "openings")
+        for text in ('"x"', '{"seconds": "x", "hours": "x", "search": "x"}')
+    ),
+    attribute("config", "{"),
+    attribute("config", "[1]"),
+    attribute("config", "[" * 5000 + "]" * 5000),
+    attribute("identity", "[7]"),
+    attribute("final_stage", '{"trials": "x"}'),
+    "UPDATE trial_user_attributes SET value_json = '\"x\"' WHERE key = 'seconds'",
+    "UPDATE trial_user_attributes SET value_json = '1e999' WHERE key IN ('seconds', 'epoch_seconds', 'num_params')",
+    "UPDATE trial_user_attributes SET value_json = '{' WHERE key = 'bracket'",
+    "UPDATE trial_user_attributes SET value_json = '[]' WHERE key IN ('bracket', 'why', 'num_params')",
+    "UPDATE trial_params SET distribution_json = '{'",
+    'UPDATE trial_params SET distribution_json = \'{"name": "IntDistribution", "attributes": 7}\'',
+    "UPDATE trial_params SET param_value = 99",
+    "UPDATE trials SET state = 'GONE'",
+    "UPDATE trials SET datetime_start = 'yesterday'",
+    "UPDATE study_directions SET direction = 'SIDEWAYS'",
+    "UPDATE trial_intermediate_values SET intermediate_value = NULL, intermediate_value_type = 'ODD'",
+    "INSERT INTO study_system_attributes (study_id, key, value_json) SELECT study_id, 'x', '{' FROM studies",
+    "INSERT INTO trial_system_attributes (trial_id, key, value_json) SELECT trial_id, 'fixed_params', '7' FROM trials",
+    "INSERT INTO studies (study_name) VALUES (x'00ff')",
+]
+"""What another program may have written: of the study "bad", its trials, or the list of studies."""
+
+
+@pytest.fixture(scope="module")
+def ended(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the database and the files of a study that has ended."""
+    folder = tmp_path_factory.mktemp("ended")
+    options = tiny_options(small_folder, trials=2, epochs=2, final_epochs=1)
+    assert killer.run(["run", *options, "--name", "bad"], folder) == 0
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE trial_user_attributes SET value_json = '\"x\"' WHERE key = 'seconds'",
-        "UPDATE study_user_attributes SET value_json = '{' WHERE key = 'config'",
-        "UPDATE study_user_attributes SET value_json = '\"x\"' WHERE key = 'contract'",
-        "UPDATE study_user_attributes SET value_json = '[1]' WHERE key = 'config'",
-        "UPDATE study_user_attributes SET value_json = '\"x\"' WHERE key = 'clock'",
-    ],
-)
-def test_a_study_with_broken_attributes_hides_no_other(
-    shell: Shell, small_folder: Path, tmp_path: Path, statement: str
+@pytest.mark.parametrize("statement", BROKEN, ids=lambda one: one[:100])
+def test_what_another_program_changed_in_a_study_is_one_line_and_hides_no_other(
+    shell: Shell, ended: Path, tmp_path: Path, statement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert shell("run", *tiny_options(small_folder, trials=2, epochs=2), "--name", "bad")[0] == 0
-    broken(tmp_path, statement)
-    optuna.create_study(study_name="good", storage=f"sqlite:///{tmp_path}/optuna.db")
+    shutil.copytree(ended, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    broken(tmp_path / "here", statement)
+    optuna.create_study(study_name="good", storage="sqlite:///optuna.db")
     code, out, _ = shell("status", "--json")
     assert code == 0
-    rows = {row["name"]: row for row in json.loads(out)}
-    assert rows.keys() == {"bad", "good"}
-    code, _, err = shell("status", "bad")
-    assert code in (0, 2)
-    assert code == 0 or err.count("\n") == 1
+    assert {row["name"] for row in json.loads(out)} == {"bad", "good"}
+    for view in COLUMNS:
+        code, out, err = shell("sql", f"SELECT * FROM {view}", "--json")
+        assert code == 0, err
+    json.loads(out)
+    page = dashboard_of("sqlite:///optuna.db")
+    assert {one["study_name"] for one in page("/api/studies")["study_summaries"]} >= {"bad", "good"}
+    for words in (
+        ["status", "bad"],
+        ["plan", "--name", "bad", "--preset", "quick"],
+        ["resume", "bad", "--device", "cpu"],
+        ["worker", "bad"],
+        ["retrain", "bad"],
+        ["db", "delete", "bad", "--yes"],
+    ):
+        code, _, err = shell(*words)
+        assert code in (0, 2), words
+        assert code == 0 or len([line for line in err.splitlines() if line.startswith("study: ")]) == 1, words
+    assert shell("status", "good")[0] == 0
+
+
+def dashboard_of(url: str) -> Callable[[str], Any]:
+    """Ask the dashboard's own application for a path."""
+    served = application(url, write=False)
+
+    def ask(path: str) -> Any:
+        status: list[str] = []
+        environment: dict[str, Any] = {}
+        setup_testing_defaults(environment)
+        environment |= {"PATH_INFO": path, "REQUEST_METHOD": "GET"}
+        content = b"".join(served(environment, lambda code, *_: status.append(code)))
+        assert status[0].startswith("200"), content
+        return json.loads(content)
+
+    return ask
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("view", ["studies", "Studies", "TRIAL_params"])
+@pytest.mark.parametrize("view", ["studies", "Studies", "TRIAL_params", "leases"])
 def test_an_endless_view_in_the_place_of_a_table_does_not_hang(shell: Shell, tmp_path: Path, view: str) -> None:
     with sqlite3.connect(tmp_path / "optuna.db") as connection:
         connection.execute(
