@@ -82,9 +82,18 @@ class Postgresql:
     types: ClassVar = {"int": "bigint", "real": "double precision", "text": "text", "bool": "boolean"}
     looks: ClassVar = {
         "int": "^-?[0-9]{1,18}$",
-        "real": "^-?[0-9]{1,30}([.][0-9]{1,40})?([eE][+-]?[0-9]{1,2})?$",
+        "real": "^-?[0-9]+([.][0-9]+)?([eE][+-]?[0-9]{1,4})?$",
+        "text": '^"([^"\\\\]|\\\\.)*"$',
         "bool": "^(true|false)$",
     }
+
+    def _cast(self, found: str, kind: str) -> str:
+        """A text as a number or a boolean; NULL where it is none, or none that the type can hold."""
+        cast = f"{found}::{self.types[kind]}"
+        if kind == "real":
+            size = f"abs({found}::numeric)"
+            cast = f"CASE WHEN {size} = 0 OR {size} BETWEEN 5e-324 AND 1.7976931348623157e308 THEN {cast} END"
+        return f"CASE WHEN {found} ~ '{self.looks[kind]}' THEN {cast} END"
 
     def param(self, kind: str) -> str:
         """A parameter p in the type of its column."""
@@ -94,21 +103,16 @@ class Postgresql:
 
     def user(self, key: str, kind: str) -> str:
         """An attribute of the trial t; NULL where it is missing or of another kind."""
-        looks = {**self.looks, "text": '^"([^"\\\\]|\\\\.)*"$'}
-        value = "(u.value_json::jsonb #>> '{}')" if kind == "text" else f"u.value_json::{self.types[kind]}"
-        return (
-            f"(SELECT CASE WHEN u.value_json ~ '{looks[kind]}' THEN {value} END "
-            f"FROM trial_user_attributes u WHERE u.trial_id = t.trial_id AND u.key = '{key}')"
-        )
+        if kind == "text":
+            found = f"CASE WHEN u.value_json ~ '{self.looks[kind]}' THEN u.value_json::jsonb #>> '{{}}' END"
+        else:
+            found = self._cast("u.value_json", kind)
+        return f"(SELECT {found} FROM trial_user_attributes u WHERE u.trial_id = t.trial_id AND u.key = '{key}')"
 
     def field(self, place: str, key: str, kind: str) -> str:
         """One field of a JSON object; NULL where it is missing or of another kind."""
         found = f"({place}::jsonb ->> '{key}')"
-        return (
-            found
-            if kind == "text"
-            else f"CASE WHEN {found} ~ '{self.looks[kind]}' THEN {found}::{self.types[kind]} END"
-        )
+        return found if kind == "text" else self._cast(found, kind)
 
     def each(self, place: str) -> str:
         """The items of a JSON list, as rows with a column `value`."""
