@@ -7,7 +7,6 @@ first one's work.
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -16,11 +15,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
 from data import DataError, Progress
 from data.images import DECODING, MOST_MEGAPIXELS, decode, read_file
@@ -45,6 +45,17 @@ class Decoded:
     bad: dict[str, str]  # relative path -> why it cannot be read
 
 
+class Index(BaseModel):
+    """What is written beside the pixels."""
+
+    image_size: Annotated[int, Field(ge=1)]
+    decoding: str = DECODING
+    paths: tuple[str, ...]
+    contents: tuple[str, ...]
+    bad: dict[str, str]
+    sample: str | None = None
+
+
 def decoded(
     root: Path,
     paths: Sequence[str],
@@ -62,7 +73,7 @@ def decoded(
     if place.is_dir():
         try:
             return _open(place)
-        except (OSError, ValueError, KeyError, TypeError) as error:  # what can be made again is not worth an error
+        except (OSError, ValueError) as error:  # what can be made again is not worth an error
             logger.warning(f"the image cache {place} was altered ({error}); the images are decoded again")
             shutil.rmtree(place, ignore_errors=True)
     try:
@@ -90,21 +101,18 @@ def _key(root: Path, paths: Sequence[str], image_size: int, most: float = MOST_M
 
 
 def _open(place: Path) -> Decoded:
-    index = json.loads((place / INDEX).read_text())
-    size, count = index["image_size"], len(index["paths"])
+    index = Index.model_validate_json(read_file(place / INDEX))
+    size, count = index.image_size, len(index.paths)
     shape = (count, size, size, 3)
+    if len(index.contents) != count:
+        raise ValueError(f"{place / INDEX} does not fit itself")
     if (place / PIXELS).stat().st_size != count * size * size * 3:
         raise ValueError(f"{place / PIXELS} has not the size that its index says")
     # Copy on write: torch wants writable memory, though nobody writes.
     images = np.memmap(place / PIXELS, np.uint8, "c", shape=shape) if count else np.zeros(shape, np.uint8)
-    if index.get("sample", _sample(images)) != _sample(images):  # caches of earlier versions have none
+    if index.sample not in (None, _sample(images)):  # caches of earlier versions have none
         raise ValueError("other pixels")
-    return Decoded(
-        images=images,
-        paths=tuple(index["paths"]),
-        contents=tuple(index["contents"]),
-        bad=index["bad"],
-    )
+    return Decoded(images=images, paths=index.paths, contents=index.contents, bad=index.bad)
 
 
 def _sample(images: NDArray[np.uint8]) -> str:
@@ -174,17 +182,15 @@ def _write(
         good, bad = _decode_into(handle, root, paths, image_size, most, progress)
         handle.truncate(row * len(good))
     columns = list(zip(*good, strict=True)) or [(), ()]
-    index: dict[str, object] = {
-        "image_size": image_size,
-        "decoding": DECODING,
-        "paths": columns[0],
-        "contents": columns[1],
-        "bad": bad,
-    }
-    if good:
-        shape = (len(good), image_size, image_size, 3)
-        index["sample"] = _sample(np.memmap(part / PIXELS, np.uint8, "r", shape=shape))
-    (part / INDEX).write_text(json.dumps(index))
+    shape = (len(good), image_size, image_size, 3)
+    index = Index(
+        image_size=image_size,
+        paths=columns[0],
+        contents=columns[1],
+        bad=bad,
+        sample=_sample(np.memmap(part / PIXELS, np.uint8, "r", shape=shape)) if good else None,
+    )
+    (part / INDEX).write_text(index.model_dump_json())
 
 
 def _decode_into(

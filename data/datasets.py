@@ -81,6 +81,8 @@ def _folder(source: str | Path) -> Path:
         raise DataError(f"no such folder: {source} (give a folder of class folders, or one of: {', '.join(EMBEDDED)})")
     if not root.is_dir():
         raise DataError(f"not a folder: {source} (give the folder that holds one folder per class)")
+    if not _encodes(str(root.absolute())):  # it is written into databases, cards and pages
+        raise DataError(f"the folder's name is not UTF-8: {str(root.absolute())!a} (rename it)")
     return root
 
 

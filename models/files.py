@@ -9,8 +9,10 @@ from pathlib import Path
 def write(file: Path, content: bytes) -> None:
     """Write beside, flush, rename, and make the rename last. Raises OSError; then the file is as it was."""
     part = file.with_name(f"{file.name}.part")
+    if part.is_symlink() or (part.exists() and not part.is_file()):
+        part.unlink()  # somebody's link, which would be followed, or a pipe, which would wait
     try:
-        with part.open("wb") as handle:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666), "wb") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())

@@ -26,6 +26,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna
 import sqlalchemy
 from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
@@ -245,18 +246,22 @@ class Files:
         self._uploads = storage.runs / "artifacts"
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """The content of a file. Raises ArtifactNotFound."""
+        """The content of a file; nothing of one that is gone by now."""
         offer = self._storage.offered.get(artifact_id)
-        return offer.content() if offer else self._store().open_reader(artifact_id)
+        try:
+            return offer.content() if offer else self._store().open_reader(artifact_id)
+        except (ArtifactNotFound, FileNotFoundError):
+            return io.BytesIO(b"this file is there no more\n")
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Keep an upload."""
         self._store().write(artifact_id, content_body)
 
     def remove(self, artifact_id: str) -> None:
-        """Remove an upload; a model folder stays where it is."""
+        """Remove an upload; a model folder stays where it is, and so does what another store holds."""
         if artifact_id not in self._storage.offered:
-            self._store().remove(artifact_id)
+            with suppress(ArtifactNotFound):
+                self._store().remove(artifact_id)
 
     def _store(self) -> FileSystemArtifactStore:
         self._uploads.mkdir(parents=True, exist_ok=True)

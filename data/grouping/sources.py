@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import logging
 import re
 import shutil
@@ -11,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from data import DataError, Progress
 from data.cache import publish
 from data.grouping.settings import version
-from data.images import read_text
+from data.images import read_file, read_text
 
 GROUPS = "groups.json"
 
@@ -48,6 +48,13 @@ def sources(
     return match_groups(groups, paths), f"the pattern {groups}"
 
 
+class Kept(BaseModel):
+    """What is written of groups that were found."""
+
+    method: str
+    group: list[int]
+
+
 def found_groups(
     root: Path, paths: Sequence[str], cache: Path, fingerprint: str, progress: Progress | None
 ) -> tuple[list[str], str]:
@@ -59,18 +66,18 @@ def found_groups(
 
         tell = progress or (lambda what, done, total: None)
         found = find_groups([root / path for path in paths], progress=lambda d, t: tell("finding groups", d, t))
-        (folder / GROUPS).write_text(json.dumps({"method": found.method, "group": found.group.tolist()}))
+        (folder / GROUPS).write_text(Kept(method=found.method, group=found.group.tolist()).model_dump_json())
 
     for again in (False, True):
         if not kept.is_dir():
             publish(kept, write)
         try:
-            content = json.loads((kept / GROUPS).read_text())
-            names = [str(int(number)) for number in content["group"]]
+            content = Kept.model_validate_json(read_file(kept / GROUPS))
+            names = [str(number) for number in content.group]
             if len(names) != len(paths):
                 raise ValueError(f"{len(names)} groups for {len(paths)} images")
-            return names, f"{content['method']}; this finds copies, not patients"
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return names, f"{content.method}; this finds copies, not patients"
+        except (OSError, ValueError) as error:
             if again:
                 raise
             logger.warning(f"the groups kept in {kept} were altered ({error}); they are found again")

@@ -26,7 +26,8 @@ INCOMPLETE = "No trial of the search ran to its end: the one that was trained lo
 """Stands beside the score of a model whose search was cut short."""
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=1e-4, le=1e4)]
+"""A divisor of numbers in single precision, that leaves them numbers."""
 
 
 Pixels = Annotated[int, Field(ge=1)]

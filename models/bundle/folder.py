@@ -173,8 +173,8 @@ def _load_folder(path: Path) -> Bundle:
     return Bundle(predictor=predictor, classes=card.classes, image_size=config.image_size, card=card)
 
 
-MOST_TEXT = 2**26
-"""Bytes of a card or a configuration."""
+MOST_TEXT, MOST_BYTES = 2**26, 2**33
+"""Bytes of a card or a configuration, and of a file with weights."""
 
 
 def _text(file: Path) -> bytes:
@@ -207,10 +207,11 @@ def read_card(directory: Path, kind: type[Kind]) -> Kind:
         raw = TypeAdapter(dict[str, JsonValue]).validate_python(json.loads(content))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{directory} is not a model folder of this program ({CARD} is no JSON object)") from error
-    listed = raw.get("files") or {WEIGHTS: raw.get("weights_sha256")}
-    if not isinstance(listed, dict) or None in listed.values():
+    early = "files" not in raw  # of a version that exported weights alone, and listed nothing
+    listed = {WEIGHTS: raw.get("weights_sha256")} if early else raw["files"]
+    if not isinstance(listed, dict) or None in listed.values() or WEIGHTS not in listed:
         raise ModelError(f"{directory} is not a model folder of this program ({CARD} lists no files)")
-    _check_files(directory, {str(name): str(digest) for name, digest in listed.items()})
+    _check_files(directory, {str(name): str(digest) for name, digest in listed.items()}, alone=early)
     if "files" in raw and raw.get("card_sha256") != card_hash(raw):
         raise ModelError(f"{directory / CARD} was altered since it was written (its own hash does not fit)")
     try:
@@ -219,17 +220,19 @@ def read_card(directory: Path, kind: type[Kind]) -> Kind:
         raise ModelError(f"{directory} cannot be read: {error}") from error
 
 
-def _check_files(directory: Path, listed: dict[str, str]) -> None:
+def _check_files(directory: Path, listed: dict[str, str], *, alone: bool) -> None:
     """Compare a model folder with what its card lists: ModelError for a missing, altered or foreign file.
 
-    Cards of versions that exported weights alone list nothing: then only the weights are compared.
+    alone: other files are none of its business.
     """
     for name, digest in listed.items():
         if not (directory / name).is_file():
             raise ModelError(f"no model in {directory}: {name} is missing (copy or export the whole folder again)")
+        if (size := (directory / name).stat().st_size) > MOST_BYTES:
+            raise ModelError(f"{directory / name} is not a file of this program ({size:,} bytes)")
         if files.file_hash(directory / name) != digest:
             raise ModelError(f"{directory / name} is not the file that {CARD} describes (altered, or half-written)")
-    if listed.keys() == {WEIGHTS}:
+    if alone:
         return
     # A folder beside example.py would be a module: numpy/ in place of numpy.
     found = sorted(

@@ -7,6 +7,7 @@ The layout is dict(model_state_dict, config, val_accuracy, class_names, training
 import io
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ BASE_FILTERS = 32
 def read_checkpoint(path: Path) -> tuple[CNN, CNNConfig, tuple[str, ...]]:
     """Network, architecture and class names; the image size is read off the first dense layer. Raises ModelError."""
     try:
+        _check_packing(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the one line below says what is wrong
             content = torch.load(path, map_location="cpu", weights_only=True)
-        state, classes = content["model_state_dict"], tuple(content["class_names"])
+        state, classes = content["model_state_dict"], _class_names(content["class_names"])
         config = read_config(content["config"], state, len(classes))
         model = fill(config, state, path.stat().st_size)
     except OSError as error:
@@ -37,6 +39,21 @@ def read_checkpoint(path: Path) -> tuple[CNN, CNNConfig, tuple[str, ...]]:
     except Exception as error:  # torch.load raises whatever the bytes make it raise
         raise ModelError(f"{path} is not a checkpoint in the reference's layout ({_reason(error)})") from error
     return model, config, classes
+
+
+def _check_packing(path: Path) -> None:
+    """torch packs nothing: what is packed may be any number of times larger than its file. Raises ModelError."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as packed:
+            if sum(one.file_size for one in packed.infolist()) > path.stat().st_size:
+                raise ModelError("it is packed")
+
+
+def _class_names(found: Any) -> tuple[str, ...]:
+    names = tuple(found)
+    if isinstance(found, str) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ModelError("its class_names are not different names")
+    return names
 
 
 def _reason(error: Exception) -> str:

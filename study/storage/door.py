@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import optuna
@@ -148,7 +149,7 @@ def _other_schema(url: str, error: RuntimeError) -> StudyError:
             with engine.begin() as connection:
                 views.drop(connection)
             engine.dispose()
-    upgrade = f"what brings it up to date: study db upgrade --storage {masked(url)}"
+    upgrade = f"what brings it up to date: study db upgrade --storage {quote(masked(url))}"
     return OtherSchemaError(f"{what} ({upgrade if older else 'a newer one made it: pip install -U optuna'})", older)
 
 

@@ -65,9 +65,9 @@ def identity_of_study(study: optuna.Study) -> str | None:
 
 
 def owns_folder(name: str, folder: Path, storage: LeanStorage, identity: str | None) -> bool:
-    """Whether the folder is this study's for certain."""
+    """Whether the folder is this study's for certain, and no link to another place."""
     try:
-        owner = _read(folder)
+        owner = None if folder.is_symlink() else _read(folder)
     except StudyError:
         return False
     return owner is not None and owner.study == identity and not _is_anothers(owner, name, folder, storage, identity)

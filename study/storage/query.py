@@ -122,6 +122,7 @@ def _sqlite(place: URL, sql: str, seconds: float) -> Iterator[list[Any]]:
         assert isinstance(raw, sqlite3.Connection)
         raw.execute("PRAGMA temp_store = MEMORY")  # this drops temporary views
         columns = _own_views(connection, file)
+        raw.text_factory = lambda content: content.decode(errors="replace")  # SQLite keeps what is no UTF-8 too
         raw.execute(f"PRAGMA hard_heap_limit = {MOST_MEMORY}")
         raw.execute("PRAGMA query_only = ON")
         raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)

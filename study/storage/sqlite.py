@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, event
@@ -186,7 +187,7 @@ def _rescue(origin: sqlite3.Connection, file: Path) -> str:
         for number in itertools.count(1):
             rescued = file.with_name(f"{file.name}.rescued{f'-{number}' if number > 1 else ''}")
             if _copy(origin, rescued):
-                return f" (what it held is in {rescued}: go on with --storage sqlite:///{rescued})"
+                return f" (what it held is in {rescued}: go on with --storage {quote(f'sqlite:///{rescued}')})"
     except (sqlite3.Error, OSError):
         pass
     return " (put it back with its -wal file, then give the same command)"

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -15,15 +16,20 @@ from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
+import sqlalchemy
+from PIL import Image
 
 from models.bundle.card import StudyCard
 from models.bundle.folder import read_card
 from models.bundle.readable import markdown
 from study.cli.display import plain, storage_option
 from study.dashboard import application
+from study.storage.door import parse_url
 from study.storage.views import COLUMNS
 from tests import killer
 from tests.conftest import Shell, shrink, tiny_options
+
+DATABASES = Path(__file__).parents[1] / "storage" / "databases"
 
 
 @pytest.mark.slow
@@ -245,6 +251,76 @@ def test_absurd_arguments_end_in_one_line(shell: Shell, tmp_path: Path, words: l
     code, out, err = shell(*words)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
+    assert not list(tmp_path.glob("*.db"))
+
+
+def test_printed_commands_quote_the_storage(shell: Shell, tmp_path: Path) -> None:
+    place = tmp_path / "a b; touch y"
+    place.mkdir()
+    with sqlite3.connect(place / "old.db") as connection:
+        connection.executescript((DATABASES / "optuna_3.sql").read_text())
+    code, _, err = shell("status", "--storage", f"sqlite:///{place}/old.db")
+    assert code == 2, err
+    option, address = shlex.split(err.split("study db upgrade ")[1].rstrip(")\n"))
+    assert (option, parse_url(address).database) == ("--storage", f"{place}/old.db")
+
+
+@pytest.mark.slow
+def test_a_study_s_folder_that_is_a_link_stays(shell: Shell, ended: Path, tmp_path: Path) -> None:
+    shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "runs" / "bad").rename(tmp_path / "elsewhere")
+    (tmp_path / "runs" / "bad").symlink_to(tmp_path / "elsewhere")
+    code, _, err = shell("db", "delete", "bad", "--yes")
+    assert (code, "runs/bad stays" in err) == (0, True)
+    assert (tmp_path / "elsewhere" / "model" / "card.json").exists()
+
+
+@pytest.mark.slow
+def test_a_password_is_stored_nowhere(shell: Shell, small_folder: Path, tmp_path: Path, postgres: str) -> None:
+    url = postgres.replace("postgres:@", "postgres:hunter2@")
+    assert "hunter2" in url
+    options = tiny_options(small_folder, trials=2, epochs=2, final_epochs=1)
+    code, out, err = shell("run", *options, "--name", "secret", "--storage", url)
+    assert code == 0
+    for words in (["status"], ["sql", "SELECT * FROM models"], ["db", "upgrade"], ["resume", "nosuch"]):
+        _, more_out, more_err = shell(*words, "--storage", url)
+        out, err = out + more_out, err + more_err
+    assert "hunter2" not in out + err
+    kept = [path for path in (tmp_path / "runs").rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+    assert not kept
+    with sqlalchemy.create_engine(url).connect() as connection:
+        for table in ("study_user_attributes", "study_system_attributes", "trial_user_attributes"):
+            rows = connection.execute(sqlalchemy.text(f"SELECT value_json FROM {table}")).all()
+            assert "hunter2" not in str(rows)
+    assert shell("db", "delete", "secret", "--storage", url, "--yes")[0] == 0
+
+
+@pytest.mark.slow
+def test_the_limit_on_pixels_reaches_every_command(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
+    folder = shrink(small_folder, tmp_path / "images", classes=3, each=40)
+    Image.new("RGB", (1200, 1000)).save(folder / "0" / "large.png")
+    options = tiny_options(folder, trials=2, epochs=2, final_epochs=1, max_megapixels=1.0)
+    code, _, err = shell("run", *options, "--name", "s")
+    assert (code, "more than the 1 megapixels that are allowed" in err) == (2, True)
+    assert shell("run", *options, "--name", "s", "--skip-bad")[0] == 0
+    code, out, _ = shell("predict", "runs/s/model", folder / "0" / "large.png", "--json")
+    assert (code, "more than the 1 megapixels" in json.loads(out)[0]["error"]) == (1, True)
+    code, _, err = shell("evaluate", "runs/s/model", folder)
+    assert (code, "more than the 1 megapixels" in err) == (2, True)
+
+
+def test_a_folder_whose_name_is_not_utf_8(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    shrink(small_folder, folder, classes=3, each=40)
+    for words in (
+        ["data", "audit", folder, "--html", "page.html"],
+        ["data", "split", folder, "--csv"],
+        ["run", *tiny_options(folder, trials=2, epochs=2, final_epochs=1), "--name", "s"],
+        ["plan", *tiny_options(folder), "--hours", "1"],
+    ):
+        code, out, err = shell(*words)
+        assert (code, out, err.count("\n")) == (2, "", 1), words
+        assert "not UTF-8" in err or "unicode string" in err
     assert not list(tmp_path.glob("*.db"))
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from data import DataError, images
 from data.cache import INDEX, PIXELS, decoded
 from data.datasets import load, load_folder
+from data.grouping.sources import GROUPS, found_groups
 from data.images import decode, source_size
 from study.use.predict import find_images
 from tests.conftest import random_images
@@ -177,14 +178,29 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     assert as_nobody(lambda: find_images([root], list)) == f"cannot read the folder {inner}: Permission denied"
 
 
-@pytest.mark.parametrize("damage", ["empty", "short", "another type", "other pixels"])
+INDICES = {
+    "another type": "[1, 2]",
+    "no JSON": "{",
+    "nested": "[" * 5000 + "]" * 5000,
+    "of words": '{"image_size": "x", "paths": [], "contents": [], "bad": {}}',
+    "of numbers": '{"image_size": 16, "paths": [1, 2], "contents": [3, 4], "bad": [5]}',
+    "of another length": '{"image_size": 16, "paths": ["a"], "contents": [], "bad": {}}',
+    "negative": '{"image_size": -16, "paths": ["a"], "contents": ["b"], "bad": {}}',
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("damage", ["empty", "short", "other pixels", "pipe", *INDICES])
 def test_a_damaged_cache_is_made_again_and_said(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     root = make_folder(tmp_path / "d", {"a": 30}, size=16)
     names = [f"a/{number}.png" for number in range(30)]
     expected = np.array(decoded(root, names, 16, tmp_path / "c").images)
     (place,) = (tmp_path / "c").glob("images-*")
-    if damage == "another type":
-        (place / INDEX).write_text("[1, 2]")
+    if damage == "pipe":
+        (place / INDEX).unlink()
+        os.mkfifo(place / INDEX)
+    elif damage in INDICES:
+        (place / INDEX).write_text(INDICES[damage])
     else:
         whole = (place / PIXELS).read_bytes()
         bad = {"empty": b"", "short": whole[:-1], "other pixels": bytes(len(whole))}[damage]
@@ -194,6 +210,21 @@ def test_a_damaged_cache_is_made_again_and_said(tmp_path: Path, damage: str, cap
     caplog.clear()
     decoded(root, names, 16, tmp_path / "c")
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"method": 3, "group": ["x"]}', '{"method": "x", "group": [1]}', "[" * 5000]
+)
+def test_groups_that_somebody_altered_are_found_again(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_folder(tmp_path / "d", {"a": 3, "b": 3}, size=16)
+    names = [file.relative_to(root).as_posix() for file in sorted(root.rglob("*.png"))]
+    expected = found_groups(root, names, tmp_path / "c", "f" * 24, None)
+    (place,) = (tmp_path / "c").glob("groups-*")
+    (place / GROUPS).write_text(text)
+    assert found_groups(root, names, tmp_path / "c", "f" * 24, None) == expected
+    assert "were altered" in caplog.text
 
 
 @pytest.mark.parametrize("source", ["x\0y", "a/" * 2000, "x" * 300])

@@ -2,15 +2,17 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from models import ModelError
+from models import ModelError, files
 from models.bundle import folder as bundle
 from models.files import file_hash
 
@@ -87,6 +89,53 @@ def test_a_tensor_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> N
     assert "weights are not all there" in refused(tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize("names", [["a", "a"], [1, 2], "ab"])
+def test_class_names_that_are_none_are_refused(tmp_path: Path, names: Any) -> None:
+    write_checkpoint(tmp_path / "x.pth")
+    content = torch.load(tmp_path / "x.pth", weights_only=True)
+    torch.save({**content, "class_names": names}, tmp_path / "x.pth")
+    with pytest.raises(ModelError, match="class_names are not different names"):
+        bundle.load(tmp_path / "x.pth")
+
+
+def test_a_packed_checkpoint_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "whole.pth")
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(tmp_path / "x.pth", "w") as packed:
+        for one in whole.infolist():
+            packed.writestr(one.filename, whole.read(one), zipfile.ZIP_DEFLATED)
+        packed.writestr("archive/data/99", bytes(2**28), zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "x.pth").stat().st_size < 2**20
+    assert "it is packed" in refused(tmp_path / "x.pth")
+
+
+@pytest.mark.timeout(20)
+def test_a_file_with_a_hole_of_a_terabyte_is_not_read(copied: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = copied
+    with (folder / bundle.ONNX).open("r+b") as handle:
+        handle.truncate(2**40)
+    with pytest.raises(ModelError, match="is not a file of this program"):
+        bundle.load(folder)
+
+
+def test_a_card_that_lists_the_weights_alone_hides_no_other_file(copied: tuple[Path, dict[str, Any]]) -> None:
+    folder, card = copied
+    card["files"] = {bundle.WEIGHTS: card["files"][bundle.WEIGHTS]}
+    rewrite(folder, card)
+    with pytest.raises(ModelError, match=r"which card\.json does not list"):
+        bundle.load(folder)
+
+
+@pytest.mark.timeout(20)
+def test_what_is_written_beside_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("precious")
+    (tmp_path / "a.part").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / "b.part")
+    for name in "ab":
+        files.write(tmp_path / name, b"new")
+        assert (tmp_path / name).read_bytes() == b"new"
+    assert (tmp_path / "elsewhere").read_text() == "precious"
+
+
 def rewrite(folder: Path, card: dict[str, Any], config: dict[str, Any] | None = None) -> None:
     """An altered card whose hashes fit."""
     if config is not None:
@@ -111,6 +160,8 @@ def changed(card: dict[str, Any], place: str, value: object) -> dict[str, Any]:
         ("temperature", -1.0),
         ("temperature", math.nan),
         ("temperature", math.inf),
+        ("temperature", 1e-50),
+        ("files", {}),
         ("classes", ["a", "a", "b"]),
         ("classes", ["a", "b"]),
         ("classes", []),
