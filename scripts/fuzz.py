@@ -25,6 +25,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -125,9 +126,21 @@ def seeds(place: Path) -> dict[str, tuple[Path, Command]]:
         whole / "study.toml",
         lambda case: ["plan", str(case / "study.toml"), "--hours", "0.05", "--storage", f"sqlite:///{case}/none.db"],
     )
-    found["optuna.db"] = (whole / "optuna.db", lambda case: ["status", "--storage", f"sqlite:///{case}/optuna.db"])
-    found["attributes"] = (whole / "optuna.db", found["optuna.db"][1])
+    for kind in ("optuna.db", "attributes"):
+        for words in (
+            ["status"],
+            ["sql", "SELECT * FROM studies_overview, trials_flat, epochs, params"],
+            ["plan", "--name", "s", "--preset", "quick"],
+            ["resume", "s", "--quiet"],
+            ["db", "delete", "s", "--yes"],
+        ):
+            found[f"{kind} {words[0]}"] = (whole / "optuna.db", partial(on_its_database, words))
     return {name: pair for name, pair in found.items() if pair[0].exists()}
+
+
+def on_its_database(words: list[str], case: Path) -> list[str]:
+    """The command, on the case's own database."""
+    return [*words, "--storage", f"sqlite:///{case}/optuna.db"]
 
 
 STUDY = """preset = "quick"
@@ -148,14 +161,18 @@ learning_rate = {{ low = 1e-3, high = 1e-2, log = true }}
 
 
 def alter_attributes(file: Path, rng: random.Random) -> None:
-    """Mutated JSON in the attributes of a study and its trials."""
+    """Mutated JSON in the attributes of a study and its trials, and in what parameters were drawn from."""
     with sqlite3.connect(file) as connection:
-        for table in ("study_user_attributes", "trial_user_attributes"):
-            column = f"{table.removesuffix('s')}_id"
-            rows = connection.execute(f"SELECT {column}, value_json FROM {table}").fetchall()
-            for number, value in rng.sample(rows, min(2, len(rows))):
+        for table, what in (
+            ("study_user_attributes", "value_json"),
+            ("trial_user_attributes", "value_json"),
+            ("trial_system_attributes", "value_json"),
+            ("trial_params", "distribution_json"),
+        ):
+            rows = connection.execute(f"SELECT rowid, {what} FROM {table}").fetchall()
+            for number, value in rng.sample(rows, min(rng.randrange(3), len(rows))):
                 text = mutated(value.encode(), rng).decode(errors="replace")
-                connection.execute(f"UPDATE {table} SET value_json = ? WHERE {column} = ?", (text, number))
+                connection.execute(f"UPDATE {table} SET {what} = ? WHERE rowid = ?", (text, number))
 
 
 def run_case(name: str, file: Path, command: Command, whole: Path, place: Path, rng: random.Random) -> str | None:
@@ -164,7 +181,7 @@ def run_case(name: str, file: Path, command: Command, whole: Path, place: Path, 
     shutil.rmtree(case, ignore_errors=True)
     shutil.copytree(whole, case)
     target = case / file.relative_to(whole)
-    if name == "attributes":
+    if name.startswith("attributes"):
         alter_attributes(target, rng)
     else:
         target.write_bytes(mutated(file.read_bytes(), rng))

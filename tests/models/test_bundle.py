@@ -318,6 +318,22 @@ def test_the_example_decodes_as_this_program_does(alone: tuple[Path, list[Path],
     assert len(np.unique(expected.round(4), axis=0)) > 5
 
 
+def test_the_example_opens_no_other_format_in_disguise(
+    alone: tuple[Path, list[Path], np.ndarray, Path], tmp_path: Path
+) -> None:
+    """An EPS would start Ghostscript."""
+    model, _, _, empty = alone
+    (tmp_path / "photo.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    with Image.open(tmp_path / "photo.png") as image:  # or the test would notice nothing
+        assert image.format == "EPS"
+    command = [sys.executable, "-I", model / "example.py", tmp_path / "photo.png"]
+    done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "cannot identify image file" in done.stderr
+
+
 def run_quietly(*command: object) -> None:
     subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, timeout=240)
 
