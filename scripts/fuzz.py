@@ -88,7 +88,7 @@ def with_fitting_hashes(model: Path) -> None:
         card = json.loads((model / bundle.CARD).read_bytes())
         card["files"] = {name: file_hash(model / name) for name in card["files"] if (model / name).is_file()}
         (model / bundle.CARD).write_text(json.dumps({**card, "card_sha256": bundle.card_hash(card)}))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
         return
 
 
