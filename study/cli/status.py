@@ -59,9 +59,12 @@ def _watch(name: str | None, storage: str, as_json: bool) -> None:
         raise StudyError("--watch takes the name of one study, and no --json (for example: study status NAME --watch)")
     with storage_trouble(storage), stoppable():
         try:
-            follow(name, storage, out)
+            ended = follow(name, storage, out)
         except Stopped as stop:
             raise typer.Exit(stop.exit_code) from None
+    if not ended:
+        go_on = f"study resume {quote(name)}{storage_option(storage)}"
+        err.print(f"nobody works on {name}; go on with: {go_on}", markup=False, soft_wrap=True)
 
 
 def _row_or_note(database: LeanStorage, name: str, storage: str) -> Row:

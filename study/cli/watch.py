@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group
@@ -23,6 +22,8 @@ from study.storage.door import open_storage, runs_folder
 from study.storage.leases import holders
 
 REFRESH_SECONDS = 2.0
+IDLE_LOOKS = 10
+"""At a study on which nobody works, before that is taken for its end."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Glance:
     left: str
     stage: str
     ended: bool
+    idle: bool  # nobody works on it, as far as one can see from here
 
 
 def glance(name: str, url: str) -> Glance:
@@ -74,6 +76,7 @@ def glance(name: str, url: str) -> Glance:
             left="" if ended else _left(study, own, len(running)),
             stage="ended" if ended else "final stage" if _finishing(study) else "search",
             ended=ended,
+            idle=not study.clock.is_held(),
         )
     finally:
         storage.engine.dispose()
@@ -117,28 +120,35 @@ def _left(study: OpenStudy, own: list[FrozenTrial], workers: int) -> str:
     return f"about {duration(left)} left in the search"
 
 
-def follow(name: str, url: str, console: Console) -> None:
-    """Draw until the study has ended: on a terminal in place, elsewhere a line for each change."""
+def follow(name: str, url: str, console: Console) -> bool:
+    """Draw until the study has ended: on a terminal in place, elsewhere a line for each change.
+
+    Returns whether it has; else nobody works on it.
+    """
     looks = _looks(name, url)
-    first = next(looks)
+    one: Glance | None = next(looks)
     if not console.is_terminal:
         before = ""
-        for one in chain([first], looks):
-            line = _line(one)
-            if line != before:
+        while one:
+            if (line := _line(one)) != before:
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
-            before = line
-        return
-    with Live(_drawn(first), console=console, auto_refresh=False) as live:
-        for one in looks:
+            before, last, one = line, one, next(looks, None)
+        return last.ended
+    with Live(console=console, auto_refresh=False) as live:
+        while one:
             live.update(_drawn(one), refresh=True)
+            last, one = one, next(looks, None)
+    return last.ended
 
 
 def _looks(name: str, url: str) -> Iterator[Glance]:
+    """Until it has ended, or nobody has worked on it for a while: a worker that died may be replaced."""
+    idle = 0
     while True:
         one = glance(name, url)
         yield one
-        if one.ended:
+        idle = idle + 1 if one.idle else 0
+        if one.ended or idle >= IDLE_LOOKS:
             return
         time.sleep(REFRESH_SECONDS)
 

@@ -70,7 +70,7 @@ ENDS = dict[Stage, FiniteFloat]
 """Stage -> what the clock said at its end, seconds."""
 
 
-def taken(ends: Mapping[str, float]) -> dict[Stage, float]:
+def taken(ends: Mapping[Stage, float]) -> dict[Stage, float]:
     """Seconds of each stage, from what the clock said at its end; those that have not ended are left out."""
     found: dict[Stage, float] = {}
     before = 0.0

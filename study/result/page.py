@@ -2,6 +2,7 @@
 
 import html
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -33,6 +34,7 @@ class Found:
     infeasible: int
     at_the_edge: list[str]
     left_out: int  # trials of other programs
+    stages: Mapping[str, tuple[float, float | None]]  # seconds as planned, and taken by the time of writing
 
 
 def page(
@@ -243,7 +245,14 @@ def _search(trials: list[FrozenTrial], config: StudyConfig, found: Found, times:
         "Selection scores come from the validation part, which chose the winner: the best of many is not a "
         "performance.",
     ]
-    parts = ["".join(f"<p>{sentence}</p>" for sentence in sentences), _figure(figures.history(trials))]
+    parts = ["".join(f"<p>{sentence}</p>" for sentence in sentences)]
+    if found.stages:
+        rows: list[Row] = [
+            (name, round(wanted), "this page is part of it" if spent is None else round(spent))
+            for name, (wanted, spent) in found.stages.items()
+        ]
+        parts.append(table(("stage", "seconds planned", "seconds taken"), rows))
+    parts.append(_figure(figures.history(trials)))
     if found.rungs:
         shares: list[Row] = [(*row, percent(row[3] / row[2]) if row[2] else "") for row in found.rungs]
         parts.append(table(("bracket", "rung (epochs)", "judged", "went on", "share"), shares))

@@ -44,15 +44,18 @@ def write_report(
     """Write the report's files beside the model: one page, and each table as a file of its own."""
     trials = study.own_trials()
     times = times_table(trials, card, config)
+    stages = study.times()
     found = Found(
         rungs=rungs_table(trials, config),
         importance=importances(trials),
         infeasible=sum(why(trial.user_attrs) in INFEASIBLE for trial in trials),
         at_the_edge=edges(config.space, card.study.params),
+        stages=stages,
         left_out=sum(trial.state.is_finished() for trial in study.trials()) - len(trials),
     )
     files.write_json(directory / "results.json", results(trials, config))
-    files.write_json(directory / "times.json", times)
+    by_stage = {name: {"planned": wanted, "taken": spent} for name, (wanted, spent) in stages.items()}
+    files.write_json(directory / "times.json", {**times, **({"stages": by_stage} if stages else {})})
     files.write(directory / "study.toml", study_file(config, study.name, len(trials)))
     warning = f"{LEAKY}\n\n" if card.leaky else ""
     files.write(directory / "classification_report.txt", (warning + report_text(card.test, card.classes)).encode())

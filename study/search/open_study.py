@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from study import StudyError
 from study.attributes import ASKED, BASELINE, CONFIG, CONTRACT, PLANNED, STAGES, kept
-from study.config.plan import ENDS, Planned, Stage
+from study.config.plan import ENDS, Planned, Stage, taken
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.config.space import distributions
@@ -75,6 +75,11 @@ class OpenStudy:
         """As they were last given, by whatever command."""
         return stored_config(self.study).hours
 
+    def times(self) -> dict[str, tuple[float, float | None]]:
+        """Seconds of each stage as planned, and by the clock; None for one that has not ended. None without hours."""
+        planned, ended = self.planned(), taken(self._ends())
+        return {} if planned is None else {name: (wanted, ended.get(name)) for name, wanted in planned.stages.items()}
+
     def has_ended(self, stage: Stage) -> bool:
         """Whether the end of a stage was noted."""
         return stage in self._ends()
@@ -83,9 +88,9 @@ class OpenStudy:
         """Note what the clock says, or said `at` the end of a stage; of one that comes again the last end counts."""
         if self.planned():
             at = self.clock.spent() if at is None else at
-            self.remember(STAGES, {**self._ends(), stage: round(at, 1)})
+            self.remember(STAGES, dict[str, JsonValue]({**self._ends(), stage: round(at, 1)}.items()))
 
-    def _ends(self) -> dict[str, JsonValue]:
+    def _ends(self) -> dict[Stage, float]:
         return self.attribute(STAGES, ENDS) or {}
 
     def search_seconds_left(self) -> float:

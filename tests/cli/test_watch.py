@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from study.cli import watch
 from study.cli.watch import glance
 from tests import killer
 from tests.conftest import Shell
@@ -29,6 +30,22 @@ def test_a_running_study_is_followed_to_its_end(shell: Shell, small_folder: Path
     assert re.match(r"s: ended; 12 of 12 trials done, \d+ pruned; best [\d.]+ % \(trial \d+\)$", lines[-1])
     assert any(re.search(r"s: (search|final stage); \d+ of 12 trials done", line) for line in lines)
     assert len(lines) == len(set(lines))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_study_that_was_killed_is_not_followed_for_ever(
+    shell: Shell, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = killer.start(options(small_folder), tmp_path)
+    killer.when_reported(running, tmp_path, 1)
+    running.kill()
+    running.join(60)
+    monkeypatch.setattr(watch, "REFRESH_SECONDS", 0.01)
+    code, out, err = shell("status", "s", "--watch")
+    assert code == 0
+    assert out.startswith("s: search; ")
+    assert "nobody works on s; go on with: study resume s\n" in err
 
 
 def test_what_watch_takes(shell: Shell, tmp_path: Path) -> None:

@@ -67,7 +67,14 @@ def test_a_study_by_hours_leaves_a_file_that_gives_the_same(small_folder: Path, 
     assert min(took["search"], took["final training"], took["result"]) > 0
     assert attributes[CLOCK]["holder"] is None
     assert 5 < attributes[CLOCK]["seconds"] < 180
-    file = first / "runs" / "s" / "model" / "study.toml"
+    model = first / "runs" / "s" / "model"
+    stages = json.loads((model / "times.json").read_text())["stages"]
+    assert list(stages) == list(took)
+    assert stages["search"] == {"planned": attributes[PLANNED]["stages"]["search"], "taken": took["search"]}
+    assert stages["result"]["taken"] is None  # it is being written
+    page = (model / "report.html").read_text()
+    assert f'<td>search</td><td class="number">{round(stages["search"]["planned"])}</td>' in page
+    file = model / "study.toml"
     assert killer.run(["run", str(file), "--name", "s"], second) == 0
     assert finished(second) == finished(first)
     assert card(second)["weights_sha256"] == card(first)["weights_sha256"]
