@@ -27,7 +27,8 @@ from study.dashboard import application, serve
 from study.storage import views
 from study.storage.door import open_storage
 
-FIGURE = "document.querySelector('.js-plotly-plot .main-svg') !== null"
+FIGURE = "document.querySelectorAll('.js-plotly-plot .point').length >= 40"
+"""Points are drawn, not the empty frame that comes before them."""
 PATIENCE = 120_000
 """Milliseconds."""
 

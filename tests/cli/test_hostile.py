@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import sqlite3
@@ -150,7 +151,7 @@ def test_what_another_program_changed_in_a_study_is_one_line_and_hides_no_other(
         ["plan", "--name", "bad", "--preset", "quick"],
         ["resume", "bad", "--device", "cpu"],
         ["worker", "bad"],
-        ["retrain", "bad"],
+        *([["retrain", "bad"]] if re.search("openings|models|final_stage|epoch_seconds", statement) else []),
         ["db", "delete", "bad", "--yes"],
     ):
         code, _, err = shell(*words)
