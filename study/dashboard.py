@@ -210,7 +210,7 @@ def offers(study: FrozenStudy, own: list[FrozenTrial], runs: Path | None) -> lis
         if (path := folder / "model" / name).is_file()
     ]
     best, kept = best_of(own), read_best(folder)
-    if best and kept and (kept.study, kept.trial) == (str(study.user_attrs.get(IDENTITY)), best.number):
+    if best and kept and (kept.study, kept.trial) == (study.user_attrs.get(IDENTITY), best.number):
         for name, draw in PICTURES.items():
             number = _number(study.study_name, f"{kept.study}/{best.number}/{name}")
             drawn = cache(partial(draw, kept))  # it takes a second, and is asked for with every look

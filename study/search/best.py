@@ -55,7 +55,7 @@ def keep_if_best(study: OpenStudy, work: Workspace, number: int, value: float, m
     try:
         probabilities = softmax(predict_logits(model, work.eval_batches("val")))
         kept = Best(
-            study=study.attribute(IDENTITY, str) or "",
+            study=_identity(study),
             trial=number,
             value=value,
             classes=list(work.dataset.classes),
@@ -75,8 +75,12 @@ def _is_best(study: OpenStudy, number: int, value: float) -> bool:
     """Whether neither a complete trial, nor one that is about to be, is as good."""
     kept = read_best(study.folder)
     others = [(trial.value or 0.0, trial.number) for trial in [best_of(study.own_trials())] if trial]
-    others += [(kept.value, kept.trial)] if kept and kept.study == study.attribute(IDENTITY, str) else []
+    others += [(kept.value, kept.trial)] if kept and kept.study == _identity(study) else []
     return all((value, -number) > (one, -other) for one, other in others if other != number)
+
+
+def _identity(study: OpenStudy) -> str:
+    return study.attribute(IDENTITY, str) or ""
 
 
 def _packed(best: Best) -> bytes:

@@ -5,6 +5,7 @@ original's files.
 """
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,7 @@ from study import StudyError
 from study.attributes import IDENTITY, kept
 from study.storage.door import sqlite_file
 from study.storage.lean import LeanStorage
-from study.storage.sqlite import reader
+from study.storage.sqlite import RESCUED, reader
 
 FILE = "owner.json"
 
@@ -103,10 +104,14 @@ WHERE study_name = :name AND key = :key AND value_json = :value"""
 def _place(storage: LeanStorage) -> str:
     """Of a SQLite database its name, since runs/ lies beside it; of another the server and its number there.
 
-    A copy on the same server has another number, and one on another server another server.
+    A copy on the same server has another number, and one on another server another server. What was rescued of a file
+    that was taken away from a running study is that file.
     """
     if _is_file(storage.engine.url):
-        return sqlite_file(storage.engine.url).name
+        name = sqlite_file(storage.engine.url).name
+        with storage.reading() as connection:
+            rescued = connection.scalar(text("PRAGMA application_id")) == RESCUED
+        return re.sub(r"\.rescued(-\d+)?$", "", name) if rescued else name
     with storage.reading() as connection:
         number, name = connection.execute(text(NUMBER)).one()
         if connection.scalar(text("SELECT has_function_privilege('pg_control_system()', 'execute')")):

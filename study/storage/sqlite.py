@@ -178,6 +178,10 @@ def _identity(file: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+RESCUED = 0x72657363
+"""The application_id of what was rescued: it is the database whose name it bears, and no copy of it."""
+
+
 def _rescue(origin: sqlite3.Connection, file: Path) -> str:
     """Save what an open connection still sees of a database that has lost its name; says what to do now.
 
@@ -186,7 +190,7 @@ def _rescue(origin: sqlite3.Connection, file: Path) -> str:
     try:
         for number in itertools.count(1):
             rescued = file.with_name(f"{file.name}.rescued{f'-{number}' if number > 1 else ''}")
-            if _copy(origin, rescued):
+            if _copy(origin, rescued, mark=RESCUED):
                 return f" (what it held is in {rescued}: go on with --storage {quote(f'sqlite:///{rescued}')})"
     except (sqlite3.Error, OSError):
         pass
@@ -212,7 +216,7 @@ def copy_file(source: Path, target: Path) -> None:
         origin.close()
 
 
-def _copy(origin: sqlite3.Connection, target: Path) -> bool:
+def _copy(origin: sqlite3.Connection, target: Path, mark: int | None = None) -> bool:
     """False when the target exists with another content. Raises sqlite3.Error and OSError; then there is no target."""
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     copy = sqlite3.connect(part)
@@ -222,6 +226,8 @@ def _copy(origin: sqlite3.Connection, target: Path) -> bool:
         if copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'leases'").fetchone():
             copy.execute("DELETE FROM leases")  # those who work on the original do not work on the copy
             copy.commit()
+        if mark is not None:
+            copy.execute(f"PRAGMA application_id = {mark}")
         (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(f"it is damaged: {verdict}")
