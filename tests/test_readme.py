@@ -38,11 +38,11 @@ SMALLER = ["image_size", "epochs", "min_epochs", "eta", "final_epochs", "batch_s
 def made_small(words: list[str]) -> list[str]:
     """The same command with a budget of seconds; the embedded digits stay as they are."""
     if words[:2] == ["study", "plan"]:
-        return [*words, "--hours", "0.04"]
+        return [*words, "--hours", "0.02"]
     if words[:2] != ["study", "run"]:
         return words
     extra = ["--set", "image_size=32", "--set", "final_seeds=1", "--trials", "2", "--set", "space.base_filters=2"]
-    extra += ["--hours", "0.04", "--set", "limit={}"]  # 3 % of the hours go into measuring
+    extra += ["--hours", "0.02", "--set", "limit={}"]  # 3 % of the hours go into measuring
     for name in SMALLER[1:]:
         extra += ["--set", f"{name}={TINY[name]}"]
     return [*words, *extra, "--set", "space.filters_multiplier=1"]
