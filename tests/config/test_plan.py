@@ -11,11 +11,13 @@ from hypothesis.strategies import SearchStrategy
 from models.cost import Cost
 from study import StudyError
 from study.config.expect import Images, Throughput, epoch_seconds
-from study.config.limit import cost_of
+from study.config.limit import above, cost_of
 from study.config.plan import AFTER, FULL_TRAININGS, SPARE, Planned, extended, plan, shortened, taken
 from study.config.resolve import Asked, ask, resolve
 from study.config.rungs import brackets, expected_epochs
 from study.config.schema import StudyConfig
+from study.config.space import Range
+from study.config.starts import START_SHARE
 
 HERE = Throughput(
     flops=6e10, numbers=8e8, pixels=3e7, step=0.002, decode=0.003, group=0.015, result=15.0, result_image=0.006
@@ -38,6 +40,19 @@ def planned(hours: float, images: Images, throughput: Throughput, **given: objec
     config, found = plan(asked(hours, **given), images, throughput)
     assert found is not None
     return config, found
+
+
+def test_the_strong_starts_are_as_wide_as_their_share_of_the_limit_allows() -> None:
+    config, _ = planned(2.0, Images(count=5000, side=96, grouped=True), HERE)
+    assert config.limit.gflops is not None
+    room = config.limit.model_copy(update={"gflops": START_SHARE * config.limit.gflops})
+    entry = config.space["base_filters"]
+    assert isinstance(entry, Range)
+    for start in config.starts[1:]:
+        assert above(room, config.space, start, config.image_size) is None
+        wider = {**start, "base_filters": int(start["base_filters"]) + 1}
+        assert start["base_filters"] == entry.high or above(room, config.space, wider, config.image_size)
+    assert all(int(start["base_filters"]) > entry.low for start in config.starts[1:])
 
 
 @settings(max_examples=60, deadline=None)

@@ -118,6 +118,18 @@ def test_maps_stay_within_what_was_asked() -> None:
     assert area.max() <= 1.001
 
 
+def test_crops_lie_anywhere_inside_the_image() -> None:
+    torch.manual_seed(0)
+    maps = random_maps(4000, Augment(crop=0.5), CPU)
+    for axis in (0, 1):
+        room = 1 - maps[:, axis, axis]  # on either side of the middle
+        shift = maps[:, axis, 2]
+        assert (shift.abs() <= room + 1e-6).all()
+        place = (shift / room)[room > 0.05]
+        assert abs(place.mean()) < 0.05
+        assert abs(place.std() - 3**-0.5) < 0.03  # uniform from -1 to 1
+
+
 def test_turns_are_quarters_all_alike() -> None:
     image = torch.from_numpy(random_images(1, 16))
     torch.manual_seed(0)

@@ -56,6 +56,27 @@ def test_shares_are_met_within_two_points_where_groups_are_many(copies: int) -> 
             assert abs((labels[index] == label).sum() / (sources * copies) - share) < 0.02
 
 
+def uneven() -> tuple[np.ndarray, np.ndarray, int]:
+    """Three classes of groups of 1 to 9 images, some of which hold two classes."""
+    sizes = [1 + 7 * number % 9 for number in range(60)]
+    groups = np.repeat(np.arange(60), sizes)
+    labels = np.where(np.arange(len(groups)) % 11 == 0, (groups + 1) % 3, groups % 3)
+    return labels, groups, 3
+
+
+def test_parts_stay_what_they_were_in_earlier_versions() -> None:
+    """A study goes on only with the parts that it began with: these hashes never change."""
+    assert [split(*uneven(), seed).hash[:12] for seed in (0, 1, 2)] == ["2c864c2baeb6", "3d2ae7072d64", "a43f66c13c44"]
+
+
+def test_shares_are_met_where_groups_are_uneven() -> None:
+    labels, groups, classes = uneven()
+    parts = split(labels, groups, classes, 0)
+    for name, share in SHARES.items():
+        for label in range(classes):
+            assert abs((labels[getattr(parts, name)] == label).sum() / (labels == label).sum() - share) < 0.03
+
+
 def test_seed_changes_the_parts() -> None:
     groups = np.arange(200)
     assert split(groups % 2, groups, 2, 0).hash != split(groups % 2, groups, 2, 1).hash
