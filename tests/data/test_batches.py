@@ -128,6 +128,9 @@ def test_crops_lie_anywhere_inside_the_image() -> None:
         place = (shift / room)[room > 0.05]
         assert abs(place.mean()) < 0.05
         assert abs(place.std() - 3**-0.5) < 0.03  # uniform from -1 to 1
+    whole = maps[(maps[:, 0, 0] < 1) & (maps[:, 1, 1] < 1)]  # the others are cut off at the image's edge
+    ratio = (whole[:, 0, 0] / whole[:, 1, 1]).log().abs().max()
+    assert 0.95 * math.log(4 / 3) < ratio <= math.log(4 / 3) + 1e-4
 
 
 def test_turns_are_quarters_all_alike() -> None:
