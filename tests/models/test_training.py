@@ -1,5 +1,7 @@
 """The loop: deterministic in its seed, learns, stops when told, reports what happened."""
 
+import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -140,3 +142,21 @@ def test_the_rate_follows_the_batch() -> None:
     assert rate_for_batch(0.01, "sgd", 256, 64) == pytest.approx(0.04)
     assert rate_for_batch(0.01, "adamw", 256, 64) == rate_for_batch(0.01, "adam", 256, 64) == pytest.approx(0.02)
     assert rate_for_batch(0.0123, "adam", 48, 48) == 0.0123  # to the last bit
+
+
+@pytest.mark.parametrize("micro", [1, 5, 31])
+def test_parts_of_a_batch_add_up_to_its_gradient_whatever_their_size(micro: int) -> None:
+    config = dataclasses.replace(SMALL, batch_norm=False, conv_dropout=0.0, dense_dropout=0.0)
+    torch.manual_seed(0)
+    whole = build_cnn(config)
+    parts = copy.deepcopy(whole)
+    recipe = TrainConfig(epochs=1, learning_rate=0.01, optimizer="sgd")
+    x, y = torch.randn(32, 3, 8, 8), torch.randint(0, 2, (32,))
+    learner, halved = make_learner(whole, recipe), make_learner(parts, recipe)
+    halved.micro_batch = micro
+    (first,) = fit(learner, recipe, lambda: [(x, y)], 1, None, 0)
+    (second,) = fit(halved, recipe, lambda: [(x, y)], 1, None, 0)
+    assert (second.train_accuracy, second.images) == (first.train_accuracy, first.images)
+    assert second.train_loss == pytest.approx(first.train_loss, rel=1e-6)
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], weight, rtol=1e-5, atol=1e-7)
