@@ -336,6 +336,38 @@ def test_csv_for_spreadsheets(shell: Shell, small_folder: Path, tmp_path: Path) 
         assert next(iter(csv.DictReader(io.StringIO(out))))["path"] == shown
 
 
+def test_csv_for_spreadsheets_of_the_history_and_the_parts(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
+    folder = shrink(small_folder, tmp_path / "images", classes=3, each=20)
+    (folder / "1").rename(folder / "=1")
+    optuna.create_study(study_name="+cmd", storage=f"sqlite:///{tmp_path}/optuna.db")
+    for words, cell in (
+        (["data", "split", folder], "=1"),
+        (["sql", "SELECT study_name AS label, 1 AS path FROM studies"], "+cmd"),
+    ):
+        for option, shown in (("--csv", cell), ("--csv-safe", f"'{cell}")):
+            code, out, _ = shell(*words, option)
+            assert code == 0
+            labels = {row["label"] for row in csv.DictReader(io.StringIO(out))}
+            assert shown in labels
+            assert (cell in labels) is (option == "--csv")
+
+
+def test_what_is_logged_and_printed_obeys_no_control_character(tmp_path: Path) -> None:
+    """In a process of its own, where nobody but the log's last resort takes messages."""
+    name = NASTY.replace("/", "")
+    for folder in ("a", "real"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / folder / "x.png")
+    (tmp_path / "images" / "real").rename(tmp_path / "real")
+    (tmp_path / "images" / name).symlink_to(tmp_path / "real")
+    (tmp_path / "images" / "a" / f"{name}.png").write_text("no image")
+    command = [sys.executable, "-m", "study", "data", "split", "images", "--skip-bad"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "is a link to" in done.stderr
+    assert "\\x1b]52" in done.stderr
+    assert not {"\x1b", "\x07", "\u202e"} & set(done.stdout + done.stderr)
+
+
 @pytest.mark.slow
 def test_names_that_are_not_utf_8_go_through_a_pipe(small_folder: Path, tmp_path: Path) -> None:
     assert killer.run([*killer.options(small_folder)], tmp_path) == 0
