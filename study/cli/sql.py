@@ -36,7 +36,10 @@ def sql(
     as_csv: AsCsv = False,
     csv_safe: CsvSafe = False,
     schema: Annotated[bool, typer.Option("--schema", help="What columns there are, and what they mean.")] = False,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Give up after so long.")] = SECONDS,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=f"So many rows at most; a table on the screen has {SHOWN} unless told.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which the question is given up.")] = SECONDS,
 ) -> None:
     """Ask the history of trials in SQL; nothing is ever written. Without a query: a list of recipes."""
     as_csv = as_csv or csv_safe
@@ -64,16 +67,19 @@ def sql(
     else:
         text = sys.stdin.read() if query == "-" else query
         text = next((recipe.sql for recipe in RECIPES if recipe.name == text.strip()), text)
-        with storage_trouble(storage), ask(storage, text, seconds) as answer:
-            write(answer.columns, answer.rows())
+        with storage_trouble(storage), ask(storage, text, timeout) as answer:
+            if write is _table:
+                _table(answer.columns, answer.rows(), limit or SHOWN, "" if limit else "; more with --limit")
+            else:
+                write(answer.columns, itertools.islice(answer.rows(), limit))
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], most: int = SHOWN, advice: str = "") -> None:
     rows = iter(rows)
-    shown = [tuple(_short(value) for value in row) for row in itertools.islice(rows, SHOWN)]
+    shown = [tuple(_short(value) for value in row) for row in itertools.islice(rows, most)]
     print_table(head, shown)
     if next(rows, None) is not None:
-        err.print(f"the first {SHOWN} rows; all of them with --csv or --json")
+        err.print(f"the first {most} rows; all of them with --csv or --json{advice}")
 
 
 def _short(value: object) -> object:

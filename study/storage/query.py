@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import logging
 import multiprocessing
 import os
 import re
@@ -19,6 +20,8 @@ from study.storage import views
 from study.storage.door import parse_url, shown, sqlite_file
 from study.storage.sqlite import check_file, reader
 
+logger = logging.getLogger(__name__)
+
 SECONDS = 30.0
 """After which a question is given up."""
 AT_ONCE = 500
@@ -34,6 +37,10 @@ READING = {
     sqlite3.SQLITE_RECURSIVE,
 }
 NOT_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"}
+
+
+class Warned(str):
+    """What is said before the answer."""
 
 
 class Answer:
@@ -73,11 +80,14 @@ class Answer:
         start = os.times().elapsed
         try:
             if not self._pipe.poll(max(0.0, self._left)):
-                raise StudyError(f"no answer within {self._seconds:g} seconds (ask for less, or allow --seconds MORE)")
+                raise StudyError(f"no answer within {self._seconds:g} seconds (ask for less, or allow --timeout MORE)")
             kind, content = self._pipe.recv()
         except EOFError:
             raise StudyError("the question took more memory than there is (ask for less)") from None
         self._left -= os.times().elapsed - start
+        if kind == "warned":
+            logger.warning(content)
+            return self._next()
         if kind == "refused":
             raise StudyError(content)
         return content
@@ -101,7 +111,7 @@ def _answer(target: Any, place: URL, sql: str, seconds: float, pipe: Pipe) -> No
     """The other process: column names, then batches of rows, then an empty one; or why not."""
     try:
         for item in target(place, sql, seconds):
-            pipe.send(("rows", item))
+            pipe.send(("warned" if isinstance(item, Warned) else "rows", item))
         pipe.send(("rows", []))
     except (sqlite3.Error, sqlite3.Warning, sqlalchemy.exc.SQLAlchemyError, StudyError) as error:
         pipe.send(("refused", str(error)))
@@ -164,7 +174,7 @@ def _only_reading(what: str) -> str:
 # ---- PostgreSQL -------------------------------------------------------------------------------------------------
 
 
-def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any]]:
+def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any] | Warned]:
     if place.get_driver_name() != "psycopg":
         raise StudyError("study sql asks PostgreSQL through psycopg (write postgresql+psycopg://USER@HOST/DATABASE)")
     with sqlalchemy.create_engine(place).connect() as connection:
@@ -179,6 +189,9 @@ def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any]]:
             "SELECT set_config(name, '1s', true) FROM pg_settings WHERE name = 'client_connection_check_interval'"
         )
         (superuser,) = raw.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+        (may_write,) = raw.execute(MAY_WRITE).fetchone()
+        if superuser or may_write:
+            yield Warned("this role may also write; nothing is written here, but one that may only SELECT is safer")
         if superuser:  # else a SELECT could read and write the server's files
             raw.execute("SET LOCAL ROLE pg_read_all_data")
         import psycopg  # it is there, or there would be no connection
@@ -198,6 +211,10 @@ def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any]]:
                 yield batch
         except psycopg.Error as error:
             raise StudyError(_reason(str(error), [], columns)) from error
+
+
+MAY_WRITE = """SELECT coalesce(bool_or(has_table_privilege(oid, 'INSERT, UPDATE, DELETE, TRUNCATE')), false)
+FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"""
 
 
 # ---- both -------------------------------------------------------------------------------------------------------

@@ -527,6 +527,35 @@ def test_views_are_never_in_the_way_of_a_migration(version: int, tmp_path: Path,
         assert connection.execute("SELECT count(*) FROM trials_flat").fetchone() == (5,)
 
 
+def test_a_role_that_may_write_is_warned_of(postgres: str, caplog: pytest.LogCaptureFixture) -> None:
+    name, role = f"w{time.monotonic_ns()}", f"r{time.monotonic_ns()}"
+    url = postgres.replace("/postgres?", f"/{name}?")
+    with sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as server:
+        server.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+        optuna.create_study(study_name="s", storage=open_storage(url, create=True))
+        server.execute(sqlalchemy.text(f"CREATE ROLE {role} LOGIN PASSWORD 'x'"))
+    with sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT").connect() as database:
+        database.execute(sqlalchemy.text(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"))
+    reader = url.replace("postgres:@", f"{role}:x@")
+    for address, warned in ((url, True), (reader, False)):
+        with ask(address, "SELECT study FROM studies_overview") as answer:
+            assert list(answer.rows()) == [("s",)]
+        assert ("this role may also write" in caplog.text) is warned
+        caplog.clear()
+
+
+def test_limit_and_timeout(shell: Shell, tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), 5)
+    for option, lines in (("--csv", 3), ("--json", 4)):
+        assert len(shell("sql", "SELECT number FROM trials_flat", option, "--limit", 2)[1].splitlines()) == lines
+    code, out, err = shell("sql", "SELECT number FROM trials_flat", "--limit", 2)
+    assert (code, len(out.splitlines()), err) == (0, 3, "the first 2 rows; all of them with --csv or --json\n")
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+    code, _, err = shell("sql", endless, "--timeout", 0.5)
+    assert (code, "no answer within 0.5 seconds" in err, "--timeout MORE" in err) == (2, True, True)
+
+
 def test_a_table_of_the_same_name_stays(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True)
     with storage.engine.begin() as connection:
