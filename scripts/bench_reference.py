@@ -218,7 +218,7 @@ def ours(points: list[dict[str, Any]], folder: Path, given: Any, pruner: str, pl
     study = optuna.create_study(study_name="s", storage=open_storage(url, create=True), direction="maximize")
     for point in points:
         study.enqueue_trial(point)
-    for _ in launch.run(Asked(config.model_dump(mode="json")), "s", url, torch.device("cpu")):
+    for _ in launch.run(Asked(config.model_dump(mode="json")), "s", url, ["cpu"]):
         pass
     seconds = time.perf_counter() - start
     trials = study.get_trials(deepcopy=False)

@@ -222,7 +222,9 @@ def whole(images: int, device: torch.device) -> dict[str, Any]:
         for pruner in ("none", "hyperband"):
             config = resolve(None, {"preset": "reference", "data": str(folder), "groups": "none", "pruner": pruner})
             start = time.perf_counter()
-            for _ in launch.run(Asked(config.model_dump(mode="json")), pruner, f"sqlite:///{place}/optuna.db", device):
+            for _ in launch.run(
+                Asked(config.model_dump(mode="json")), pruner, f"sqlite:///{place}/optuna.db", [str(device)]
+            ):
                 pass
             found[f"seconds, {pruner}"] = time.perf_counter() - start
     return found

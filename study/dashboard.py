@@ -41,6 +41,7 @@ from study.config.schema import StudyConfig
 from study.result.pictures import confusion_picture, mistakes_picture
 from study.result.report import search_figures
 from study.search.best import best_of, read_best
+from study.search.contract import files_of
 from study.search.members import Membership
 from study.search.opened import check_name
 from study.storage.door import open_storage, runs_folder
@@ -50,6 +51,8 @@ from study.storage.private import tables
 
 FRESH_SECONDS = 5.0
 """Figures are not made more often than that."""
+SHARE = 0.1
+"""Of the time, at most, is spent on making them: a long history takes seconds."""
 OFFERED = ("report.html", bundle.CARD, bundle.READABLE)
 """Files of a model folder that the page offers."""
 
@@ -64,11 +67,11 @@ class Shown(LeanStorage):
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        self.runs = Path("runs")
+        self.url = ""
         self._lock = threading.Lock()
         self._said: dict[str, str] = {}
         self.offered: dict[str, Offer] = {}  # every file that was ever shown, by its number
-        self._cache: dict[tuple[int, str], tuple[float, dict[str, Any]]] = {}
+        self._cache: dict[tuple[int, str], tuple[float, dict[str, Any]]] = {}  # fresh until, what was made
 
     def get_all_studies(self) -> list[FrozenStudy]:
         """All studies, with what is made for looking at them."""
@@ -116,29 +119,32 @@ class Shown(LeanStorage):
         key = (study._study_id, study.study_name)
         with self._lock:
             made = self._cache.get(key)
-            if made is None or time.monotonic() - made[0] > FRESH_SECONDS:
+            if made is None or time.monotonic() > made[0]:
+                began = time.monotonic()
                 try:
                     trials = self.get_all_trials(study._study_id, deepcopy=False)
-                    attrs, files = extras(study, trials, self.runs_of(study))
+                    attrs, files = extras(study, trials, self.files_of(study))
                     # What was drawn stays drawn.
                     self.offered = {offer.number: offer for offer in files} | self.offered
                 except Exception as error:  # a study of another version is shown as Optuna would show it
                     self._say_once(study.study_name, error)
                     attrs = {}
-                made = self._cache[key] = time.monotonic(), attrs
+                ended = time.monotonic()
+                made = self._cache[key] = ended + max(FRESH_SECONDS, (ended - began) / SHARE), attrs
             return made[1]
 
-    def runs_of(self, study: FrozenStudy) -> Path | None:
+    def files_of(self, study: FrozenStudy) -> Path | None:
         """Where the study's files lie; None where they are those of another database's study of the same name."""
         try:
-            folder = self.runs / check_name(study.study_name)  # other names reach no path
+            check_name(study.study_name)  # other names reach no path
+            folder = files_of(study, self.url)
             check_folder(study.study_name, folder, self, kept(study.user_attrs, IDENTITY, str))
         except StudyError:
             return None
-        return self.runs
+        return folder
 
 
-def extras(study: FrozenStudy, trials: list[FrozenTrial], runs: Path | None) -> tuple[dict[str, Any], "list[Offer]"]:
+def extras(study: FrozenStudy, trials: list[FrozenTrial], folder: Path | None) -> tuple[dict[str, Any], "list[Offer]"]:
     """System attributes that the dashboard reads as a note, figures and files, and these files.
 
     Nothing for a study of plain Optuna.
@@ -152,7 +158,7 @@ def extras(study: FrozenStudy, trials: list[FrozenTrial], runs: Path | None) -> 
     save_note(scratch, note(study.study_name, config))
     for name, figure in search_figures(own, config).items():
         save_plotly_graph_object(scratch, figure, graph_object_id=name)
-    files = offers(study, own, runs)
+    files = offers(study, own, folder)
     attributes = {offer.attribute: json.dumps(offer.described) for offer in files}
     return {**memory.get_study_system_attrs(scratch._study_id), **attributes}, files
 
@@ -199,11 +205,10 @@ class Offer:
         return {"artifact_id": self.number, "filename": self.name, "mimetype": kind, "encoding": None}
 
 
-def offers(study: FrozenStudy, own: list[FrozenTrial], runs: Path | None) -> list[Offer]:
+def offers(study: FrozenStudy, own: list[FrozenTrial], folder: Path | None) -> list[Offer]:
     """The report and the cards of the shipped model, and what the best trial takes for what."""
-    if runs is None:
+    if folder is None:
         return []
-    folder = runs / study.study_name
     found = [
         Offer(number=_number(study.study_name, name), name=name, trial_id=None, content=partial(_opened, path))
         for name in OFFERED
@@ -243,7 +248,7 @@ class Files:
 
     def __init__(self, storage: Shown) -> None:
         self._storage = storage
-        self._uploads = storage.runs / "artifacts"
+        self._uploads = runs_folder(storage.url) / "artifacts"
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """The content of a file; nothing of one that is gone by now."""
@@ -272,7 +277,7 @@ def application(url: str, *, write: bool) -> Application:
     """The dashboard as a WSGI application; without `write` it can change nothing. Raises StudyError."""
     storage = open_storage(url, create=False, write=write, kind=Shown)
     assert isinstance(storage, Shown)
-    storage.runs = runs_folder(url)
+    storage.url = url
     app: Application = wsgi(storage, artifact_store=Files(storage))
     return app if write else _read_only(app)
 

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import optuna
@@ -17,14 +17,15 @@ from study.forkserver import gather
 from study.result.final import Outcome, finish, winner
 from study.result.refit import FinalEpoch
 from study.search.best import LOCK as BEST_LOCK
-from study.search.contract import stored_config
+from study.search.contract import files_of, stored_config
+from study.search.devices import spread
 from study.search.engine import Engine
 from study.search.local import local_processes
 from study.search.opened import Opened, check_name, open_all, with_absolute_data
 from study.search.settle import kept, settle
 from study.search.trial import TrialNews, Watch, objective
 from study.search.worker import search, search_seconds
-from study.storage.door import check_storage, load_study, open_storage, runs_folder, storage_trouble
+from study.storage.door import check_storage, load_study, open_storage, storage_trouble
 from study.storage.leases import Leases
 from study.storage.locks import alone
 from study.storage.ownership import identity_of_study, owns_folder
@@ -45,7 +46,7 @@ def run(
     asked: Asked,
     name: str,
     url: str,
-    device: torch.device,
+    devices: Sequence[str],
     progress: Progress | None = None,
     *,
     since: float | None = None,
@@ -56,10 +57,12 @@ def run(
     """Search to the budget, then train, score and export; yields news.
 
     Finishes what an earlier run left. While another process runs the same study, this one works beside it. `since`:
-    when this command began, by processes.now. `watch` is told of each training step in this process. Without
-    `searching` the final stage comes at once.
+    when this command began, by processes.now. `devices`: workers spread over them (study.search.devices), and
+    the first one is for everything else. `watch` is told of each training step in this process. Without `searching`
+    the final stage comes at once.
     """
     began = now() if since is None else since
+    device = torch.device(devices[0])
     asked = with_absolute_data(asked)
     measured = None if progress is None else partial(progress, "measuring")
     with storage_trouble(url):
@@ -68,6 +71,10 @@ def run(
         settled = now() - began
         if planned:
             yield planned
+        if searching and config.workers < len(devices):
+            logger.warning(
+                f"{', '.join(devices[config.workers :])}: not used (--workers {len(devices)} uses all {len(devices)})"
+            )
         if config.workers > 1 and searching:
             gather()
         try:
@@ -87,7 +94,7 @@ def run(
                 study.stage_ends("images")
             yield opened
             if config.workers > 1 and searching:
-                yield from engine(name, url, str(device), config.workers)
+                yield from engine(name, url, spread(devices, config.workers))
             work = opened.workspace(device)
             if config.workers == 1 and searching:
                 yield from search(study, objective(work, watch=watch))
@@ -129,8 +136,8 @@ def delete(name: str, url: str) -> bool:
     Files that are not the study's for certain stay; returns whether they were removed, or there were none.
     """
     storage = open_storage(url, create=False)
-    study = load_study(storage, name)
-    folder = runs_folder(url) / check_name(name)
+    study = load_study(storage, check_name(name))
+    folder = files_of(study, url)
 
     def refuse() -> None:
         raise StudyError(f"another process works on {name!r} (stop it first; see: study status {name})")

@@ -27,6 +27,7 @@ from study.cli.options import (
     Device,
     Hours,
     Name,
+    OneDevice,
     Preset,
     Quiet,
     Settings,
@@ -37,6 +38,7 @@ from study.cli.options import (
     Workers,
     asked_for,
     choose_device,
+    choose_devices,
     help_alone,
 )
 from study.config.resolve import Asked
@@ -97,7 +99,7 @@ def resume(
 ) -> None:
     """Go on with a study, by its name alone; with more trials, hours or workers if you like."""
     config = stored_config(load_study(open_storage(storage, create=False, write=False), check_name(name)))
-    asked = Asked(config.with_budget(trials, hours, workers).model_dump(mode="json"))
+    asked = Asked(config.changed(trials=trials, hours=hours, workers=workers).model_dump(mode="json"))
     _run(asked, name, storage, device, searching=not finish, quiet=quiet)
 
 
@@ -106,7 +108,7 @@ def retrain(
     name: str,
     trial: Annotated[int | None, typer.Option(min=0, help="Another than the winner.")] = None,
     storage: Storage = DEFAULT_URL,
-    device: Device = "auto",
+    device: OneDevice = "auto",
 ) -> None:
     """Train a trial's architecture again from fresh weights, score it, and write its model folder."""
     chosen = choose_device(device)
@@ -118,7 +120,7 @@ def retrain(
 def worker(
     name: str,
     storage: Storage = DEFAULT_URL,
-    device: Device = "auto",
+    device: OneDevice = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of this worker.")] = None,
 ) -> None:
     """Search beside others for a study that exists, without its final training."""
@@ -154,7 +156,7 @@ def dashboard(
 
 
 def _run(asked: Asked, name: str, storage: str, device: str, *, searching: bool = True, quiet: bool = False) -> None:
-    chosen = choose_device(device)
+    chosen = choose_devices(device)
     check_name(name)
 
     def start(display: Display) -> Iterator[launch.News]:

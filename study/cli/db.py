@@ -8,6 +8,7 @@ import typer
 from study import StudyError, launch
 from study.cli.display import err
 from study.cli.options import group
+from study.search.contract import files_of
 from study.search.opened import check_name
 from study.storage.door import (
     DEFAULT_URL,
@@ -15,7 +16,6 @@ from study.storage.door import (
     masked,
     open_storage,
     parse_url,
-    runs_folder,
     sqlite_file,
     storage_trouble,
 )
@@ -62,7 +62,7 @@ def delete(
     """Delete a study: its trials, and its files in runs/."""
     study = load_study(open_storage(storage, create=False, write=False), check_name(name))
     trials = len(study.get_trials(deepcopy=False))
-    folder = runs_folder(storage) / name
+    folder = files_of(study, storage)
     what = f"{name}: {trials} trials, and all files in {folder}"
     if not yes:
         if not sys.stdin.isatty():

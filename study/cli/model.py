@@ -15,7 +15,7 @@ from models.bundle.folder import load
 from models.bundle.readable import SHOWN
 from study import StudyError
 from study.cli.display import err, print_csv, print_table, show
-from study.cli.options import AsCsv, AsJson, CsvSafe, Device, SkipBad, choose_device
+from study.cli.options import AsCsv, AsJson, CsvSafe, OneDevice, SkipBad, choose_device
 from study.use.evaluate import Evaluation
 from study.use.evaluate import evaluate as score_folder
 from study.use.predict import Row, find_images, predict_files, threshold_of, unlike_training
@@ -39,7 +39,7 @@ def predict(
     set_level: Annotated[
         float | None, typer.Option(metavar="ALPHA", help="Error level of prediction sets; 0.1 where the model has it.")
     ] = None,
-    device: Device = "auto",
+    device: OneDevice = "auto",
     skip_bad: SkipBad = False,
 ) -> None:
     """Class and probabilities of each image. A file that cannot be read has an error in its row: exit code 1."""
@@ -138,7 +138,7 @@ def evaluate(
         str | None, typer.Option(help="CSV file, pattern with (?P<group>...), auto (pixels) or none; else groups.csv.")
     ] = None,
     as_json: AsJson = False,
-    device: Device = "auto",
+    device: OneDevice = "auto",
     skip_bad: SkipBad = False,
 ) -> None:
     """Score a model on labelled images of another centre, as the study scored it on its own."""

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from study import StudyError
 from study.config.resolve import Asked, ask, parse_setting
+from study.search.devices import named
 
 StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study of your own.")]
 Preset = Annotated[str | None, typer.Option(help="auto, quick, reference or full")]
@@ -20,8 +21,9 @@ Settings = Annotated[
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")]
 Storage = Annotated[str, typer.Option(help="Database of studies: sqlite:///FILE or postgresql+psycopg://...")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or by number: cuda:0,cuda:2. Workers spread over all.")]
 Trials = Annotated[int | None, typer.Option(min=1, help="Total number of trials, over all runs and workers.")]
+OneDevice = Annotated[str, typer.Option(help="auto, cpu, cuda, or one by number: cuda:1.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that search at the same time.")]
 Hours = Annotated[
     float | None, typer.Option(help="Time for everything, from the command to the exported model; pauses do not count.")
@@ -64,12 +66,14 @@ def asked_for(
     return ask(file, given)
 
 
+def choose_devices(name: str) -> tuple[str, ...]:
+    """The devices that --device names; StudyError when what was asked for is not there."""
+    return named(name, torch.cuda.device_count())
+
+
 def choose_device(name: str) -> torch.device:
-    """cuda where there is one, else cpu; StudyError when what was asked for is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise StudyError("--device cuda: no CUDA device was found (use --device cpu, or auto)")
-    if name not in ("cpu", "cuda"):
-        raise StudyError(f"--device {name}: unknown (use auto, cpu or cuda)")
-    return torch.device(name)
+    """The same for a command that uses one; the first of "auto" and "cuda"."""
+    devices = choose_devices(name)
+    if "," in name:
+        raise StudyError(f"--device {name}: this command uses one device (for example {devices[0]})")
+    return torch.device(devices[0])

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Mapping
 
+import torch
 import typer
 from pydantic import JsonValue
 
@@ -23,7 +24,7 @@ from study.cli.options import (
     Trials,
     Workers,
     asked_for,
-    choose_device,
+    choose_devices,
 )
 from study.config.expect import Images, Throughput
 from study.config.plan import Planned, Stage, in_words, plan
@@ -63,10 +64,9 @@ def show_plan(
         return
     if asked.fields.get("hours") is None:
         raise StudyError("a study without hours has no plan (for example: study plan --hours 2)")
+    first = torch.device(choose_devices(device)[0])
     with show(err) as display:
-        images, throughput = look(
-            asked, storage, choose_device(device), lambda done, total: display.images("measuring", done, total)
-        )
+        images, throughput = look(asked, storage, first, lambda done, total: display.images("measuring", done, total))
     config, planned = plan(asked, images, throughput)
     assert planned is not None  # there are hours
     others = {f"{other:g}": _with(asked, other, images, throughput) for other in OTHERS}

@@ -19,7 +19,7 @@ from study.result.final import winner
 from study.search.open_study import OpenStudy, existing
 from study.search.worker import search_seconds
 from study.signals import Stopped, stoppable
-from study.storage.door import DEFAULT_URL, load_study, open_storage, runs_folder, storage_trouble, study_names
+from study.storage.door import DEFAULT_URL, load_study, open_storage, storage_trouble, study_names
 from study.storage.lean import LeanStorage
 from study.storage.leases import holders
 
@@ -80,7 +80,7 @@ def _row(database: LeanStorage, name: str, storage: str) -> Row:
     study = load_study(database, name)
     row = _counts(study, holders(database))
     try:
-        found = _found(existing(database, name, runs_folder(storage)))
+        found = _found(existing(database, name, storage))
     except StudyError as error:  # plain Optuna's, another version's, or changed by another program
         return {**row, "note": str(error)}
     return {**row, **found, "go_on": f"study resume {quote(name)}{storage_option(storage)}"}

@@ -18,7 +18,7 @@ from study.result.refit import FinalStage
 from study.result.report import rungs_table
 from study.search.open_study import OpenStudy, existing
 from study.search.trial import in_words
-from study.storage.door import open_storage, runs_folder
+from study.storage.door import open_storage
 from study.storage.leases import holders
 
 REFRESH_SECONDS = 2.0
@@ -59,7 +59,7 @@ def glance(name: str, url: str) -> Glance:
     """Look once, as a reader: no worker waits for it."""
     storage = open_storage(url, create=False, write=False)
     try:
-        study = existing(storage, name, runs_folder(url))
+        study = existing(storage, name, url)
         own, held = study.own_trials(), holders(storage)
         complete = [trial for trial in own if trial.state == TrialState.COMPLETE]
         best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)

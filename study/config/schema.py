@@ -27,7 +27,8 @@ from study.config.rungs import bracket_of, brackets, check_rungs
 from study.config.space import PARAMETERS, Entry, Range, Value, contains, distributions, nearest, validated
 
 MAY_CHANGE = (
-    *("preset", "data", "groups", "skip_bad", "max_megapixels", "trials", "hours", "workers", "checkpoint_seconds"),
+    *("preset", "data", "groups", "skip_bad", "max_megapixels", "trials", "hours", "workers"),
+    *("checkpoint_seconds", "runs"),
     *("positive", "leaky_score"),  # they only report
 )
 """Fields that may differ when a study is continued; everything else defines it.
@@ -72,6 +73,12 @@ class StudyConfig(BaseModel):
         None, gt=0, allow_inf_nan=False, description="time for everything, from the command to the exported model"
     )
     workers: int = Field(1, ge=1, le=256, description="processes on this machine that search at the same time")
+    runs: str | None = Field(
+        None,
+        min_length=1,
+        description="folder for the files of studies that all workers see; for PostgreSQL, by default runs/ in the "
+        "current one (beside a SQLite database it is always there)",
+    )
     epochs: int = Field(27, ge=1, le=MOST, description="of a trial that is not pruned")
     min_epochs: int = Field(3, ge=1, le=MOST, description="the first rung: epochs before a trial may be pruned")
     eta: int = Field(3, ge=2, le=MOST, description="one of eta trials is promoted at each rung")
@@ -227,9 +234,8 @@ class StudyConfig(BaseModel):
         """The bracket of a trial; None without Hyperband."""
         return bracket_of(study_name, number, len(self.brackets), self.eta) if self.brackets else None
 
-    def with_budget(self, trials: int | None, hours: float | None, workers: int | None) -> Self:
-        """The same study with what is given changed. Raises StudyError."""
-        given = {"trials": trials, "hours": hours, "workers": workers}
+    def changed(self, **given: str | float | None) -> Self:
+        """The same study with what is given (is not None) changed. Raises StudyError."""
         changes = {name: value for name, value in given.items() if value is not None}
         try:
             return self.model_validate({**self.model_dump(mode="json"), **changes})

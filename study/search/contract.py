@@ -5,8 +5,10 @@ changed half-way is no study.
 """
 
 import dataclasses
+from pathlib import Path
 
 import optuna
+from optuna.study._frozen import FrozenStudy
 from pydantic import JsonValue, ValidationError
 from pydantic_core import to_jsonable_python
 
@@ -15,6 +17,7 @@ from study import StudyError
 from study.attributes import CONFIG
 from study.config.schema import MAY_CHANGE, StudyConfig, in_one_line
 from study.config.space import fixed
+from study.storage.door import runs_folder
 
 Contract = dict[str, JsonValue]
 """Field -> value, as JSON; a stored one is never rewritten."""
@@ -91,3 +94,10 @@ def stored_config(study: optuna.Study) -> StudyConfig:
         return StudyConfig.model_validate(fields)
     except ValidationError as error:
         raise StudyError(f"the study {study.study_name!r} was made by another version: {in_one_line(error)}") from error
+
+
+def files_of(study: optuna.Study | FrozenStudy, url: str) -> Path:
+    """The folder of a study's files, whatever else can be read of it."""
+    fields = study.user_attrs.get(CONFIG)
+    named = fields.get("runs") if isinstance(fields, dict) else None
+    return runs_folder(url, named if isinstance(named, str) and named else None) / study.study_name

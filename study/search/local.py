@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -19,6 +19,7 @@ import torch
 from data import DataError
 from study import StudyError
 from study.forkserver import CONTEXT
+from study.search.devices import seen_alone
 from study.search.trial import TrialNews
 from study.search.worker import work_on
 from study.signals import Stopped, stoppable
@@ -29,19 +30,19 @@ SECONDS_TO_END = 4.2
 logger = logging.getLogger(__name__)
 
 
-def local_processes(name: str, url: str, device: str, workers: int) -> Iterator[TrialNews]:
+def local_processes(name: str, url: str, devices: Sequence[str]) -> Iterator[TrialNews]:
     """The engine of one machine: worker processes.
 
     A worker that dies is replaced, and the log says so. Raises StudyError with a worker's own complaint, or when
     they die without getting anywhere.
     """
     import_module("torch._dynamo")  # the final training needs it; now the server imports too, and nobody trains yet
-    threads = max(1, torch.get_num_threads() // workers)
-    hands: dict[Connection, BaseProcess] = {}
-    patience = 2 * workers + 3  # deaths in a row without a single epoch
+    threads = max(1, torch.get_num_threads() // len(devices))
+    hands: dict[Connection, tuple[BaseProcess, str]] = {}
+    patience = 2 * len(devices) + 3  # deaths in a row without a single epoch
     deaths = 0
     try:
-        for _ in range(workers):
+        for device in devices:
             _hire(hands, name, url, device, threads)
         while hands:
             for pipe in wait(list(hands)):
@@ -53,7 +54,7 @@ def local_processes(name: str, url: str, device: str, workers: int) -> Iterator[
                     deaths = 0
                     yield news
                     continue
-                worker = hands.pop(pipe)
+                worker, device = hands.pop(pipe)
                 worker.join()
                 if worker.exitcode == 0:
                     continue
@@ -63,15 +64,15 @@ def local_processes(name: str, url: str, device: str, workers: int) -> Iterator[
                 logger.warning(f"worker {worker.pid} died ({_how(worker)}); another one takes its place")
                 _hire(hands, name, url, device, threads)
     finally:
-        _dismiss(list(hands.values()))
+        _dismiss([worker for worker, _ in hands.values()])
 
 
-def _hire(hands: dict[Connection, BaseProcess], name: str, url: str, device: str, threads: int) -> None:
+def _hire(hands: dict[Connection, tuple[BaseProcess, str]], name: str, url: str, device: str, threads: int) -> None:
     ours, theirs = CONTEXT.Pipe(duplex=False)
     worker = CONTEXT.Process(target=_live, args=(theirs, name, url, device, threads), name=f"worker of {name}")
     worker.start()
     theirs.close()  # so that the end of the worker is the end of the pipe
-    hands[ours] = worker
+    hands[ours] = worker, device
 
 
 def _heard(pipe: Connection) -> TrialNews | str | None:
@@ -100,13 +101,14 @@ def _dismiss(workers: list[BaseProcess]) -> None:
 
 
 def _live(pipe: Connection, name: str, url: str, device: str, threads: int) -> None:
-    """A worker's process."""
+    """A worker's process. It sees its device only: nothing of it takes memory on another one."""
     os.setpgid(0, 0)  # Ctrl-C in a terminal goes to the parent alone, which passes it on
+    os.environ.update(seen := seen_alone(device, os.environ))  # in time: the fork server never asked for a device
     threading.Thread(target=_end_with_parent, daemon=True).start()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with stoppable():
         try:
-            _tell(pipe, work_on(name, url, torch.device(device), threads))
+            _tell(pipe, work_on(name, url, torch.device("cuda:0" if seen else device), threads))
         except Stopped as stop:
             sys.exit(stop.exit_code)
         except BrokenPipeError:

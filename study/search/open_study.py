@@ -19,7 +19,7 @@ from study.config.plan import ENDS, Planned, Stage, taken
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.config.space import distributions
-from study.search.contract import Contract, compare, contract_of, stored_config
+from study.search.contract import Contract, compare, contract_of, files_of, stored_config
 from study.search.members import Membership
 from study.search.sampling import make_pruner, make_sampler
 from study.storage import views
@@ -171,10 +171,10 @@ def open_study(
     return _handle(study, storage, config, folder)
 
 
-def existing(storage: LeanStorage, name: str, runs: Path) -> OpenStudy:
+def existing(storage: LeanStorage, name: str, url: str) -> OpenStudy:
     """A study as it was last run, for reading. Raises StudyError where there is none of this program."""
     study = load_study(storage, name)
-    return _handle(study, storage, stored_config(study), runs / name)
+    return _handle(study, storage, stored_config(study), files_of(study, url))
 
 
 def _handle(study: optuna.Study, storage: LeanStorage, config: StudyConfig, folder: Path) -> OpenStudy:

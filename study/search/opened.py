@@ -1,5 +1,6 @@
 """From a configuration to an open study: the images, their parts, and the study's place in the database."""
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,12 @@ from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.search.open_study import OpenStudy, open_study
 from study.storage.door import check_storage, load_study, open_storage, runs_folder, study_names
+from study.storage.lean import LeanStorage
 from study.storage.locks import alone
-from study.storage.ownership import check_folder, claim_folder, identity_of_study
+from study.storage.ownership import check_folder, claim_folder, identity_of_study, owns_folder
 from study.training.workspace import Workspace, make_workspace
+
+logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 200
 """Bytes of a study's name: a folder is called so."""
@@ -50,20 +54,36 @@ def open_all(
     planned: Planned | None = None,
 ) -> Opened:
     """Load the images, then create the study or compare it. Raises DataError and StudyError, and then made nothing."""
-    runs = runs_folder(url)
+    runs = runs_folder(url, config.runs)
     check_storage(url)  # before the images are read, which may take minutes
     dataset, parts = load_parts(config, runs, progress)
     storage = open_storage(url, create=create)
     folder = runs / name
     with alone(storage, folder):
         known = load_study(storage, name) if name in study_names(storage) else None
-        check_folder(name, folder, storage, None if known is None else identity_of_study(known))
+        identity = None if known is None else identity_of_study(known)
+        check_folder(name, folder, storage, identity)
+        if identity and not owns_folder(name, folder, storage, identity):
+            _tell_of_no_files(name, folder, storage, end=not create)
         study = open_study(
             storage, name, config, dataset.fingerprint, parts.hash, folder, asked, planned, update=create
         )
         claim_folder(study.study, folder, storage)
         write_json(folder / "parts.json", listed(parts, dataset.paths))
     return Opened(study, dataset, parts)
+
+
+def _tell_of_no_files(name: str, folder: Path, storage: LeanStorage, *, end: bool) -> None:
+    """A study whose files are elsewhere, or were removed. Beside a SQLite file nobody else has them elsewhere."""
+    if storage.engine.dialect.name == "sqlite":
+        return
+    where = (
+        f"the files of {name!r} are not in {folder.absolute()}: where others work on it, begin in the same folder, "
+        "or name one that all of them see (study run ... --set runs=FOLDER)"
+    )
+    if end:
+        raise StudyError(where)
+    logger.warning(where)
 
 
 def default_name(asked: Asked) -> str:
@@ -85,12 +105,14 @@ def check_name(name: str) -> str:
 
 def with_absolute_data(asked: Asked) -> Asked:
     """The same with absolute paths, so that resuming works from anywhere."""
-    data, groups = asked.fields.get("data"), asked.fields.get("groups")
+    data, groups, runs = (asked.fields.get(key) for key in ("data", "groups", "runs"))
     changes: dict[str, JsonValue] = {}
     if isinstance(data, str) and data not in (*datasets.EMBEDDED, *FETCHED):
         changes["data"] = str(Path(data).expanduser().resolve())
     if isinstance(groups, str) and groups.lower().endswith(".csv"):
         changes["groups"] = str(Path(groups).expanduser().resolve())
+    if isinstance(runs, str):
+        changes["runs"] = str(Path(runs).expanduser().resolve())
     return Asked({**asked.fields, **changes})
 
 

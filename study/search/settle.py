@@ -38,6 +38,8 @@ def settle(
     """
     there = kept(name, url)
     if there is not None:
+        if asked.fields.get("runs") is None:  # they stay where they are
+            asked = Asked({**asked.fields, "runs": there.config.runs})
         config = _agreed(name, there.config, there.asked, asked) if asked.autos else asked.plain()
         if there.planned or config.hours is None:
             return config, None
@@ -53,10 +55,9 @@ def look(
     asked: Asked, url: str, device: torch.device, tell: Tell | None = None, most: float = math.inf
 ) -> tuple[Images, Throughput]:
     """What a plan needs: the images from outside, and the machine, measured for some seconds. Writes nothing."""
-    data, groups, hours = (asked.fields.get(key) for key in ("data", "groups", "hours"))
-    seen: Survey = survey(
-        str(data or "digits"), runs_folder(url) / "cache", groups if isinstance(groups, str) else None
-    )
+    data, groups, hours, runs = (asked.fields.get(key) for key in ("data", "groups", "hours", "runs"))
+    cache = runs_folder(url, runs if isinstance(runs, str) else None) / "cache"
+    seen: Survey = survey(str(data or "digits"), cache, groups if isinstance(groups, str) else None)
     seconds = measuring_seconds(float(hours) if isinstance(hours, int | float) else None)
     throughput = measure(device, min(most, 0.9 * seconds), seen.some, tell)
     return Images(count=seen.count, side=seen.side, grouped=seen.grouped), throughput

@@ -106,10 +106,12 @@ def sqlite_file(place: URL) -> Path:
     return Path(place.database)
 
 
-def runs_folder(url: str) -> Path:
-    """Where the files of studies lie: runs/ beside a SQLite database, else in the current folder."""
+def runs_folder(url: str, named: str | None = None) -> Path:
+    """Where the files of studies lie: runs/ beside a SQLite database, else the `named` folder, or runs/ in this one."""
     place = parse_url(url)
-    return (sqlite_file(place).parent if place.get_backend_name() == "sqlite" else Path()) / "runs"
+    if place.get_backend_name() == "sqlite":
+        return sqlite_file(place).parent / "runs"
+    return Path(named or "runs")
 
 
 def _open_sqlite(url: str, file: Path, create: bool, write: bool, kind: type[LeanStorage]) -> LeanStorage:

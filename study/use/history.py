@@ -18,10 +18,10 @@ from models.bundle.predictor import Bundle
 from study import StudyError
 from study.attributes import CONFIG
 from study.result.report import search_figures
-from study.search.contract import stored_config
+from study.search.contract import files_of, stored_config
 from study.search.members import Membership
 from study.search.opened import check_name
-from study.storage.door import DEFAULT_URL, load_study, open_storage, runs_folder, storage_trouble, study_names
+from study.storage.door import DEFAULT_URL, load_study, open_storage, storage_trouble, study_names
 from study.storage.lean import LeanStorage
 from study.storage.ownership import check_folder, identity_of_study
 from study.storage.query import SECONDS, ask
@@ -115,8 +115,9 @@ class History:
     @property
     def model(self) -> Model:
         """The exported model as it is now, to be called on images. Raises ModelError before there is one."""
-        folder = runs_folder(self._storage) / check_name(self.name)
+        check_name(self.name)
         with self._open() as (study, database):
+            folder = files_of(study, self._storage)
             check_folder(self.name, folder, database, identity_of_study(study))
         return Model(load(folder / "model"))
 

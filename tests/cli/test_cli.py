@@ -103,7 +103,7 @@ def few_images(root: Path) -> Path:
         (["run", "--set", "seed=99999999999"], "seed = 99999999999: input should be less than 4294967296"),
         (["run", "--data", ""], "data = '': string should have at least 1 character"),
         (["run", "--name", "a/b"], "not a study name: 'a/b'"),
-        (["run", "--device", "gpu"], "--device gpu: unknown (use auto, cpu or cuda)"),
+        (["run", "--device", "gpu"], "--device gpu: 'gpu' is unknown (use auto, cpu, cuda, or cuda:0,cuda:2)"),
         (["run", "none.toml"], "no such study file: none.toml"),
         (["run", "broken.toml"], "broken.toml is not valid TOML: "),
         (["resume", "x"], "no database at optuna.db (start a study with: study run; or name it with --storage)"),

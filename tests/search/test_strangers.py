@@ -51,7 +51,7 @@ def test_finished_trials_of_other_programs_neither_win_nor_use_up_the_budget(she
     ]
     plain().add_trials(strangers)
     assert shell("resume", "s", "--trials", 4)[0] == 0
-    study = existing(open_storage(URL, create=False), "s", Path("runs"))
+    study = existing(open_storage(URL, create=False), "s", URL)
     assert [trial.number for trial in study.own_trials()] == [0, 1, 7, 8]
     assert winner(study).number in (0, 1, 7, 8)
     card = json.loads(Path("runs/s/model/card.json").read_text())

@@ -1,0 +1,49 @@
+"""Which device each worker trains on: pure functions of what was asked for and of what is there."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from study import StudyError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The environment variable by which CUDA sees some of a machine's devices only, numbered from 0."""
+
+
+def named(asked: str, there: int) -> tuple[str, ...]:
+    """The devices that --device names, in order: ("cpu",), ("cuda:0", "cuda:2").
+
+    `there`: visible CUDA devices. "auto": all of them, or the processor; "cuda": all of them. Raises StudyError.
+    """
+    every = tuple(f"cuda:{index}" for index in range(there))
+    if asked == "auto":
+        return every or ("cpu",)
+    if asked == "cpu":
+        return ("cpu",)
+    chosen = every or ("cuda",) if asked == "cuda" else tuple(part.strip() for part in asked.split(","))
+    if strange := [one for one in chosen if not re.fullmatch(r"cuda(:\d{1,4})?", one)]:
+        raise StudyError(f"--device {asked}: {strange[0]!r} is unknown (use auto, cpu, cuda, or cuda:0,cuda:2)")
+    if not there:
+        raise StudyError(f"--device {asked}: no CUDA device was found (use --device cpu, or auto)")
+    chosen = tuple("cuda:0" if one == "cuda" else f"cuda:{int(one[5:])}" for one in chosen)
+    if absent := [one for one in chosen if one not in every]:
+        raise StudyError(f"--device {asked}: there is no {absent[0]} (there are: {', '.join(every)})")
+    if len(set(chosen)) < len(chosen):
+        raise StudyError(f"--device {asked}: name each once (more workers than devices share them: --workers)")
+    return chosen
+
+
+def spread(devices: Sequence[str], workers: int) -> tuple[str, ...]:
+    """The device of each worker, in turn: as many on one as on another, or one more."""
+    return tuple(devices[worker % len(devices)] for worker in range(workers))
+
+
+def seen_alone(device: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """What to put into a new process's environment so that it sees this device only, as cuda:0.
+
+    The device's number counts what the parent sees, which may be a part already, by number or by UUID.
+    """
+    if not device.startswith("cuda:"):
+        return {}
+    index = int(device[5:])
+    parents = [one.strip() for one in environment.get(VISIBLE, "").split(",") if one.strip()]
+    return {VISIBLE: parents[index] if parents else str(index)}
