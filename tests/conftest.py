@@ -185,12 +185,16 @@ def postgres() -> Iterator[str]:
     shutil.rmtree(place, ignore_errors=True)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/optuna.db"
-    server: str = request.getfixturevalue("postgres")
+def new_database(server: str) -> str:
+    """The address of an empty database on a server."""
     name = f"s{time.monotonic_ns()}"
     with sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
         connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
     return server.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/optuna.db"
+    return new_database(request.getfixturevalue("postgres"))

@@ -20,25 +20,31 @@ from study.storage.door import (
     storage_trouble,
 )
 from study.storage.sqlite import copy_file
+from study.storage.transfer import transfer
 from study.storage.upgrade import upgrade as bring_up
 
 app = group("Copy the database of studies, bring it up to date, or delete a study.")
 
-Place = Annotated[str, typer.Argument(help="sqlite:///FILE, or just the file.")]
+Place = Annotated[str, typer.Argument(help="A SQLite file, sqlite:///FILE, or postgresql+psycopg://...")]
 
 
-@app.command(epilog="Example: study db copy optuna.db backup.db")
+@app.command(epilog="Example: study db copy optuna.db postgresql+psycopg://me@host/studies")
 def copy(source: Place, target: Place) -> None:
-    """Copy a SQLite database, also while workers write to it; the copy is checked."""
-    files = []
-    for place in (source, target):
-        address = place if "://" in place else f"sqlite:///{place}"
-        url = parse_url(address)
-        if url.get_backend_name() != "sqlite":
-            raise StudyError(f"{masked(address)}: only SQLite files are copied (for PostgreSQL: pg_dump)")
-        files.append(sqlite_file(url))
-    copy_file(*files)
-    sys.stdout.write(f"{files[1]}\n")
+    """Copy a SQLite file, or all studies to or from PostgreSQL, also while workers write; the copy is checked."""
+    addresses = [place if "://" in place else f"sqlite:///{place}" for place in (source, target)]
+    kinds = [parse_url(address).get_backend_name() for address in addresses]
+    if kinds == ["sqlite", "sqlite"]:
+        first, second = (sqlite_file(parse_url(address)) for address in addresses)
+        copy_file(first, second)
+        sys.stdout.write(f"{second}\n")
+        return
+    with storage_trouble(addresses[0]):
+        origin = open_storage(addresses[0], create=False, write=False)
+    with storage_trouble(addresses[1]):
+        copied = transfer(origin, open_storage(addresses[1], create=True))
+    for name, trials in copied:
+        err.print(f"{name}: {trials} trials", markup=False, soft_wrap=True)
+    sys.stdout.write(f"{masked(addresses[1])}\n")
 
 
 @app.command(epilog="Example: study db upgrade --storage sqlite:///old.db")

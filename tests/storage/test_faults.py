@@ -420,7 +420,11 @@ def test_copy_and_delete_are_careful(shell: Shell, small_folder: Path, tmp_path:
     code, _, err = shell("db", "copy", "sqlite:///optuna.db", "sqlite:///backup.db")
     assert (code, err) == (2, "study: backup.db exists already (name another place, or remove it first)\n")
     assert "no database at none.db" in shell("db", "copy", "none.db", "x.db")[2]
-    assert "only SQLite files are copied" in shell("db", "copy", "postgresql+psycopg://u@h/d", "x.db")[2]
+    assert (
+        "cannot open the storage postgresql+psycopg://u@h.invalid/d"
+        in shell("db", "copy", "postgresql+psycopg://u@h.invalid/d", "x.db")[2]
+    )
+    assert not (tmp_path / "x.db").exists()
     (tmp_path / "text.db").write_text("nothing of the kind, and longer than a header of 100 bytes" * 3)
     assert "cannot copy text.db to x.db: file is not a database" in shell("db", "copy", "text.db", "x.db")[2]
     assert not list(tmp_path.glob("x.db*"))

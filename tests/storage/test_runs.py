@@ -4,18 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
-import sqlalchemy
 
 from study.storage.door import runs_folder
-from tests.conftest import Shell, tiny_options
+from tests.conftest import Shell, new_database, tiny_options
 
 
 @pytest.fixture
-def server(postgres: str, tmp_path: Path) -> str:
-    name = f"runs{abs(hash(tmp_path))}"
-    with sqlalchemy.create_engine(postgres, isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
-    return postgres.replace("/postgres?", f"/{name}?")
+def server(postgres: str) -> str:
+    return new_database(postgres)
 
 
 def test_beside_sqlite_they_always_lie_beside_the_file() -> None:

@@ -1,0 +1,116 @@
+"""Studies from one database to another of either kind: row by row in one transaction, and compared before it ends."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice, zip_longest
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Table
+
+from study import StudyError
+from study.storage import views
+from study.storage.lean import AT_ONCE, PARTS, TRIALS, LeanStorage
+from study.storage.private import tables
+
+STUDIES: Table = tables.StudyModel.__table__
+OF_STUDIES: tuple[Table, ...] = (
+    tables.StudyDirectionModel.__table__,
+    tables.StudyUserAttributeModel.__table__,
+    tables.StudySystemAttributeModel.__table__,
+)
+OF_TRIALS: tuple[Table, ...] = (*PARTS, tables.TrialHeartbeatModel.__table__)
+
+Row = dict[str, Any]
+New = Mapping[int, int]
+"""Numbers of rows in one database -> those in the other."""
+
+
+def transfer(source: LeanStorage, target: LeanStorage) -> list[tuple[str, int]]:
+    """Copy every study; returns names and numbers of trials. Everything is there afterwards, or nothing.
+
+    Numbers, states, parameters, values, attributes, times and their order stay; rows get new keys, and leases are left
+    out: who works on the original does not work on the copy. Raises StudyError where a study of the name is there
+    already, where a row cannot be kept in the target, and where it reads differently there.
+    """
+    with _snapshot(source) as read, target.engine.connect() as write, write.begin():
+        names = {row.study_id: row.study_name for row in read.execute(sqlalchemy.select(STUDIES))}
+        there = set(write.scalars(sqlalchemy.select(STUDIES.c.study_name)))
+        if both := sorted(str(name) for name in names.values() if name in there):
+            raise StudyError(f"there are studies of these names already: {', '.join(both)} (nothing was copied)")
+        try:
+            studies = _with_keys(read, write, STUDIES, {}, "study_name")
+            trials = _with_keys(read, write, TRIALS, {"study_id": studies}, "study_id", "number")
+            for table in OF_STUDIES:
+                _copy(read, write, table, "study_id", studies)
+            for table in OF_TRIALS:
+                _copy(read, write, table, "trial_id", trials)
+        except (sqlalchemy.exc.DBAPIError, LookupError, ValueError, TypeError) as error:
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0][:300]
+            raise StudyError(f"a row cannot be copied: {type(error).__name__}: {reason} (nothing was)") from error
+        counted = sqlalchemy.select(TRIALS.c.study_id, sqlalchemy.func.count()).group_by(TRIALS.c.study_id)
+        counts = {row[0]: row[1] for row in read.execute(counted)}
+    views.refresh(target.engine)
+    return [(str(name), counts.get(number, 0)) for number, name in names.items()]
+
+
+def _snapshot(storage: LeanStorage) -> Connection:
+    """A connection that sees one state of the database, whoever writes meanwhile."""
+    if storage.engine.dialect.name == "postgresql":
+        return storage.engine.connect().execution_options(isolation_level="REPEATABLE READ")
+    return storage.engine.connect().execution_options(reads=True)
+
+
+def _with_keys(
+    read: Connection, write: Connection, table: Table, new: Mapping[str, New], *names: str
+) -> dict[int, int]:
+    """Copy a table whose rows others refer to; returns the new key of each row, known by what `names` it."""
+    (key,) = table.primary_key
+    columns = [table.c[name] for name in names]
+    found: dict[int, int] = {}
+    for some in _chunks(_rows(read, table, new, keys=True)):
+        old = {tuple(row[name] for name in names): row.pop(key.name) for row in some}
+        if len(old) < len(some):
+            raise ValueError(f"two rows of {table.name} have the same {' and '.join(names)}")
+        write.execute(sqlalchemy.insert(table), some)
+        made = write.execute(sqlalchemy.select(key, *columns).where(sqlalchemy.tuple_(*columns).in_(list(old))))
+        found |= {old[tuple(row[1:])]: row[0] for row in made}
+    own = {one: one for one in found.values()}
+    there = {name: {one: one for one in known.values()} for name, known in new.items()}
+    _compare(
+        table,
+        ({**row, key.name: found[row[key.name]]} for row in _rows(read, table, new, keys=True)),
+        _rows(write, table, {key.name: own, **there}, keys=True),
+    )
+    return found
+
+
+def _copy(read: Connection, write: Connection, table: Table, key: str, new: New) -> None:
+    for some in _chunks(_rows(read, table, {key: new})):
+        write.execute(sqlalchemy.insert(table), some)
+    _compare(table, _rows(read, table, {key: new}), _rows(write, table, {key: {one: one for one in new.values()}}))
+
+
+def _rows(connection: Connection, table: Table, new: Mapping[str, New], keys: bool = False) -> Iterator[Row]:
+    """The rows of a table in the order they were made, without their own keys; with those of others as in the target.
+
+    Rows that belong to nothing in the target are left out.
+    """
+    (key,) = table.primary_key
+    columns = [column for column in table.columns if keys or column is not key]
+    query = sqlalchemy.select(*columns).order_by(key)
+    for row in connection.execute(query, execution_options={"yield_per": AT_ONCE}).mappings():
+        if all(row[name] in known for name, known in new.items()):
+            yield {**row, **{name: known[row[name]] for name, known in new.items()}}
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    rest = iter(rows)
+    while some := list(islice(rest, AT_ONCE)):
+        yield some
+
+
+def _compare(table: Table, wanted: Iterator[Row], found: Iterator[Row]) -> None:
+    """Raise ValueError at the first row that is not as it was."""
+    for one, other in zip_longest(wanted, found):
+        if one != other:
+            raise ValueError(f"a row of {table.name} reads differently: {one}, there {other}")
