@@ -52,14 +52,15 @@ def run(
     since: float | None = None,
     watch: Watch | None = None,
     searching: bool = True,
-    engine: Engine = local_processes,
+    engine: Engine | None = None,
 ) -> Iterator[News]:
     """Search to the budget, then train, score and export; yields news.
 
     Finishes what an earlier run left. While another process runs the same study, this one works beside it. `since`:
     when this command began, by processes.now. `devices`: workers spread over them (study.search.devices), and
     the first one is for everything else. `watch` is told of each training step in this process. Without `searching`
-    the final stage comes at once.
+    the final stage comes at once. `engine`: what runs the workers; by default this process is the only one, or starts
+    the others.
     """
     began = now() if since is None else since
     device = torch.device(devices[0])
@@ -71,11 +72,12 @@ def run(
         settled = now() - began
         if planned:
             yield planned
-        if searching and config.workers < len(devices):
+        if searching and not engine and config.workers < len(devices):
             logger.warning(
                 f"{', '.join(devices[config.workers :])}: not used (--workers {len(devices)} uses all {len(devices)})"
             )
-        if config.workers > 1 and searching:
+        if engine is None and config.workers > 1 and searching:
+            engine = local_processes
             gather()
         try:
             opened = open_all(config, name, url, progress, create=True, asked=asked, planned=planned)
@@ -93,10 +95,10 @@ def run(
                 study.stage_ends("measuring", settled)
                 study.stage_ends("images")
             yield opened
-            if config.workers > 1 and searching:
+            if engine and searching:
                 yield from engine(name, url, spread(devices, config.workers))
             work = opened.workspace(device)
-            if config.workers == 1 and searching:
+            if not engine and searching:
                 yield from search(study, objective(work, watch=watch))
             if len(study.own_trials()) > done or not study.has_ended("search"):
                 study.stage_ends("search")

@@ -23,8 +23,11 @@ from study.cli import sql as sql_commands
 from study.cli import status as status_command
 from study.cli.display import Display, PlainLog, err, plain, show, storage_option
 from study.cli.options import (
+    Address,
     Data,
     Device,
+    EngineName,
+    GpusPerWorker,
     Hours,
     Name,
     OneDevice,
@@ -39,10 +42,12 @@ from study.cli.options import (
     asked_for,
     choose_device,
     choose_devices,
+    choose_engine,
     help_alone,
 )
 from study.config.resolve import Asked
 from study.search.contract import stored_config
+from study.search.engine import Engine
 from study.search.opened import check_name, default_name
 from study.search.worker import work_on
 from study.signals import Stopped, stoppable
@@ -77,13 +82,17 @@ def run(
     hours: Hours = None,
     workers: Workers = None,
     device: Device = "auto",
+    engine: EngineName = "local",
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = None,
     settings: Settings = None,
     skip_bad: SkipBad = False,
     quiet: Quiet = False,
 ) -> None:
     """Bring a study to its budget, then train, score and export the winner. Give it again to go on."""
     asked = asked_for(file, preset, data, trials, hours, workers, settings, skip_bad)
-    _run(asked, name or default_name(asked), storage, device, quiet=quiet)
+    chosen = choose_engine(engine, address, gpus_per_worker)
+    _run(asked, name or default_name(asked), storage, device, chosen, quiet=quiet)
 
 
 @app.command(epilog="Example: study resume quick-digits --trials 24")
@@ -94,13 +103,17 @@ def resume(
     hours: Hours = None,
     workers: Workers = None,
     device: Device = "auto",
+    engine: EngineName = "local",
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = None,
     finish: Annotated[bool, typer.Option("--finish", help="No more trials: the final training now.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Go on with a study, by its name alone; with more trials, hours or workers if you like."""
     config = stored_config(load_study(open_storage(storage, create=False, write=False), check_name(name)))
     asked = Asked(config.changed(trials=trials, hours=hours, workers=workers).model_dump(mode="json"))
-    _run(asked, name, storage, device, searching=not finish, quiet=quiet)
+    chosen = choose_engine(engine, address, gpus_per_worker)
+    _run(asked, name, storage, device, chosen, searching=not finish, quiet=quiet)
 
 
 @app.command(epilog="Example: study retrain quick-digits --trial 3")
@@ -155,13 +168,28 @@ def dashboard(
             raise typer.Exit(stop.exit_code) from None
 
 
-def _run(asked: Asked, name: str, storage: str, device: str, *, searching: bool = True, quiet: bool = False) -> None:
-    chosen = choose_devices(device)
+def _run(
+    asked: Asked,
+    name: str,
+    storage: str,
+    device: str,
+    engine: Engine | None,
+    *,
+    searching: bool = True,
+    quiet: bool = False,
+) -> None:
+    devices = choose_devices(device)
     check_name(name)
 
     def start(display: Display) -> Iterator[launch.News]:
         watch, since = display.watch, BEGAN.get()
-        return launch.run(asked, name, storage, chosen, display.images, since=since, watch=watch, searching=searching)
+        return launch.run(
+            *(asked, name, storage, devices, display.images),
+            since=since,
+            watch=watch,
+            searching=searching,
+            engine=engine,
+        )
 
     _follow(name, storage, start, quiet=quiet, more="" if searching else " --finish")
 

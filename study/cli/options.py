@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from study import StudyError
 from study.config.resolve import Asked, ask, parse_setting
 from study.search.devices import named
+from study.search.engine import Engine
 
 StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study of your own.")]
 Preset = Annotated[str | None, typer.Option(help="auto, quick, reference or full")]
@@ -25,6 +26,14 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or by number: cuda:0
 Trials = Annotated[int | None, typer.Option(min=1, help="Total number of trials, over all runs and workers.")]
 OneDevice = Annotated[str, typer.Option(help="auto, cpu, cuda, or one by number: cuda:1.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that search at the same time.")]
+EngineName = Annotated[
+    str,
+    typer.Option("--engine", help="What starts workers: local, or ray for a cluster."),
+]
+Address = Annotated[str | None, typer.Option(help="Of Ray: auto, or ray://HOST:10001. Default: Ray on this machine.")]
+GpusPerWorker = Annotated[
+    float | None, typer.Option(min=0, help="On Ray; 0.5: two workers share a GPU. Default: 1 where there are any.")
+]
 Hours = Annotated[
     float | None, typer.Option(help="Time for everything, from the command to the exported model; pauses do not count.")
 ]
@@ -77,3 +86,16 @@ def choose_device(name: str) -> torch.device:
     if "," in name:
         raise StudyError(f"--device {name}: this command uses one device (for example {devices[0]})")
     return torch.device(devices[0])
+
+
+def choose_engine(name: str, address: str | None, gpus: float | None) -> Engine | None:
+    """What --engine and its options name; None for this machine. Raises StudyError."""
+    if name == "ray":
+        from study.search.cluster import ray_actors
+
+        return ray_actors(address, gpus)
+    if name != "local":
+        raise StudyError(f"--engine {name}: unknown (use local or ray)")
+    if address is not None or gpus is not None:
+        raise StudyError("--address and --gpus-per-worker are for a cluster (add --engine ray)")
+    return None

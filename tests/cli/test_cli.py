@@ -261,10 +261,13 @@ def test_status_says_what_becomes_of_unfinished_trials(shell: Shell, small_folde
 
 SURFACE = {
     "run": [
-        *("--preset", "--data", "--name", "--storage", "--trials", "--hours", "--workers", "--device", "--set"),
-        *("--skip-bad", "--quiet"),
+        *("--preset", "--data", "--name", "--storage", "--trials", "--hours", "--workers", "--device"),
+        *("--engine", "--address", "--gpus-per-worker", "--set", "--skip-bad", "--quiet"),
     ],
-    "resume": ["--storage", "--trials", "--hours", "--workers", "--device", "--finish", "--quiet"],
+    "resume": [
+        *("--storage", "--trials", "--hours", "--workers", "--device", "--engine", "--address", "--gpus-per-worker"),
+        *("--finish", "--quiet"),
+    ],
     "plan": [
         *("--preset", "--data", "--name", "--storage", "--trials", "--hours", "--workers", "--device", "--set"),
         *("--skip-bad", "--json"),

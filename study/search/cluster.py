@@ -1,0 +1,153 @@
+"""Workers on a Ray cluster: Ray chooses their machines and starts them again elsewhere when one is lost.
+
+The only module that knows Ray. On each place that Ray gives, the engine of one machine runs one worker, so that a
+worker on a cluster is what it is everywhere: a process that gives its trial back when it has to end.
+"""
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from study import StudyError
+from study.search.engine import Engine
+from study.search.local import local_processes
+from study.search.trial import TrialNews
+
+logger = logging.getLogger(__name__)
+
+INSTALL = "pip install 'archstudy[cluster]'"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker is told, wherever it runs."""
+
+    name: str
+    url: str
+    folder: str  # where the command was given: relative paths count from there
+    device: str
+    threads: int
+
+
+class Place:
+    """A place in the cluster, held as long as there is work: an actor of Ray. Its worker ends with it."""
+
+    def __init__(self, order: Order) -> None:
+        self._news: queue.Queue[TrialNews | str | None] = queue.Queue()
+        threading.Thread(target=self._work, args=(order,), daemon=True).start()
+
+    def news(self) -> list[TrialNews | str | None]:
+        """What has happened since it was last asked, at least one thing; a str is a complaint, None the end."""
+        found = [self._news.get()]
+        with suppress(queue.Empty):
+            while True:
+                found.append(self._news.get_nowait())
+        return found
+
+    def _work(self, order: Order) -> None:
+        try:
+            if not Path(order.folder).is_dir():
+                raise StudyError(f"{os.uname().nodename} does not see the folder {order.folder} of this command")
+            os.chdir(order.folder)
+            torch.set_num_threads(order.threads)
+            for news in local_processes(order.name, order.url, [order.device]):
+                self._news.put(news)
+        except StudyError as error:
+            self._news.put(str(error))
+        except Exception as error:  # else the launching process would wait for ever
+            logger.exception("the worker's place has failed")
+            self._news.put(f"{type(error).__name__}: {error}")
+        self._news.put(None)
+
+
+def ray_actors(address: str | None, gpus: float | None) -> Engine:
+    """The engine of a Ray cluster.
+
+    address: of Ray, such as "auto" or ray://HOST:10001; None starts Ray on this machine. gpus: of each worker, perhaps
+    a part of one; None: one where the cluster has any. Raises StudyError where Ray is not installed or not reached.
+    """
+    ray = _ray()
+
+    def engine(name: str, url: str, devices: Sequence[str]) -> Iterator[TrialNews]:
+        _connect(ray, address)
+        try:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            share = _gpus(gpus, [node.get("GPU", 0.0) for node in nodes], len(devices))
+            threads = threads_each([int(node.get("CPU", 0)) for node in nodes], len(devices))
+            order = Order(name, url, os.getcwd(), "cuda:0" if share else "cpu", max(1, threads))
+            place = ray.remote(Place).options(num_cpus=threads, num_gpus=share, max_restarts=-1, max_task_retries=0)
+            yield from _follow(ray, [place.remote(order) for _ in devices])
+        finally:
+            ray.shutdown()  # ends the places, and with them the workers, which give their trials back
+
+    return engine
+
+
+def threads_each(cpus: Sequence[int], workers: int) -> int:
+    """The most threads that each of so many workers can have on nodes of so many CPUs; 0 where some must share one."""
+    fitting = [each for each in range(1, max(cpus, default=0) + 1) if sum(one // each for one in cpus) >= workers]
+    return max(fitting, default=0)
+
+
+def _gpus(asked: float | None, there: Sequence[float], workers: int) -> float:
+    """GPUs of each worker. Raises StudyError where the cluster has no place for a single one."""
+    share = asked if asked is not None else float(any(there))
+    if share and not any(one >= share for one in there):
+        raise StudyError(f"--gpus-per-worker {share:g}: no node of the cluster has so many (0: train on processors)")
+    places = sum(int(one / share) for one in there) if share else workers
+    if places < workers:
+        logger.warning(f"the cluster has room for {places} of {workers} workers; the others wait for more nodes")
+    return share
+
+
+def _follow(ray: Any, places: list[Any]) -> Iterator[TrialNews]:
+    """News of all workers until each has come to its end. Raises StudyError with a worker's own complaint."""
+    asked = {place.news.remote(): place for place in places}
+    patience = 2 * len(places) + 3  # losses in a row without a single epoch
+    losses = 0
+    while asked:
+        ready, _ = ray.wait(list(asked), timeout=1.0)  # a signal gets through
+        for one in ready:
+            place = asked.pop(one)
+            try:
+                found = ray.get(one)
+            except ray.exceptions.RayActorError as error:
+                losses += 1
+                if losses >= patience:
+                    raise StudyError(f"{losses} places of workers were lost one after the other: {error}") from error
+                logger.warning("a worker's place was lost; Ray starts it again where there is room")
+                found = []
+            for news in found:
+                if isinstance(news, str):
+                    raise StudyError(news)
+                if news is not None:
+                    losses = 0
+                    yield news
+            if None not in found:
+                asked[place.news.remote()] = place
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+    try:
+        import ray  # imported late: seconds, and not everybody has it
+    except ImportError as error:
+        raise StudyError(f"--engine ray: Ray is not installed ({INSTALL})") from error
+    return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options |= {"address": address} if address else {"address": "local", "include_dashboard": False}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise StudyError(f"Ray at {address} cannot be reached: {str(error).splitlines()[0]}") from error
