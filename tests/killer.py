@@ -292,7 +292,7 @@ BASELINE = {
 def options(folder: Path, **changes: Any) -> list[str]:
     from tests.conftest import tiny_options
 
-    given = tiny_options(folder, trials=12, **changes)
+    given = tiny_options(folder, **{"trials": 12, **changes})
     for name, value in BASELINE.items():
         given += ["--set", f"baseline.{name}={json.dumps(value)}"]
     return ["run", "--name", "s", *given]

@@ -5,8 +5,11 @@ worker on a cluster is what it is everywhere: a process that gives its trial bac
 """
 
 import logging
+import math
 import os
 import queue
+import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -20,8 +23,14 @@ from study import StudyError
 from study.search.engine import Engine
 from study.search.local import local_processes
 from study.search.trial import TrialNews
+from study.storage.processes import now
 
 logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 10.0
+"""For an address to answer."""
+LAST_PATIENCE = 30.0
+"""Seconds for the other workers once one has found that there is nothing left to do."""
 
 INSTALL = "pip install 'archstudy[cluster]'"
 
@@ -83,7 +92,7 @@ def ray_actors(address: str | None, gpus: float | None) -> Engine:
             share = _gpus(gpus, [node.get("GPU", 0.0) for node in nodes], len(devices))
             threads = threads_each([int(node.get("CPU", 0)) for node in nodes], len(devices))
             order = Order(name, url, os.getcwd(), "cuda:0" if share else "cpu", max(1, threads))
-            place = ray.remote(Place).options(num_cpus=threads, num_gpus=share, max_restarts=-1, max_task_retries=0)
+            place = ray.remote(Place).options(num_cpus=threads, num_gpus=share, max_restarts=-1, max_task_retries=-1)
             yield from _follow(ray, [place.remote(order) for _ in devices])
         finally:
             ray.shutdown()  # ends the places, and with them the workers, which give their trials back
@@ -109,30 +118,34 @@ def _gpus(asked: float | None, there: Sequence[float], workers: int) -> float:
 
 
 def _follow(ray: Any, places: list[Any]) -> Iterator[TrialNews]:
-    """News of all workers until each has come to its end. Raises StudyError with a worker's own complaint."""
+    """News of all workers until each has come to its end. Raises StudyError with a worker's own complaint.
+
+    What a lost place had to say is lost with it; the question is asked again where Ray has started the place anew.
+    """
     asked = {place.news.remote(): place for place in places}
-    patience = 2 * len(places) + 3  # losses in a row without a single epoch
-    losses = 0
-    while asked:
+    nodes = _alive(ray)
+    over = math.inf  # when there was nothing left to do
+    while asked and now() < over + LAST_PATIENCE:
         ready, _ = ray.wait(list(asked), timeout=1.0)  # a signal gets through
         for one in ready:
             place = asked.pop(one)
-            try:
-                found = ray.get(one)
-            except ray.exceptions.RayActorError as error:
-                losses += 1
-                if losses >= patience:
-                    raise StudyError(f"{losses} places of workers were lost one after the other: {error}") from error
-                logger.warning("a worker's place was lost; Ray starts it again where there is room")
-                found = []
-            for news in found:
+            for news in ray.get(one):
                 if isinstance(news, str):
                     raise StudyError(news)
                 if news is not None:
-                    losses = 0
                     yield news
-            if None not in found:
+                    continue
+                over = min(over, now())
+                ray.kill(place)  # makes room for one that waits
+                break
+            else:
                 asked[place.news.remote()] = place
+        if lost := nodes - (nodes := _alive(ray)):
+            logger.warning(f"{len(lost)} of the cluster's nodes went away; workers start again where there is room")
+
+
+def _alive(ray: Any) -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _ray() -> Any:
@@ -147,7 +160,15 @@ def _ray() -> Any:
 def _connect(ray: Any, address: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     options |= {"address": address} if address else {"address": "local", "include_dashboard": False}
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():  # Ray itself would try for minutes
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise StudyError(f"Ray at {address} cannot be reached: {error.strerror or error}") from error
+    before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in the place
     try:
         ray.init(**options)
+        signal.signal(signal.SIGTERM, before)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise StudyError(f"Ray at {address} cannot be reached: {str(error).splitlines()[0]}") from error

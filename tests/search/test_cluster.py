@@ -1,22 +1,31 @@
 """A real Ray cluster of two nodes on this machine, with a real PostgreSQL."""
 
+import functools
 import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 import sqlalchemy
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
+from models.bundle.folder import is_whole
 from study import StudyError
+from study.attributes import REPLAY_DIFFERS
 from study.search import cluster
 from study.search.cluster import threads_each
 from study.storage.door import open_storage
 from tests import killer
-from tests.conftest import Shell, new_database
+from tests.conftest import Shell, new_database, tiny_options
+from tests.storage.test_server import Server, own_server, reports, until
+
+__all__ = ["own_server"]
 
 
 @given(st.lists(st.integers(0, 64), max_size=6), st.integers(1, 40))
@@ -50,7 +59,7 @@ def test_gpus_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
 def test_options_of_a_cluster_are_refused_without_one(shell: Shell) -> None:
     assert "unknown (use local or ray)" in shell("run", "--engine", "dask")[2]
     assert "add --engine ray" in shell("run", "--address", "auto")[2]
-    assert "add --engine ray" in shell("resume", "s", "--gpus-per-worker", "1")[2] or True
+    assert "add --engine ray" in shell("run", "--gpus-per-worker", "1")[2]
 
 
 class Nodes:
@@ -80,12 +89,7 @@ def nodes() -> Iterator[Nodes]:
     found.end()
 
 
-def told(url: str) -> list[Any]:
-    study = optuna.load_study(study_name="s", storage=open_storage(url, create=False))
-    return [(one.number, one.state, one.values, one.params, one.intermediate_values) for one in study.trials]
-
-
-def running(url: str) -> int:
+def held(url: str) -> int:
     engine = sqlalchemy.create_engine(url)
     try:
         with engine.connect() as connection:
@@ -99,9 +103,82 @@ def running(url: str) -> int:
 
 @pytest.mark.slow
 def test_one_worker_on_a_cluster_gives_what_one_here_gives(
-    nodes: Nodes, postgres: str, small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...]
+    nodes: Nodes, postgres: str, small_folder: Path, tmp_path: Path
+) -> None:
+    """The same trials and the same weights; each node has two processors, so both have two threads."""
+    url, here, there = new_database(postgres), tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    two = functools.partial(torch.set_num_threads, 2)
+    alone = killer.start(killer.options(small_folder), here, first=two)
+    command = [*killer.options(small_folder), "--storage", url, "--engine", "ray", "--address", nodes.address]
+    process = killer.start(command, there, first=two)
+    for one in (alone, process):
+        one.join()
+    assert (alone.exitcode, process.exitcode) == (0, 0), (there / "output.log").read_text()
+    assert killer.everything(there, url) == killer.everything(here)
+
+
+@pytest.mark.slow
+def test_a_study_outlives_a_node_and_a_restart_of_its_database(
+    nodes: Nodes, own_server: Server, small_folder: Path, tmp_path: Path
+) -> None:
+    url = own_server.url
+    options = killer.options(small_folder, trials=40, workers=4, epochs=8, min_epochs=2)
+    process = killer.start([*options, "--storage", url, "--engine", "ray", "--address", nodes.address], tmp_path)
+    until(lambda: reports(url) >= 20, process)
+    assert held(url) >= 3
+    nodes.kill(0)
+    before = reports(url)
+    until(lambda: reports(url) >= before + 20, process)
+    own_server.control("restart", "-m", "immediate")
+    process.join(200)
+    log = (tmp_path / "output.log").read_text()
+    assert process.exitcode == 0, log
+    assert "1 of the cluster's nodes went away" in log
+    assert "Traceback" not in log
+    study = optuna.load_study(study_name="s", storage=open_storage(url, create=False))
+    assert [trial.number for trial in study.trials] == list(range(40))
+    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert not [trial.number for trial in study.trials if REPLAY_DIFFERS in trial.user_attrs]
+    for trial in study.trials:
+        assert sorted(trial.intermediate_values) == list(range(1, len(trial.intermediate_values) + 1))
+        assert len(trial.intermediate_values) == 8 or trial.state == TrialState.PRUNED
+    assert held(url) == 0
+    assert len(study.user_attrs["openings"]) == 1
+    assert is_whole(tmp_path / "runs" / "s" / "model")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_workers_and_gives_their_trials_back(
+    nodes: Nodes, postgres: str, small_folder: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     url = new_database(postgres)
-    command = [*killer.options(small_folder), "--storage", url, "--engine", "ray", "--address", nodes.address]
-    assert killer.run(command, tmp_path) == 0, (tmp_path / "output.log").read_text()
-    assert killer.everything(tmp_path, url) == undisturbed
+    options = killer.options(small_folder, trials=40, workers=2, epochs=100, min_epochs=50)
+    process = killer.start([*options, "--storage", url, "--engine", "ray", "--address", nodes.address], tmp_path)
+    until(lambda: reports(url) >= 3, process)
+    os.kill(process.pid, number)
+    process.join(20)
+    assert process.exitcode == code
+    end = time.monotonic() + 10
+    while held(url) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert held(url) == 0
+
+
+@pytest.mark.slow
+def test_what_a_worker_complains_of_is_the_last_word(
+    nodes: Nodes, postgres: str, shell: Shell, small_folder: Path, tmp_path: Path
+) -> None:
+    url = new_database(postgres)
+    ray = ("--engine", "ray", "--address", nodes.address)
+    code, _, err = shell("run", *tiny_options(small_folder), "--storage", url, *ray, "--gpus-per-worker", "1")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "study: --gpus-per-worker 1: no node of the cluster has so many (0: train on processors)",
+    )
+    elsewhere = ("--engine", "ray", "--address", "127.0.0.1:1")
+    code, _, err = shell("run", *tiny_options(small_folder), "--name", "other", *elsewhere)
+    assert code == 2
+    assert "Ray at 127.0.0.1:1 cannot be reached" in err

@@ -43,6 +43,7 @@ def told(trial: FrozenTrial) -> tuple[Any, ...]:
     return trial.state, trial.values, trial.params, trial.intermediate_values
 
 
+@pytest.mark.slow
 def test_there_and_back_and_on(shell: Shell, small_folder: Path, postgres: str, tmp_path: Path) -> None:
     """Two studies; one of them goes on in each of the three databases, to the same trials."""
     server = new_database(postgres)
