@@ -21,6 +21,7 @@ def run_tiny(shell: Shell, folder: Path, *more: object) -> tuple[int, str, str]:
     return shell("run", *tiny_options(folder, trials=2), "--name", "s", *more)
 
 
+@pytest.mark.slow
 def test_the_whole_way(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
     code, out, err = run_tiny(shell, small_folder)
     assert code == 0
@@ -245,6 +246,7 @@ def test_resume_takes_a_larger_budget_and_keeps_it(shell: Shell, small_folder: P
     assert json.loads(shell("status", "s", "--json")[1])["hours_wanted"] == 5.0
 
 
+@pytest.mark.slow
 def test_status_says_what_becomes_of_unfinished_trials(shell: Shell, small_folder: Path) -> None:
     assert run_tiny(shell, small_folder)[0] == 0
     study = optuna.load_study(study_name="s", storage=open_storage("sqlite:///optuna.db", create=False))

@@ -352,6 +352,7 @@ def test_csv_for_spreadsheets_of_the_history_and_the_parts(shell: Shell, small_f
             assert (cell in labels) is (option == "--csv")
 
 
+@pytest.mark.slow
 def test_what_is_logged_and_printed_obeys_no_control_character(tmp_path: Path) -> None:
     """In a process of its own, where nobody but the log's last resort takes messages."""
     name = NASTY.replace("/", "")

@@ -81,6 +81,7 @@ def test_a_worker_sees_its_device_only(device: str, visible: str | None, alone: 
     assert seen_alone(device, {} if visible is None else {VISIBLE: visible}) == alone
 
 
+@pytest.mark.slow
 def test_every_worker_is_handed_its_device(small_folder: Path, tmp_path: Path) -> None:
     handed: list[Sequence[str]] = []
 

@@ -178,6 +178,7 @@ def test_hours_that_hold_nothing_are_refused_with_those_that_would_do(shell: She
         assert (code, said in err) == (2, True), err
 
 
+@pytest.mark.slow
 def test_a_plan_writes_nothing_and_prints_the_stages(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
     code, out, _ = shell("plan", "--preset", "auto", "--data", small_folder, "--hours", 0.05)
     assert code == 0
@@ -191,12 +192,14 @@ def test_a_plan_writes_nothing_and_prints_the_stages(shell: Shell, small_folder:
     assert (code, err) == (2, "study: a study without hours has no plan (for example: study plan --hours 2)\n")
 
 
+@pytest.mark.slow
 def test_finish_searches_no_more(shell: Shell, small_folder: Path, tiny: Any) -> None:
     assert shell("run", *tiny_options(small_folder, trials=2), "--name", "s")[0] == 0
     assert shell("resume", "s", "--trials", 9, "--finish")[0] == 0
     assert json.loads(shell("status", "s", "--json")[1])["complete"] <= 2
 
 
+@pytest.mark.slow
 def test_without_a_trial_that_ran_to_its_end_the_longest_wins(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
     run = ["run", "--name", "s", *tiny_options(small_folder, trials=1)]
     assert killer.run(run, tmp_path, "report", "after", 2) == -signal.SIGKILL

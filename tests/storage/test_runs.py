@@ -14,12 +14,14 @@ def server(postgres: str) -> str:
     return new_database(postgres)
 
 
+@pytest.mark.slow
 def test_beside_sqlite_they_always_lie_beside_the_file() -> None:
     assert runs_folder("sqlite:////a/b/optuna.db", "/shared/runs") == Path("/a/b/runs")
     assert runs_folder("postgresql+psycopg://host/d", "/shared/runs") == Path("/shared/runs")
     assert runs_folder("postgresql+psycopg://host/d") == Path("runs")
 
 
+@pytest.mark.slow
 def test_a_named_folder_is_used_from_everywhere(server: str, shell: Shell, small_folder: Path, tmp_path: Path) -> None:
     storage = ("--storage", server)
     code, _, err = shell("run", *tiny_options(small_folder, trials=2), "--name", "s", "--set", "runs=shared", *storage)
@@ -44,6 +46,7 @@ def test_a_named_folder_is_used_from_everywhere(server: str, shell: Shell, small
     assert not (tmp_path / "moved" / "runs" / "s").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_see_the_files_says_so(
     server: str, shell: Shell, small_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

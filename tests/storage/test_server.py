@@ -108,6 +108,7 @@ def test_workers_share_the_trials_of_a_server_that_is_stopped_for_a_while(
         assert sorted(trial.intermediate_values) == list(range(1, len(trial.intermediate_values) + 1))
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_come_back_ends_in_one_line(
     own_server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_server_that_does_not_come_back_ends_in_one_line(
     assert storage.study_names() == []
 
 
+@pytest.mark.slow
 def test_a_lock_that_was_lost_with_the_server_is_noticed(own_server: Server, tmp_path: Path) -> None:
     storage = open_storage(own_server.url, create=True)
     with alone(storage, tmp_path / "s") as confirm:
@@ -134,6 +136,7 @@ def test_a_lock_that_was_lost_with_the_server_is_noticed(own_server: Server, tmp
         confirm()
 
 
+@pytest.mark.slow
 def test_a_full_server_is_waited_for(own_server: Server) -> None:
     """Only superusers may take the last three connections; the tests' user is one, so all are taken."""
     storage = open_storage(own_server.url, create=True)
@@ -150,6 +153,7 @@ def test_a_full_server_is_waited_for(own_server: Server) -> None:
     assert time.monotonic() - start > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
