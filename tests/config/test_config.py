@@ -93,6 +93,8 @@ def test_the_preset_baseline_follows_a_space_that_still_holds_it() -> None:
         ({"space.kernel_sizes": ["4-3"]}, "space.kernel_sizes: '4-3' is not allowed"),
         ({"space.use_batch_norm": [1]}, "space.use_batch_norm: 1 is not allowed (allowed: true or false)"),
         ({"space.learning_rate": {"low": 0.1, "high": 0.01}}, "low must be below high, not 0.1 and 0.01"),
+        ({"space.conv_dropout": {"low": 0.0, "high": 0.5, "step": -0.1}}, "step must lie above 0 and within the range"),
+        ({"space.conv_dropout": {"low": 0.0, "high": 0.5, "step": 0.6}}, "step must lie above 0 and within the range"),
         ({"space.head": {"low": 1, "high": 2}}, "space.head: takes a list of values, not a range"),
         ({"min_epochs": 9}, "Hyperband cannot prune before epoch 9 of 9"),
         ({"min_epochs": 1, "epochs": 243}, "use epochs=244"),

@@ -107,6 +107,17 @@ def test_each_switch_works_alone_and_per_image(name: str) -> None:
     assert result.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("name", ["jitter", "stain"])
+def test_colours_change_by_as_much_as_was_asked(name: str) -> None:
+    images = smooth(count=64).permute(0, 2, 3, 1).to(torch.uint8)
+    plain = denormalised(normalised(images, NORM))
+    torch.manual_seed(0)
+    moved = [(denormalised(augmented(images, Augment(**{name: much}), NORM)) - plain).abs() for much in (0.01, 0.1)]
+    little, more = (one.mean(dim=(1, 2, 3)) for one in moved)
+    assert little.max() < 6  # of 255
+    assert 5 < more.mean() / little.mean() < 20
+
+
 def test_maps_stay_within_what_was_asked() -> None:
     torch.manual_seed(0)
     drawn = random_maps(2000, Augment(rotation=20, crop=0.8), CPU)

@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics
 
 from models import ModelError
-from models.scores.calibration import calibration_error, fit_temperature, risk_coverage, softmax
+from models.scores.calibration import calibration_error, fit_temperature, reliability, risk_coverage, softmax
 from models.scores.conformal import Refused, Sets, abstains, describe, prediction_sets, threshold
 from models.scores.evaluation import by_group, compare, cutoff_at, score
 from models.scores.intervals import accuracy_interval, class_intervals, wilson
@@ -119,6 +119,21 @@ def test_calibration_error_by_hand() -> None:
     probabilities = np.array([[0.8, 0.2]] * 10)
     labels = np.array([0] * 6 + [1] * 4)
     assert calibration_error(probabilities, labels) == pytest.approx(0.2)
+    # Bins apart: in one too sure, in the other not sure enough.
+    probabilities = np.array([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
+    labels = np.array([0] * 7 + [1] * 3 + [1] * 10)
+    assert calibration_error(probabilities, labels) == pytest.approx((10 * 0.2 + 10 * 0.4) / 20)
+
+
+def test_reliability_by_hand() -> None:
+    probabilities = np.array([[0.9, 0.1]] * 4 + [[0.2, 0.8]] * 2 + [[1.0, 0.0]] * 3)
+    labels = np.array([0, 0, 0, 1, 1, 0, 0, 0, 0])
+    rows = reliability(probabilities, labels)
+    assert [(row.images, row.confidence, row.accuracy) for row in rows] == [
+        (2, pytest.approx(0.8), 0.5),
+        (4, pytest.approx(0.9), 0.75),
+        (3, pytest.approx(1.0), 1.0),
+    ]
 
 
 def test_risk_falls_with_coverage_and_ends_at_the_error() -> None:
