@@ -32,7 +32,7 @@ CONNECT_SECONDS = 10.0
 LAST_PATIENCE = 30.0
 """Seconds for the other workers once one has found that there is nothing left to do."""
 
-INSTALL = "pip install 'archstudy[cluster]'"
+INSTALL = "pip install 'ray[client]'"
 
 
 @dataclass(frozen=True)
