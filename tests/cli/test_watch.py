@@ -21,7 +21,7 @@ def test_a_running_study_is_followed_to_its_end(shell: Shell, small_folder: Path
     assert seen.wanted == 12
     for row in seen.running:
         assert 0 <= row.epoch <= row.epochs
-        assert "learning_rate" in row.network
+        assert "learning_rate" in row.network or not row.network  # asked for, and not drawn yet
         assert row.worker
     code, out, _ = shell("status", "s", "--watch")
     running.join(60)
