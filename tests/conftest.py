@@ -45,6 +45,14 @@ TINY = {
 """A study of a second."""
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever needs a server of its own kind is left out by --fast."""
+    for item in items:
+        if isinstance(item, pytest.Function) and {"postgres", "own_server"} & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
 def shrink(source: Path, target: Path, classes: int, each: int) -> Path:
     """A folder with the first images of the first classes of another."""
     for folder in sorted(path for path in source.iterdir() if path.is_dir())[:classes]:
