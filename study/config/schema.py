@@ -72,7 +72,7 @@ class StudyConfig(BaseModel):
     hours: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="time for everything, from the command to the exported model"
     )
-    workers: int = Field(1, ge=1, le=256, description="processes on this machine that search at the same time")
+    workers: int = Field(1, ge=1, le=256, description="processes that search at the same time")
     runs: str | None = Field(
         None,
         min_length=1,

@@ -169,6 +169,7 @@ def _connect(ray: Any, address: str | None) -> None:
     before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in the place
     try:
         ray.init(**options)
-        signal.signal(signal.SIGTERM, before)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise StudyError(f"Ray at {address} cannot be reached: {str(error).splitlines()[0]}") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)

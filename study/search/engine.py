@@ -1,4 +1,4 @@
-"""What starts workers: local processes today, a cluster's engine some day."""
+"""What starts workers: this machine (local.py), or a Ray cluster (cluster.py)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -12,7 +12,7 @@ class Engine(Protocol):
     def __call__(self, name: str, url: str, devices: Sequence[str]) -> Iterator[TrialNews]:
         """Yield the news of all workers until the trials are done; end the workers when left early.
 
-        `devices`: that of each worker; a CUDA device has its number on this machine.
+        `devices`: that of each worker, by its number on this machine; a cluster counts them and chooses its own.
 
         Raises StudyError with a worker's own complaint, or when workers die without getting anywhere.
         """
