@@ -29,6 +29,15 @@ class Stopped(Interruption):
         self.exit_code = 128 + number
 
 
+_heard: list[int] = []
+"""Signals that this process was sent."""
+
+
+def as_stopped(error: KeyboardInterrupt) -> KeyboardInterrupt:
+    """Stopped again, where a library (Ray) has put a plain KeyboardInterrupt in its place."""
+    return Stopped(_heard[-1]) if _heard and not isinstance(error, Interruption) else error
+
+
 @contextmanager
 def stoppable(farewell: str = "") -> Iterator[None]:
     """Raise Stopped on the first SIGINT or SIGTERM; a second one, or four seconds, end the process at once.
@@ -45,6 +54,7 @@ def stoppable(farewell: str = "") -> Iterator[None]:
             for other in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
                 signal.signal(other, at_once)
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+            _heard.append(number)
             raise Stopped(number)
 
         def swallowed(what: Any) -> None:
@@ -68,5 +78,6 @@ def stoppable(farewell: str = "") -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = sys.__unraisablehook__
+        _heard.clear()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -23,6 +23,7 @@ from study import StudyError
 from study.search.engine import Engine
 from study.search.local import local_processes
 from study.search.trial import TrialNews
+from study.signals import as_stopped
 from study.storage.processes import now
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,8 @@ def ray_actors(address: str | None, gpus: float | None) -> Engine:
             order = Order(name, url, os.getcwd(), "cuda:0" if share else "cpu", max(1, threads))
             place = ray.remote(Place).options(num_cpus=threads, num_gpus=share, max_restarts=-1, max_task_retries=-1)
             yield from _follow(ray, [place.remote(order) for _ in devices])
+        except KeyboardInterrupt as error:
+            raise as_stopped(error) from None
         finally:
             ray.shutdown()  # ends the places, and with them the workers, which give their trials back
 

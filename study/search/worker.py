@@ -65,10 +65,14 @@ def search(study: OpenStudy, run: Objective) -> Iterator[TrialNews]:
 
 def _next(study: OpenStudy, leases: Leases, run: Objective) -> Generator[TrialNews, None, bool]:
     """Run a trial, or wait a moment for those of others; False when there is nothing left to do."""
-    with alone(study.storage, study.folder) as confirm:
-        if not study.is_there():
-            raise KeyError(study.name)
-        claim = _claim(study, leases, confirm) if study.search_seconds_left() > 0 else None
+    try:
+        with alone(study.storage, study.folder) as confirm:
+            if not study.is_there():
+                raise KeyError(study.name)
+            claim = _claim(study, leases, confirm) if study.search_seconds_left() > 0 else None
+    except KeyboardInterrupt:  # perhaps it is leased by now, and nobody runs it yet
+        leases.give_back()
+        raise
     if claim:
         yield from _run(claim, run)
         return True

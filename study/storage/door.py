@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from study import StudyError
 from study.storage import views
 from study.storage.lean import LeanStorage, readable
-from study.storage.server import CONNECTIONS, wait_for_restarts
+from study.storage.server import CONNECTIONS, repeated, wait_for_restarts
 from study.storage.sqlite import check_file, reader, wait_in_line, when_free, writer
 
 DEFAULT_URL = "sqlite:///optuna.db"
@@ -135,6 +135,7 @@ def _open_sqlite(url: str, file: Path, create: bool, write: bool, kind: type[Lea
     return storage
 
 
+@repeated
 def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: bool = True) -> LeanStorage:
     """Optuna's storage; two processes may create the same tables at once, so one loser tries again."""
     for pause in (0.1, 0.5):

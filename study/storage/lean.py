@@ -21,6 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from study import StudyError
 from study.storage.private import tables, there
+from study.storage.server import repeated
 
 AT_ONCE = 500
 """Trials whose rows are fetched by one statement; SQLite allows some thousand parameters in one."""
@@ -87,12 +88,14 @@ class LeanStorage(RDBStorage):
         """Raise StudyError: a copy would lose the hook that makes writers wait in line."""
         raise StudyError("a storage cannot be pickled: open it again from its address, in the other process")
 
+    @repeated
     def study_names(self) -> list[str]:
         """Of all studies, sorted; nothing else of them is read, which may be broken, nor a name that is no text."""
         with self.reading() as connection:
             found = connection.scalars(sqlalchemy.select(tables.StudyModel.study_name))
             return sorted(name for name in found if isinstance(name, str))
 
+    @repeated
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """A trial. Raises KeyError when there is none."""
         with self.reading() as connection, readable("a trial"):
@@ -101,6 +104,7 @@ class LeanStorage(RDBStorage):
             raise KeyError(tables.NOT_FOUND_MSG)
         return found[0]
 
+    @repeated
     def _get_trials(
         self,
         study_id: int,
@@ -115,6 +119,7 @@ class LeanStorage(RDBStorage):
                 raise KeyError(tables.NOT_FOUND_MSG)
             return _read(connection, [trial for trial in trials if states is None or trial.state in states])
 
+    @repeated
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Report a value. Raises KeyError for no trial, UpdateFinishedTrialError for one that has ended."""
         kind = tables.TrialIntermediateValueModel
@@ -146,6 +151,7 @@ class LeanStorage(RDBStorage):
             self._write(connection, VALUES, "objective", rows)
         return True
 
+    @repeated
     def get_study_id_from_name(self, study_name: str) -> int:
         """The id of a study. Raises KeyError when there is none."""
         with self.reading() as connection:
@@ -154,6 +160,7 @@ class LeanStorage(RDBStorage):
             raise KeyError(tables.NOT_FOUND_MSG)
         return found
 
+    @repeated
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """Attributes of a study. Raises KeyError when there is none."""
         with self.reading() as connection, readable("an attribute of a study"):
@@ -164,18 +171,26 @@ class LeanStorage(RDBStorage):
                 raise KeyError(tables.NOT_FOUND_MSG)
         return found
 
+    @repeated
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """Optuna's own attributes of a study. Raises KeyError when there is none."""
         with readable("an attribute of a study"):
             return super().get_study_system_attrs(study_id)
 
+    @repeated
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Write an attribute of a study. Raises KeyError when there is none."""
+        super().set_study_user_attr(study_id, key, value)
+
+    @repeated
     def change_study_attribute(
         self, study_id: int, key: str, change: Callable[[Any], Any], patience: float | None = None
     ) -> Any:
         """Replace an attribute of a study by a function of it (of None where it is missing), as one step; returns it.
 
-        None from `change` leaves it as it is. `patience`: seconds to wait for another program's lock. Raises KeyError
-        when there is no study.
+        None from `change` leaves it as it is. `patience`: seconds to wait for another program's lock. Where the
+        connection is cut off as it commits, `change` may see what it made before. Raises KeyError when there is no
+        study.
         """
         options = {} if patience is None else {"patience": patience}
         table: Table = tables.StudyUserAttributeModel.__table__
@@ -208,6 +223,7 @@ class LeanStorage(RDBStorage):
         """Write one of Optuna's own attributes; raises as set_trial_intermediate_value does."""
         self._set_attributes(SYSTEM_ATTRIBUTES, trial_id, {key: value})
 
+    @repeated
     def _set_attributes(self, table: Table, trial_id: int, attributes: Mapping[str, Any]) -> None:
         rows = [
             {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()
@@ -215,6 +231,7 @@ class LeanStorage(RDBStorage):
         with self._updating(trial_id) as connection:
             self._write(connection, table, "key", rows)
 
+    @repeated
     def set_params(self, trial_id: int, params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> None:
         """Write several parameters of a trial in one transaction; raises as set_trial_intermediate_value does.
 
@@ -232,6 +249,7 @@ class LeanStorage(RDBStorage):
         with self._updating(trial_id) as connection:
             self._write(connection, PARAMS, "param_name", rows)
 
+    @repeated
     def forget_rung(self, trial_id: int, rung: int) -> None:
         """Take back a trial's entry in a rung, so that its last report can be judged again.
 

@@ -21,7 +21,7 @@ from study import StudyError
 from study.storage.lean import LeanStorage
 from study.storage.private import tables
 from study.storage.processes import Process, Watch, is_alive, now, this_process
-from study.storage.server import was_cut_off
+from study.storage.server import repeated, was_cut_off
 
 BEAT_SECONDS = 10.0
 GRACE_SECONDS = 60.0
@@ -66,6 +66,7 @@ class Leases:
         self._worker = uuid4().hex
         self._watched: dict[int, Watch] = {}
 
+    @repeated
     def prepare(self) -> None:
         """Make the table, and drop the leases of trials that have ended or were deleted."""
         # Two PostgreSQL sessions may both find it missing; the slower one is told that it is there by now.
@@ -105,6 +106,16 @@ class Leases:
                 .values(self._row(trial_id, deaths=deaths, steps=steps))
             )
             return Lease(self._engine, trial_id, self._worker, deaths=deaths) if taken.rowcount else None
+
+    def give_back(self) -> None:
+        """All that this worker holds, before it ends."""
+        mine = sqlalchemy.update(LEASES).where(LEASES.c.worker == self._worker).values(worker=None)
+        with (
+            suppress(sqlalchemy.exc.SQLAlchemyError, StudyError),  # then it is adopted as an accident
+            self._engine.connect().execution_options(patience=RELEASE_PATIENCE) as connection,
+            connection.begin(),
+        ):
+            connection.execute(mine)
 
     def somebody_works_on(self, trial_ids: Collection[int], watching: Callable[[], None]) -> bool:
         """Whether a living process holds one of these trials.
@@ -167,8 +178,7 @@ class Lease:
     """The right to run a trial, kept alive by a heartbeat inside `with`.
 
     Leaving it ends the lease when all went well, gives the trial back when this process was told to stop or lost its
-    connection, and marks
-    it as an accident otherwise.
+    connection, and marks it as an accident otherwise.
     """
 
     def __init__(self, engine: Engine, trial_id: int, worker: str, *, deaths: int) -> None:

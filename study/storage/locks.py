@@ -8,11 +8,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import sqlalchemy
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from study import StudyError
 from study.storage.door import NO_ROOM
 from study.storage.lean import LeanStorage
+from study.storage.server import repeated
 
 
 @contextmanager
@@ -55,15 +56,26 @@ def _file_lock(folder: Path, what: str, waiting: Callable[[], None] | None) -> I
 def _database_lock(engine: Engine, name: str, waiting: Callable[[], None] | None) -> Iterator[Callable[[], None]]:
     """PostgreSQL's advisory lock, on a connection of its own."""
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-    ask = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while not connection.scalar(ask, {"key": key}):
-            if waiting:
-                waiting()
-                waiting = None
-            time.sleep(0.05)
+    with _locked(engine, key, waiting) as connection:
         try:
             yield lambda: connection.execute(sqlalchemy.text("SELECT 1")).close()
         finally:
             with suppress(sqlalchemy.exc.SQLAlchemyError):  # a connection that is lost holds no lock either
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+
+
+@repeated
+def _locked(engine: Engine, key: int, waiting: Callable[[], None] | None) -> Connection:
+    """A connection that holds the lock."""
+    ask = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
+    connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        while not connection.scalar(ask, {"key": key}):
+            if waiting:
+                waiting()
+                waiting = None
+            time.sleep(0.05)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -22,6 +22,7 @@ from study import StudyError
 from study.attributes import IDENTITY, kept
 from study.storage.door import sqlite_file
 from study.storage.lean import LeanStorage
+from study.storage.server import repeated
 from study.storage.sqlite import RESCUED, reader
 
 FILE = "owner.json"
@@ -101,6 +102,7 @@ WHERE study_name = :name AND key = :key AND value_json = :value"""
 """Whether a database has a study of that name and identity; in plain SQLite, since it may be another schema's."""
 
 
+@repeated
 def _place(storage: LeanStorage) -> str:
     """Of a SQLite database its name, since runs/ lies beside it; of another the server and its number there.
 

@@ -2,7 +2,9 @@
 
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
@@ -14,6 +16,8 @@ PATIENCE = 600.0
 """Seconds to wait for a server that was there before."""
 SAY_AFTER = 5.0
 """Seconds after which the user is told what is waited for."""
+CUTS = 10
+"""In a row, after which it is no restart: something ends each connection in the middle of the same thing."""
 
 CONNECTIONS = {
     "pool_pre_ping": True,  # one that was cut off is replaced before it is used
@@ -21,6 +25,9 @@ CONNECTIONS = {
     "pool_timeout": 60,
 }
 """SQLAlchemy's settings of an engine."""
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
 
 logger = logging.getLogger(__name__)
 
@@ -55,3 +62,19 @@ def was_cut_off(error: BaseException | None) -> bool:
     """Whether a connection was lost in the middle of something, so that nobody knows whether it was done."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     return isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.connection_invalidated
+
+
+def repeated(operation: Callable[Given, Found]) -> Callable[Given, Found]:
+    """A decorator for what does no harm when it is done twice: it is done again when its connection was cut off."""
+
+    @wraps(operation)
+    def patient(*args: Given.args, **options: Given.kwargs) -> Found:
+        for _ in range(CUTS):
+            try:
+                return operation(*args, **options)
+            except (sqlalchemy.exc.DBAPIError, StorageInternalError) as error:
+                if not was_cut_off(error):
+                    raise
+        return operation(*args, **options)
+
+    return patient

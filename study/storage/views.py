@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine
 from study import attributes as names
 from study.storage.dialect import Dialect, Postgresql, Sqlite
 from study.storage.lean import UNREADABLE
+from study.storage.server import repeated
 
 MOST_COLUMNS = 1000
 """Parameters that become columns of trials_flat; PostgreSQL allows 1,600 columns in all."""
@@ -146,6 +147,7 @@ def drop(connection: Connection) -> None:
             connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
 
 
+@repeated
 def refresh(engine: Engine, searched: Mapping[str, BaseDistribution] | None = None) -> None:
     """Make the views, or make them anew where they differ from what this version and these parameters ask for.
 
@@ -179,11 +181,7 @@ def _or_not(connection: Connection) -> Iterator[None]:
 
 def execute(connection: Connection, statement: str) -> None:
     """Run a statement as it is: SQLAlchemy and the driver would look for parameters in it."""
-    cursor = connection.connection.cursor()
-    try:
-        cursor.execute(statement)
-    finally:
-        cursor.close()
+    connection.exec_driver_sql(statement, execution_options={"no_parameters": True}).close()
 
 
 def _present(connection: Connection) -> dict[str, str]:

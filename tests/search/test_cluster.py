@@ -160,7 +160,7 @@ def test_a_signal_ends_the_workers_and_gives_their_trials_back(
     until(lambda: reports(url) >= 3, process)
     os.kill(process.pid, number)
     process.join(20)
-    assert process.exitcode == code
+    assert process.exitcode == code, (tmp_path / "output.log").read_text()
     end = time.monotonic() + 10
     while held(url) and time.monotonic() < end:
         time.sleep(0.1)

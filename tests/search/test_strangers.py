@@ -187,6 +187,27 @@ def test_bad_input_leaves_nothing_behind(shell: Shell, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
 
 
+REPLACED = """
+import os, signal
+from study.signals import Stopped, as_stopped, stoppable
+
+with stoppable():
+    try:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Stopped:  # as Ray does
+            raise KeyboardInterrupt from None
+    except KeyboardInterrupt as error:
+        print("stopped", as_stopped(error).exit_code)
+print(type(as_stopped(KeyboardInterrupt())).__name__)
+"""
+
+
+def test_a_signal_that_a_library_has_replaced_keeps_its_number() -> None:
+    done = subprocess.run([sys.executable, "-c", REPLACED], capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("stopped 143\nKeyboardInterrupt\n", "", 0)
+
+
 SWALLOWED = """
 import os, signal, time
 from study.signals import Stopped, stoppable

@@ -68,6 +68,35 @@ def test_a_trial_given_back_is_free_at_once_and_nobody_died(url: str) -> None:
     assert adopted.deaths == 0
 
 
+def test_what_was_taken_and_not_begun_is_given_back(url: str) -> None:
+    storage, trial = asked(url)
+    first, second = Leases(storage), Leases(storage)
+    first.take_new(trial)
+    second.give_back()
+    assert second.adopt(trial, 0) is None
+    first.give_back()
+    adopted = second.adopt(trial, 0)
+    assert adopted
+    assert adopted.deaths == 0
+
+
+def test_a_worker_that_is_stopped_between_taking_and_running_leaves_nothing_held(
+    tiny: MakeConfig, workspace: MakeWork, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Leases.take_new
+
+    def stopped(self: Leases, trial_id: int) -> Lease:
+        take(self, trial_id)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Leases, "take_new", stopped)
+    work = workspace(tiny(trials=1))
+    study = open_work(work, url)
+    with pytest.raises(KeyboardInterrupt):
+        list(search(study, work))
+    assert [row.worker for row in rows(study.storage)] == [None]
+
+
 def test_deaths_count_until_the_trial_gets_further(url: str) -> None:
     storage, trial = asked(url)
 

@@ -21,6 +21,7 @@ from study.storage import server
 from study.storage.door import open_storage
 from study.storage.locks import alone
 from tests import killer
+from tests.conftest import new_database
 from tests.storage.test_faults import last_line
 
 
@@ -83,6 +84,27 @@ def test_a_study_outlives_restarts_of_its_server(
         own_server.control("restart", "-m", mode)
     process.join(120)
     assert process.exitcode == 0, last_line(tmp_path)
+    assert killer.everything(tmp_path, url) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_study_outlives_connections_that_are_cut_off(
+    postgres: str, small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...]
+) -> None:
+    """Ten times a second, in the middle of whatever they do."""
+    url = new_database(postgres)
+    process = killer.start([*killer.options(small_folder), "--storage", url], tmp_path)
+    until(lambda: reports(url) >= 1, process)  # making the tables takes longer than a tenth of a second
+    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND state = :s"
+    cut = 0
+    with engine.connect() as connection:
+        while process.exitcode is None:
+            others = connection.scalars(sqlalchemy.text(f"{query} AND pid <> pg_backend_pid()"), {"s": "active"}).all()
+            cut += len(others)
+            time.sleep(0.1 if others else 0.0005)
+    assert process.exitcode == 0, last_line(tmp_path)
+    assert cut >= 10
     assert killer.everything(tmp_path, url) == undisturbed
 
 
