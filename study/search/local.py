@@ -23,6 +23,7 @@ from study.search.devices import seen_alone
 from study.search.trial import TrialNews
 from study.search.worker import work_on
 from study.signals import Stopped, stoppable
+from study.storage.door import wait_for_server
 
 SECONDS_TO_END = 4.2
 """For workers that were told to stop: a little more than they give themselves."""
@@ -108,11 +109,16 @@ def _live(pipe: Connection, name: str, url: str, device: str, threads: int) -> N
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with stoppable():
         try:
-            _tell(pipe, work_on(name, url, torch.device("cuda:0" if seen else device), threads))
+            _tell(pipe, _work(name, url, torch.device("cuda:0" if seen else device), threads))
         except Stopped as stop:
             sys.exit(stop.exit_code)
         except BrokenPipeError:
             sys.exit(1)  # the parent has died
+
+
+def _work(name: str, url: str, device: torch.device, threads: int) -> Iterator[TrialNews]:
+    wait_for_server(url)  # whoever wants this worker has reached it
+    yield from work_on(name, url, device, threads)
 
 
 def _tell(pipe: Connection, all_news: Iterator[TrialNews]) -> None:

@@ -16,14 +16,14 @@ from study.config.schema import StudyConfig
 from study.search.contract import stored_config
 from study.search.members import point_of
 from study.search.open_study import OpenStudy
-from study.search.opened import open_all
+from study.search.opened import Opened, open_all
 from study.search.trial import HeldTrial, Objective, TrialNews, checkpoint_name, close, objective
 from study.signals import TimeIsUp
 from study.storage.door import load_study, open_storage, storage_trouble
 from study.storage.leases import DEATHS, LeaseLostError, Leases
 from study.storage.locks import alone
 from study.storage.processes import now
-from study.storage.server import was_cut_off
+from study.storage.server import repeated, was_cut_off
 
 LOOK_SECONDS = 0.5
 """Between two looks for a trial while others run the last ones."""
@@ -37,10 +37,14 @@ def work_on(name: str, url: str, device: torch.device, threads: int | None) -> I
     if threads:
         torch.set_num_threads(threads)
     with storage_trouble(url):
-        config = stored_config(load_study(open_storage(url, create=False, write=False), name))
-        opened = open_all(config, name, url)
+        opened = _opened(name, url)
         with opened.study.while_it_exists(), opened.study.clock.running(began):
             yield from search(opened.study, objective(opened.workspace(device)))
+
+
+@repeated
+def _opened(name: str, url: str) -> Opened:
+    return open_all(stored_config(load_study(open_storage(url, create=False, write=False), name)), name, url)
 
 
 def search(study: OpenStudy, run: Objective) -> Iterator[TrialNews]:

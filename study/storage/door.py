@@ -70,6 +70,16 @@ class OtherSchemaError(StudyError):
         self.older = older  # than the one that is installed
 
 
+def wait_for_server(url: str) -> None:
+    """Until a database that was there before answers. StudyError when it does not for `server.PATIENCE` seconds."""
+    if parse_url(url).get_backend_name() == "sqlite":
+        return
+    engine = sqlalchemy.create_engine(url)
+    wait_for_restarts(engine, masked(url))
+    engine.connect().close()
+    engine.dispose()
+
+
 def check_storage(url: str) -> None:
     """Raise StudyError when the database cannot be opened or made, and make nothing."""
     place = parse_url(url)

@@ -17,11 +17,12 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from study import StudyError
+from study.search.local import local_processes
 from study.storage import server
 from study.storage.door import open_storage
 from study.storage.locks import alone
 from tests import killer
-from tests.conftest import new_database
+from tests.conftest import Shell, new_database, tiny_options
 from tests.storage.test_faults import last_line
 
 
@@ -56,15 +57,33 @@ def own_server() -> Iterator[Server]:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def reports(url: str) -> int:
+def reports(url: str, table: str = "trial_intermediate_values") -> int:
+    """Rows of a table, by default that of all epochs."""
     engine = sqlalchemy.create_engine(url)
     try:
         with engine.connect() as connection:
-            return connection.scalar(sqlalchemy.text("SELECT count(*) FROM trial_intermediate_values")) or 0
+            return connection.scalar(sqlalchemy.text(f"SELECT count(*) FROM {table}")) or 0
     except sqlalchemy.exc.SQLAlchemyError:
         return 0
     finally:
         engine.dispose()
+
+
+def cut_off_until_the_end(url: str, process: Any, every: float) -> int:
+    """End the connections that do something, every few seconds; how many were ended."""
+    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+    query = sqlalchemy.text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid()"
+    )
+    cut = 0
+    with engine.connect() as connection:
+        while process.exitcode is None:
+            ended = len(connection.scalars(query).all())
+            cut += ended
+            time.sleep(every if ended else 0.0005)
+    engine.dispose()
+    return cut
 
 
 def until(condition: Callable[[], bool], process: Any) -> None:
@@ -95,17 +114,46 @@ def test_a_study_outlives_connections_that_are_cut_off(
     url = new_database(postgres)
     process = killer.start([*killer.options(small_folder), "--storage", url], tmp_path)
     until(lambda: reports(url) >= 1, process)  # making the tables takes longer than a tenth of a second
-    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
-    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND state = :s"
-    cut = 0
-    with engine.connect() as connection:
-        while process.exitcode is None:
-            others = connection.scalars(sqlalchemy.text(f"{query} AND pid <> pg_backend_pid()"), {"s": "active"}).all()
-            cut += len(others)
-            time.sleep(0.1 if others else 0.0005)
+    cut = cut_off_until_the_end(url, process, every=0.1)
     assert process.exitcode == 0, last_line(tmp_path)
     assert cut >= 10
     assert killer.everything(tmp_path, url) == undisturbed
+
+
+def results(url: str) -> dict[int, int]:
+    """Epochs of each trial."""
+    study = optuna.load_study(study_name="s", storage=open_storage(url, create=False))
+    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in study.trials:
+        assert sorted(trial.intermediate_values) == list(range(1, len(trial.intermediate_values) + 1))
+    return {trial.number: len(trial.intermediate_values) for trial in study.trials}
+
+
+@pytest.mark.slow
+def test_a_worker_that_begins_while_the_server_is_away_waits_for_it(
+    own_server: Server, shell: Shell, small_folder: Path
+) -> None:
+    """As one that replaces a dead one does; here nothing is left to do for it."""
+    url = own_server.url
+    code, _, err = shell("run", *tiny_options(small_folder, trials=1), "--storage", url, "--name", "s")
+    assert code == 0, err
+    own_server.control("stop", "-m", "fast")
+    back = threading.Timer(4.0, lambda: own_server.control("start"))
+    back.start()
+    assert list(local_processes("s", url, ["cpu"])) == []
+    assert back.finished.is_set()
+    back.join()
+
+
+@pytest.mark.slow
+def test_workers_outlive_connections_that_are_cut_off(postgres: str, small_folder: Path, tmp_path: Path) -> None:
+    """From the moment there is a study: while workers open it too."""
+    url = new_database(postgres)
+    process = killer.start([*killer.options(small_folder, workers=2), "--storage", url], tmp_path)
+    until(lambda: reports(url, "trials") >= 1, process)
+    cut_off_until_the_end(url, process, every=0.2)
+    assert process.exitcode == 0, (tmp_path / "output.log").read_text()
+    assert sorted(results(url)) == list(range(12))
 
 
 @pytest.mark.slow
@@ -123,11 +171,7 @@ def test_workers_share_the_trials_of_a_server_that_is_stopped_for_a_while(
     log = (tmp_path / "output.log").read_text()
     assert process.exitcode == 0, log
     assert "Traceback" not in log
-    study = optuna.load_study(study_name="s", storage=open_storage(url, create=False))
-    assert [trial.number for trial in study.trials] == list(range(12))
-    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
-    for trial in study.trials:
-        assert sorted(trial.intermediate_values) == list(range(1, len(trial.intermediate_values) + 1))
+    assert sorted(results(url)) == list(range(12))
 
 
 @pytest.mark.slow
