@@ -66,6 +66,9 @@ def test_workers_that_die_at_once_are_not_replaced_for_ever(small_folder: Path, 
 def test_what_a_worker_complains_of_is_the_parents_last_word(small_folder: Path, tmp_path: Path) -> None:
     process = killer.start(crew_options(small_folder, 2), tmp_path)
     killer.when_reported(process, tmp_path, 3)
+    while len(leases(tmp_path)) < 2:  # by now both have opened the database
+        assert process.exitcode is None
+        time.sleep(0.01)
     (tmp_path / "optuna.db").rename(tmp_path / "away.db")
     process.join(30)
     assert process.exitcode == 2

@@ -133,9 +133,19 @@ def test_a_study_of_a_process_that_cannot_be_seen_is_deleted_when_its_heart_stan
             connection.execute(sqlalchemy.update(LEASES).values(**values))
 
     change(namespace="pid:[1]")
+    ended = threading.Event()
+
+    def live() -> None:
+        while not ended.wait(0.2):
+            change(beat=LEASES.c.beat + 1)
+
+    heart = threading.Thread(target=live)
     if alive:
-        threading.Timer(0.5, lambda: change(beat=7)).start()
+        heart.start()
     code, _, err = shell("db", "delete", "s", "--yes")
+    ended.set()
+    if alive:
+        heart.join()
     assert "watching its heartbeat" in caplog.text
     if alive:
         assert (code, "another process works on 's'" in err) == (2, True)
