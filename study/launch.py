@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 
 import optuna
@@ -15,6 +15,7 @@ from study.config.plan import Planned
 from study.config.resolve import Asked
 from study.forkserver import gather
 from study.result.final import Outcome, finish, winner
+from study.result.helpers import train_on
 from study.result.refit import FinalEpoch
 from study.search.best import LOCK as BEST_LOCK
 from study.search.contract import files_of, stored_config
@@ -24,7 +25,7 @@ from study.search.local import local_processes
 from study.search.opened import Opened, check_name, open_all, with_absolute_data
 from study.search.settle import kept, settle
 from study.search.trial import TrialNews, Watch, objective
-from study.search.worker import search, search_seconds
+from study.search.worker import search, search_seconds, work_on
 from study.storage.door import check_storage, load_study, open_storage, storage_trouble
 from study.storage.leases import Leases
 from study.storage.locks import alone
@@ -76,7 +77,7 @@ def run(
             logger.warning(
                 f"{', '.join(devices[config.workers :])}: not used (--workers {len(devices)} uses all {len(devices)})"
             )
-        if engine is None and config.workers > 1 and searching:
+        if engine is None and config.workers > 1:
             engine = local_processes
             gather()
         try:
@@ -96,14 +97,25 @@ def run(
                 study.stage_ends("images")
             yield opened
             if engine and searching:
-                yield from engine(name, url, spread(devices, config.workers))
+                yield from engine(name, url, spread(devices, config.workers), work_on)
             work = opened.workspace(device)
             if not engine and searching:
                 yield from search(study, objective(work, watch=watch))
             if len(study.own_trials()) > done or not study.has_ended("search"):
                 study.stage_ends("search")
+            helpers = partial(_helped, engine, name, url, devices, config.workers) if engine else None
             with alone(study.storage, study.folder, FINAL, _waiting):
-                yield from finish(study, work, None, study.folder / "model", watch=watch)
+                yield from finish(study, work, None, study.folder / "model", watch=watch, helpers=helpers)
+
+
+def _helped(
+    engine: Engine, name: str, url: str, devices: Sequence[str], workers: int, jobs: int
+) -> Generator[FinalEpoch, None, bool]:
+    """See study.result.final.Helpers."""
+    if engine is local_processes and jobs < 2:  # this process has all threads
+        return False
+    yield from engine(name, url, spread(devices, min(workers, jobs)), train_on)
+    return True
 
 
 def retrain(

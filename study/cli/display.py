@@ -96,6 +96,7 @@ class Display:
         self._opened: Opened | None = None
         self._outcome: Outcome | None = None
         self._epochs = 0  # seen in this run
+        self._places: dict[str, dict[int, int]] = {}  # epochs of each training after the search, by stage and place
         self._started = time.monotonic()
         self._drawn = 0.0
         self._pruned = 0
@@ -189,15 +190,17 @@ class Display:
 
     def _final(self, news: FinalEpoch) -> None:
         self._epochs += 1
-        total = news.epochs * news.trainings
-        done = news.place * news.epochs + news.result.epoch
-        left = duration((total - done) * news.result.seconds)
+        places = self._places.setdefault(news.stage, {})  # several at once, where there are several workers
+        places[news.place] = news.result.epoch
+        total, before = news.epochs * news.trainings, min(places)
+        done = before * news.epochs + sum(places.values())
+        at_once = max(1, sum(epoch < news.epochs for epoch in places.values()))
+        left = duration((total - done) * news.result.seconds / at_once)
         self._show(news.stage, done, total, f"trial {news.trial} · {left} left")
         self._show("epoch", news.result.epoch, news.epochs, "")
         if news.result.epoch == news.epochs:
-            self._log(
-                f"{news.stage}: {news.place + 1} of {news.trainings} done (trial {news.trial}); {left} left in it"
-            )
+            finished = before + sum(epoch == news.epochs for epoch in places.values())
+            self._log(f"{news.stage}: {finished} of {news.trainings} done (trial {news.trial}); {left} left in it")
 
     def _left(self) -> str:
         """Time left in the search and in all, by the hours; without hours, trials left at this run's pace."""

@@ -1,7 +1,7 @@
 """From a searched study to a model folder: chosen, trained from fresh weights, test opened once, written."""
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from study.result.refit import (
     Trained,
     architecture,
     chosen,
+    confirm_jobs,
     confirmed,
     fixed_stage,
     last_value,
@@ -39,8 +40,11 @@ from study.training.workspace import Workspace, versions
 
 logger = logging.getLogger(__name__)
 
-Rivals = list[tuple[Rival, FrozenTrial]]
-"""(role, trial) of what the shipped model is compared with."""
+FINAL_TRAINING = "final training"
+"""The stage in which the networks are trained that are shipped or compared."""
+
+Helpers = Callable[[int], Generator[FinalEpoch, None, bool]]
+"""Trains by several workers (study.result.helpers) what can be trained at once, so many; False where it does not."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,13 @@ def finish(
     *,
     fresh: bool = False,
     watch: Watch | None = None,
+    helpers: Helpers | None = None,
 ) -> Iterator[FinalEpoch | Outcome]:
     """Train a trial's architecture for good, score it on the test part, and write the model folder.
 
     Without a trial the winner is taken, confirmed first where the study asks for that. What a killed run already made
-    is used again unless `fresh`; a folder that already holds this result is left as it is. The last item is the
-    Outcome.
+    is used again unless `fresh`; a folder that already holds this result is left as it is. `helpers` train
+    what they can before. The last item is the Outcome.
     """
     done = _finished_card(directory, study, work, trial)
     if done and not fresh:
@@ -77,30 +82,29 @@ def finish(
         return
     trees = grow_trees(work)
     work = fixed_stage(study, work, again=fresh)
-    rivals: Rivals = []
-    if trial is None:
-        trial, *others = yield from chosen(study, work, fresh=fresh, watch=watch)
-        rivals += [("runner-up", other) for other in others[:1]]
-        if not fresh:
-            study.stage_ends("confirmation")
-    rivals += _baseline(study, {trial.number, *(other.number for _, other in rivals)})
-    rivals = [(role, rival) for role, rival in rivals if role in work.config.rivals]
-    seeds = work.config.final_seeds
+    helped = helpers is not None and (yield from helpers(_most_at_once(study, work)))
+    best = [trial] if trial else (yield from chosen(study, work, fresh=fresh, watch=watch))
+    if trial is None and not fresh and not helped:
+        study.stage_ends("confirmation")
+    trial = best[0]
     shipped: list[Trained] = []
-    for seed in range(seeds):
-        job = Job("final training", trial, seed, seed, seeds + len(rivals), fresh, watch)
-        shipped.append((yield from train(study, work, job)))
     compared: list[tuple[str, int, Trained]] = []
-    for place, (role, rival) in enumerate(rivals, start=seeds):
+    for role, job in final_jobs(study, work, best, fresh=fresh, watch=watch):
         try:
-            made = yield from train(
-                study, work, Job("final training", rival, 0, place, seeds + len(rivals), fresh, watch)
-            )
-            compared.append((role, rival.number, made))
-        except StudyError as error:  # no reason to withhold the model
-            logger.warning(f"no comparison with the {role}: {error}")
+            made = yield from train(study, work, job)
+        except StudyError as error:
+            if role is None:
+                raise
+            logger.warning(f"no comparison with the {role}: {error}")  # no reason to withhold the model
+            continue
+        if role:
+            compared.append((role, job.trial.number, made))
+        else:
+            shipped.append(made)
     trained = [*shipped, *(made for _, _, made in compared)]
-    leaky = yield from _leaky(study, work, trial, fresh, watch)
+    leaky = None
+    if place := leaky_place(study, work):
+        leaky = leaky_row(place, (yield from train(study, place, leaky_job(trial, fresh=fresh, watch=watch))))
     if not fresh:
         study.stage_ends("final training")
     opening = open_test(study, [*(one.digest for one in trained), trees_digest(work)], work.parts.hash)
@@ -112,23 +116,49 @@ def finish(
     yield Outcome(directory, card)
 
 
-def _baseline(study: OpenStudy, taken: set[int]) -> Rivals:
+def final_jobs(
+    study: OpenStudy, work: Workspace, best: list[FrozenTrial], *, fresh: bool = False, watch: Watch | None = None
+) -> list[tuple[Rival | None, Job]]:
+    """The final trainings: those of the first trial, by seed, then those of what it is compared with, by role."""
+    trial, *others = best
+    rivals: list[tuple[Rival, FrozenTrial]] = [("runner-up", other) for other in others[:1]]
+    rivals += _baseline(study, {trial.number, *(other.number for _, other in rivals)})
+    seeds = [(None, trial, seed) for seed in range(work.config.final_seeds)]
+    wanted = [*seeds, *((role, rival, 0) for role, rival in rivals if role in work.config.rivals)]
+    return [
+        (role, Job(FINAL_TRAINING, one, seed, place, len(wanted), fresh, watch))
+        for place, (role, one, seed) in enumerate(wanted)
+    ]
+
+
+def _baseline(study: OpenStudy, taken: set[int]) -> list[tuple[Rival, FrozenTrial]]:
     """The enqueued baseline, unless it is among the others already."""
     found = [trial for trial in study.own_trials() if trial.user_attrs.get(BASELINE) and trial.number not in taken]
     return [("baseline", trial) for trial in found[:1]]
 
 
-def _leaky(
-    study: OpenStudy, work: Workspace, trial: FrozenTrial, fresh: bool, watch: Watch | None
-) -> Generator[FinalEpoch, None, Leaky | None]:
-    """What the published protocol would report of the architecture: 80 % of the images at random, the rest to score."""
+def leaky_place(study: OpenStudy, work: Workspace) -> Workspace | None:
+    """Where the published protocol is followed: 80 % of the images at random to train on, the rest to score.
+
+    None where that is not asked for.
+    """
     if not work.config.leaky_score or work.leaky:
         return None
     config = work.config.model_copy(update={"protocol": "random", "final_data": "train"})
     parts = random_parts(len(work.dataset.labels), work.dataset.paths, config.seed)
-    other = replace(work, config=config, parts=parts, folder=work.folder / "leaky")
-    model = yield from train(study, other, Job("leaky training", trial, 0, 0, 1, fresh, watch))
-    return leaky_row(other, model)
+    return replace(work, config=config, parts=parts, folder=work.folder / "leaky")
+
+
+def leaky_job(trial: FrozenTrial, *, fresh: bool = False, watch: Watch | None = None) -> Job:
+    """What is trained there."""
+    return Job("leaky training", trial, 0, 0, 1, fresh, watch)
+
+
+def _most_at_once(study: OpenStudy, work: Workspace) -> int:
+    """Trainings after the search of which none needs another one first."""
+    best = ranked(study)[: work.config.confirm]
+    final = len(final_jobs(study, work, best)) + bool(leaky_place(study, work))
+    return max(final, len(confirm_jobs(best)) if len(best) > 1 else 0)
 
 
 def _write(

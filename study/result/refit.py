@@ -154,17 +154,21 @@ def chosen(
     best = ranked(study)[: work.config.confirm]
     if len(best) < 2:
         return best
-    count = len(best) * CONFIRM_SEEDS
     reached: dict[int, list[float]] = {}
-    for place in range(count):
-        trial, seed = best[place // CONFIRM_SEEDS], place % CONFIRM_SEEDS
-        value = yield from _confirm(study, work, Job(CONFIRMATION, trial, seed, place, count, fresh, watch))
-        reached.setdefault(trial.number, []).append(value)
+    for job in confirm_jobs(best, fresh=fresh, watch=watch):
+        reached.setdefault(job.trial.number, []).append((yield from confirm(study, work, job)))
     means = {number: float(np.mean(values)) for number, values in reached.items()}
     best.sort(key=lambda trial: (-means[trial.number], trial.number))
     rows = [Confirmed(trial=one.number, values=reached[one.number], mean=means[one.number]) for one in best]
     study.remember(CONFIRMED, [row.model_dump() for row in rows])
     return best
+
+
+def confirm_jobs(best: list[FrozenTrial], *, fresh: bool = False, watch: Watch | None = None) -> list[Job]:
+    """The trainings that choose among these trials: each with so many new seeds."""
+    count = len(best) * CONFIRM_SEEDS
+    pairs = [(trial, seed) for trial in best for seed in range(CONFIRM_SEEDS)]
+    return [Job(CONFIRMATION, trial, seed, place, count, fresh, watch) for place, (trial, seed) in enumerate(pairs)]
 
 
 def confirmed(study: OpenStudy) -> list[Confirmed] | None:
@@ -173,7 +177,7 @@ def confirmed(study: OpenStudy) -> list[Confirmed] | None:
     return rows
 
 
-def _confirm(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, float]:
+def confirm(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, float]:
     """The metric on val after the last epoch; 0 where training failed."""
     identity = _identity(study, work, job)
     record = work.folder / "final" / f"{job.name}.json"

@@ -20,9 +20,8 @@ from typing import Any
 import torch
 
 from study import StudyError
-from study.search.engine import Engine
-from study.search.local import local_processes
-from study.search.trial import TrialNews
+from study.search.engine import Engine, Work
+from study.search.local import Order, local_processes
 from study.signals import as_stopped
 from study.storage.processes import now
 
@@ -37,24 +36,21 @@ INSTALL = "pip install 'ray[client]'"
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a worker is told, wherever it runs."""
+class Mission:
+    """What a place is told."""
 
-    name: str
-    url: str
+    order: Order
     folder: str  # where the command was given: relative paths count from there
-    device: str
-    threads: int
 
 
 class Place:
     """A place in the cluster, held as long as there is work: an actor of Ray. Its worker ends with it."""
 
-    def __init__(self, order: Order) -> None:
-        self._news: queue.Queue[TrialNews | str | None] = queue.Queue()
-        threading.Thread(target=self._work, args=(order,), daemon=True).start()
+    def __init__(self, mission: Mission) -> None:
+        self._news: queue.Queue[Any] = queue.Queue()
+        threading.Thread(target=self._work, args=(mission.order, mission.folder), daemon=True).start()
 
-    def news(self) -> list[TrialNews | str | None]:
+    def news(self) -> list[Any]:
         """What has happened since it was last asked, at least one thing; a str is a complaint, None the end."""
         found = [self._news.get()]
         with suppress(queue.Empty):
@@ -62,13 +58,13 @@ class Place:
                 found.append(self._news.get_nowait())
         return found
 
-    def _work(self, order: Order) -> None:
+    def _work(self, order: Order, folder: str) -> None:
         try:
-            if not Path(order.folder).is_dir():
-                raise StudyError(f"{os.uname().nodename} does not see the folder {order.folder} of this command")
-            os.chdir(order.folder)
+            if not Path(folder).is_dir():
+                raise StudyError(f"{os.uname().nodename} does not see the folder {folder} of this command")
+            os.chdir(folder)
             torch.set_num_threads(order.threads)
-            for news in local_processes(order.name, order.url, [order.device]):
+            for news in local_processes(order.name, order.url, [order.device], order.work):
                 self._news.put(news)
         except StudyError as error:
             self._news.put(str(error))
@@ -86,15 +82,15 @@ def ray_actors(address: str | None, gpus: float | None) -> Engine:
     """
     ray = _ray()
 
-    def engine(name: str, url: str, devices: Sequence[str]) -> Iterator[TrialNews]:
+    def engine(name: str, url: str, devices: Sequence[str], work: Work) -> Iterator[Any]:
         _connect(ray, address)
         try:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             share = _gpus(gpus, [node.get("GPU", 0.0) for node in nodes], len(devices))
             threads = threads_each([int(node.get("CPU", 0)) for node in nodes], len(devices))
-            order = Order(name, url, os.getcwd(), "cuda:0" if share else "cpu", max(1, threads))
+            order = Order(name, url, "cuda:0" if share else "cpu", max(1, threads), work)
             place = ray.remote(Place).options(num_cpus=threads, num_gpus=share, max_restarts=-1, max_task_retries=-1)
-            yield from _follow(ray, [place.remote(order) for _ in devices])
+            yield from _follow(ray, [place.remote(Mission(order, os.getcwd())) for _ in devices])
         except KeyboardInterrupt as error:
             raise as_stopped(error) from None
         finally:
@@ -120,7 +116,7 @@ def _gpus(asked: float | None, there: Sequence[float], workers: int) -> float:
     return share
 
 
-def _follow(ray: Any, places: list[Any]) -> Iterator[TrialNews]:
+def _follow(ray: Any, places: list[Any]) -> Iterator[Any]:
     """News of all workers until each has come to its end. Raises StudyError with a worker's own complaint.
 
     What a lost place had to say is lost with it; the question is asked again where Ray has started the place anew.

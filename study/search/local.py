@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import optuna
 import torch
@@ -20,8 +22,7 @@ from data import DataError
 from study import StudyError
 from study.forkserver import CONTEXT
 from study.search.devices import seen_alone
-from study.search.trial import TrialNews
-from study.search.worker import work_on
+from study.search.engine import Work
 from study.signals import Stopped, stoppable
 from study.storage.door import wait_for_server
 
@@ -31,7 +32,18 @@ SECONDS_TO_END = 4.2
 logger = logging.getLogger(__name__)
 
 
-def local_processes(name: str, url: str, devices: Sequence[str]) -> Iterator[TrialNews]:
+@dataclass(frozen=True)
+class Order:
+    """What a worker is told."""
+
+    name: str
+    url: str
+    device: str
+    threads: int
+    work: Work
+
+
+def local_processes(name: str, url: str, devices: Sequence[str], work: Work) -> Iterator[Any]:
     """The engine of one machine: worker processes.
 
     A worker that dies is replaced, and the log says so. Raises StudyError with a worker's own complaint, or when
@@ -39,12 +51,12 @@ def local_processes(name: str, url: str, devices: Sequence[str]) -> Iterator[Tri
     """
     import_module("torch._dynamo")  # the final training needs it; now the server imports too, and nobody trains yet
     threads = max(1, torch.get_num_threads() // len(devices))
-    hands: dict[Connection, tuple[BaseProcess, str]] = {}
+    hands: dict[Connection, tuple[BaseProcess, Order]] = {}
     patience = 2 * len(devices) + 3  # deaths in a row without a single epoch
     deaths = 0
     try:
         for device in devices:
-            _hire(hands, name, url, device, threads)
+            _hire(hands, Order(name, url, device, threads, work))
         while hands:
             for pipe in wait(list(hands)):
                 assert isinstance(pipe, Connection)
@@ -55,7 +67,7 @@ def local_processes(name: str, url: str, devices: Sequence[str]) -> Iterator[Tri
                     deaths = 0
                     yield news
                     continue
-                worker, device = hands.pop(pipe)
+                worker, order = hands.pop(pipe)
                 worker.join()
                 if worker.exitcode == 0:
                     continue
@@ -63,24 +75,23 @@ def local_processes(name: str, url: str, devices: Sequence[str]) -> Iterator[Tri
                 if deaths >= patience:
                     raise StudyError(f"{deaths} workers died one after the other, the last by {_how(worker)}")
                 logger.warning(f"worker {worker.pid} died ({_how(worker)}); another one takes its place")
-                _hire(hands, name, url, device, threads)
+                _hire(hands, order)
     finally:
         _dismiss([worker for worker, _ in hands.values()])
 
 
-def _hire(hands: dict[Connection, tuple[BaseProcess, str]], name: str, url: str, device: str, threads: int) -> None:
+def _hire(hands: dict[Connection, tuple[BaseProcess, Order]], order: Order) -> None:
     ours, theirs = CONTEXT.Pipe(duplex=False)
-    worker = CONTEXT.Process(target=_live, args=(theirs, name, url, device, threads), name=f"worker of {name}")
+    worker = CONTEXT.Process(target=_live, args=(theirs, order), name=f"worker of {order.name}")
     worker.start()
     theirs.close()  # so that the end of the worker is the end of the pipe
-    hands[ours] = worker, device
+    hands[ours] = worker, order
 
 
-def _heard(pipe: Connection) -> TrialNews | str | None:
+def _heard(pipe: Connection) -> Any:
     """News, a complaint, or None when the worker has ended (perhaps in the middle of a word)."""
     try:
-        news: TrialNews | str = pipe.recv()
-        return news
+        return pipe.recv()
     except (EOFError, OSError, pickle.UnpicklingError):
         return None
 
@@ -101,27 +112,27 @@ def _dismiss(workers: list[BaseProcess]) -> None:
             worker.kill()
 
 
-def _live(pipe: Connection, name: str, url: str, device: str, threads: int) -> None:
+def _live(pipe: Connection, order: Order) -> None:
     """A worker's process. It sees its device only: nothing of it takes memory on another one."""
     os.setpgid(0, 0)  # Ctrl-C in a terminal goes to the parent alone, which passes it on
-    os.environ.update(seen := seen_alone(device, os.environ))  # in time: the fork server never asked for a device
+    os.environ.update(seen := seen_alone(order.device, os.environ))  # in time: the fork server never asked for a device
     threading.Thread(target=_end_with_parent, daemon=True).start()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with stoppable():
         try:
-            _tell(pipe, _work(name, url, torch.device("cuda:0" if seen else device), threads))
+            _tell(pipe, _work(order, torch.device("cuda:0" if seen else order.device)))
         except Stopped as stop:
             sys.exit(stop.exit_code)
         except BrokenPipeError:
             sys.exit(1)  # the parent has died
 
 
-def _work(name: str, url: str, device: torch.device, threads: int) -> Iterator[TrialNews]:
-    wait_for_server(url)  # whoever wants this worker has reached it
-    yield from work_on(name, url, device, threads)
+def _work(order: Order, device: torch.device) -> Iterator[Any]:
+    wait_for_server(order.url)  # whoever wants this worker has reached it
+    yield from order.work(order.name, order.url, device, order.threads)
 
 
-def _tell(pipe: Connection, all_news: Iterator[TrialNews]) -> None:
+def _tell(pipe: Connection, all_news: Iterator[Any]) -> None:
     try:
         for news in all_news:
             pipe.send(news)

@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 
 import optuna
 import sqlalchemy.exc
@@ -33,13 +34,20 @@ logger = logging.getLogger(__name__)
 
 def work_on(name: str, url: str, device: torch.device, threads: int | None) -> Iterator[TrialNews]:
     """What a worker of an existing study does, wherever it runs: open everything, search; yields news of its trials."""
+    with at_work(name, url, threads) as opened:
+        yield from search(opened.study, objective(opened.workspace(device)))
+
+
+@contextmanager
+def at_work(name: str, url: str, threads: int | None) -> Iterator[Opened]:
+    """An existing study as one of its workers has it; its clock runs meanwhile."""
     began = now()
     if threads:
         torch.set_num_threads(threads)
     with storage_trouble(url):
         opened = _opened(name, url)
         with opened.study.while_it_exists(), opened.study.clock.running(began):
-            yield from search(opened.study, objective(opened.workspace(device)))
+            yield opened
 
 
 @repeated

@@ -15,8 +15,8 @@ from study import StudyError, launch
 from study.config.resolve import ask
 from study.search import local
 from study.search.devices import VISIBLE, named, seen_alone, spread
+from study.search.engine import Work
 from study.search.local import local_processes
-from study.search.trial import TrialNews
 from tests.conftest import TINY
 
 
@@ -85,28 +85,29 @@ def test_a_worker_sees_its_device_only(device: str, visible: str | None, alone: 
 def test_every_worker_is_handed_its_device(small_folder: Path, tmp_path: Path) -> None:
     handed: list[Sequence[str]] = []
 
-    def engine(name: str, url: str, devices: Sequence[str]) -> Iterator[TrialNews]:
+    def engine(name: str, url: str, devices: Sequence[str], work: Work) -> Iterator[Any]:
         handed.append(devices)
-        yield from local_processes(name, url, devices)
+        yield from local_processes(name, url, devices, work)
 
     asked = ask(None, {**TINY, "preset": "quick", "data": str(small_folder), "workers": 3, "trials": 3})
     for _ in launch.run(asked, "s", f"sqlite:///{tmp_path}/optuna.db", ["cpu"], engine=engine):
         pass
-    assert handed == [("cpu", "cpu", "cpu")]
+    assert handed == [("cpu", "cpu", "cpu"), ("cpu",)]  # for the search, and for its only final training
 
 
 def test_a_workers_process_sees_its_device_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """A real process; only the work itself is not CUDA's."""
 
-    def work_on(name: str, url: str, device: torch.device, threads: int) -> Iterator[Any]:
+    def work(name: str, url: str, device: torch.device, threads: int | None) -> Iterator[Any]:
         yield os.environ.get(VISIBLE), str(device)
 
-    monkeypatch.setattr(local, "work_on", work_on)
     monkeypatch.setenv(VISIBLE, "5,7")
     context = multiprocessing.get_context("fork")  # takes the changed module along
     for device, seen in (("cuda:1", ("7", "cuda:0")), ("cpu", ("5,7", "cpu"))):
         ours, theirs = context.Pipe(duplex=False)
-        worker = context.Process(target=local._live, args=(theirs, "s", "sqlite:///none.db", device, 1))
+        worker = context.Process(
+            target=local._live, args=(theirs, local.Order("s", "sqlite:///none.db", device, 1, work))
+        )
         worker.start()
         assert ours.recv() == seen
         worker.join(20)

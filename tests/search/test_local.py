@@ -1,6 +1,8 @@
 """Several workers on one machine: exact, replaced when they die, stopped together."""
 
+import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -43,7 +45,7 @@ def are_gone(pids: list[str]) -> bool:
 
 def test_a_worker_that_dies_is_replaced_and_the_parent_says_so(small_folder: Path, tmp_path: Path) -> None:
     crew: list[Any] = [("report", "before", 2), ("tell", "after", 2), ("ask", "after", 1)]
-    process = killer.start(crew_options(small_folder, 2), tmp_path, crew=crew, watched=True)
+    process = killer.start(crew_options(small_folder, 2, rivals=[]), tmp_path, crew=crew, watched=True)
     process.join()
     assert process.exitcode == 0
     said = [line for line in log(tmp_path, "output.log") if "died (SIGKILL); another one takes its place" in line]
@@ -53,6 +55,41 @@ def test_a_worker_that_dies_is_replaced_and_the_parent_says_so(small_folder: Pat
     trials, _, openings, check = everything(tmp_path)
     assert [number for number, *_ in trials] == list(range(12))
     assert (openings, check, leases(tmp_path)) == (1, ("ok",), [])
+
+
+def test_workers_share_what_is_trained_after_the_search_and_it_stays_the_same(
+    small_folder: Path, tmp_path: Path
+) -> None:
+    alone, crew = tmp_path / "alone", tmp_path / "crew"
+    alone.mkdir()
+    command = options(small_folder, confirm=2, final_seeds=2, leaky_score=True)
+    assert killer.run(command, alone, "opening", "before") == -signal.SIGKILL
+    shutil.copytree(alone, crew)
+    shutil.rmtree(crew / "runs" / "s" / "final")  # searched, and nothing more
+    shutil.rmtree(crew / "runs" / "s" / "leaky")
+    assert killer.run(command, alone) == 0
+    searching: list[Any] = [None, None]  # find nothing to do
+    plans = [*searching, ("bundle", "before", 1), ("bundle", "after", 2), ("weights", "after", 1)]
+    process = killer.start([*command, "--workers", "2"], crew, crew=plans, watched=True)
+    process.join()
+    assert process.exitcode == 0
+    assert len(log(crew, "kills.log")) == 1 + 3  # one of them in the run that was copied
+    assert everything(crew) == everything(alone)
+
+    def made(folder: Path) -> dict[str, Any]:
+        found = {file.name: json.loads(file.read_text()) for file in (folder / "runs" / "s").glob("*/*-seed-?.json")}
+        for record in found.values():
+            for epoch in record["epochs"]:
+                del epoch["seconds"]
+        return found
+
+    assert len(made(alone)) >= 4 + 3
+    assert made(crew) == made(alone)
+    times = Counter(log(crew, "epochs.log"))
+    assert len(times) == 3 * len(made(crew))
+    assert sum(times.values()) <= len(times) + 3 * 3  # what the dead had not written down
+    said = [line for line in log(crew, "output.log") if "done (trial" in line]
+    assert any("confirmation: 4 of 4 done" in line for line in said)
 
 
 def test_workers_that_die_at_once_are_not_replaced_for_ever(small_folder: Path, tmp_path: Path) -> None:
