@@ -6,7 +6,8 @@ at once. The history is filled up to 100, 1,000 or 10,000 trials first, then som
 loop of ask, suggest, report, should_prune and tell on the storage that Optuna makes by itself, and on one with the
 write-ahead log that we use.
 
-Usage: python scripts/bench_study.py [--sizes 100 1000 10000] [--trials 20] [--workers 1 2 4 8] [--json]   (ten minutes)
+Usage: python scripts/bench_study.py [--sizes 100 1000 10000] [--trials 20] [--workers 1 2 4 8 16 32] [--json]
+       (twenty minutes)
 """
 
 import argparse
@@ -198,11 +199,11 @@ def _one_of_many(url: str, folder: Path, trials: int, sampler: str, gate: Any) -
     list(run)
 
 
-def many(workers: int, trials: int, sampler: str) -> dict[str, float]:
-    """Wall milliseconds per trial of several processes that train nothing: how far the database carries."""
+def many(workers: int, trials: int, sampler: str, server: str | None) -> dict[str, Any]:
+    """Trials and reports a second of several processes that train nothing: how far the database carries."""
     context = multiprocessing.get_context("forkserver")
     with tempfile.TemporaryDirectory() as place:
-        folder, url = Path(place), f"sqlite:///{place}/optuna.db"
+        folder, url = Path(place), server or f"sqlite:///{place}/optuna.db"
         ours(url, folder, trials, sampler)
         gate = context.Barrier(workers + 1)
         processes = [
@@ -215,7 +216,13 @@ def many(workers: int, trials: int, sampler: str) -> dict[str, float]:
         for process in processes:
             process.join()
         seconds = time.perf_counter() - start
-    return {"workers": workers, "wall_ms_per_trial": 1000 * seconds / trials}
+        storage = open_storage(url, create=False)
+        found = optuna.load_study(study_name="s", storage=storage).get_trials(deepcopy=False)
+        assert [trial.number for trial in found if trial.state.is_finished()] == list(range(trials))
+        reports = sum(len(trial.intermediate_values) for trial in found)
+        optuna.delete_study(study_name="s", storage=storage)
+    side = "PostgreSQL" if server else "SQLite"
+    return {"side": side, "workers": workers, "trials": trials / seconds, "reports": reports / seconds}
 
 
 def main() -> None:
@@ -223,7 +230,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 1000, 10000])
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--samplers", nargs="*", default=["tpe", "random"])
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--crew-trials", type=int, default=400, help="of all workers of a crew together")
+    parser.add_argument("--server", help="an empty PostgreSQL database, for crews on it beside those on SQLite")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -236,7 +245,12 @@ def main() -> None:
                     found = measure(side, filled, size, given.trials, sampler)
                     rows.append({"sampler": sampler, "trials": size, "side": side, **found})
                     print(rows[-1], file=sys.stderr)
-    crews = [many(workers, 200, "tpe") for workers in given.workers]
+    servers = [None, given.server] if given.server else [None]
+    crews = []
+    for workers in given.workers:
+        for server in servers:
+            crews.append(many(workers, given.crew_trials, "tpe", server))
+            print(crews[-1], file=sys.stderr)
     if given.json:
         print(json.dumps({"machine": platform.machine(), "cores": os.cpu_count(), "sides": rows, "workers": crews}))
         return
@@ -247,8 +261,10 @@ def main() -> None:
             f"{row['sampler']:8} {row['trials']:7}  {row['side']:20} {row['cpu_ms_per_trial']:8.1f} "
             f"{row['wall_ms_per_trial']:8.1f} {row['reports_per_trial']:8.1f} {row['cpu_ms_per_report']:14.2f}"
         )
+    print(f"{given.crew_trials} trials that train nothing, by several workers:")
+    print("| workers | database | trials a second | reports a second |\n|---|---|---|---|")
     for row in crews:
-        print(f"{row['workers']} workers, 200 trials that train nothing: {row['wall_ms_per_trial']:.1f} ms a trial")
+        print(f"| {row['workers']} | {row['side']} | {row['trials']:.1f} | {row['reports']:.0f} |")
 
 
 if __name__ == "__main__":

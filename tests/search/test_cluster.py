@@ -150,6 +150,22 @@ def test_a_study_outlives_a_node_and_a_restart_of_its_database(
 
 
 @pytest.mark.slow
+def test_hours_are_kept_on_a_cluster(nodes: Nodes, postgres: str, small_folder: Path, tmp_path: Path) -> None:
+    """The search ends in the middle of trials, by the clock of all, and the model is there in time."""
+    url, hours = new_database(postgres), 0.012
+    long = killer.options(small_folder, epochs=200, min_epochs=50, trials=200, workers=2, hours=hours)
+    start = time.monotonic()
+    process = killer.start([*long, "--storage", url, "--engine", "ray", "--address", nodes.address], tmp_path)
+    process.join(150)
+    assert process.exitcode == 0, (tmp_path / "output.log").read_text()
+    assert time.monotonic() - start < 3600 * hours + 15  # as in test_hours.py
+    study = optuna.load_study(study_name="s", storage=open_storage(url, create=False))
+    assert [trial for trial in study.trials if trial.state == TrialState.RUNNING]
+    assert held(url) == 0
+    assert is_whole(tmp_path / "runs" / "s" / "model")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_workers_and_gives_their_trials_back(
     nodes: Nodes, postgres: str, small_folder: Path, tmp_path: Path, number: int, code: int

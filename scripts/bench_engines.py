@@ -1,0 +1,289 @@
+#!/usr/bin/env python
+"""Ray Tune with its Optuna searcher beside this project's engines, where one worker is killed on the way.
+
+  short  400 trials of one epoch of 0.2 seconds
+  long   16 trials of 5 epochs of 0.4 seconds, each with a checkpoint of 10 MB after every epoch
+
+Two workers, TPE, no pruner; nothing is trained: an epoch is a sleep, and notes itself in a file, from which is counted
+what was run twice and what was lost. When a third of the epochs are noted, one worker is killed with SIGKILL. Both
+sides may begin a trial again three times.
+
+  ours       workers of one machine, SQLite
+  ours, ray  the same as actors on a Ray of this machine, SQLite
+  ray tune   ray.tune with OptunaSearch, max_failures=3 (needs: pip install -e '.[bench]'); by its default each trial
+             is a process of its own, "ray tune, reuse" has reuse_actors=True
+
+Usage: python scripts/bench_engines.py [--only "ours/ray tune"] [--tasks short,long] [--runs 1] [--json]   (ten minutes)
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+os.environ["PYTHONPATH"] = f"{HERE}:{HERE.parent}:{os.environ.get('PYTHONPATH', '')}"  # where workers find this file
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
+
+import torch  # noqa: E402
+from optuna.trial import TrialState  # noqa: E402
+
+from models.checkpoint import Checkpoints  # noqa: E402
+from models.training import EpochResult, TrainConfig, make_learner  # noqa: E402
+from study.config.resolve import resolve  # noqa: E402
+from study.search.cluster import ray_actors  # noqa: E402
+from study.search.local import local_processes  # noqa: E402
+from study.search.opened import open_all  # noqa: E402
+from study.search.trial import TrialNews, objective  # noqa: E402
+from study.search.worker import at_work, search  # noqa: E402
+from study.training.start import Training  # noqa: E402
+
+WORKERS = 2
+MEGABYTES = 10
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all sides run."""
+
+    trials: int
+    epochs: int
+    seconds: float  # of an epoch
+    checkpoint: bool  # after each one
+
+
+TASKS = {"short": Task(400, 1, 0.2, checkpoint=False), "long": Task(16, 5, 0.4, checkpoint=True)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of it."""
+
+    side: str
+    task: str
+    seconds: float  # the whole call, starting and ending the workers included
+    ideal: float  # epochs x seconds / workers
+    twice: int  # trials of which an epoch was run more than once
+    again: int  # epochs run more than once, counting each repetition
+    lost: int  # trials that never came to their end
+
+
+def note(file: Path, trial: object, epoch: int) -> None:
+    with file.open("a") as handle:
+        handle.write(f"{trial} {epoch} {os.getpid()}\n")
+
+
+def noted(file: Path) -> list[list[str]]:
+    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def value_of(rate: float, dropout: float, epoch: int) -> float:
+    return (0.95 - 0.05 * abs(math.log10(rate / 0.002)) - 0.1 * dropout) * (1 - math.exp(-epoch / 4))
+
+
+def work(name: str, url: str, device: torch.device, threads: int | None) -> Iterator[TrialNews]:
+    """What our workers do: the real search, where the training sleeps."""
+    folder = Path(url.removeprefix("sqlite:///")).parent
+    task = Task(**json.loads((folder / "task.json").read_text()))
+    with at_work(name, url, threads) as opened:
+
+        def start(place: Any, params: Any, seed: int, checkpoints: Checkpoints, after_step: object) -> Training:
+            width = MEGABYTES * 10**6 // 4 // 202 if task.checkpoint else 1
+            layers = torch.nn.Flatten(), torch.nn.Linear(192, width), torch.nn.Linear(width, 10)
+            model = torch.nn.Sequential(*layers)  # the best one is kept, and tried on the digits
+            learner = make_learner(model, TrainConfig(epochs=1, learning_rate=1.0))  # type: ignore[arg-type]
+            number = int(checkpoints._folder.name.rpartition("-")[2])
+
+            def epochs() -> Iterator[EpochResult]:
+                done = checkpoints.restore(learner)
+                yield from done
+                for epoch in range(len(done) + 1, task.epochs + 1):
+                    time.sleep(task.seconds)
+                    note(folder / "epochs.log", number, epoch)
+                    done.append(result(value_of(params["learning_rate"], params["conv_dropout"], epoch), epoch))
+                    if task.checkpoint:
+                        checkpoints.after_epoch(learner, done)
+                    yield done[-1]
+
+            return Training(model, learner, epochs())  # type: ignore[arg-type]
+
+        yield from search(opened.study, objective(opened.workspace(device), start))
+
+
+def result(value: float, epoch: int) -> EpochResult:
+    return EpochResult(
+        epoch=epoch,
+        train_loss=1 - value,
+        train_accuracy=value,
+        val_loss=1 - value,
+        val_accuracy=value,
+        val_balanced_accuracy=value,
+        learning_rate=0.001,
+        images=1000,
+        seconds=1.0,
+    )
+
+
+def ours(task: Task, folder: Path, engine: Any) -> set[str]:
+    """Run the task; the trials that ended."""
+    given = {"data": "digits", "preset": "quick", "image_size": 8, "trials": task.trials, "baseline": {}}
+    given |= {"sampler": "tpe", "pruner": "none", "epochs": task.epochs, "min_epochs": 1, "checkpoint_seconds": 0}
+    given |= {"workers": WORKERS, "space.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
+    given |= {"space.conv_dropout": {"low": 0.0, "high": 0.5}}
+    url = f"sqlite:///{folder}/optuna.db"
+    study = open_all(resolve(None, given), "s", url, create=True).study
+    from bench_engines import work  # by its module's name, which workers on a cluster can find
+
+    for _ in engine("s", url, ["cpu"] * WORKERS, work):
+        pass
+    return {str(trial.number) for trial in study.trials(TrialState.COMPLETE)}
+
+
+def tune(task: Task, folder: Path, *, reuse: bool) -> set[str]:
+    import ray
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    def trainable(point: dict[str, Any]) -> None:
+        begin, context = 1, tune.get_context()
+        content = {"weights": torch.zeros(MEGABYTES * 10**6 // 4)}
+        if there := tune.get_checkpoint():
+            with there.as_directory() as place:
+                begin = torch.load(Path(place) / "state.pt", weights_only=True)["epoch"] + 1
+        for epoch in range(begin, task.epochs + 1):
+            time.sleep(task.seconds)
+            note(folder / "epochs.log", context.get_trial_id(), epoch)
+            metrics = {"accuracy": value_of(point["learning_rate"], point["conv_dropout"], epoch)}
+            if not task.checkpoint:
+                tune.report(metrics)
+                continue
+            with tempfile.TemporaryDirectory() as place:
+                torch.save({**content, "epoch": epoch}, Path(place) / "state.pt")
+                tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(place))
+
+    ray.init(include_dashboard=False, log_to_driver=False, num_cpus=WORKERS)
+    try:
+        results = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": 1}),
+            param_space={"learning_rate": tune.loguniform(1e-4, 1e-2), "conv_dropout": tune.uniform(0.0, 0.5)},
+            tune_config=tune.TuneConfig(
+                metric="accuracy",
+                mode="max",
+                search_alg=OptunaSearch(seed=0),
+                num_samples=task.trials,
+                max_concurrent_trials=WORKERS,
+                reuse_actors=reuse,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=str(folder),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=3),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            ),
+        ).fit()
+        return {
+            str(one.metrics["trial_id"])
+            for one in results
+            if not one.error and one.metrics and one.metrics.get("training_iteration", 0) >= task.epochs
+        }
+    finally:
+        ray.shutdown()
+
+
+def kill_one(file: Path, at: int, ended: threading.Event) -> None:
+    """SIGKILL for the worker that noted the last epoch, in the middle of its next one."""
+    while len(noted(file)) < at and not ended.wait(0.02):
+        pass
+    if not ended.is_set():
+        trial, epoch, pid = noted(file)[-1]
+        time.sleep(0.1)
+        os.kill(int(pid), signal.SIGKILL)
+        print(f"killed process {pid} after epoch {epoch} of trial {trial}", file=sys.stderr)
+
+
+SIDES: dict[str, Callable[[Task, Path], set[str]]] = {
+    "ours": lambda task, folder: ours(task, folder, local_processes),
+    "ours, ray": lambda task, folder: ours(task, folder, ray_actors(None, 0)),
+    "ray tune": lambda task, folder: tune(task, folder, reuse=False),
+    "ray tune, reuse": lambda task, folder: tune(task, folder, reuse=True),
+}
+
+
+def measure(side: str, name: str) -> Row:
+    task = TASKS[name]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        folder, ended, before = Path(place), threading.Event(), Path.cwd()
+        (folder / "task.json").write_text(json.dumps(asdict(task)))
+        file = folder / "epochs.log"
+        killer = threading.Thread(target=kill_one, args=(file, task.trials * task.epochs // 3, ended))
+        killer.start()
+        os.chdir(folder)
+        try:
+            start = time.perf_counter()
+            finished = SIDES[side](task, folder)
+            seconds = time.perf_counter() - start
+        finally:
+            os.chdir(before)
+            ended.set()
+            killer.join()
+        times = Counter((trial, epoch) for trial, epoch, _ in noted(file))
+        return Row(
+            side=side,
+            task=name,
+            seconds=round(seconds, 1),
+            ideal=task.trials * task.epochs * task.seconds / WORKERS,
+            twice=len({trial for (trial, _), count in times.items() if count > 1}),
+            again=sum(times.values()) - len(times),
+            lost=task.trials - len(finished),
+        )
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = ["| task | side | seconds (ideal) | trials with an epoch run twice | epochs run twice | trials lost |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name in TASKS:
+        for side in SIDES:
+            some = [row for row in rows if (row.task, row.side) == (name, side)]
+            if some:
+                seconds = statistics.median(row.seconds for row in some)
+                counts = [[getattr(row, key) for row in some] for key in ("twice", "again", "lost")]
+                shown = " | ".join(", ".join(map(str, one)) for one in counts)
+                lines.append(f"| {name} | {side} | {seconds:.1f} ({some[0].ideal:.0f}) | {shown} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="/".join(SIDES), help="sides, divided by /")
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    rows = []
+    for run in range(given.runs):
+        for name in given.tasks.split(","):
+            for side in given.only.split("/"):
+                rows.append(measure(side, name))
+                print(f"run {run + 1}: {rows[-1]}", file=sys.stderr, flush=True)
+    if given.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, n = {given.runs}")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
