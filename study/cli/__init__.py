@@ -19,6 +19,7 @@ from study.cli import data as data_commands
 from study.cli import db as db_commands
 from study.cli import model as model_commands
 from study.cli import plan as plan_command
+from study.cli import serve as serve_command
 from study.cli import sql as sql_commands
 from study.cli import status as status_command
 from study.cli.display import Display, PlainLog, err, plain, show, storage_option
@@ -66,6 +67,7 @@ app = typer.Typer(
 app.add_typer(plan_command.app)
 app.add_typer(status_command.app)
 app.add_typer(model_commands.app)
+app.add_typer(serve_command.app)
 app.add_typer(sql_commands.app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(db_commands.app, name="db")

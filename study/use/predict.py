@@ -135,7 +135,7 @@ def predict_files(
         rows = [
             Row(path=str(path), error=str(image))
             if isinstance(image, DataError)
-            else _labelled(path, bundle.classes, next(probabilities), threshold)
+            else labelled(str(path), bundle.classes, next(probabilities), threshold)
             for path, image in zip(batch.files, batch.images, strict=True)
         ]
         if explain and explained and len(batch.probabilities):
@@ -193,9 +193,10 @@ def _read(path: Path, size: int, most: float) -> Pixels | DataError:
         return error
 
 
-def _labelled(path: Path, classes: Sequence[str], probabilities: NDArray[np.float64], threshold: float | None) -> Row:
+def labelled(path: str, classes: Sequence[str], probabilities: NDArray[np.float64], threshold: float | None) -> Row:
+    """The row of an image; threshold: of its prediction set, see threshold_of."""
     by_class = dict(zip(classes, probabilities.tolist(), strict=True))
-    row = Row(path=str(path), label=classes[int(probabilities.argmax())], probabilities=by_class)
+    row = Row(path=path, label=classes[int(probabilities.argmax())], probabilities=by_class)
     if threshold is not None:
         sets = prediction_sets(probabilities[None], threshold)
         row["set"] = [name for name, inside in zip(classes, sets[0], strict=True) if inside]

@@ -278,6 +278,7 @@ SURFACE = {
     "status": ["--storage", "--json", "--watch"],
     "predict": ["--json", "--csv", "--csv-safe", "--top", "--explain", "--set-level", "--device", "--skip-bad"],
     "evaluate": ["--groups", "--json", "--device", "--skip-bad"],
+    "serve": ["--port", "--device"],
     "dashboard": ["--storage", "--port", "--write"],
     "data audit": ["--groups", "--seed", "--json", "--html", "--skip-bad"],
     "data split": ["--groups", "--seed", "--csv", "--csv-safe", "--skip-bad"],

@@ -1,0 +1,168 @@
+#!/usr/bin/env python
+"""`study serve` under load: so many clients that ask again as soon as they have an answer, from the same machine.
+
+Each sends one JPEG a request. Printed: answers a second, their median and 99th percentile, refusals and errors, and the
+server's memory (RSS) as the minute passes. Then malformed uploads, each of which must get a 4xx with a sentence; and
+how long after a SIGKILL a new server answers.
+
+Usage: python scripts/bench_serve.py MODEL IMAGES [--clients 200] [--seconds 60] [--json]   (two minutes)
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from study.use.predict import find_images
+
+
+class Server:
+    """`study serve` in a process of its own."""
+
+    def __init__(self, model: Path) -> None:
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "study", "serve", str(model), "--port", "0"]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self._process.stderr is not None
+        self.address = self._process.stderr.readline().strip()
+        if not self.address.startswith("http"):
+            raise SystemExit(f"the server did not start: {self.address}")
+        self.start_seconds = start
+
+    def memory(self) -> float:
+        """RSS in MB."""
+        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+async def healthy(server: Server) -> float:
+    """Seconds from its start until it answers."""
+    async with aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.get(server.address + "health") as answer:
+                    assert answer.status == 200
+                    return time.perf_counter() - server.start_seconds
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.02)
+
+
+async def load(server: Server, images: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
+    took: list[float] = []
+    statuses: Counter[str] = Counter()
+    memory = [server.memory()]
+    end = time.perf_counter() + seconds
+
+    async def client(session: aiohttp.ClientSession, rng: random.Random) -> None:
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            try:
+                headers = {"Content-Type": "image/jpeg"}
+                async with session.post(server.address + "predict", data=rng.choice(images), headers=headers) as answer:
+                    await answer.read()
+                    statuses[str(answer.status)] += 1
+            except aiohttp.ClientError as error:
+                statuses[type(error).__name__] += 1
+            took.append(time.perf_counter() - start)
+
+    async def watch() -> None:
+        while time.perf_counter() < end:
+            await asyncio.sleep(seconds / 6)
+            memory.append(server.memory())
+
+    connector = aiohttp.TCPConnector(limit=clients)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(60)) as session:
+        await asyncio.gather(watch(), *(client(session, random.Random(number)) for number in range(clients)))
+    cuts = statistics.quantiles(took, n=100)
+    return {
+        "answers": len(took),
+        "a second": round(len(took) / seconds, 1),
+        "p50 ms": round(1000 * cuts[49]),
+        "p99 ms": round(1000 * cuts[98]),
+        "statuses": dict(statuses),
+        "memory MB": [round(one) for one in memory],
+    }
+
+
+async def malformed(server: Server, image: bytes, count: int) -> dict[str, Any]:
+    """Broken uploads of many kinds; what was answered."""
+    rng = random.Random(0)
+    statuses: Counter[int] = Counter()
+    silent = 0
+    async with aiohttp.ClientSession() as session:
+        for number in range(count):
+            cut = image[: rng.randrange(1, max(2, len(image) // 3))]
+            noise = rng.randbytes(rng.randrange(1, 5000))
+            body, kind = (
+                (cut, "image/jpeg"),
+                (noise, "image/png"),
+                (b"", "image/jpeg"),
+                (image, "text/plain"),
+                (noise, "multipart/form-data"),
+                (noise, "multipart/form-data; boundary=x"),
+                (
+                    b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\nhello\r\n--x--\r\n',
+                    "multipart/form-data; boundary=x",
+                ),
+                (b"GIF89a" + noise, "image/gif"),
+                (
+                    b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n',
+                    "multipart/form-data; boundary=x",
+                ),
+                (b"{}", "application/json"),
+            )[number % 10]
+            async with session.post(server.address + "predict", data=body, headers={"Content-Type": kind}) as answer:
+                statuses[answer.status] += 1
+                detail = (await answer.json()).get("detail")
+                silent += not (isinstance(detail, str) and len(detail.split()) > 2)
+    return {"statuses": dict(statuses), "without a sentence": silent}
+
+
+async def measure(given: argparse.Namespace) -> dict[str, Any]:
+    images = [path.read_bytes() for path in find_images([given.images], list)[:500]]
+    server = Server(given.model)
+    found: dict[str, Any] = {"start s": round(await healthy(server), 2)}
+    await load(server, images, given.clients, min(5.0, given.seconds))  # warm
+    found["load"] = await load(server, images, given.clients, given.seconds)
+    found["malformed"] = await malformed(server, images[0], 100)
+    server.kill()
+    again = Server(given.model)
+    found["start after a kill s"] = round(await healthy(again), 2)
+    again.kill()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    found = asyncio.run(measure(given))
+    if given.json:
+        print(json.dumps(found))
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {given.clients} clients, {given.seconds:g} s")
+    for name, value in found.items():
+        print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    main()

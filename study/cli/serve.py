@@ -1,0 +1,40 @@
+"""`study serve`: models in a browser, on this machine alone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.bundle.folder import load
+from study import StudyError
+from study.cli.display import err
+from study.cli.options import OneDevice, choose_device
+from study.signals import Stopped, stoppable
+
+app = typer.Typer()
+
+Models = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Model folders, or .pth files.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="On this machine alone; 0: any free one.")]
+
+
+@app.command(epilog="Example: study serve runs/quick-digits/model")
+def serve(models: Models, port: Port = 8000, device: OneDevice = "auto") -> None:
+    """A page where dropped images get labels and what speaks for them, and POST /predict; Ctrl-C ends it."""
+    try:
+        from study.use.serve import Served, run  # imported late: not everybody has it
+    except ModuleNotFoundError as error:
+        raise StudyError(
+            f"serving needs {error.name}, which is not installed (pip install 'fastapi' 'uvicorn' 'python-multipart')"
+        ) from error
+    chosen = choose_device(device)
+    served = [Served(_name(model), load(model).to(chosen)) for model in models]
+    with stoppable():
+        try:
+            run(served, port, lambda address: err.print(address, soft_wrap=True, highlight=False))
+        except Stopped as stop:
+            raise typer.Exit(stop.exit_code) from None
+
+
+def _name(model: Path) -> str:
+    """runs/mine/model -> mine/model."""
+    return "/".join(model.resolve().parts[-2:])

@@ -1,0 +1,416 @@
+"""`study serve`: models behind one page and a small interface, on this machine alone.
+
+Images are decoded in threads, and those of several requests go through the network together. What is asked for beyond
+the limits is refused with a sentence, before it is read where that is possible. No image is kept.
+"""
+
+import asyncio
+import base64
+import hashlib
+import logging
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import HTMLResponse, JSONResponse
+from numpy.typing import NDArray
+from python_multipart.exceptions import FormParserError
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartParser
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from data import DataError
+from data.images import MOST_MEGAPIXELS, decode
+from models.bundle.card import NOTICE, Card
+from models.bundle.explain import SMALLEST, grad_cam, overlay
+from models.bundle.folder import WEIGHTS
+from models.bundle.predictor import Bundle
+from study import StudyError
+from study.result.html import picture
+from study.use.predict import Pixels, Row, labelled, threshold_of
+
+MOST_IMAGES = 64
+"""In a request."""
+MOST_UPLOAD = 128 << 20
+"""Bytes of a request."""
+MOST_HELD = 512 << 20
+"""Bytes of all requests that are being read or decoded."""
+MOST_WAITING = 2048
+"""Decoded images that wait for the network; at 224 pixels 0.3 GB."""
+BATCH = 32
+UPLOAD_SECONDS = 60.0
+"""For a request to arrive."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that is served."""
+
+    name: str  # as the page shows it
+    bundle: Bundle
+
+    @property
+    def card(self) -> Card | None:
+        """Of the model; a checkpoint of the reference has none."""
+        return self.bundle.card
+
+
+class Network:
+    """A model's network, which takes the images of several requests together; one batch at a time."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.threshold = threshold_of(bundle.card.conformal if bundle.card else None, None)
+        self.most = bundle.setting("max_megapixels", MOST_MEGAPIXELS)
+        self.waiting = 0  # images
+        self._queue: asyncio.Queue[tuple[Pixels, asyncio.Future[NDArray[np.float64]]]] = asyncio.Queue()
+        self._explained = deepcopy(bundle.predictor)  # Grad-CAM hooks into its network
+        self._turn = asyncio.Lock()
+
+    async def predict(self, images: Pixels) -> NDArray[np.float64]:
+        """uint8 [N, S, S, 3] -> probabilities [N, K]. Raises HTTPException where too many wait already."""
+        if self.waiting + len(images) > MOST_WAITING:
+            raise busy(f"{self.waiting} images wait for the network")
+        self.waiting += len(images)
+        try:
+            future = asyncio.get_running_loop().create_future()
+            self._queue.put_nowait((images, future))
+            found: NDArray[np.float64] = await future
+            return found
+        finally:
+            self.waiting -= len(images)
+
+    async def run(self) -> None:
+        """Serve for ever: whatever has come while the last batch ran makes the next."""
+        while True:
+            some = [await self._queue.get()]
+            while not self._queue.empty() and sum(len(images) for images, _ in some) < BATCH:
+                some.append(self._queue.get_nowait())
+            some = [one for one in some if not one[1].done()]  # whoever asked may have gone
+            if not some:
+                continue
+            try:
+                found = await asyncio.to_thread(self.bundle.predict, np.concatenate([images for images, _ in some]))
+            except Exception as error:  # each request says so; the next batch may be better
+                _settle(some, error)
+                continue
+            _settle(some, np.split(found, np.cumsum([len(images) for images, _ in some])[:-1]))
+
+    async def explain(self, images: Pixels, labels: NDArray[np.int64]) -> list[dict[str, str]]:
+        """What each image looks like to the network, and what in it spoke for the label: addresses that hold both."""
+        async with self._turn:
+            return await asyncio.to_thread(self._pictures, images, labels)
+
+    def _pictures(self, images: Pixels, labels: NDArray[np.int64]) -> list[dict[str, str]]:
+        heats = grad_cam(self._explained, images, labels)
+        side = max(SMALLEST, images.shape[1])
+        return [
+            {"image": picture(image, "JPEG", side), "explanation": picture(np.asarray(overlay(image, heat)), "JPEG")}
+            for image, heat in zip(images, heats, strict=True)
+        ]
+
+
+Waiting = tuple[Pixels, "asyncio.Future[NDArray[np.float64]]"]
+
+
+def _settle(some: Sequence[Waiting], found: Exception | Sequence[NDArray[np.float64]]) -> None:
+    for place, (_, future) in enumerate(some):
+        if future.done():
+            continue
+        if isinstance(found, Exception):
+            future.set_exception(found)
+        else:
+            future.set_result(found[place])
+
+
+def busy(what: str) -> HTTPException:
+    """The refusal of what would be too much at once."""
+    return HTTPException(503, f"{what}: try again in a second", headers={"Retry-After": "1"})
+
+
+def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
+    """The page and the interface for some models; the first answers where none is named."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # whoever sent it is told
+    MultiPartParser.spool_max_size = MOST_UPLOAD  # in memory: no image touches the disk
+    networks = [Network(one.bundle) for one in models]
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        running = [asyncio.create_task(network.run()) for network in networks]
+        yield
+        for task in running:
+            task.cancel()
+        pool.shutdown(cancel_futures=True)
+
+    app = FastAPI(title="archstudy", description=NOTICE, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_middleware(Guard)
+
+    def network_of(model: int) -> Network:
+        if not 0 <= model < len(networks):
+            raise HTTPException(404, f"no model {model} (there are: 0 to {len(networks) - 1})")
+        return networks[model]
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Whether it serves, and how many images wait."""
+        return {"status": "ok", "models": len(networks), "waiting": sum(network.waiting for network in networks)}
+
+    @app.get("/models")
+    async def all_models() -> list[dict[str, Any]]:
+        """What the page says of each model."""
+        return [described(one) for one in models]
+
+    @app.get("/card")
+    async def card(model: int = 0) -> dict[str, Any]:
+        """Everything that is known of a model."""
+        found = network_of(model).bundle.card
+        if found is None:
+            raise HTTPException(404, "this model has no card: it is a checkpoint in the reference's layout")
+        return found.model_dump(mode="json")
+
+    @app.post("/predict", openapi_extra=BODY)
+    async def predict(request: Request, model: int = 0, explain: bool = False) -> JSONResponse:
+        """Label, probabilities and prediction set of one image or of many, in their order.
+
+        An image that cannot be read has an error in its row; where none can be read, the status is 422.
+        """
+        network = network_of(model)
+        files = await uploaded(request)
+        loop = asyncio.get_running_loop()
+        size = network.bundle.image_size
+        read = [loop.run_in_executor(pool, _read, content, size, network.most) for _, content in files]
+        images = await asyncio.gather(*read)
+        rows = await _rows(network, [name for name, _ in files], images, explain=explain)
+        errors = [row for row in rows if "error" in row]
+        if len(errors) < len(rows):
+            return JSONResponse({"model": models[model].name, "images": rows})
+        detail = f"{errors[0]['path']}: {errors[0]['error']}"
+        return JSONResponse({"detail": detail, "images": rows}, 422)
+
+    return app
+
+
+async def _rows(
+    network: Network, names: Sequence[str], images: Sequence[Pixels | DataError], *, explain: bool
+) -> list[Row]:
+    good = [image for image in images if not isinstance(image, DataError)]
+    if not good:
+        return [Row(path=name, error=str(error)) for name, error in zip(names, images, strict=True)]
+    pixels = np.stack(good)
+    probabilities = await network.predict(pixels)
+    shown = await network.explain(pixels, probabilities.argmax(axis=1)) if explain else [{}] * len(good)
+    found = iter(zip(probabilities, shown, strict=True))
+    rows = []
+    for name, image in zip(names, images, strict=True):
+        if isinstance(image, DataError):
+            rows.append(Row(path=name, error=str(image)))
+            continue
+        one, pictures = next(found)
+        rows.append(Row(**{**labelled(name, network.bundle.classes, one, network.threshold), **pictures}))  # type: ignore[typeddict-item]
+    return rows
+
+
+def _read(content: bytes, size: int, most: float) -> Pixels | DataError:
+    try:
+        return decode(content, size, most)
+    except DataError as error:
+        return error
+
+
+async def uploaded(request: Request) -> list[tuple[str, bytes]]:
+    """(name, content) of each image of a request: a form with files, or one image as it is. Raises HTTPException."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            if kind == "multipart/form-data":
+                found = await _from_form(request)
+            elif kind.startswith("image/") or kind == "application/octet-stream":
+                found = [("image", await request.body())]
+            else:
+                asked = "send a form with files, or one image as image/jpeg or the like"
+                raise HTTPException(415, f"content type {kind or 'missing'}: {asked}")
+    except TimeoutError:
+        raise HTTPException(408, f"the request did not arrive within {UPLOAD_SECONDS:g} seconds") from None
+    if not found or not any(content for _, content in found):
+        raise HTTPException(400, "no image was sent (a form needs files: curl -F images=@FILE)")
+    return found
+
+
+async def _from_form(request: Request) -> list[tuple[str, bytes]]:
+    try:
+        async with request.form(max_files=MOST_IMAGES, max_fields=MOST_IMAGES) as form:
+            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            return [(file.filename or "image", await file.read()) for file in files]
+    except (FormParserError, UnicodeDecodeError) as error:
+        raise HTTPException(400, f"the form cannot be read: {error}") from error
+
+
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+PAGE = Path(__file__).with_name("serve.html").read_text()
+
+
+def _hash(tag: str) -> str:
+    """Of the page's only element of a kind, as a policy names what may run."""
+    content = PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+POLICY = (
+    f"default-src 'none'; script-src {_hash('script')}; style-src {_hash('style')}; img-src data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page runs its own script and asks this server; nothing else."""
+
+
+class Guard:
+    """Answers to this machine's own pages alone, and holds no more bytes than MOST_HELD.
+
+    Any website can send requests to 127.0.0.1; a name that its owner points here later (DNS rebinding) is not ours. Any
+    port is, since it may be forwarded.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or hand on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal = refused(headers) or self._too_much(scope["method"], headers)
+        if refusal:
+            answer = JSONResponse({"detail": refusal.detail}, refusal.status_code, refusal.headers)
+            await answer(scope, receive, _guarded(send))
+            return
+        size = _announced(scope["method"], headers)
+        self._held += size
+        try:
+            await self._app(scope, _limited(receive, size), _guarded(send))
+        finally:
+            self._held -= size
+
+    def _too_much(self, method: str, headers: Headers) -> HTTPException | None:
+        size = _announced(method, headers)
+        if size > MOST_UPLOAD:
+            return HTTPException(413, f"{size:,} bytes: a request may have {MOST_UPLOAD:,} (send fewer images at once)")
+        if self._held + size > MOST_HELD:
+            return busy("too much is being uploaded at once")
+        return None
+
+
+def refused(headers: Headers) -> HTTPException | None:
+    """Why a request is none of this machine's own."""
+    host = headers.get("host", "")
+    if not re.fullmatch(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", host):
+        return HTTPException(403, "this page answers to http://127.0.0.1 alone")
+    if headers.get("origin", f"http://{host}") != f"http://{host}":
+        return HTTPException(403, "another page asked")
+    return None
+
+
+def _announced(method: str, headers: Headers) -> int:
+    """Bytes that a request will have, as it says, or at most."""
+    if method in ("GET", "HEAD"):
+        return 0
+    length = headers.get("content-length", "")
+    return int(length) if re.fullmatch(r"\d{1,18}", length) else MOST_UPLOAD
+
+
+def _limited(receive: Receive, most: int) -> Receive:
+    got = 0
+
+    async def limited() -> Message:
+        nonlocal got
+        message = await receive()
+        got += len(message.get("body", b""))
+        if got > most:
+            raise HTTPException(413, f"more than {most:,} bytes (send fewer images at once)")
+        return message
+
+    return limited
+
+
+def _guarded(send: Send) -> Send:
+    async def guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            added = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+            added += [(b"cache-control", b"no-store"), (b"cross-origin-resource-policy", b"same-origin")]
+            message["headers"] = [*message.get("headers", []), *added]
+        await send(message)
+
+    return guarded
+
+
+def described(served: Served) -> dict[str, Any]:
+    """What the page says of a model."""
+    card, bundle = served.card, served.bundle
+    found: dict[str, Any] = {"name": served.name, "classes": bundle.classes, "size": bundle.image_size}
+    if card is None:
+        return {**found, "notice": NOTICE}
+    speed = card.formats[WEIGHTS].speed_cpu if WEIGHTS in card.formats else []
+    found |= {
+        "notice": card.notice,
+        "leaky": card.leaky,
+        "synthetic": card.synthetic_data,
+        "score_name": card.score_name,
+        "sets": threshold_of(card.conformal, None) is not None,
+        "milliseconds": next((one.milliseconds for one in speed if one.batch == 1), None),
+        "openings": card.test_openings,
+    }
+    if card.data:
+        data = card.data
+        found["data"] = {"source": Path(data.source).name, "images": data.images, "groups": data.groups}
+    if card.test:
+        low, high = card.test.accuracy_interval
+        test = card.test
+        found["test"] = {"accuracy": test.accuracy, "low": low, "high": high, "images": test.images}
+    if card.study:
+        found["study"] = {"name": card.study.name, "trial": card.study.trial}
+    if card.final:
+        found["parameters"] = card.final.num_params
+    return found
+
+
+def run(models: Sequence[Served], port: int, ready: Callable[[str], None]) -> None:
+    """Serve on this machine alone until interrupted; `ready` gets the address. Raises StudyError for a taken port."""
+    try:
+        listening = socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise StudyError(f"port {port}: {reason} (choose another with --port, or 0 for any)") from error
+    with listening:
+        ready(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+        config = uvicorn.Config(application(models, os.cpu_count() or 1), log_level="warning", access_log=False)
+        uvicorn.Server(config).run(sockets=[listening])
