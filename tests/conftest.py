@@ -41,6 +41,7 @@ TINY = {
     "space.filters_multiplier": [1, 2],
     "batch_size": 32,
     "final_batch_size": 32,
+    "pretrained": False,
 }
 """A study of a second."""
 

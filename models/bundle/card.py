@@ -187,6 +187,7 @@ class Card(Section):
     test: HeldOutScores | None = None
     test_accuracy_of_seeds: list[float] = []
     comparison: list[Comparison] = []
+    not_compared: dict[str, str] = {}  # name -> why
     leaky_score: Leaky | None = None
     weights_sha256: str = ""
     formats: dict[str, Format] = {}
@@ -239,3 +240,14 @@ def parsed(raw: dict[str, JsonValue], kind: type[Kind]) -> Kind:
 def percent(share: float) -> str:
     """0.97531 -> "97.5 %"."""
     return f"{100 * share:.1f} %"
+
+
+def beaten(card: Card) -> list[str]:
+    """What a reader must know first: a pretrained network without any search does better."""
+    return [
+        f"A {other.name} network with a logistic regression, and no search, reaches more: {percent(other.accuracy)}, "
+        f"{-100 * other.difference:.1f} points better (95 % interval {-100 * other.difference_interval[1]:+.1f} to "
+        f"{-100 * other.difference_interval[0]:+.1f})."
+        for other in card.comparison
+        if other.name.startswith("pretrained") and other.difference < 0
+    ]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from models.bundle.card import INCOMPLETE, LEAKY, Card, Data, Speed, percent
+from models.bundle.card import INCOMPLETE, LEAKY, Card, Data, Speed, beaten, percent
 from models.scores.conformal import Sets
 from models.scores.evaluation import HeldOutScores
 
@@ -77,7 +77,8 @@ def _scores(card: Card, test: HeldOutScores) -> Lines:
         for name, row in ((name, test.of_class(name)) for name in card.classes)
     ]
     classes = _table(("class", "precision", "recall", "F1", "images"), rows)
-    return [*_table(("score", "value"), _known(facts)), "", *classes]
+    more = [f"**{line}**" for line in beaten(card)]
+    return [*_table(("score", "value"), _known(facts)), "", *classes, *(["", *more] if more else [])]
 
 
 def _data(card: Card, data: Data) -> Lines:

@@ -18,6 +18,7 @@ from study import StudyError, launch
 from study.cli import data as data_commands
 from study.cli import db as db_commands
 from study.cli import model as model_commands
+from study.cli import models as models_commands
 from study.cli import plan as plan_command
 from study.cli import serve as serve_command
 from study.cli import sql as sql_commands
@@ -71,6 +72,7 @@ app.add_typer(serve_command.app)
 app.add_typer(sql_commands.app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(db_commands.app, name="db")
+app.add_typer(models_commands.app, name="models")
 
 
 @app.command(epilog="Example: study run --data images/ --trials 64 --set image_size=96")

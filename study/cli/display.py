@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from data.datasets import conflicting
-from models.bundle.card import INCOMPLETE, LEAKY, Origin, StudyCard, percent
+from models.bundle.card import INCOMPLETE, LEAKY, Origin, StudyCard, beaten, percent
 from study.config.plan import CONFIRM_SEEDS, Planned, in_words
 from study.config.schema import StudyConfig
 from study.launch import News
@@ -239,6 +239,8 @@ class Display:
             out.print(LEAKY)
         if not card.study.complete:
             out.print(INCOMPLETE)
+        for line in beaten(card):
+            out.print(line, soft_wrap=True, highlight=False)
         if card.test_openings > 1:
             out.print(f"The test part was opened {card.test_openings} times in this study: the score is optimistic.")
         if card.synthetic_data:

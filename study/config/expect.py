@@ -16,6 +16,12 @@ from study.config.space import distributions
 
 TRAINED, VALIDATED = 0.60, 0.14
 """Shares of the images."""
+SMALLEST_SEEN = 32
+"""Pixels: smaller images are enlarged for a pretrained network."""
+PRETRAINED = 0.8e9 / 224**2
+"""Operations for each of an image's pixels, of the pretrained network (efficientnet-lite0)."""
+SLOWER = 3.0
+"""Its many thin layers take so many times the seconds of ours, operation for operation."""
 DRAWS = 32
 """Points that tell what a network of the space costs."""
 
@@ -59,6 +65,14 @@ def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, n
     image = network.flops * 3 / throughput.flops + network.numbers / throughput.numbers
     pixels = config.image_size**2 / throughput.pixels
     return trained * (image + pixels) + checked * image / 3 + throughput.step * math.ceil(trained / batch)
+
+
+def pretrained_seconds(config: StudyConfig, images: Images, throughput: Throughput) -> float:
+    """Of the rival with a pretrained network's features, see study.result.pretrained."""
+    if not config.pretrained:
+        return 0.0
+    operations = PRETRAINED * max(SMALLEST_SEEN, config.image_size) ** 2
+    return 1.5 * images.count * SLOWER * operations / throughput.flops
 
 
 def final_share(config: StudyConfig) -> float:

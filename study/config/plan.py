@@ -14,7 +14,7 @@ from pydantic import BaseModel, FiniteFloat, JsonValue, ValidationError
 
 from models.cost import Cost
 from study import StudyError
-from study.config.expect import Images, Throughput, epoch_seconds, final_share, usual_cost
+from study.config.expect import Images, Throughput, epoch_seconds, final_share, pretrained_seconds, usual_cost
 from study.config.limit import cheapest, cost_of
 from study.config.resolve import Asked
 from study.config.rungs import expected_epochs
@@ -262,7 +262,9 @@ def expected(
         "search": 0.0,
         "confirmation": confirming * epoch if config.confirm > 1 else 0.0,
         "final training": trainings * config.final_epochs * epoch * final_share(config),
-        "result": throughput.result + images.count * throughput.result_image,
+        "result": throughput.result
+        + images.count * throughput.result_image
+        + pretrained_seconds(config, images, throughput),
     }
     stages["search"] = max(0.0, min((1 - AFTER) * 3600 * hours, 3600 * hours - sum(stages.values())))
     stages["search"] = max(0.0, stages["search"] - stages["measuring"] - stages["images"])

@@ -29,7 +29,7 @@ from study.config.space import PARAMETERS, Entry, Range, Value, contains, distri
 MAY_CHANGE = (
     *("preset", "data", "groups", "skip_bad", "max_megapixels", "trials", "hours", "workers"),
     *("checkpoint_seconds", "runs"),
-    *("positive", "leaky_score"),  # they only report
+    *("positive", "leaky_score", "pretrained"),  # they only report
 )
 """Fields that may differ when a study is continued; everything else defines it.
 
@@ -117,6 +117,9 @@ class StudyConfig(BaseModel):
     )
     rivals: tuple[Rival, ...] = Field(
         ("runner-up", "baseline"), description="what is trained and scored beside the winner: runner-up, baseline"
+    )
+    pretrained: bool = Field(
+        True, description="score a pretrained network's features with a logistic regression beside the winner"
     )
     tta: Views = Field(
         "none",

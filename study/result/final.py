@@ -1,6 +1,7 @@
 """From a searched study to a model folder: chosen, trained from fresh weights, test opened once, written."""
 
 import logging
+import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from models.bundle.reference import IMAGENET
 from study import StudyError
 from study.attributes import BASELINE, MODELS, NUM_PARAMS, number
 from study.config.schema import Rival
+from study.result.pretrained import NoRivalError, Pretrained, fit
 from study.result.refit import (
     FinalEpoch,
     Job,
@@ -107,9 +109,13 @@ def finish(
         leaky = leaky_row(place, (yield from train(study, place, leaky_job(trial, fresh=fresh, watch=watch))))
     if not fresh:
         study.stage_ends("final training")
-    opening = open_test(study, [*(one.digest for one in trained), trees_digest(work)], work.parts.hash)
-    scored = score_all(work, shipped, compared, trees)
+    pretrained = _pretrained(study, work)
+    known = [trees_digest(work)] if isinstance(pretrained, str) else [trees_digest(work), pretrained.digest]
+    opening = open_test(study, [*(one.digest for one in trained), *known], work.parts.hash)
+    scored = score_all(work, shipped, compared, trees, None if isinstance(pretrained, str) else pretrained)
     card = _card(study, work, trial, trained, opening, scored, leaky)
+    if isinstance(pretrained, str):
+        card = card.model_copy(update={"not_compared": {"pretrained": pretrained}})
     card = _write(study, work, trial, directory, trained[0], card, scored.mistakes)
     if not fresh:
         study.stage_ends("result")
@@ -135,6 +141,21 @@ def _baseline(study: OpenStudy, taken: set[int]) -> list[tuple[Rival, FrozenTria
     """The enqueued baseline, unless it is among the others already."""
     found = [trial for trial in study.own_trials() if trial.user_attrs.get(BASELINE) and trial.number not in taken]
     return [("baseline", trial) for trial in found[:1]]
+
+
+def _pretrained(study: OpenStudy, work: Workspace) -> Pretrained | str:
+    """A pretrained network's features as a rival, fitted; or why there is none."""
+    if not work.config.pretrained:
+        return "not wanted (pretrained = false)"
+    hours, planned = study.hours(), study.planned()
+    left = math.inf
+    if hours is not None and planned:  # half of what is kept for the result goes into scores, export and report
+        left = 3600 * hours - study.clock.spent() - planned.stages["result"] / 2
+    learn, choose = work.parts.train, work.parts.val if work.held_out == "test" else work.parts.val[:0]
+    try:
+        return fit(work, learn, choose, left)
+    except NoRivalError as error:
+        return str(error)
 
 
 def leaky_place(study: OpenStudy, work: Workspace) -> Workspace | None:

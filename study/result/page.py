@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import plotly.io
 from optuna.trial import FrozenTrial, TrialState
 
-from models.bundle.card import INCOMPLETE, LEAKY, Conformal, Data, Format, StudyCard, percent
+from models.bundle.card import INCOMPLETE, LEAKY, Conformal, Data, Format, StudyCard, beaten, percent
 from models.scores.conformal import Refused
 from models.scores.evaluation import HeldOutScores, Positive
 from models.scores.intervals import Interval
@@ -86,7 +86,7 @@ def _score(card: StudyCard) -> str:
         f'<p class="score">{card.score_name.capitalize()} {percent(test.accuracy)}</p>',
         f"<p>95 % interval {percent(low)} to {percent(high)} (resampling {test.groups} groups, {test.images} "
         f"images){spread}. Always naming the most frequent class gives {percent(test.majority)}.</p>",
-        *(f'<p class="warn">{html.escape(warning)}</p>' for warning in warnings),
+        *(f'<p class="warn">{html.escape(warning)}</p>' for warning in (*warnings, *beaten(card))),
         table(("on the held-out images", "value", "95 % interval"), _score_rows(test)),
     ]
     if test.positive:
@@ -155,7 +155,11 @@ def _comparison(card: StudyCard) -> str:
         if leaky
         else ""
     )
-    return table(head, rows) + note
+    missing = "".join(
+        f'<p class="note">No {html.escape(name)} network beside it: {html.escape(why)}.</p>'
+        for name, why in card.not_compared.items()
+    )
+    return table(head, rows) + missing + note
 
 
 def _sets(conformal: Conformal | None) -> str:

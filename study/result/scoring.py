@@ -32,6 +32,7 @@ from models.scores.intervals import accuracy_interval
 from models.scores.views import AS_IT_IS
 from models.training import derive_seed
 from study.attributes import OPENINGS
+from study.result.pretrained import Pretrained
 from study.result.refit import Trained
 from study.search.open_study import OpenStudy
 from study.storage.door import make_durable
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 MISTAKES = 12
 """Shown in the report."""
 TREE_PARTS = {"test": ("train", "val"), "val": ("train",)}
-"""Held-out part -> what the trees learn from."""
+"""Held-out part -> what the trees learn from, and a pretrained network's regression; its strength is chosen on val."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -63,10 +64,10 @@ def trees_digest(work: Workspace) -> str:
 
 
 def open_test(study: OpenStudy, digests: list[str], split_hash: str) -> Opening:
-    """Record that the test part is about to be scored by these weights; the same weights are the same opening."""
+    """Record that the test part is about to be scored by these weights; the same, or fewer, are the same opening."""
     before = openings(study)
     for opening in before:
-        if opening.weights_sha256 == digests and opening.parts == split_hash:
+        if set(digests) <= set(opening.weights_sha256) and opening.parts == split_hash:
             return opening
     now = datetime.now(UTC).isoformat(timespec="seconds")
     opening = Opening(number=len(before) + 1, time=now, weights_sha256=digests, parts=split_hash)
@@ -116,7 +117,11 @@ def grow_trees(work: Workspace) -> Future[Trees]:
 
 
 def score_all(
-    work: Workspace, shipped: list[Trained], rivals: list[tuple[str, int, Trained]], trees: Future[Trees]
+    work: Workspace,
+    shipped: list[Trained],
+    rivals: list[tuple[str, int, Trained]],
+    trees: Future[Trees],
+    pretrained: Pretrained | None = None,
 ) -> Scored:
     """Score the shipped model (the first seed), its other seeds, and the rivals (role, trial, network) beside it."""
     forest = trees.result()
@@ -125,7 +130,10 @@ def score_all(
     cal = _logits(work, shipped[0].model, "cal") if len(work.parts.cal) else None
     temperature = 1.0 if cal is None else fit_temperature(cal, _truth(work, "cal")[0])
     named = softmax(logits, temperature).argmax(axis=1)
-    answers: list[tuple[str, int | None, Ints]] = [("trees", None, forest.labels(getattr(work.parts, work.held_out)))]
+    held_out = getattr(work.parts, work.held_out)
+    answers: list[tuple[str, int | None, Ints]] = [("trees", None, forest.labels(held_out))]
+    if pretrained:
+        answers.append((pretrained.name, None, pretrained.labels(held_out)))
     if work.views != AS_IT_IS:
         answers.append(("one view", None, logits[0].argmax(axis=1)))
     answers += [(role, trial, _named(work, one)) for role, trial, one in rivals]

