@@ -105,6 +105,11 @@ def speed(run: Run, images: Images) -> list[Speed]:
     return rows
 
 
+def milliseconds(run: Run, side: int) -> float:
+    """Of one image of side x side pixels on the processor; it does not depend on the weights."""
+    return round(1000 * _median_seconds(run, np.zeros((1, side, side, 3), np.uint8)), 3)
+
+
 def _median_seconds(run: Run, batch: Images) -> float:
     run(batch)
     taken: list[float] = []

@@ -26,6 +26,16 @@ SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
+class Point:
+    """A network of the search than which none is better and cheaper."""
+
+    trial: int
+    score: float
+    gflops: float  # an image
+    milliseconds: float  # an image alone, on this processor
+
+
+@dataclass(frozen=True, kw_only=True)
 class Found:
     """What report.write_report works out of the search."""
 
@@ -33,6 +43,7 @@ class Found:
     importance: dict[str, float]
     infeasible: int
     at_the_edge: list[str]
+    front: list[Point]  # cheapest first
     left_out: int  # trials of other programs
     stages: Mapping[str, tuple[float, float | None]]  # seconds as planned, and taken by the time of writing
 
@@ -52,7 +63,7 @@ def page(
         ("classes", "Per class", _classes(card)),
         ("mistakes", "Its worst mistakes", _mistakes(mistakes)),
         ("model", "The shipped model", _model(card, config, found, epochs)),
-        ("search", "The search", _search(trials, config, found, times)),
+        ("search", "The search", _search(trials, config, card, found, times)),
         ("trials", "All trials", _trials(trials)),
         ("data", "The data", _data(card.data)),
         ("again", "How to do it again", _again(card, times)),
@@ -234,7 +245,9 @@ def _allowed(entry: Entry) -> str:
     return ", ".join(map(str, entry)) if isinstance(entry, list) else str(entry)
 
 
-def _search(trials: list[FrozenTrial], config: StudyConfig, found: Found, times: dict[str, float | int]) -> str:
+def _search(
+    trials: list[FrozenTrial], config: StudyConfig, card: StudyCard, found: Found, times: dict[str, float | int]
+) -> str:
     states = {
         state: sum(trial.state == state for trial in trials) for state in (TrialState.COMPLETE, TrialState.PRUNED)
     }
@@ -268,7 +281,29 @@ def _search(trials: list[FrozenTrial], config: StudyConfig, found: Found, times:
         parts.append('<p class="note">Too few complete trials to say which parameters mattered.</p>')
     for attribute, label in ((NUM_PARAMS, "parameters of the network"), (SECONDS, "seconds of training")):
         parts.append(_figure(figures.cost_against_score(trials, attribute, label)))
-    return "".join(parts)
+    return "".join(parts) + _front(found.front, card)
+
+
+def _front(front: list[Point], card: StudyCard) -> str:
+    """Score against milliseconds, with the command that makes a model of each point."""
+    name = shlex.quote(card.study.name)
+    rows: list[Row] = [
+        (
+            one.trial,
+            percent(one.score),
+            one.milliseconds,
+            one.gflops,
+            "this model" if one.trial == card.study.trial else f"study retrain {name} --trial {one.trial}",
+        )
+        for one in front
+    ]
+    if not rows:
+        return ""
+    head = ("trial", "selection score", "milliseconds", "GFLOP", "a model of it")
+    return (
+        "<p>None is better and cheaper than these; milliseconds are those of one image on the processor that wrote "
+        f"this page.</p>{table(head, rows)}"
+    )
 
 
 def _trials(trials: list[FrozenTrial]) -> str:

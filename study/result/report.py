@@ -16,19 +16,25 @@ from pydantic import JsonValue
 
 from models import files
 from models.bundle.card import LEAKY, StudyCard
+from models.bundle.export import milliseconds, run_module
+from models.bundle.predictor import Predictor
+from models.cnn import build_cnn
 from models.scores.evaluation import ClassScores, HeldOutScores
 from models.training import EpochResult
 from study.attributes import BRACKET, EPOCH_SECONDS, INFEASIBLE, NUM_PARAMS, PRUNED_BECAUSE, SECONDS, number, why
+from study.config.limit import cost_of
 from study.config.schema import StudyConfig
-from study.config.space import PARAMETERS, Entry, Range, Value, full_point, numbers
+from study.config.space import PARAMETERS, Entry, Range, Value, cnn_config, full_point, numbers
 from study.result import figures
 from study.result.figures import Rungs
-from study.result.page import Found, page
+from study.result.page import Found, Point, page
 from study.search.open_study import OpenStudy
 from study.training.mistakes import Mistake
 
 CURVES = 100
 """Learning curves that a figure shows."""
+FRONT_LOOKED_AT, FRONT_SHOWN = 64, 8
+"""Complete trials, for the front of score and cost."""
 ENOUGH = 8
 """Complete trials, below which nothing is said about the importance of parameters."""
 
@@ -50,6 +56,7 @@ def write_report(
         importance=importances(trials),
         infeasible=sum(why(trial.user_attrs) in INFEASIBLE for trial in trials),
         at_the_edge=edges(config.space, card.study.params),
+        front=front(trials, config, card),
         stages=stages,
         left_out=sum(trial.state.is_finished() for trial in study.trials()) - len(trials),
     )
@@ -61,6 +68,29 @@ def write_report(
     files.write(directory / "classification_report.txt", (warning + report_text(card.test, card.classes)).encode())
     files.write(directory / "confusion_matrix.csv", confusion_csv(card.test.confusion, card.classes).encode())
     files.write(directory / "report.html", page(trials, config, card, epochs, times, found, mistakes).encode())
+
+
+def front(trials: list[FrozenTrial], config: StudyConfig, card: StudyCard) -> list[Point]:
+    """The complete trials than which none is better and cheaper to use, cheapest first, timed here.
+
+    Of many the best are looked at; how fast a network is does not depend on its weights.
+    """
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    best = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))[:FRONT_LOOKED_AT]
+    costs = {trial.number: cost_of(config.space, trial.params, config.image_size).gflops for trial in best}
+    found: list[FrozenTrial] = []
+    for trial in sorted(best, key=lambda trial: (costs[trial.number], -(trial.value or 0.0), trial.number)):
+        if not found or (trial.value or 0.0) > (found[-1].value or 0.0):
+            found.append(trial)
+    points = []
+    given = card.preprocessing
+    for trial in found[-FRONT_SHOWN:]:
+        network = cnn_config(full_point(config.space, trial.params), len(card.classes), config.image_size)
+        predictor = Predictor(build_cnn(network), given.mean, given.std, 1.0, given.views)
+        took = milliseconds(run_module(predictor.eval()), config.image_size)
+        gflops = round(costs[trial.number], 4)
+        points.append(Point(trial=trial.number, score=trial.value or 0.0, gflops=gflops, milliseconds=took))
+    return points
 
 
 def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, JsonValue]]:
