@@ -20,6 +20,7 @@ MODELS = "models"  # the model folders that were written, with their scores
 ASKED = "asked"  # the fields as they were given, where some were left to a plan
 PLANNED = "planned"  # seconds of each stage, as they were expected
 STAGES = "stages"  # what the clock said when each stage ended
+PRETRAINED = "pretrained"  # how many pixels the pretrained rival sees, fixed before the test part is opened
 FINAL_STAGE = "final_stage"  # what the stage after the search does, fixed before its first epoch
 CLOCK = "clock"  # seconds of work, and the process that adds to them
 

@@ -17,9 +17,9 @@ from models.bundle import folder as bundle
 from models.bundle.card import Data, Final, Leaky, Opening, Origin, Preprocessing, StudyCard
 from models.bundle.reference import IMAGENET
 from study import StudyError
-from study.attributes import BASELINE, MODELS, NUM_PARAMS, number
+from study.attributes import BASELINE, MODELS, NUM_PARAMS, PRETRAINED, number
 from study.config.schema import Rival
-from study.result.pretrained import NoRivalError, Pretrained, fit
+from study.result.pretrained import SHARE, NoRivalError, Pretrained, fit
 from study.result.refit import (
     FinalEpoch,
     Job,
@@ -37,6 +37,7 @@ from study.result.report import write_report
 from study.result.scoring import Scored, grow_trees, leaky_row, open_test, openings, score_all, trees_digest
 from study.search.open_study import OpenStudy
 from study.search.trial import Watch, identity_of
+from study.search.worker import search_seconds
 from study.training.mistakes import Mistake
 from study.training.workspace import Workspace, versions
 
@@ -152,10 +153,22 @@ def _pretrained(study: OpenStudy, work: Workspace) -> Pretrained | str:
     if hours is not None and planned:  # half of what is kept for the result goes into scores, export and report
         left = 3600 * hours - study.clock.spent() - planned.stages["result"] / 2
     learn, choose = work.parts.train, work.parts.val if work.held_out == "test" else work.parts.val[:0]
+    own = study.own_trials()
+    decided: Seen | None = study.attribute(PRETRAINED, Seen)
+    side = decided.side if decided and decided.trials == len(own) else None
     try:
-        return fit(work, learn, choose, left)
+        found = fit(work, learn, choose, left, SHARE * search_seconds(own), side)
     except NoRivalError as error:
         return str(error)
+    study.remember(PRETRAINED, Seen(trials=len(own), side=found.side).model_dump())
+    return found
+
+
+class Seen(BaseModel):
+    """What the pretrained rival looked at, so that going on after a kill opens nothing new."""
+
+    trials: int  # in the study by then
+    side: int  # pixels
 
 
 def leaky_place(study: OpenStudy, work: Workspace) -> Workspace | None:

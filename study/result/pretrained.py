@@ -8,7 +8,9 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data import DataError
+from data.images import decode, source_size
 from models.bundle.reference import IMAGENET
 from models.files import file_hash
 from study import StudyError
@@ -25,6 +29,10 @@ from study.training.workspace import Workspace
 STRENGTHS = (0.001, 0.01, 0.1)
 """Of which val chooses the inverse penalty of the regression, on features of mean 0 and variance 1."""
 BATCH = 64
+SIDES = (224, 128)
+"""Pixels that it sees instead of the winner's, where the files have them and the time is there."""
+SHARE = 0.25
+"""Of the search's seconds, that it may take to see more."""
 FITTING = 1.5
 """What everything takes beside computing the features."""
 
@@ -138,46 +146,67 @@ class Pretrained:
     """A fitted rival."""
 
     name: str
+    side: int  # pixels that it sees
     digest: str  # of the weights, and of what the regression learned from
     labels: Callable[[Ints], Ints]  # what it says of some of the images [n]
 
 
-def fit(work: Workspace, learn: Ints, choose: Ints, left: float) -> Pretrained:
+def fit(
+    work: Workspace, learn: Ints, choose: Ints, left: float, more: float = 0.0, side: int | None = None
+) -> Pretrained:
     """Fit the regression to the features of images `learn`; the strength is chosen on `choose`, which it learns then.
 
-    Without `choose` the strength is the middle one. `left`: seconds that it may take. Raises NoRivalError.
+    Without `choose` the strength is the middle one. `left`: seconds that it may take; `more`: that it may take to see
+    the files in more pixels than the winner does. `side`: what was decided before. Raises NoRivalError.
     """
     backbone = find(work.device)
     if len(np.unique(work.dataset.labels[learn])) < 2:
         raise NoRivalError("the images to learn from are of one class")
-    began = time.perf_counter()
-    _features(work, backbone, learn[:BATCH])
-    held_out = len(getattr(work.parts, work.held_out))
-    images = len(learn) + len(choose) + held_out
-    needed = FITTING * (time.perf_counter() - began) * images / min(BATCH, len(learn))
-    if needed > left:
-        raise NoRivalError(
-            f"the hours do not hold it: it takes about {needed:.0f} s, and {max(0.0, left):.0f} s are left"
-        )
-    features, labels = _features(work, backbone, learn), work.dataset.labels
+    images = len(learn) + len(choose) + len(getattr(work.parts, work.held_out))
+    side = side or _affordable(work, backbone, learn[:BATCH], images, left, more)
+    see = partial(_features, work, backbone, side)
+    features, labels = see(learn), work.dataset.labels
     strength = STRENGTHS[1]
     if len(choose):
-        more = _features(work, backbone, choose)
-        right = [float((_fitted(features, labels[learn], one)(more) == labels[choose]).mean()) for one in STRENGTHS]
+        others = see(choose)
+        right = [float((_fitted(features, labels[learn], one)(others) == labels[choose]).mean()) for one in STRENGTHS]
         strength = STRENGTHS[int(np.argmax(right))]
-        features, learn = np.concatenate([features, more]), np.concatenate([learn, choose])
+        features, learn = np.concatenate([features, others]), np.concatenate([learn, choose])
     says = _fitted(features, labels[learn], strength)
-    content = f"{backbone.digest} {work.parts.hash} {len(learn)} {work.config.image_size}"
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    return Pretrained(f"pretrained {backbone.name}", digest, lambda index: says(_features(work, backbone, index)))
+    digest = hashlib.sha256(f"{backbone.digest} {work.parts.hash} {len(learn)} {side}".encode()).hexdigest()
+    return Pretrained(f"pretrained {backbone.name} at {side} px", side, digest, lambda index: says(see(index)))
 
 
-def _features(work: Workspace, backbone: Backbone, index: Ints) -> Floats:
+def _affordable(work: Workspace, backbone: Backbone, some: Ints, images: int, left: float, more: float) -> int:
+    """The most pixels a side that the files have, and the seconds hold; tried on some of the images."""
+    known = source_size([work.dataset.root / work.dataset.paths[i] for i in some])
+    size = work.config.image_size
+    needed = 0.0
+    for side in (*(one for one in SIDES if known and size < one <= min(known)), size):
+        began = time.perf_counter()
+        _features(work, backbone, side, some)
+        needed = FITTING * (time.perf_counter() - began) * images / len(some)
+        if needed <= (left if side == size else min(left, more)):
+            return side
+    there = max(0.0, left)
+    raise NoRivalError(f"the hours do not hold it: it takes about {needed:.0f} s, and {there:.0f} s are left")
+
+
+def _features(work: Workspace, backbone: Backbone, side: int, index: Ints) -> Floats:
+    """Of the images as the winner sees them, or decoded anew with more pixels."""
     parts = []
-    with torch.inference_mode():
+    with torch.inference_mode(), ThreadPoolExecutor() as pool:
         for start in range(0, len(index), BATCH):
-            pixels = torch.from_numpy(np.ascontiguousarray(work.dataset.images[index[start : start + BATCH]]))
-            parts.append(backbone.features(pixels.to(work.device)).double().cpu().numpy())
+            some = index[start : start + BATCH]
+            if side == work.config.image_size:
+                pixels = np.ascontiguousarray(work.dataset.images[some])
+            else:
+                files = [work.dataset.root / work.dataset.paths[i] for i in some]
+                try:
+                    pixels = np.stack(list(pool.map(partial(decode, image_size=side), files)))
+                except DataError as error:
+                    raise NoRivalError(f"an image cannot be read any more: {error}") from error
+            parts.append(backbone.features(torch.from_numpy(pixels).to(work.device)).double().cpu().numpy())
     return np.concatenate(parts)
 
 

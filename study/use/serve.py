@@ -11,9 +11,9 @@ import logging
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +43,10 @@ MOST_IMAGES = 64
 """In a request."""
 MOST_UPLOAD = 128 << 20
 """Bytes of a request."""
-MOST_HELD = 512 << 20
-"""Bytes of all requests that are being read or decoded."""
-MOST_WAITING = 2048
-"""Decoded images that wait for the network; at 224 pixels 0.3 GB."""
+MOST_HELD = 256 << 20
+"""Bytes of all requests together."""
+MOST_AT_ONCE = 2048
+"""Images in work, for each model; decoded to 224 pixels they take 0.3 GB."""
 BATCH = 32
 UPLOAD_SECONDS = 60.0
 """For a request to arrive."""
@@ -72,23 +72,27 @@ class Network:
         self.bundle = bundle
         self.threshold = threshold_of(bundle.card.conformal if bundle.card else None, None)
         self.most = bundle.setting("max_megapixels", MOST_MEGAPIXELS)
-        self.waiting = 0  # images
+        self.at_once = 0  # images in work
         self._queue: asyncio.Queue[tuple[Pixels, asyncio.Future[NDArray[np.float64]]]] = asyncio.Queue()
         self._explained = deepcopy(bundle.predictor)  # Grad-CAM hooks into its network
         self._turn = asyncio.Lock()
 
-    async def predict(self, images: Pixels) -> NDArray[np.float64]:
-        """uint8 [N, S, S, 3] -> probabilities [N, K]. Raises HTTPException where too many wait already."""
-        if self.waiting + len(images) > MOST_WAITING:
-            raise busy(f"{self.waiting} images wait for the network")
-        self.waiting += len(images)
+    @contextmanager
+    def room(self, images: int) -> Iterator[None]:
+        """For so many images, from their decoding to the answer. Raises HTTPException where there is none."""
+        if self.at_once + images > MOST_AT_ONCE:
+            raise busy(f"{self.at_once} images are in work")
+        self.at_once += images
         try:
-            future = asyncio.get_running_loop().create_future()
-            self._queue.put_nowait((images, future))
-            found: NDArray[np.float64] = await future
-            return found
+            yield
         finally:
-            self.waiting -= len(images)
+            self.at_once -= images
+
+    async def predict(self, images: Pixels) -> NDArray[np.float64]:
+        """uint8 [N, S, S, 3] -> probabilities [N, K]."""
+        future: asyncio.Future[NDArray[np.float64]] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((images, future))
+        return await future
 
     async def run(self) -> None:
         """Serve for ever: whatever has come while the last batch ran makes the next."""
@@ -167,8 +171,8 @@ def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """Whether it serves, and how many images wait."""
-        return {"status": "ok", "models": len(networks), "waiting": sum(network.waiting for network in networks)}
+        """Whether it serves, and how many images are in work."""
+        return {"status": "ok", "models": len(networks), "images": sum(network.at_once for network in networks)}
 
     @app.get("/models")
     async def all_models() -> list[dict[str, Any]]:
@@ -193,9 +197,10 @@ def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
         files = await uploaded(request)
         loop = asyncio.get_running_loop()
         size = network.bundle.image_size
-        read = [loop.run_in_executor(pool, _read, content, size, network.most) for _, content in files]
-        images = await asyncio.gather(*read)
-        rows = await _rows(network, [name for name, _ in files], images, explain=explain)
+        with network.room(len(files)):
+            read = [loop.run_in_executor(pool, _read, content, size, network.most) for _, content in files]
+            images = await asyncio.gather(*read)
+            rows = await _rows(network, [name for name, _ in files], images, explain=explain)
         errors = [row for row in rows if "error" in row]
         if len(errors) < len(rows):
             return JSONResponse({"model": models[model].name, "images": rows})

@@ -7,6 +7,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
+from data.datasets import ImageSet
 from models.bundle.card import StudyCard, beaten
 from models.bundle.folder import read_card
 from models.bundle.readable import markdown
@@ -44,13 +47,33 @@ def work(workspace: Make, tiny: Callable[..., StudyConfig]) -> Workspace:
 def test_it_learns_from_real_weights_and_always_the_same(work: Workspace) -> None:
     parts = work.parts
     one, again = (fit(work, parts.train, parts.val, math.inf) for _ in range(2))
-    assert one.name == "pretrained efficientnet-lite0"
+    assert one.name == "pretrained efficientnet-lite0 at 8 px"
     assert one.digest == again.digest
     right = one.labels(parts.test) == work.dataset.labels[parts.test]
     assert right.mean() > 0.8
     assert (one.labels(parts.test) == again.labels(parts.test)).all()
     fewer = fit(work, parts.train, parts.val[:0], math.inf)
     assert fewer.digest != one.digest
+
+
+def test_it_sees_more_where_files_and_time_allow(
+    work: Workspace, small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same digits in files of 140 pixels."""
+    for path in small_set.paths:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        with Image.open(small_set.root / path) as image:
+            image.resize((140, 140)).save(tmp_path / path)
+    parts = work.parts
+    large = replace(work, dataset=replace(work.dataset, root=tmp_path))
+    some = parts.train[:60], parts.val[:20]
+    assert fit(large, *some, math.inf).side == 8
+    found = fit(large, *some, math.inf, math.inf)
+    assert found.name.endswith("at 128 px")
+    assert (found.labels(parts.test[:20]) == work.dataset.labels[parts.test[:20]]).mean() > 0.7
+    assert fit(large, *some, -1.0, 0.0, side=128).digest == found.digest  # decided before
+    monkeypatch.setattr(pretrained, "SIDES", (224,))
+    assert fit(large, *some, math.inf, math.inf).side == 8
 
 
 def test_features_do_not_depend_on_the_others_in_the_batch(work: Workspace) -> None:
@@ -96,7 +119,7 @@ def test_fetched_weights_are_preferred(elsewhere: Path, shell: Shell, work: Work
     assert (code, out.strip()) == (0, str(tmp_path / "hub" / "checkpoints" / elsewhere.name))
     assert Path(out.strip()).read_bytes() == elsewhere.read_bytes()
     found = fit(work, work.parts.train, work.parts.val, math.inf)
-    assert found.name == "pretrained resnet18"
+    assert found.name == "pretrained resnet18 at 8 px"
     assert shell("models", "fetch", "resnet18")[0] == 0  # it is there
     Path(out.strip()).write_bytes(b"something else")
     with pytest.raises(NoRivalError, match="is not what its name says"):
@@ -118,7 +141,7 @@ def test_it_stands_in_the_card_and_in_the_report(shell: Shell, small_folder: Pat
     assert shell("run", *options, "--name", "s")[0] == 0
     folder = tmp_path / "runs" / "s" / "model"
     card = read_card(folder, StudyCard)
-    row = next(one for one in card.comparison if one.name == "pretrained efficientnet-lite0")
+    row = next(one for one in card.comparison if one.name == "pretrained efficientnet-lite0 at 8 px")
     assert row.accuracy > 0.8
     assert len(card.test_opening.weights_sha256) == 3  # the network, the trees, and this
     assert "pretrained efficientnet-lite0" in (folder / "report.html").read_text()

@@ -170,23 +170,24 @@ def test_what_is_too_large_is_refused(server: Server) -> None:
 
 
 def test_what_is_too_much_at_once_may_come_again(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The queue before the network; its images wait until it has a turn."""
-    monkeypatch.setattr(serve, "MOST_WAITING", 3)
+    """Images in work are counted from their decoding to the answer."""
+    monkeypatch.setattr(serve, "MOST_AT_ONCE", 3)
     bundle = load(model)
     pixels = np.zeros((2, bundle.image_size, bundle.image_size, 3), np.uint8)
 
     async def crowd() -> None:
         network = serve.Network(bundle)
-        first = asyncio.create_task(network.predict(pixels))
-        await asyncio.sleep(0)
-        with pytest.raises(HTTPException) as refused:
-            await network.predict(pixels)
-        assert refused.value.status_code == 503
-        assert refused.value.headers == {"Retry-After": "1"}
         running = asyncio.create_task(network.run())
-        assert (await first).shape == (2, len(bundle.classes))
-        assert (await network.predict(pixels)).shape == (2, len(bundle.classes))
-        assert network.waiting == 0
+        with network.room(2):
+            first = asyncio.create_task(network.predict(pixels))
+            with pytest.raises(HTTPException) as refused, network.room(2):
+                pass
+            assert refused.value.status_code == 503
+            assert refused.value.headers == {"Retry-After": "1"}
+            assert (await first).shape == (2, len(bundle.classes))
+        with network.room(3):
+            assert (await network.predict(pixels)).shape == (2, len(bundle.classes))
+        assert network.at_once == 0
         running.cancel()
 
     asyncio.run(crowd())
@@ -207,7 +208,7 @@ def test_a_crowd_is_served(server: Server, images: list[Path]) -> None:
 
 
 def test_what_it_says_of_itself(server: Server, model: Path) -> None:
-    assert server.ask("health") == (200, {"status": "ok", "models": 1, "waiting": 0})
+    assert server.ask("health") == (200, {"status": "ok", "models": 1, "images": 0})
     assert server.ask("card")[1]["weights_sha256"] == json.loads((model / "card.json").read_text())["weights_sha256"]
     described = server.ask("openapi.json")[1]
     assert set(described["paths"]) == {"/health", "/models", "/card", "/predict"}
