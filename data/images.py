@@ -112,9 +112,9 @@ def decode(source: Path | bytes, image_size: int, most: float = MOST_MEGAPIXELS)
     """
     try:
         with opened(source) as image:
+            width, height = image.size
             pixels = _reduced(image, image_size)
             if pixels > most * 1e6:
-                width, height = image.size
                 raise DataError(f"{width} x {height} pixels, more than the {most:g} megapixels that are allowed")
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 _say_frames()
@@ -133,9 +133,10 @@ def decode(source: Path | bytes, image_size: int, most: float = MOST_MEGAPIXELS)
 
 
 def _reduced(image: Image.Image, image_size: int) -> int:
-    """Let a JPEG reduce itself; how many pixels will be decoded."""
+    """Let a JPEG reduce itself; how many pixels will be held at once: of a progressive one all of them."""
+    whole = image.width * image.height
     image.draft("RGB", (2 * image_size, 2 * image_size))
-    return image.width * image.height
+    return whole if image.info.get("progressive") else image.width * image.height
 
 
 def _decoded(source: Path | bytes, image_size: int) -> NDArray[np.uint8]:

@@ -83,9 +83,12 @@ def finish(
     if done and not fresh:
         yield Outcome(directory, done)
         return
-    trees = grow_trees(work)
-    work = fixed_stage(study, work, again=fresh)
+    whole = work
+    work = fixed_stage(study, whole, again=fresh)
     helped = helpers is not None and (yield from helpers(_most_at_once(study, work)))
+    if helped:  # a trial may have ended meanwhile, in another shell
+        work = fixed_stage(study, whole, again=fresh)
+    trees = grow_trees(work)
     best = [trial] if trial else (yield from chosen(study, work, fresh=fresh, watch=watch))
     if trial is None and not fresh and not helped:
         study.stage_ends("confirmation")
@@ -110,7 +113,7 @@ def finish(
         leaky = leaky_row(place, (yield from train(study, place, leaky_job(trial, fresh=fresh, watch=watch))))
     if not fresh:
         study.stage_ends("final training")
-    pretrained = _pretrained(study, work)
+    pretrained = _pretrained(study, work, fresh=fresh)
     known = [trees_digest(work)] if isinstance(pretrained, str) else [trees_digest(work), pretrained.digest]
     opening = open_test(study, [*(one.digest for one in trained), *known], work.parts.hash)
     scored = score_all(work, shipped, compared, trees, None if isinstance(pretrained, str) else pretrained)
@@ -144,13 +147,14 @@ def _baseline(study: OpenStudy, taken: set[int]) -> list[tuple[Rival, FrozenTria
     return [("baseline", trial) for trial in found[:1]]
 
 
-def _pretrained(study: OpenStudy, work: Workspace) -> Pretrained | str:
+def _pretrained(study: OpenStudy, work: Workspace, *, fresh: bool) -> Pretrained | str:
     """A pretrained network's features as a rival, fitted; or why there is none."""
     if not work.config.pretrained:
         return "not wanted (pretrained = false)"
     hours, planned = study.hours(), study.planned()
     left = math.inf
-    if hours is not None and planned:  # half of what is kept for the result goes into scores, export and report
+    if hours is not None and planned and not fresh:
+        # Half of what is kept for the result goes into scores, export and report.
         left = 3600 * hours - study.clock.spent() - planned.stages["result"] / 2
     learn, choose = work.parts.train, work.parts.val if work.held_out == "test" else work.parts.val[:0]
     own = study.own_trials()
@@ -160,6 +164,9 @@ def _pretrained(study: OpenStudy, work: Workspace) -> Pretrained | str:
         found = fit(work, learn, choose, left, SHARE * search_seconds(own), side)
     except NoRivalError as error:
         return str(error)
+    except Exception as error:  # no reason to withhold the model
+        logger.warning(f"no comparison with a pretrained network: {type(error).__name__}: {error}")
+        return f"it failed: {type(error).__name__}"
     study.remember(PRETRAINED, Seen(trials=len(own), side=found.side).model_dump())
     return found
 

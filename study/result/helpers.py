@@ -6,20 +6,23 @@ They leave in runs/<name>/final what final.py would make itself, and finds there
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import sqlalchemy.exc
 import torch
 
 from study import StudyError
 from study.result.final import final_jobs, leaky_job, leaky_place
-from study.result.refit import FinalEpoch, Job, chosen, confirm, confirm_jobs, fixed_stage, ranked, train
-from study.search.open_study import OpenStudy
+from study.result.refit import FinalEpoch, TakenError, chosen, confirm, confirm_jobs, fixed_stage, ranked, train
 from study.search.worker import at_work
-from study.storage.locks import alone
-from study.training.workspace import Workspace
+from study.storage.server import was_cut_off
 
 LOOK_SECONDS = 0.2
 """Between two looks for a training that its worker has left."""
+
+Training = Callable[[], Generator[FinalEpoch, None, Any]]
 
 logger = logging.getLogger(__name__)
 
@@ -32,42 +35,35 @@ def train_on(name: str, url: str, device: torch.device, threads: int | None) -> 
         best = ranked(study)[: work.config.confirm]
         trained = False
         if len(best) > 1:
-            trained = yield from _each(study, work, confirm, confirm_jobs(best))
+            jobs = confirm_jobs(best, beside_others=True)
+            trained = yield from _each([partial(confirm, study, work, job) for job in jobs])
             best = yield from chosen(study, work, fresh=False, watch=None)
         if trained or not study.has_ended("confirmation"):
             study.stage_ends("confirmation")
-        yield from _each(study, work, train, [job for _, job in final_jobs(study, work, best)])
+        places = [(work, job) for _, job in final_jobs(study, work, best)]
         if leaky := leaky_place(study, work):
-            yield from _each(study, leaky, train, [leaky_job(best[0])])
+            places.append((leaky, leaky_job(best[0])))
+        yield from _each([partial(train, study, place, replace(job, beside_others=True)) for place, job in places])
 
 
-def _each(
-    study: OpenStudy, work: Workspace, run: Callable[..., Generator[FinalEpoch, None, Any]], jobs: Sequence[Job]
-) -> Generator[FinalEpoch, None, bool]:
-    """Run what no other worker runs, until all are done by somebody; whether this one did something of it."""
-    left, busy = list(jobs), False
+def _each(trainings: Sequence[Training]) -> Generator[FinalEpoch, None, bool]:
+    """Do what no other worker does, until all are done by somebody; whether this one did something of it."""
+    left, busy = list(trainings), False
     while left:
-        for job in tuple(left):
-            lock = work.folder / "final" / f"{job.name}.lock"
-            lock.parent.mkdir(parents=True, exist_ok=True)
+        for training in tuple(left):
             try:
-                with alone(study.storage, study.folder, str(lock.relative_to(study.folder)), _taken):
-                    for news in run(study, work, job):  # none where it is done
-                        busy = True
-                        yield news
+                for news in training():  # none where it is done
+                    busy = True
+                    yield news
             except TakenError:
                 continue
             except StudyError as error:  # whoever asked for it will come to it too, and knows what follows
-                logger.info(f"{job.name}: {error}")
-            left.remove(job)
+                logger.info(str(error))
+            except sqlalchemy.exc.DBAPIError as error:  # with the server its lock was lost: look who is at it now
+                if not was_cut_off(error):
+                    raise
+                continue
+            left.remove(training)
         if left:
             time.sleep(LOOK_SECONDS)
     return busy
-
-
-class TakenError(Exception):
-    """Another worker is at it."""
-
-
-def _taken() -> None:
-    raise TakenError

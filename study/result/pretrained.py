@@ -182,6 +182,7 @@ def _affordable(work: Workspace, backbone: Backbone, some: Ints, images: int, le
     known = source_size([work.dataset.root / work.dataset.paths[i] for i in some])
     size = work.config.image_size
     needed = 0.0
+    _features(work, backbone, size, some)  # the first time takes longer
     for side in (*(one for one in SIDES if known and size < one <= min(known)), size):
         began = time.perf_counter()
         _features(work, backbone, side, some)

@@ -3,7 +3,8 @@
 Each is kept in runs/<name>/final once it is done, so that an interrupted final stage goes on.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from study.config.schema import StudyConfig
 from study.config.space import cnn_config, full_point
 from study.search.open_study import OpenStudy
 from study.search.trial import Step, Watch, identity_of
+from study.storage.locks import alone
 from study.training.start import Training, start_training, value_of
 from study.training.workspace import Workspace
 
@@ -64,6 +66,7 @@ class Job:
     trainings: int
     fresh: bool  # whether what was kept is of no use
     watch: Watch | None = None
+    beside_others: bool = False  # on the same device, perhaps: then a lack of memory says nothing of the network
 
     @property
     def name(self) -> str:
@@ -164,11 +167,16 @@ def chosen(
     return best
 
 
-def confirm_jobs(best: list[FrozenTrial], *, fresh: bool = False, watch: Watch | None = None) -> list[Job]:
+def confirm_jobs(
+    best: list[FrozenTrial], *, fresh: bool = False, watch: Watch | None = None, beside_others: bool = False
+) -> list[Job]:
     """The trainings that choose among these trials: each with so many new seeds."""
     count = len(best) * CONFIRM_SEEDS
     pairs = [(trial, seed) for trial in best for seed in range(CONFIRM_SEEDS)]
-    return [Job(CONFIRMATION, trial, seed, place, count, fresh, watch) for place, (trial, seed) in enumerate(pairs)]
+    return [
+        Job(CONFIRMATION, trial, seed, place, count, fresh, watch, beside_others)
+        for place, (trial, seed) in enumerate(pairs)
+    ]
 
 
 def confirmed(study: OpenStudy) -> list[Confirmed] | None:
@@ -177,8 +185,39 @@ def confirmed(study: OpenStudy) -> list[Confirmed] | None:
     return rows
 
 
+def alone_at(study: OpenStudy, work: Workspace, job: Job) -> AbstractContextManager[Callable[[], None]]:
+    """Be the only process that does a training, see study.storage.locks; TakenError where another one is at it.
+
+    Who is not beside others waits for it, and finds what it has kept.
+    """
+    lock = work.folder / "final" / f"{job.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return alone(
+        study.storage, study.folder, str(lock.relative_to(study.folder)), _taken if job.beside_others else None
+    )
+
+
+class TakenError(Exception):
+    """Another process does this training."""
+
+
+def _taken() -> None:
+    raise TakenError
+
+
+def _pass() -> None:
+    """Who is alone in the final stage goes on where its lock was lost with the server."""
+
+
 def confirm(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, float]:
     """The metric on val after the last epoch; 0 where training failed."""
+    with alone_at(study, work, job) as still:
+        return (yield from _confirm(study, work, job, still if job.beside_others else _pass))
+
+
+def _confirm(
+    study: OpenStudy, work: Workspace, job: Job, still: Callable[[], None]
+) -> Generator[FinalEpoch, None, float]:
     identity = _identity(study, work, job)
     record = work.folder / "final" / f"{job.name}.json"
     if not job.fresh and (kept := _read(record, identity)) and kept.value is not None:
@@ -196,20 +235,31 @@ def confirm(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch
                 )
                 if result.diverged:
                     break
-        except OutOfMemoryError:
+        except OutOfMemoryError as error:
+            if job.beside_others:
+                raise StudyError(f"trial {job.trial.number}: {error}") from error
             value = 0.0
-        record.parent.mkdir(parents=True, exist_ok=True)
+        still()
         _write(record, Record(identity=identity, value=value))
     return value
 
 
 def train(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, Trained]:
     """One final training to the last epoch. Raises StudyError when it diverges or does not fit the device."""
+    with alone_at(study, work, job) as still:
+        return (yield from _train(study, work, job, still if job.beside_others else _pass))
+
+
+def _train(
+    study: OpenStudy, work: Workspace, job: Job, still: Callable[[], None]
+) -> Generator[FinalEpoch, None, Trained]:
     identity = _identity(study, work, job)
     weights = work.folder / "final" / f"{job.name}.safetensors"
     record = weights.with_suffix(".json")
     if not job.fresh and (kept := _kept(weights, record, identity, architecture(work, job.trial))):
         return kept
+    if not job.fresh and (before := _read(record, identity)) and before.failed:
+        raise StudyError(before.failed)
     checkpoints = work.checkpoints(f"final-{job.name}", identity)
     if job.fresh:
         checkpoints.remove()
@@ -224,16 +274,17 @@ def train(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, 
             training = _epochs(work, job, checkpoints, parts)
             for result in training.epochs:
                 if result.diverged:
-                    raise StudyError(
-                        f"the final training of trial {job.trial.number} diverged in epoch {result.epoch} {advice}"
-                    )
+                    failed = f"the final training of trial {job.trial.number} diverged in epoch {result.epoch} {advice}"
+                    still()
+                    _write(record, Record(identity=identity, failed=failed))
+                    raise StudyError(failed)
                 epochs.append(result)
                 yield FinalEpoch(
                     job.stage, job.trial.number, job.place, job.trainings, _length(work.config, job), result
                 )
         except OutOfMemoryError as error:
             raise StudyError(f"the final training of trial {job.trial.number}: {error} {advice}") from error
-        weights.parent.mkdir(parents=True, exist_ok=True)
+        still()
         digest = bundle.save_weights(weights, training.model)
         _write(record, Record(identity=identity, weights_sha256=digest, epochs=epochs))
     return Trained(training.model, digest, epochs)
@@ -281,6 +332,7 @@ class Record(BaseModel):
     identity: str
     value: float | None = None  # of a confirmation
     weights_sha256: str | None = None
+    failed: str | None = None  # why a final training came to nothing, and would again
     epochs: list[EpochResult] = []
 
 

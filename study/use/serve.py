@@ -47,9 +47,13 @@ MOST_HELD = 256 << 20
 """Bytes of all requests together."""
 MOST_AT_ONCE = 2048
 """Images in work, for each model; decoded to 224 pixels they take 0.3 GB."""
-BATCH = 32
+BATCH, EXPLAINED = 32, 8
+"""Images that go through the network together; to explain them it keeps what every layer made of each."""
 UPLOAD_SECONDS = 60.0
 """For a request to arrive."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,10 @@ class Network:
             return await asyncio.to_thread(self._pictures, images, labels)
 
     def _pictures(self, images: Pixels, labels: NDArray[np.int64]) -> list[dict[str, str]]:
-        heats = grad_cam(self._explained, images, labels)
+        parts = range(0, len(images), EXPLAINED)  # it keeps what every layer made of the images
+        heats = np.concatenate(
+            [grad_cam(self._explained, images[i : i + EXPLAINED], labels[i : i + EXPLAINED]) for i in parts]
+        )
         side = max(SMALLEST, images.shape[1])
         return [
             {"image": picture(image, "JPEG", side), "explanation": picture(np.asarray(overlay(image, heat)), "JPEG")}
@@ -200,7 +207,11 @@ def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
         with network.room(len(files)):
             read = [loop.run_in_executor(pool, _read, content, size, network.most) for _, content in files]
             images = await asyncio.gather(*read)
-            rows = await _rows(network, [name for name, _ in files], images, explain=explain)
+            try:
+                rows = await _rows(network, [name for name, _ in files], images, explain=explain)
+            except RuntimeError as error:  # torch's, such as a lack of memory
+                logger.exception("the network failed")
+                raise HTTPException(500, f"the network failed on these images: {str(error).splitlines()[0]}") from error
         errors = [row for row in rows if "error" in row]
         if len(errors) < len(rows):
             return JSONResponse({"model": models[model].name, "images": rows})

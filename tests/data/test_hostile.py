@@ -237,3 +237,14 @@ def test_a_list_of_names_that_are_not_utf_8(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     Image.fromarray(random_images(1, 8)[0]).save(tmp_path / name)
     assert find_images([Path("-")], lambda: [f"{tmp_path / name}\n"]) == [tmp_path / name]
+
+
+def test_a_progressive_jpeg_counts_with_all_its_pixels(tmp_path: Path) -> None:
+    """Its coefficients are all held at once, whatever it is reduced to."""
+    for progressive in (False, True):
+        Image.new("L", (2000, 2000)).save(tmp_path / "one.jpg", progressive=progressive)
+        if progressive:
+            with pytest.raises(DataError, match=r"2000 x 2000 pixels, more than the 1 megapixels"):
+                decode(tmp_path / "one.jpg", 16, most=1.0)
+        else:
+            assert decode(tmp_path / "one.jpg", 16, most=1.0).shape == (16, 16, 3)
