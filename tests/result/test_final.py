@@ -11,6 +11,7 @@ from models.memory import OutOfMemoryError
 from models.training import EpochResult
 from study import StudyError
 from study.config.schema import StudyConfig
+from study.config.space import distributions
 from study.result import refit
 from study.result.refit import Job, TakenError, alone_at, confirm, train
 from study.search.open_study import OpenStudy
@@ -27,7 +28,7 @@ def place(workspace: Make, tiny: Callable[..., StudyConfig], tmp_path: Path) -> 
     """A study with a trial, and where it is trained."""
     work = workspace(tiny())
     study = open_work(work, f"sqlite:///{tmp_path}/optuna.db")
-    trial = study.study.ask()
+    trial = study.study.ask(distributions(work.config.space))
     return study, work, study.storage.get_trial(trial._trial_id)
 
 
