@@ -1,11 +1,14 @@
 """Architecture as a value: a frozen CNNConfig in, a network out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models import ModelError
 
@@ -197,3 +200,16 @@ def count_parameters(model: nn.Module) -> int:
 def prepare(model: CNN, device: torch.device) -> CNN:
     """Move to the device with channels last, the layout in which convolutions run fastest there."""
     return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def fused(model: CNN) -> CNN:
+    """A copy for prediction alone, where each batch norm is part of the convolution before it: a pass less over memory.
+
+    The model must be in eval mode; the copy gives the same numbers but for rounding.
+    """
+    copy = deepcopy(model)
+    for layers in [layers for layers in copy.modules() if isinstance(layers, nn.Sequential)]:
+        for place, (one, two) in enumerate(pairwise(layers)):
+            if isinstance(one, nn.Conv2d) and isinstance(two, nn.BatchNorm2d):
+                layers[place], layers[place + 1] = fuse_conv_bn_eval(one, two), nn.Identity()
+    return copy

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.bundle.card import Card
-from models.cnn import CNN, prepare
+from models.cnn import CNN, fused, prepare
 from models.scores.views import AS_IT_IS, View, by_view, seen
 
 
@@ -38,7 +38,7 @@ class Predictor(nn.Module):
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 [B, S, S, 3] -> float [B, 3, S, S], what the network was trained on."""
-        return (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        return torch.addcmul(-self.mean / self.std, images.permute(0, 3, 1, 2).float(), 1 / (255 * self.std))
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 [B, S, S, 3] -> probabilities [B, K], averaged over the views."""
@@ -72,7 +72,10 @@ class Bundle:
         return torch.cat(parts).numpy()
 
     def to(self, device: torch.device) -> Self:
-        """Move to the device, in place, with channels last: the pixels come so, and convolutions are faster then."""
-        prepare(self.predictor.model, device)
+        """Move to the device, in place, with channels last: the pixels come so, and convolutions are faster then.
+
+        From now on it is for prediction alone, see models.cnn.fused.
+        """
+        self.predictor.model = prepare(fused(self.predictor.model), device)
         self.predictor.to(device)
         return self

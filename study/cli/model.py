@@ -32,6 +32,7 @@ def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders; - reads names on stdin.")],
     as_json: AsJson = False,
+    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="A line of JSON for each image, as they come.")] = False,
     as_csv: AsCsv = False,
     csv_safe: CsvSafe = False,
     top: Annotated[int | None, typer.Option(min=1, help="Only so many classes, the most probable first.")] = None,
@@ -44,8 +45,8 @@ def predict(
 ) -> None:
     """Class and probabilities of each image. A file that cannot be read has an error in its row: exit code 1."""
     as_csv = as_csv or csv_safe
-    if as_json and as_csv:
-        raise StudyError("--json and --csv exclude each other")
+    if as_json + as_jsonl + as_csv > 1:
+        raise StudyError("--json, --jsonl and --csv exclude each other")
     for stream in (sys.stdin, sys.stdout):  # names of files need not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")
@@ -71,6 +72,10 @@ def predict(
         rows = followed()
         if as_json:
             _write_json(rows, out)
+        elif as_jsonl:
+            for row in rows:
+                out.write(json.dumps(row) + "\n")
+                out.flush()
         elif as_csv:
             best = range(1, min(top or 0, len(bundle.classes)) + 1)
             shown = [f"{what}_{place}" for place in best for what in ("label", "probability")] or list(bundle.classes)
@@ -79,7 +84,7 @@ def predict(
             print_csv(["path", "label", *shown, *sets, "error"], cells, safe=csv_safe, to=out)
         else:
             table = list(rows)
-    if not as_json and not as_csv:
+    if not (as_json or as_jsonl or as_csv):
         _show_table(table, top, threshold is not None)
     if bad and not skip_bad:
         err.print(f"{bad} of {len(files)} files could not be read (their rows say why)", markup=False, soft_wrap=True)

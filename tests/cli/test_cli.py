@@ -276,7 +276,9 @@ SURFACE = {
     ],
     "retrain": ["--trial", "--storage", "--device"],
     "status": ["--storage", "--json", "--watch"],
-    "predict": ["--json", "--csv", "--csv-safe", "--top", "--explain", "--set-level", "--device", "--skip-bad"],
+    "predict": [
+        *("--json", "--jsonl", "--csv", "--csv-safe", "--top", "--explain", "--set-level", "--device", "--skip-bad")
+    ],
     "evaluate": ["--groups", "--json", "--device", "--skip-bad"],
     "serve": ["--port", "--device"],
     "dashboard": ["--storage", "--port", "--write"],

@@ -14,7 +14,7 @@ from torch import nn
 
 from models import ModelError
 from models.bundle.folder import load
-from models.cnn import CNNConfig, Kind, Residual, build_cnn, count_parameters, last_maps
+from models.cnn import Block, CNNConfig, Kind, Residual, build_cnn, count_parameters, fused, last_maps
 from study.config.draw import anywhere
 from study.config.presets import PRESETS, REFERENCE_BEST
 from study.config.resolve import STANDING_IN, ask
@@ -254,3 +254,29 @@ def test_a_narrow_stem_with_a_stride_is_trained_within_its_memory() -> None:
     """A strided 1x1 convolution of three channels is not, on many processors: the process would die sooner or later."""
     done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_a_fused_network_says_the_same(kind: Any, batch_norm: bool) -> None:
+    blocks = tuple(Block(filters=filters, kernel_size=3, kind=kind) for filters in (4, 8))
+    config = CNNConfig(
+        num_classes=3,
+        image_size=16,
+        blocks=blocks,
+        batch_norm=batch_norm,
+        conv_dropout=0.1,
+        dense_units=(8,),
+        dense_dropout=0.1,
+        head="gap",
+    )
+    torch.manual_seed(0)
+    model = build_cnn(config)
+    images = torch.randn(8, 3, 16, 16)
+    for _ in range(3):  # running statistics that are not those of a new layer
+        model(images * 2 + 1)
+    model.eval()
+    copy = fused(model)
+    assert torch.allclose(copy(images), model(images), atol=1e-5)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in copy.modules())
+    assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules()) or not batch_norm

@@ -115,9 +115,13 @@ def test_an_unreadable_file_has_an_error_in_its_row(shell: Shell, made: Path, sm
 
 def test_names_on_standard_input(shell: Shell, made: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = small_folder / "1" / "0001.png"
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{image}\n\n{small_folder / '0'}\nnowhere.png\n"))
+    names = f"{image}\n\n{small_folder / '0'}\nnowhere.png\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(names))
     code, out, _ = shell("predict", made, "-", "--json")
     rows = json.loads(out)
+    monkeypatch.setattr("sys.stdin", io.StringIO(names))
+    lines = shell("predict", made, "-", "--jsonl")[1].splitlines()
+    assert [json.loads(line) for line in lines] == rows
     assert code == 1
     assert len(rows) == 42
     assert rows[0]["path"] == str(image)
@@ -139,7 +143,9 @@ def test_what_is_no_image_and_no_model(shell: Shell, made: Path, small_folder: P
     assert (code, out) == (2, "")
     assert "evil.pth is not a checkpoint in the reference's layout" in err
     assert not Path("hacked").exists()
-    assert shell("predict", made, image, "--csv", "--json")[2] == "study: --json and --csv exclude each other\n"
+    assert (
+        shell("predict", made, image, "--csv", "--json")[2] == "study: --json, --jsonl and --csv exclude each other\n"
+    )
     spoiled = shutil.copytree(made, tmp_path / "spoiled")
     (spoiled / "model.onnx").write_bytes(b"")
     code, _, err = shell("predict", spoiled, image)
