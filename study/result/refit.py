@@ -3,6 +3,7 @@
 Each is kept in runs/<name>/final once it is done, so that an interrupted final stage goes on.
 """
 
+import os
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -193,7 +194,7 @@ def alone_at(study: OpenStudy, work: Workspace, job: Job) -> AbstractContextMana
     lock = work.folder / "final" / f"{job.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     return alone(
-        study.storage, study.folder, str(lock.relative_to(study.folder)), _taken if job.beside_others else None
+        study.storage, study.folder, os.path.relpath(lock, study.folder), _taken if job.beside_others else None
     )
 
 

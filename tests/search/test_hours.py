@@ -163,7 +163,9 @@ def test_any_folder_gets_a_sensible_study(digits_folder: Path, tmp_path: Path, k
     assert study.trials[0].params == starts[0]
     assert found["preprocessing"]["size"] >= 32
     assert found["preprocessing"]["views"] == ["", "h", "v", "hv"]
-    assert [row["name"] for row in found["comparison"]][:2] == ["trees", "one view"]
+    names = [row["name"] for row in found["comparison"]]
+    assert {"trees", "one view"} <= set(names)
+    assert any(name.startswith("pretrained") for name in names) or "hours" in found["not_compared"]["pretrained"]
     assert found["test"]["accuracy"] > 1.5 * found["test"]["majority"]
 
 

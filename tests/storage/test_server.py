@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from study import StudyError
 from study.search.local import local_processes
+from study.search.worker import work_on
 from study.storage import server
 from study.storage.door import open_storage
 from study.storage.locks import alone
@@ -140,7 +141,7 @@ def test_a_worker_that_begins_while_the_server_is_away_waits_for_it(
     own_server.control("stop", "-m", "fast")
     back = threading.Timer(4.0, lambda: own_server.control("start"))
     back.start()
-    assert list(local_processes("s", url, ["cpu"])) == []
+    assert list(local_processes("s", url, ["cpu"], work_on)) == []
     assert back.finished.is_set()
     back.join()
 
