@@ -69,6 +69,9 @@ def search(study: OpenStudy, run: Objective) -> Iterator[TrialNews]:
             more = yield from _next(study, leases, run)
         except TimeIsUp:  # the trial keeps its number and its checkpoint; with more hours it goes on
             return
+        except KeyboardInterrupt:  # in whatever moment, from taking a trial to being through with it
+            leases.give_back()
+            raise
         except (sqlalchemy.exc.DBAPIError, StorageInternalError) as error:
             if not was_cut_off(error):
                 raise
@@ -77,14 +80,10 @@ def search(study: OpenStudy, run: Objective) -> Iterator[TrialNews]:
 
 def _next(study: OpenStudy, leases: Leases, run: Objective) -> Generator[TrialNews, None, bool]:
     """Run a trial, or wait a moment for those of others; False when there is nothing left to do."""
-    try:
-        with alone(study.storage, study.folder) as confirm:
-            if not study.is_there():
-                raise KeyError(study.name)
-            claim = _claim(study, leases, confirm) if study.search_seconds_left() > 0 else None
-    except KeyboardInterrupt:  # perhaps it is leased by now, and nobody runs it yet
-        leases.give_back()
-        raise
+    with alone(study.storage, study.folder) as confirm:
+        if not study.is_there():
+            raise KeyError(study.name)
+        claim = _claim(study, leases, confirm) if study.search_seconds_left() > 0 else None
     if claim:
         yield from _run(claim, run)
         return True
