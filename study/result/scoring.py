@@ -64,10 +64,14 @@ def trees_digest(work: Workspace) -> str:
 
 
 def open_test(study: OpenStudy, digests: list[str], split_hash: str) -> Opening:
-    """Record that the test part is about to be scored by these weights; the same, or fewer, are the same opening."""
+    """Record that the test part is about to be scored by these weights, the shipped ones first.
+
+    The same are the same opening, also with less beside them; to ship what was only compared then is a new look.
+    """
     before = openings(study)
     for opening in before:
-        if set(digests) <= set(opening.weights_sha256) and opening.parts == split_hash:
+        known = opening.weights_sha256
+        if digests[0] == known[0] and set(digests) <= set(known) and opening.parts == split_hash:
             return opening
     now = datetime.now(UTC).isoformat(timespec="seconds")
     opening = Opening(number=len(before) + 1, time=now, weights_sha256=digests, parts=split_hash)

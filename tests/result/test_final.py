@@ -14,6 +14,7 @@ from study.config.schema import StudyConfig
 from study.config.space import distributions
 from study.result import refit
 from study.result.refit import Job, TakenError, alone_at, confirm, train
+from study.result.scoring import open_test, openings
 from study.search.open_study import OpenStudy
 from study.training.start import Training
 from study.training.workspace import Workspace
@@ -91,3 +92,12 @@ def test_who_is_beside_others_leaves_a_training_that_is_taken(place: Place) -> N
     job = Job("final training", trial, 0, 0, 1, fresh=False, beside_others=True)
     with alone_at(study, work, job), pytest.raises(TakenError):
         list(train(study, work, job))
+
+
+def test_shipping_what_was_only_compared_is_another_look(place: Place) -> None:
+    study, _, _ = place
+    first = open_test(study, ["winner", "runner-up", "trees", "pretrained"], "parts")
+    assert open_test(study, ["winner", "runner-up", "trees"], "parts") == first  # killed, and no time for all again
+    assert open_test(study, ["runner-up", "trees"], "parts").number == 2
+    assert open_test(study, ["winner", "runner-up", "trees", "other"], "parts").number == 3
+    assert len(openings(study)) == 3
