@@ -18,7 +18,6 @@ Usage: python scripts/bench_engines.py [--only "ours/ray tune"] [--tasks short,l
 
 import argparse
 import json
-import math
 import os
 import platform
 import signal
@@ -30,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
 
 import torch  # noqa: E402
+from bench_study import curve  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
 from models.checkpoint import Checkpoints  # noqa: E402
@@ -90,10 +91,6 @@ def noted(file: Path) -> list[list[str]]:
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def value_of(rate: float, dropout: float, epoch: int) -> float:
-    return (0.95 - 0.05 * abs(math.log10(rate / 0.002)) - 0.1 * dropout) * (1 - math.exp(-epoch / 4))
-
-
 def work(name: str, url: str, device: torch.device, threads: int | None) -> Iterator[TrialNews]:
     """What our workers do: the real search, where the training sleeps."""
     folder = Path(url.removeprefix("sqlite:///")).parent
@@ -110,10 +107,10 @@ def work(name: str, url: str, device: torch.device, threads: int | None) -> Iter
             def epochs() -> Iterator[EpochResult]:
                 done = checkpoints.restore(learner)
                 yield from done
-                for epoch in range(len(done) + 1, task.epochs + 1):
+                for result in islice(curve(params), len(done), task.epochs):
                     time.sleep(task.seconds)
-                    note(folder / "epochs.log", number, epoch)
-                    done.append(result(value_of(params["learning_rate"], params["conv_dropout"], epoch), epoch))
+                    note(folder / "epochs.log", number, result.epoch)
+                    done.append(result)
                     if task.checkpoint:
                         checkpoints.after_epoch(learner, done)
                     yield done[-1]
@@ -121,20 +118,6 @@ def work(name: str, url: str, device: torch.device, threads: int | None) -> Iter
             return Training(model, learner, epochs())  # type: ignore[arg-type]
 
         yield from search(opened.study, objective(opened.workspace(device), start))
-
-
-def result(value: float, epoch: int) -> EpochResult:
-    return EpochResult(
-        epoch=epoch,
-        train_loss=1 - value,
-        train_accuracy=value,
-        val_loss=1 - value,
-        val_accuracy=value,
-        val_balanced_accuracy=value,
-        learning_rate=0.001,
-        images=1000,
-        seconds=1.0,
-    )
 
 
 def ours(task: Task, folder: Path, engine: Any) -> set[str]:
@@ -158,20 +141,20 @@ def tune(task: Task, folder: Path, *, reuse: bool) -> set[str]:
     from ray.tune.search.optuna import OptunaSearch
 
     def trainable(point: dict[str, Any]) -> None:
-        begin, context = 1, tune.get_context()
+        done, context = 0, tune.get_context()
         content = {"weights": torch.zeros(MEGABYTES * 10**6 // 4)}
         if there := tune.get_checkpoint():
             with there.as_directory() as place:
-                begin = torch.load(Path(place) / "state.pt", weights_only=True)["epoch"] + 1
-        for epoch in range(begin, task.epochs + 1):
+                done = torch.load(Path(place) / "state.pt", weights_only=True)["epoch"]
+        for result in islice(curve(point), done, task.epochs):
             time.sleep(task.seconds)
-            note(folder / "epochs.log", context.get_trial_id(), epoch)
-            metrics = {"accuracy": value_of(point["learning_rate"], point["conv_dropout"], epoch)}
+            note(folder / "epochs.log", context.get_trial_id(), result.epoch)
+            metrics = {"accuracy": result.val_accuracy}
             if not task.checkpoint:
                 tune.report(metrics)
                 continue
             with tempfile.TemporaryDirectory() as place:
-                torch.save({**content, "epoch": epoch}, Path(place) / "state.pt")
+                torch.save({**content, "epoch": result.epoch}, Path(place) / "state.pt")
                 tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(place))
 
     ray.init(include_dashboard=False, log_to_driver=False, num_cpus=WORKERS)

@@ -48,6 +48,7 @@ from study.storage.door import open_storage, runs_folder
 from study.storage.lean import UNREADABLE, LeanStorage, readable
 from study.storage.ownership import check_folder
 from study.storage.private import tables
+from study.use.loopback import refusal
 
 FRESH_SECONDS = 5.0
 """Figures are not made more often than that."""
@@ -321,14 +322,9 @@ def private(app: Application, port: int, token: str | None) -> Application:
         return app(environment, begin)
 
     def refused(environment: Environment, asked: str) -> str | None:
-        # A name that its owner points here later (DNS rebinding) is not ours; any port is, since it may be forwarded.
-        host = environment.get("HTTP_HOST", "")
-        if host.partition(":")[0] not in ("127.0.0.1", "localhost"):
-            return f"this page answers to http://127.0.0.1:{port} alone"
-        if environment.get("HTTP_ORIGIN", f"http://{host}") != f"http://{host}":
-            return "another page asked"
-        if token is None:
-            return None
+        reason = refusal(environment.get("HTTP_HOST", ""), environment.get("HTTP_ORIGIN"))
+        if reason or token is None:
+            return reason
         pairs = [pair.strip().partition("=") for pair in environment.get("HTTP_COOKIE", "").split(";")]
         given = asked or next((value for name, _, value in pairs if name == cookie), "")
         return None if hmac.compare_digest(given.encode(), token.encode()) else "open the address that was printed"

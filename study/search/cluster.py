@@ -6,6 +6,7 @@ worker on a cluster is what it is everywhere: a process that gives its trial bac
 
 import logging
 import math
+import multiprocessing
 import os
 import queue
 import signal
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 """For an address to answer."""
+END_SECONDS = 3.0
+"""For workers to give their trials back, before Ray ends their places: less than a stopped command gives itself."""
 LAST_PATIENCE = 30.0
 """Seconds for the other workers once one has found that there is nothing left to do."""
 
@@ -48,7 +51,14 @@ class Place:
 
     def __init__(self, mission: Mission) -> None:
         self._news: queue.Queue[Any] = queue.Queue()
-        threading.Thread(target=self._work, args=(mission.order, mission.folder), daemon=True).start()
+        self._ending, self._end = multiprocessing.Pipe(duplex=False)
+        self._worker = threading.Thread(target=self._work, args=(mission.order, mission.folder), daemon=True)
+        self._worker.start()
+
+    def end(self) -> None:
+        """Tell the worker to stop, and wait for it: Ray itself kills, early or late."""
+        self._end.close()
+        self._worker.join()
 
     def news(self) -> list[Any]:
         """What has happened since it was last asked, at least one thing; a str is a complaint, None the end."""
@@ -64,7 +74,7 @@ class Place:
                 raise StudyError(f"{os.uname().nodename} does not see the folder {folder} of this command")
             os.chdir(folder)
             torch.set_num_threads(order.threads)
-            for news in local_processes(order.name, order.url, [order.device], order.work):
+            for news in local_processes(order.name, order.url, [order.device], order.work, self._ending):
                 self._news.put(news)
         except StudyError as error:
             self._news.put(str(error))
@@ -89,12 +99,17 @@ def ray_actors(address: str | None, gpus: float | None) -> Engine:
             share = _gpus(gpus, [node.get("GPU", 0.0) for node in nodes], len(devices))
             threads = threads_each([int(node.get("CPU", 0)) for node in nodes], len(devices))
             order = Order(name, url, "cuda:0" if share else "cpu", max(1, threads), work)
-            place = ray.remote(Place).options(num_cpus=threads, num_gpus=share, max_restarts=-1, max_task_retries=-1)
-            yield from _follow(ray, [place.remote(Mission(order, os.getcwd())) for _ in devices])
+            options = {"num_cpus": threads, "num_gpus": share, "max_restarts": -1, "max_task_retries": -1}
+            place = ray.remote(Place).options(**options, max_concurrency=2)  # it can be told to end amid its news
+            places = [place.remote(Mission(order, os.getcwd())) for _ in devices]
+            try:
+                yield from _follow(ray, places)
+            finally:
+                _end(ray, places)
         except KeyboardInterrupt as error:
             raise as_stopped(error) from None
         finally:
-            ray.shutdown()  # ends the places, and with them the workers, which give their trials back
+            ray.shutdown()
 
     return engine
 
@@ -119,6 +134,7 @@ def _gpus(asked: float | None, there: Sequence[float], workers: int) -> float:
 def _follow(ray: Any, places: list[Any]) -> Iterator[Any]:
     """News of all workers until each has come to its end. Raises StudyError with a worker's own complaint.
 
+    `places`: those where there may be a worker yet; the others are taken from it.
     What a lost place had to say is lost with it; the question is asked again where Ray has started the place anew.
     """
     asked = {place.news.remote(): place for place in places}
@@ -135,12 +151,18 @@ def _follow(ray: Any, places: list[Any]) -> Iterator[Any]:
                     yield news
                     continue
                 over = min(over, now())
+                places.remove(place)
                 ray.kill(place)  # makes room for one that waits
                 break
             else:
                 asked[place.news.remote()] = place
         if lost := nodes - (nodes := _alive(ray)):
             logger.warning(f"{len(lost)} of the cluster's nodes went away; workers start again where there is room")
+
+
+def _end(ray: Any, places: list[Any]) -> None:
+    if ends := [place.end.options(max_task_retries=0).remote() for place in places]:
+        ray.wait(ends, num_returns=len(ends), timeout=END_SECONDS)
 
 
 def _alive(ray: Any) -> set[str]:

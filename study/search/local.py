@@ -43,11 +43,13 @@ class Order:
     work: Work
 
 
-def local_processes(name: str, url: str, devices: Sequence[str], work: Work) -> Iterator[Any]:
+def local_processes(
+    name: str, url: str, devices: Sequence[str], work: Work, ending: Connection | None = None
+) -> Iterator[Any]:
     """The engine of one machine: worker processes.
 
-    A worker that dies is replaced, and the log says so. Raises StudyError with a worker's own complaint, or when
-    they die without getting anywhere.
+    A worker that dies is replaced, and the log says so. `ending`: they are told to stop once it closes. Raises
+    StudyError with a worker's own complaint, or when they die without getting anywhere.
     """
     import_module("torch._dynamo")  # the final training needs it; now the server imports too, and nobody trains yet
     threads = max(1, torch.get_num_threads() // len(devices))
@@ -58,8 +60,10 @@ def local_processes(name: str, url: str, devices: Sequence[str], work: Work) -> 
         for device in devices:
             _hire(hands, Order(name, url, device, threads, work))
         while hands:
-            for pipe in wait(list(hands)):
+            for pipe in wait([*hands, *([ending] if ending else [])]):
                 assert isinstance(pipe, Connection)
+                if pipe is ending:
+                    return
                 news = _heard(pipe)
                 if isinstance(news, str):
                     raise StudyError(news)

@@ -32,8 +32,8 @@ DEATHS = 3
 """A trial that has killed its worker so often at one place is given up."""
 WATCH_SECONDS = 1.0
 """Between two looks at a heartbeat."""
-RELEASE_PATIENCE = 2.0
-"""Seconds that a process which is about to end waits for the database."""
+RELEASE_PATIENCE = 1.0
+"""Seconds that a process which is about to end waits for the database: for the lease it leaves, then for all it has."""
 
 LEASES = Table(
     "leases",

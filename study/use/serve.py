@@ -9,7 +9,6 @@ import base64
 import hashlib
 import logging
 import os
-import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,26 +24,22 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from numpy.typing import NDArray
 from python_multipart.exceptions import FormParserError
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartParser
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data import DataError
 from data.images import MOST_MEGAPIXELS, decode
-from models.bundle.card import NOTICE, Card
+from models.bundle.card import NOTICE
 from models.bundle.explain import SMALLEST, grad_cam, overlay
 from models.bundle.folder import WEIGHTS
 from models.bundle.predictor import Bundle
 from study import StudyError
 from study.result.html import picture
+from study.use.guard import MOST_UPLOAD, Guard, busy
 from study.use.predict import Pixels, Row, labelled, threshold_of
 
 MOST_IMAGES = 64
 """In a request."""
-MOST_UPLOAD = 128 << 20
-"""Bytes of a request."""
-MOST_HELD = 256 << 20
-"""Bytes of all requests together."""
 MOST_AT_ONCE = 2048
 """Images in work, for each model; decoded to 224 pixels they take 0.3 GB."""
 BATCH, EXPLAINED = 32, 8
@@ -56,17 +51,16 @@ UPLOAD_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
+Waiting = tuple[Pixels, asyncio.Future[NDArray[np.float64]]]
+"""Images of a request [N, S, S, 3], and what will have their probabilities [N, K]."""
+
+
 @dataclass(frozen=True)
 class Served:
     """A model that is served."""
 
     name: str  # as the page shows it
     bundle: Bundle
-
-    @property
-    def card(self) -> Card | None:
-        """Of the model; a checkpoint of the reference has none."""
-        return self.bundle.card
 
 
 class Network:
@@ -77,7 +71,7 @@ class Network:
         self.threshold = threshold_of(bundle.card.conformal if bundle.card else None, None)
         self.most = bundle.setting("max_megapixels", MOST_MEGAPIXELS)
         self.at_once = 0  # images in work
-        self._queue: asyncio.Queue[tuple[Pixels, asyncio.Future[NDArray[np.float64]]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
         self._explained = deepcopy(bundle.predictor)  # Grad-CAM hooks into its network
         self._turn = asyncio.Lock()
 
@@ -120,7 +114,7 @@ class Network:
             return await asyncio.to_thread(self._pictures, images, labels)
 
     def _pictures(self, images: Pixels, labels: NDArray[np.int64]) -> list[dict[str, str]]:
-        parts = range(0, len(images), EXPLAINED)  # it keeps what every layer made of the images
+        parts = range(0, len(images), EXPLAINED)
         heats = np.concatenate(
             [grad_cam(self._explained, images[i : i + EXPLAINED], labels[i : i + EXPLAINED]) for i in parts]
         )
@@ -131,9 +125,6 @@ class Network:
         ]
 
 
-Waiting = tuple[Pixels, "asyncio.Future[NDArray[np.float64]]"]
-
-
 def _settle(some: Sequence[Waiting], found: Exception | Sequence[NDArray[np.float64]]) -> None:
     for place, (_, future) in enumerate(some):
         if future.done():
@@ -142,11 +133,6 @@ def _settle(some: Sequence[Waiting], found: Exception | Sequence[NDArray[np.floa
             future.set_exception(found)
         else:
             future.set_result(found[place])
-
-
-def busy(what: str) -> HTTPException:
-    """The refusal of what would be too much at once."""
-    return HTTPException(503, f"{what}: try again in a second", headers={"Retry-After": "1"})
 
 
 def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
@@ -308,90 +294,9 @@ POLICY = (
 """The page runs its own script and asks this server; nothing else."""
 
 
-class Guard:
-    """Answers to this machine's own pages alone, and holds no more bytes than MOST_HELD.
-
-    Any website can send requests to 127.0.0.1; a name that its owner points here later (DNS rebinding) is not ours. Any
-    port is, since it may be forwarded.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._held = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or hand on."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        refusal = refused(headers) or self._too_much(scope["method"], headers)
-        if refusal:
-            answer = JSONResponse({"detail": refusal.detail}, refusal.status_code, refusal.headers)
-            await answer(scope, receive, _guarded(send))
-            return
-        size = _announced(scope["method"], headers)
-        self._held += size
-        try:
-            await self._app(scope, _limited(receive, size), _guarded(send))
-        finally:
-            self._held -= size
-
-    def _too_much(self, method: str, headers: Headers) -> HTTPException | None:
-        size = _announced(method, headers)
-        if size > MOST_UPLOAD:
-            return HTTPException(413, f"{size:,} bytes: a request may have {MOST_UPLOAD:,} (send fewer images at once)")
-        if self._held + size > MOST_HELD:
-            return busy("too much is being uploaded at once")
-        return None
-
-
-def refused(headers: Headers) -> HTTPException | None:
-    """Why a request is none of this machine's own."""
-    host = headers.get("host", "")
-    if not re.fullmatch(r"(127\.0\.0\.1|localhost)(:\d{1,5})?", host):
-        return HTTPException(403, "this page answers to http://127.0.0.1 alone")
-    if headers.get("origin", f"http://{host}") != f"http://{host}":
-        return HTTPException(403, "another page asked")
-    return None
-
-
-def _announced(method: str, headers: Headers) -> int:
-    """Bytes that a request will have, as it says, or at most."""
-    if method in ("GET", "HEAD"):
-        return 0
-    length = headers.get("content-length", "")
-    return int(length) if re.fullmatch(r"\d{1,18}", length) else MOST_UPLOAD
-
-
-def _limited(receive: Receive, most: int) -> Receive:
-    got = 0
-
-    async def limited() -> Message:
-        nonlocal got
-        message = await receive()
-        got += len(message.get("body", b""))
-        if got > most:
-            raise HTTPException(413, f"more than {most:,} bytes (send fewer images at once)")
-        return message
-
-    return limited
-
-
-def _guarded(send: Send) -> Send:
-    async def guarded(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            added = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
-            added += [(b"cache-control", b"no-store"), (b"cross-origin-resource-policy", b"same-origin")]
-            message["headers"] = [*message.get("headers", []), *added]
-        await send(message)
-
-    return guarded
-
-
 def described(served: Served) -> dict[str, Any]:
     """What the page says of a model."""
-    card, bundle = served.card, served.bundle
+    bundle, card = served.bundle, served.bundle.card
     found: dict[str, Any] = {"name": served.name, "classes": bundle.classes, "size": bundle.image_size}
     if card is None:
         return {**found, "notice": NOTICE}

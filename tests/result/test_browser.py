@@ -48,15 +48,21 @@ def model(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "s" / "model"
 
 
-def opened(browser: Browser, file: Path, width: int) -> tuple[Page, list[str], list[str]]:
-    """The page once its figures are drawn, what it asked for, and what went wrong in it."""
+def watched(browser: Browser, address: str, width: int) -> tuple[Page, list[str], list[str]]:
+    """A page, what it asks for, and what goes wrong in it."""
     page = browser.new_page(viewport={"width": width, "height": 900})
     asked: list[str] = []
     wrong: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.goto(file.as_uri())
+    page.goto(address)
+    return page, asked, wrong
+
+
+def opened(browser: Browser, file: Path, width: int) -> tuple[Page, list[str], list[str]]:
+    """The same of a report, once its figures are drawn."""
+    page, asked, wrong = watched(browser, file.as_uri(), width)
     page.wait_for_function("document.querySelectorAll('.plotly-graph-div').length > 0")
     page.wait_for_function(
         "[...document.querySelectorAll('.plotly-graph-div')].every(one => one.querySelector('.main-svg'))"

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastapi import HTTPException
 from PIL import Image
 from playwright.sync_api import Browser, Page
+from starlette.exceptions import HTTPException
 
 from models.bundle.folder import load
 from study.use import serve
 from tests import killer
 from tests.conftest import Shell
-from tests.result.test_browser import CHROMIUM, browser
+from tests.result.test_browser import CHROMIUM, browser, watched
 
 __all__ = ["browser"]
 
@@ -255,13 +255,7 @@ class TestPage:
     """What a person sees."""
 
     def opened(self, browser: Browser, address: str, width: int = 1100) -> tuple[Page, list[str], list[str]]:
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        asked: list[str] = []
-        wrong: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-        page.goto(address)
+        page, asked, wrong = watched(browser, address, width)
         page.wait_for_selector("#about:not(:empty)")
         return page, asked, wrong
 
