@@ -38,6 +38,12 @@ def as_stopped(error: KeyboardInterrupt) -> KeyboardInterrupt:
     return Stopped(_heard[-1]) if _heard and not isinstance(error, Interruption) else error
 
 
+def stop() -> None:
+    """Stop this process as SIGTERM would, unless it is about to: a second signal would end it at once."""
+    if not _heard:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 @contextmanager
 def stoppable(farewell: str = "") -> Iterator[None]:
     """Raise Stopped on the first SIGINT or SIGTERM; a second one, or four seconds, end the process at once.

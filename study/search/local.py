@@ -23,7 +23,7 @@ from study import StudyError
 from study.forkserver import CONTEXT
 from study.search.devices import seen_alone
 from study.search.engine import Work
-from study.signals import Stopped, stoppable
+from study.signals import Stopped, stop, stoppable
 from study.storage.door import wait_for_server
 
 SECONDS_TO_END = 4.2
@@ -148,4 +148,4 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    stop()
