@@ -137,10 +137,12 @@ class Trees:
         return np.asarray(self.forest.predict(self.features[index]))
 
 
-def fit_trees(dataset: ImageSet, train: Ints, seed: int) -> Trees:
-    """Trees on histograms that have learned from the training images."""
+def fit_trees(dataset: ImageSet, train: Ints, seed: int, *, balanced: bool = False) -> Trees:
+    """Trees on histograms that have learned from the training images; `balanced`: each class counts the same."""
     features = histograms(dataset.images)
-    forest = ExtraTreesClassifier(TREES, random_state=seed, n_jobs=-1).fit(features[train], dataset.labels[train])
+    weights = "balanced" if balanced else None
+    forest = ExtraTreesClassifier(TREES, random_state=seed, n_jobs=-1, class_weight=weights)
+    forest.fit(features[train], dataset.labels[train])
     forest.n_jobs = 1  # threads add votes in any order, and the last bit may decide a tie
     return Trees(forest, features)
 

@@ -179,6 +179,7 @@ class Survey:
     count: int
     side: int | None  # median of the shorter side of some files, pixels
     grouped: bool  # somebody says who shares a source
+    imbalance: float  # images of the largest class over those of the smallest
     some: tuple[Path, ...]  # of the files, evenly spaced
 
 
@@ -186,14 +187,22 @@ def survey(source: str, cache: Path, groups: str | None = None) -> Survey:
     """Look at a dataset; writes nothing. Raises DataError as `load` does."""
     if source in EMBEDDED and not (cache / source).exists():
         count, side, classes = {"digits": (1797, 8, 10), "tissue": (600, 96, 5)}[source]
-        return Survey(classes=classes, count=count, side=side, grouped=True, some=())
+        return Survey(classes=classes, count=count, side=side, grouped=True, imbalance=1.0, some=())
     root = cache / source if source in EMBEDDED else _folder(cache / source if source in FETCHED else source)
     folders, files = _labelled(root, cache)
     names = list(files)
     some = tuple(root / name for name in names[:: max(1, len(names) // SURVEYED)][:SURVEYED])
     size = source_size(some)
     known = groups not in (None, "auto") or (groups is None and (root / "groups.csv").is_file())
-    return Survey(classes=len(folders), count=len(files), side=size and min(size), grouped=known, some=some)
+    counts = np.bincount(list(files.values()), minlength=len(folders))
+    return Survey(
+        classes=len(folders),
+        count=len(files),
+        side=size and min(size),
+        grouped=known,
+        imbalance=float(counts.max() / max(1, counts.min())),
+        some=some,
+    )
 
 
 def _encodes(path: str) -> bool:

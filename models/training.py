@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.memory import OutOfMemoryError, is_out_of_memory
@@ -35,14 +37,15 @@ class TrainConfig:
     decayed: Decayed = "all"  # or "weights": not norms and biases
     schedule: Schedule = "constant"
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None  # of each class's images in the loss; None: all count the same
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
     """What one epoch gave. Losses are mean cross-entropies in nats; accuracies are fractions.
 
-    Training figures are taken while the weights move, on augmented images with dropout; validation figures are None
-    where there is no validation data.
+    Training figures are taken while the weights move, on augmented images with dropout, the loss with the classes'
+    weights; validation figures are None where there is no validation data.
     """
 
     epoch: int  # epochs completed, from 1
@@ -84,6 +87,16 @@ def rate_factor(schedule: Schedule, progress: float) -> float:
 def batch_for(images: int) -> int:
     """Images per step: the power of two from 16 to 256 that fills a device best and still leaves 50 steps an epoch."""
     return max(16, min(256, 1 << (max(1, images // 50).bit_length() - 1)))
+
+
+def balanced_weights(labels: NDArray[np.int64], classes: int) -> tuple[float, ...]:
+    """Weights with which each class counts the same and an image 1 on average (scikit-learn's "balanced").
+
+    labels: [N]. A class without images gets weight 0.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    there = int((counts > 0).sum())
+    return tuple(len(labels) / (there * count) if count else 0.0 for count in counts.tolist())
 
 
 def rate_for_batch(rate: float, optimizer: Optimizer, batch: int, meant_for: int) -> float:
@@ -242,12 +255,20 @@ def _step(learner: Learner, config: TrainConfig, x: Tensor, y: Tensor, micro: in
     for images, labels in zip(torch.split(x, micro), torch.split(y, micro), strict=True):
         with _autocast(x.device):
             logits = learner.model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+            loss = _loss(logits, labels, config)
         (loss * (len(labels) / len(y))).backward()  # type: ignore[no-untyped-call]
         hits = (logits.argmax(dim=1) == labels).sum()
         sums.append(torch.stack([loss.detach().double() * len(labels), hits.double()]))
     learner.optimizer.step()
     return torch.stack(sums).sum(dim=0)
+
+
+def _loss(logits: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
+    """Mean cross-entropy; with weights the sum over images is divided by their number, as halves of a batch need it."""
+    if config.class_weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    each = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing, reduction="none")
+    return (each * each.new_tensor(config.class_weights)[labels]).mean()
 
 
 def _fitting(learner: Learner, x: Tensor, work: Callable[[int], Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 """The shell scripts and the Dockerfile are linted; the recipe for Slurm is run by a stand-in that starts processes."""
 
+import json
 import os
 import shlex
 import signal
@@ -77,3 +78,16 @@ def test_an_array_of_jobs_brings_a_study_to_its_end_and_outlives_preemption(smal
     assert len(study.user_attrs["openings"]) == 1
     logs = "".join((tmp_path / f"job-{task}.log").read_text() for task in jobs)
     assert "Traceback" not in logs
+
+
+@pytest.mark.slow
+def test_the_recall_of_a_rare_class_rises_with_weights(tmp_path: Path) -> None:
+    """The networks of the benchmark, on digits: the same weights at the start, the same images."""
+    command = [sys.executable, ROOT / "scripts" / "bench_imbalance.py", "digits", "--epochs", "6", "--seeds", "5"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    gained = [row["balanced"]["rare_recall"] - row["none"]["rare_recall"] for row in rows]
+    assert len(gained) == 5
+    assert sum(gained) / 5 > 0.1

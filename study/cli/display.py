@@ -268,6 +268,7 @@ def storage_option(storage: str) -> str:
 def _summary_rows(name: str, card: StudyCard) -> list[tuple[str, str]]:
     test, study = card.test, card.study
     low, high = test.accuracy_interval
+    unequal = study.metric == "balanced_accuracy"
     params = ", ".join(
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in study.params.items()
     )
@@ -281,6 +282,7 @@ def _summary_rows(name: str, card: StudyCard) -> list[tuple[str, str]]:
             f"{percent(test.accuracy)}, 95 % interval {percent(low)} to {percent(high)} "
             f"({test.images} images of {test.groups} groups; majority class {percent(test.majority)})",
         ),
+        *([("balanced", f"{percent(test.balanced_accuracy)}, the mean recall of the classes")] if unequal else []),
         ("report", "report.html and card.json in the model folder"),
     ]
 

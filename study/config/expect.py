@@ -56,6 +56,7 @@ class Images:
     count: int
     side: int | None  # median shorter side of the files, pixels; None where unknown
     grouped: bool  # somebody says who shares a source
+    imbalance: float = 1.0  # images of the largest class over those of the smallest
 
 
 def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, network: Cost) -> float:

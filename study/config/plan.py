@@ -36,6 +36,8 @@ MORE_EPOCHS = 1.5
 """So many times the planned final epochs are the most that time left over is used for."""
 SPARE = 0.9
 """Of the time that is left when the final stage begins may be used for more than was planned."""
+UNEQUAL = 3.0
+"""Times as many images in the largest class as in the smallest, from which on each class counts the same."""
 CONFIRM_SEEDS = 2
 """Trainings of each trial that is confirmed."""
 
@@ -84,9 +86,11 @@ def taken(ends: Mapping[Stage, float]) -> dict[Stage, float]:
 def in_words(config: StudyConfig) -> str:
     """What a plan decided, in a line."""
     confirmed = f", the best {config.confirm} confirmed" if config.confirm > 1 else ""
+    judged = ", judged by balanced accuracy" if config.metric == "balanced_accuracy" else ""
+    weighted = ", each class weighted the same" if config.class_weights == "balanced" else ""
     return (
         f"{config.image_size} px, {_largest(config)}, up to {config.trials} trials of {config.epochs} epochs"
-        f"{confirmed}, {config.final_epochs} final epochs, {config.final_seeds} seeds"
+        f"{confirmed}, {config.final_epochs} final epochs, {config.final_seeds} seeds{judged}{weighted}"
     )
 
 
@@ -334,7 +338,8 @@ def _choices(asked: Asked, images: Images) -> Iterator[StudyConfig]:
     for tier in TIERS:
         if "image_size" in asked.autos and found and images.side and tier.image_size > max(32, images.side):
             break  # nothing is seen in more pixels than the files have
-        values = {name: value for name, value in tier.fields.items() if name in asked.autos}
+        values = {**tier.fields, **_for_classes(images.imbalance)}
+        values = {name: value for name, value in values.items() if name in asked.autos}
         try:
             config = _made(asked, values)
         except ValidationError as error:
@@ -344,6 +349,13 @@ def _choices(asked: Asked, images: Images) -> Iterator[StudyConfig]:
         yield config
     if not found and problem is not None:
         raise StudyError(in_one_line(problem)) from problem
+
+
+def _for_classes(imbalance: float) -> dict[str, JsonValue]:
+    """What is maximised and trained for: where classes are of unequal size, each as much as another."""
+    if imbalance < UNEQUAL:
+        return {"metric": "accuracy", "class_weights": "none"}
+    return {"metric": "balanced_accuracy", "class_weights": "balanced"}
 
 
 def _made(asked: Asked, values: Mapping[str, JsonValue]) -> StudyConfig:

@@ -134,7 +134,7 @@ PRESETS: dict[str, dict[str, JsonValue]] = {
 
 PRESETS["auto"] = {
     **dict.fromkeys(("image_size", "limit", "epochs", "min_epochs", "confirm", "confirm_epochs"), "auto"),
-    **dict.fromkeys(("final_epochs", "final_seeds", "rivals", "starts"), "auto"),
+    **dict.fromkeys(("final_epochs", "final_seeds", "rivals", "starts", "metric", "class_weights"), "auto"),
     "trials": 64,
     "hours": 2.0,
     "near_starts": 0.5,

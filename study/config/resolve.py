@@ -17,7 +17,7 @@ from study.config.space import distributions, misfit, nearest
 
 PLANNED = (
     *("image_size", "limit", "epochs", "min_epochs", "confirm", "confirm_epochs"),
-    *("final_epochs", "final_seeds", "rivals", "trials", "starts"),
+    *("final_epochs", "final_seeds", "rivals", "trials", "starts", "metric", "class_weights"),
 )
 """Fields that may say "auto": a plan decides them."""
 
@@ -85,6 +85,7 @@ def ask(file: Path | None, overrides: Mapping[str, JsonValue]) -> Asked:
 STANDING_IN: dict[str, JsonValue] = {
     **{"image_size": 128, "limit": {}, "epochs": 27, "min_epochs": 1, "confirm": 1, "confirm_epochs": None},
     **{"final_epochs": 54, "final_seeds": 1, "rivals": [], "trials": 64, "starts": []},
+    **{"metric": "accuracy", "class_weights": "none"},
 }
 """For fields that a plan decides, while the others are checked."""
 

@@ -84,7 +84,12 @@ class StudyConfig(BaseModel):
     eta: int = Field(3, ge=2, le=MOST, description="one of eta trials is promoted at each rung")
     sampler: Literal["tpe", "random"] = Field("tpe", description="tpe or random")
     pruner: Literal["hyperband", "none"] = Field("hyperband", description="hyperband or none")
-    metric: Literal["accuracy", "balanced_accuracy"] = Field("accuracy", description="reported each epoch")
+    metric: Literal["accuracy", "balanced_accuracy"] = Field(
+        "accuracy", description="on val, reported each epoch: accuracy, or balanced_accuracy (the mean recall)"
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: each class counts the same in the loss, however many images it has"
+    )
     batch_size: BatchSize = Field(
         64, description="images per step in the search; auto: 16 to 256, such that an epoch has 50 steps"
     )

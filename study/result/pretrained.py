@@ -22,6 +22,7 @@ from data import DataError
 from data.images import decode, source_size
 from models.bundle.reference import IMAGENET
 from models.files import file_hash
+from models.scores.evaluation import mean_recall
 from study import StudyError
 from study.config.expect import SMALLEST_SEEN
 from study.training.workspace import Workspace
@@ -167,13 +168,17 @@ def fit(
     see = partial(_features, work, backbone, side)
     features, labels = see(learn), work.dataset.labels
     strength = STRENGTHS[1]
+    fitted = partial(_fitted, weights="balanced" if work.config.class_weights == "balanced" else None)
     if len(choose):
         others = see(choose)
-        right = [float((_fitted(features, labels[learn], one)(others) == labels[choose]).mean()) for one in STRENGTHS]
-        strength = STRENGTHS[int(np.argmax(right))]
+        worth = mean_recall if work.config.metric == "balanced_accuracy" else _share_right
+        found = [worth(fitted(features, labels[learn], one)(others), labels[choose]) for one in STRENGTHS]
+        strength = STRENGTHS[int(np.argmax(found))]
         features, learn = np.concatenate([features, others]), np.concatenate([learn, choose])
-    says = _fitted(features, labels[learn], strength)
-    digest = hashlib.sha256(f"{backbone.digest} {work.parts.hash} {len(learn)} {side}".encode()).hexdigest()
+    says = fitted(features, labels[learn], strength)
+    learned = f"{backbone.digest} {work.parts.hash} {len(learn)} {side}"
+    learned += " balanced" if work.config.class_weights == "balanced" else ""
+    digest = hashlib.sha256(learned.encode()).hexdigest()
     return Pretrained(f"pretrained {backbone.name} at {side} px", side, digest, lambda index: says(see(index)))
 
 
@@ -211,10 +216,15 @@ def _features(work: Workspace, backbone: Backbone, side: int, index: Ints) -> Fl
     return np.concatenate(parts)
 
 
-def _fitted(features: Floats, labels: Ints, strength: float) -> Callable[[Floats], Ints]:
+def _share_right(predicted: Ints, labels: Ints) -> float:
+    return float((predicted == labels).mean())
+
+
+def _fitted(features: Floats, labels: Ints, strength: float, weights: str | None) -> Callable[[Floats], Ints]:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300)).fit(features, labels)
+    regression = LogisticRegression(C=strength, max_iter=300, class_weight=weights)
+    model = make_pipeline(StandardScaler(), regression).fit(features, labels)
     return lambda some: np.asarray(model.predict(some))

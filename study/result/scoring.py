@@ -58,8 +58,9 @@ def openings(study: OpenStudy) -> list[Opening]:
 
 def trees_digest(work: Workspace) -> str:
     """What the trees without a network are a function of, in the place of weights."""
+    weights = " balanced" if work.config.class_weights == "balanced" else ""
     return hashlib.sha256(
-        f"trees {TREE_PARTS[work.held_out]} {work.parts.hash} {work.config.seed}".encode()
+        f"trees {TREE_PARTS[work.held_out]} {work.parts.hash} {work.config.seed}{weights}".encode()
     ).hexdigest()
 
 
@@ -112,7 +113,8 @@ def grow_trees(work: Workspace) -> Future[Trees]:
             from data.audit import fit_trees
 
             train = np.concatenate([getattr(work.parts, name) for name in TREE_PARTS[work.held_out]])
-            grown.set_result(fit_trees(work.dataset, train, work.config.seed))
+            balanced = work.config.class_weights == "balanced"
+            grown.set_result(fit_trees(work.dataset, train, work.config.seed, balanced=balanced))
         except BaseException as error:  # heard of where they are asked for
             grown.set_exception(error)
 

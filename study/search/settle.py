@@ -60,7 +60,8 @@ def look(
     seen: Survey = survey(str(data or "digits"), cache, groups if isinstance(groups, str) else None)
     seconds = measuring_seconds(float(hours) if isinstance(hours, int | float) else None)
     throughput = measure(device, min(most, 0.9 * seconds), seen.some, tell)
-    return Images(count=seen.count, side=seen.side, grouped=seen.grouped), throughput
+    images = Images(count=seen.count, side=seen.side, grouped=seen.grouped, imbalance=seen.imbalance)
+    return images, throughput
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def _agreed(name: str, config: StudyConfig, before: JsonValue, asked: Asked) -> 
         )
     # Fields that its version did not have do by default what it did.
     defaults = {key: to_jsonable_python(field.default) for key, field in StudyConfig.model_fields.items()}
-    before, now = {**defaults, **before}, {**defaults, **asked.fields}
+    since = {key: defaults[key] for key in asked.autos if key not in before}
+    before, now = {**defaults, **before}, {**defaults, **asked.fields, **since}
     differing = [
         key for key in sorted(before.keys() | now.keys()) if key not in MAY_CHANGE and before.get(key) != now.get(key)
     ]

@@ -5,13 +5,24 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 
 from data.batches import Batch, train_batches
 from models.checkpoint import Checkpoints
 from models.cnn import CNN, CNNConfig, build_cnn, prepare
 from models.memory import OutOfMemoryError, in_words, is_out_of_memory, total_bytes, training_bytes
-from models.training import AfterStep, EpochResult, Learner, TrainConfig, batch_for, derive_seed, fit, make_learner
+from models.training import (
+    AfterStep,
+    EpochResult,
+    Learner,
+    TrainConfig,
+    balanced_weights,
+    batch_for,
+    derive_seed,
+    fit,
+    make_learner,
+)
 from study.config.schema import StudyConfig
 from study.config.space import Value, cnn_config, full_point, train_config
 from study.training.workspace import Workspace
@@ -67,6 +78,9 @@ def start_training(
         return work.eval_batches("val")
 
     recipe: TrainConfig = train_config(point, epochs, batch, work.config.rate_batch_size)
+    if work.config.class_weights == "balanced":
+        labels = np.concatenate([work.dataset.labels[getattr(work.parts, part)] for part in train_parts])
+        recipe = replace(recipe, class_weights=balanced_weights(labels, len(work.dataset.classes)))
     steps = len(index) // batch
     checked: Callable[[], Iterator[Batch]] | None = None if "val" in train_parts else val
     learner = make_learner(model, recipe)

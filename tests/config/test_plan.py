@@ -115,6 +115,18 @@ def test_what_was_given_is_never_overruled() -> None:
         planned(0.05, Images(count=100_000, side=224, grouped=True), HERE, **given)
 
 
+def test_unequal_classes_count_the_same() -> None:
+    def of(imbalance: float, **given: str) -> tuple[str, str]:
+        images = Images(count=2000, side=224, grouped=True, imbalance=imbalance)
+        config, _ = planned(8.0, images, HERE, **given)
+        return config.metric, config.class_weights
+
+    assert of(2.9) == ("accuracy", "none")
+    assert of(3.0) == ("balanced_accuracy", "balanced")
+    assert of(10.0, metric="accuracy") == ("accuracy", "balanced")
+    assert of(1.0, class_weights="balanced") == ("accuracy", "balanced")
+
+
 def test_small_files_get_no_more_pixels_than_they_have() -> None:
     config, _ = planned(48.0, Images(count=500, side=40, grouped=True), HERE.faster(100))
     assert config.image_size <= 40

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +19,8 @@ from models.training import (
     Batch,
     EpochResult,
     TrainConfig,
+    _loss,
+    balanced_weights,
     batch_for,
     derive_seed,
     evaluate,
@@ -177,13 +180,34 @@ def test_the_rate_follows_the_batch() -> None:
     assert rate_for_batch(0.0123, "adam", 48, 48) == 0.0123  # to the last bit
 
 
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60))
+def test_balanced_weights_let_each_class_count_the_same(labels: list[int]) -> None:
+    weights = np.array(balanced_weights(np.array(labels), 5))
+    each = weights[labels]
+    assert each.mean() == pytest.approx(1)
+    sums = np.bincount(labels, each, minlength=5)
+    assert sums[np.bincount(labels, minlength=5) > 0] == pytest.approx(len(labels) / len(set(labels)))
+
+
+def test_weights_of_classes_are_those_of_torch_but_for_the_scale() -> None:
+    torch.manual_seed(0)
+    logits, labels, weights = torch.randn(9, 3), torch.randint(0, 3, (9,)), (0.5, 2.0, 7.0)
+    config = TrainConfig(epochs=1, learning_rate=1.0, class_weights=weights)
+    theirs = torch.nn.functional.cross_entropy(logits, labels, weight=torch.tensor(weights))
+    scale = torch.tensor(weights)[labels].mean()
+    torch.testing.assert_close(_loss(logits, labels, config), theirs * scale)
+
+
+@pytest.mark.parametrize("weights", [None, (0.6, 3.0)])
 @pytest.mark.parametrize("micro", [1, 5, 31])
-def test_parts_of_a_batch_add_up_to_its_gradient_whatever_their_size(micro: int) -> None:
+def test_parts_of_a_batch_add_up_to_its_gradient_whatever_their_size(
+    micro: int, weights: tuple[float, ...] | None
+) -> None:
     config = dataclasses.replace(SMALL, batch_norm=False, conv_dropout=0.0, dense_dropout=0.0)
     torch.manual_seed(0)
     whole = build_cnn(config)
     parts = copy.deepcopy(whole)
-    recipe = TrainConfig(epochs=1, learning_rate=0.01, optimizer="sgd")
+    recipe = TrainConfig(epochs=1, learning_rate=0.01, optimizer="sgd", class_weights=weights)
     x, y = torch.randn(32, 3, 8, 8), torch.randint(0, 2, (32,))
     learner, halved = make_learner(whole, recipe), make_learner(parts, recipe)
     halved.micro_batch = micro

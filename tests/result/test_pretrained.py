@@ -160,3 +160,26 @@ def test_without_it_the_report_says_why(shell: Shell, small_folder: Path, tmp_pa
         "pretrained": "not wanted (pretrained = false)"
     }
     assert "No pretrained network beside it: not wanted" in (folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_where_classes_count_the_same_the_rivals_are_judged_so_too(
+    shell: Shell, small_folder: Path, tmp_path: Path
+) -> None:
+    options = tiny_options(small_folder, pretrained=True, trials=2, rivals=[])
+    options += ["--set", "metric=balanced_accuracy", "--set", "class_weights=balanced"]
+    code, out, _ = shell("run", *options, "--name", "s")
+    assert code == 0
+    assert "the mean recall of the classes" in out
+    card = read_card(tmp_path / "runs" / "s" / "model", StudyCard)
+    row = next(one for one in card.comparison if one.name.startswith("pretrained"))
+    better = row.__class__(**{**vars(row), "balanced_accuracy": 0.999, "difference": 0.5})
+    test = card.test.__class__(**{**vars(card.test), "balanced_accuracy": 0.5})
+    lines = beaten(card.model_copy(update={"comparison": [better], "test": test}))
+    assert lines == [
+        "A pretrained efficientnet-lite0 at 8 px network with a logistic regression, and no search, reaches a balanced "
+        "accuracy of 99.9 %, ours 50.0 %."
+    ]
+    again, _, err = shell("run", *options, "--set", "class_weights=none", "--name", "s")
+    assert again == 2
+    assert "class_weights (was balanced, now none)" in err

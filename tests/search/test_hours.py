@@ -4,6 +4,7 @@ import json
 import signal
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import optuna
 import pytest
 from PIL import Image
 
+from study import StudyError
 from study.attributes import ASKED, CLOCK, FINAL_STAGE, PLANNED, STAGES
 from study.config.plan import taken
+from study.config.resolve import Asked
+from study.config.schema import StudyConfig
+from study.search import settle
 from study.storage.door import open_storage
 from tests import killer
 from tests.conftest import Shell, shrink, tiny_options
@@ -214,3 +219,14 @@ def test_without_a_trial_that_ran_to_its_end_the_longest_wins(shell: Shell, smal
     assert "ran to its end" in (tmp_path / "runs" / "s" / "model" / "MODEL_CARD.md").read_text()
     assert shell("resume", "s")[0] == 0  # and then the search goes on
     assert card(tmp_path)["study"]["complete"] is True
+
+
+def test_a_field_that_the_plan_of_an_older_version_did_not_know_stays_as_it_was(
+    tiny: Callable[..., StudyConfig],
+) -> None:
+    config = tiny(hours=1.0)
+    now = Asked({**config.model_dump(mode="json"), "metric": "auto", "class_weights": "auto"})
+    before = {name: value for name, value in now.fields.items() if name not in ("metric", "class_weights")}
+    assert settle._agreed("s", config, before, now) == config
+    with pytest.raises(StudyError, match="metric"):
+        settle._agreed("s", config, {**before, "metric": "balanced_accuracy"}, now)

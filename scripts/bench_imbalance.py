@@ -1,0 +1,118 @@
+#!/usr/bin/env python
+"""What class weights do for a rare class: the same networks from the same weights, with and without, in turn.
+
+One class, another with each seed, keeps a tenth of its training images; the test part stays whole. Printed for each
+seed: recall of the rare class, balanced accuracy and accuracy on the test part, without and with
+`class_weights = balanced`; then the mean of the paired differences with its 95 % interval over the seeds (Student's t).
+
+Usage: python scripts/bench_imbalance.py [DIR|digits|tissue] [--seeds 10] [--epochs 18] [--rare 0.1] [--json]
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from data.splits import Parts
+from models.checkpoint import Checkpoints
+from models.scores.evaluation import mean_recall, predict_logits
+from models.training import derive_seed
+from study.config.resolve import resolve
+from study.search.opened import load_parts
+from study.training.start import start_training
+from study.training.workspace import Workspace, make_workspace
+
+SIZES = {"digits": 16, "tissue": 48}
+POINT: dict[str, Any] = {"num_conv_blocks": 3, "base_filters": 8, "use_batch_norm": True, "head": "gap"}
+RECIPE: dict[str, Any] = {"learning_rate": 0.01, "optimizer": "adamw", "schedule": "cosine", "weight_decay": 0.05}
+MEASURES = ("rare_recall", "balanced_accuracy", "accuracy")
+WEIGHTS = ("none", "balanced")
+
+
+def prepared(source: str, runs: Path, epochs: int) -> Workspace:
+    """The images of a dataset, divided once, and one fixed network."""
+    space = {**POINT, **RECIPE, "dense_units": "none", "learning_rate": [RECIPE["learning_rate"]]}
+    fields = {"preset": "quick", "data": source, "image_size": SIZES.get(source, 48), "space": space, "starts": []}
+    config = resolve(None, {**fields, "epochs": epochs, "batch_size": "auto"})
+    dataset, parts = load_parts(config, runs, None)
+    return make_workspace(config, dataset, parts, torch.device("cpu"), runs / "bench")
+
+
+def thinned(work: Workspace, rare: int, share: float, seed: int) -> Parts:
+    """The parts, with so small a share of the rare class's training images."""
+    mine = work.dataset.labels[work.parts.train] == rare
+    own = work.parts.train[mine]
+    kept = np.random.default_rng(seed).choice(own, max(1, round(share * len(own))), replace=False)
+    return replace(work.parts, train=np.sort(np.concatenate([work.parts.train[~mine], kept])))
+
+
+def scores(work: Workspace, weights: str, rare: int, seed: int) -> dict[str, float]:
+    """What a network is worth on the test part, trained with or without weights."""
+    work = replace(work, config=work.config.model_copy(update={"class_weights": weights}))
+    nowhere = Checkpoints(work.folder / "nowhere", "bench", 1e9)
+    training = start_training(
+        work,
+        {"learning_rate": RECIPE["learning_rate"]},
+        epochs=work.config.epochs,
+        batch_size=work.config.batch_size,
+        train_parts=("train",),
+        seed=derive_seed(seed, "imbalance"),
+        checkpoints=nowhere,
+    )
+    for _ in training.epochs:
+        pass
+    labels = work.dataset.labels[work.parts.test]
+    named = predict_logits(training.model, work.eval_batches("test")).argmax(axis=1)
+    return {
+        "rare_recall": float((named[labels == rare] == rare).mean()),
+        "balanced_accuracy": mean_recall(named, labels),
+        "accuracy": float((named == labels).mean()),
+    }
+
+
+def paired(rows: list[dict[str, dict[str, float]]], measure: str) -> tuple[float, float, float]:
+    """Mean of the differences over the seeds, with minus without, and the ends of its 95 % interval."""
+    each = np.array([row["balanced"][measure] - row["none"][measure] for row in rows])
+    half = stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else np.nan
+    return float(each.mean()), float(each.mean() - half), float(each.mean() + half)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", default="digits", help="a folder, digits, or tissue")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=18)
+    parser.add_argument("--rare", type=float, default=0.1, help="share of the rare class's training images")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    rows: list[dict[str, dict[str, float]]] = []
+    with tempfile.TemporaryDirectory() as place:
+        work = prepared(args.data, Path(place), args.epochs)
+        for seed in range(args.seeds):
+            rare = seed % len(work.dataset.classes)
+            thin = replace(work, parts=thinned(work, rare, args.rare, seed))
+            rows.append({weights: scores(thin, weights, rare, seed) for weights in WEIGHTS})
+            shown = "; ".join(f"{m} {rows[-1]['none'][m]:.3f} -> {rows[-1]['balanced'][m]:.3f}" for m in MEASURES)
+            print(f"seed {seed}, rare {work.dataset.classes[rare]}: {shown}", file=sys.stderr, flush=True)
+    found = {measure: [round(one, 4) for one in paired(rows, measure)] for measure in MEASURES}
+    if args.json:
+        print(json.dumps({"data": args.data, "rare": args.rare, "rows": rows, "difference": found}))
+        return
+    print(f"{args.data}, rare class 1:{1 / args.rare:g}, {args.seeds} seeds, {args.epochs} epochs, ", end="")
+    print(f"{os.cpu_count()} {platform.machine()} processors, {torch.get_num_threads()} torch threads")
+    for measure, (mean, low, high) in found.items():
+        before = np.mean([row["none"][measure] for row in rows])
+        print(f"{measure:18} {before:.3f} without; with weights {mean:+.3f} ({low:+.3f} to {high:+.3f})")
+
+
+if __name__ == "__main__":
+    main()
