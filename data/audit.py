@@ -16,8 +16,8 @@ from data.datasets import ImageSet
 from data.grouping.candidates import near_duplicates
 from data.grouping.leak import share_with_sibling
 from data.images import opened
-from data.known import recognise
-from data.splits import SHARES, Parts, random_parts
+from data.public.known import recognise
+from data.splits import SHARES, Parts, crossing, random_parts
 
 TREES = 400
 GIANT = 0.05
@@ -46,12 +46,14 @@ def audit(dataset: ImageSet, parts: Parts, seed: int) -> dict[str, Any]:
         "classes": {name: part_counts(dataset, parts, label) for label, name in enumerate(dataset.classes)},
         "imbalance": round(float(counts.max() / counts.min()), 3),
         "pixels": image_sizes(dataset),
-        "unreadable": list(dataset.skipped),
+        "unreadable": dataset.left_out,
         "exact_duplicates": exact_duplicates(dataset),
         "near_duplicate_pairs": len(list(near_duplicates(thumbnails(dataset.images)))),
         "label_conflicts": conflicts(dataset),
         "groups": int(dataset.groups.max()) + 1,
         "groups_from": dataset.groups_from,
+        "parts_from": dataset.parts_from,
+        "crossing": [list(pair) for pair in crossing(dataset)],
         "largest_group": largest,
         "suspect": largest > max(20, GIANT * len(dataset.labels)),
         "held_out_with_sibling": {

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 GREY = (0.299, 0.587, 0.114)
@@ -41,13 +42,19 @@ class Augment:
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}  # the study's TOML file has these fields
 
-    rotation: Annotated[float, Ge(0), Le(180)] = 0.0  # degrees, either way
-    hflip: bool = False  # left and right, half of the time
-    vflip: bool = False  # up and down, half of the time
-    turns: bool = False  # by quarters, any of the four alike
-    crop: Annotated[float, Gt(0), Le(1)] = 1.0  # smallest share of the area kept; aspect ratio 3/4 to 4/3
-    jitter: Annotated[float, Ge(0), Le(0.9)] = 0.0  # brightness, contrast, saturation times 1 - jitter to 1 + jitter
-    stain: Annotated[float, Ge(0), Le(0.9)] = 0.0  # haematoxylin, eosin likewise (Tellez et al. 2018)
+    rotation: Annotated[float, Ge(0), Le(180), Field(description="degrees, either way")] = 0.0
+    hflip: Annotated[bool, Field(description="left and right, half of the time")] = False
+    vflip: Annotated[bool, Field(description="up and down, half of the time")] = False
+    turns: Annotated[bool, Field(description="by quarters, any of the four alike")] = False
+    crop: Annotated[
+        float, Gt(0), Le(1), Field(description="smallest share of the area kept; aspect ratio 3/4 to 4/3")
+    ] = 1.0
+    jitter: Annotated[
+        float, Ge(0), Le(0.9), Field(description="brightness, contrast, saturation times 1 - jitter to 1 + jitter")
+    ] = 0.0
+    stain: Annotated[float, Ge(0), Le(0.9), Field(description="haematoxylin, eosin likewise (Tellez et al. 2018)")] = (
+        0.0
+    )
 
     def scaled(self, strength: float) -> "Augment":
         """The same augmentation, weaker or stronger; strength 0 switches all of it off, flips included."""

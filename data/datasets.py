@@ -1,9 +1,9 @@
-"""Where images come from: the embedded datasets and any folder of class folders, as one uint8 array."""
+"""Where images come from: the embedded datasets, and any folder or list of images, as one uint8 array."""
 
 import csv
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,24 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data import DataError, Progress, tissue
+from data import DataError, Progress
 from data.cache import decoded, publish
 from data.grouping.sources import join, sources
 from data.images import MOST_MEGAPIXELS, source_size
-from data.known import FETCHED
+from data.layout import Listing, encodes, listing, part_list
+from data.public import tissue
+from data.public.known import FETCHED
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = ("digits", "tissue")
 """Datasets that need no download."""
 
-CONTAINERS = {"lung_colon_image_set", "lung_image_sets", "colon_image_sets"}
-"""Folders of the LC25000 archive that hold class folders instead of images."""
-
 SURVEYED = 40
 """Files whose size is looked at."""
-
-PART_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +39,17 @@ class ImageSet:
     paths: tuple[str, ...]  # [N], relative to root, with forward slashes
     groups: NDArray[np.int64]  # [N], images of one source share a number
     groups_from: str  # how the groups are known, for people
+    parts: tuple[str, ...] | None  # [N], train, val, cal or test, where the images come divided
+    parts_from: str | None  # what says so, for people
     contents: tuple[str, ...]  # [N], SHA-256 of each file
     fingerprint: str  # SHA-256 over relative paths and file contents
-    skipped: tuple[str, ...]  # files left out on request, with the reason
+    skipped: dict[str, str]  # files left out on request (relative path), and why
     synthetic: bool
+
+    @property
+    def left_out(self) -> list[str]:
+        """Each file that was left out, with the reason."""
+        return [f"{path}: {why}" for path, why in self.skipped.items()]
 
 
 def load(
@@ -54,34 +58,43 @@ def load(
     cache: Path,
     *,
     groups: str | None = None,
+    parts: str | None = None,
     skip_bad: bool = False,
     max_megapixels: float = MOST_MEGAPIXELS,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Load an embedded dataset by name, or a folder by path (see load_folder); embedded ones are written to `cache`."""
-    root = embedded(source, cache) if source in EMBEDDED else _folder(cache / source if source in FETCHED else source)
+    """Load an embedded dataset by name, or images by path (see load_folder); embedded ones are written to `cache`."""
+    root = embedded(source, cache) if source in EMBEDDED else _place(cache / source if source in FETCHED else source)
     return load_folder(
         root,
         image_size,
         cache,
         groups=groups,
+        parts=parts,
         skip_bad=skip_bad,
         max_megapixels=max_megapixels,
         progress=progress,
     )
 
 
-def _folder(source: str | Path) -> Path:
+def unreadable(source: str, image_size: int, cache: Path, progress: Progress | None = None) -> dict[str, str]:
+    """The files of a folder or a list (relative path) that are no images, and why. Raises DataError as `load` does."""
+    found = listing(_place(source), cache)
+    return decoded(found.root, list(found.labels), image_size, cache, progress).bad
+
+
+def _place(source: str | Path) -> Path:
+    """The folder or the list that somebody named."""
     if "\0" in str(source):
         raise DataError(f"no such folder: {str(source)!a}")
     root = Path(source).expanduser()
     if not root.exists() and root.name in FETCHED:
         raise DataError(f"{root.name} is not here yet (get it with: study data fetch {root.name})")
     if not root.exists():
-        raise DataError(f"no such folder: {source} (give a folder of class folders, or one of: {', '.join(EMBEDDED)})")
-    if not root.is_dir():
-        raise DataError(f"not a folder: {source} (give the folder that holds one folder per class)")
-    if not _encodes(str(root.absolute())):  # it is written into databases, cards and pages
+        raise DataError(
+            f"no such folder: {source} (give a folder of class folders, a CSV list, or one of: {', '.join(EMBEDDED)})"
+        )
+    if not encodes(str(root.absolute())):  # it is written into databases, cards and pages
         raise DataError(f"the folder's name is not UTF-8: {str(root.absolute())!a} (rename it)")
     return root
 
@@ -118,27 +131,32 @@ def load_folder(
     cache: Path,
     *,
     groups: str | None = None,
+    parts: str | None = None,
     skip_bad: bool = False,
     max_megapixels: float = MOST_MEGAPIXELS,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """The images of a folder of class folders, decoded once into `cache`, and who shares a source (see sources).
+    """The images of a folder or a list (see layout.py), decoded once into `cache`, and their sources (see sources).
 
-    Raises DataError with one line that says what is wrong.
+    parts: a CSV file with the columns path and part; "none" passes over how the images come divided. Raises DataError
+    with one line that says what is wrong.
     """
-    folders, files = _labelled(root, cache)
-    strange = [path for path in files if not _encodes(path)]
-    if strange:
-        raise DataError(f"{len(strange)} file names are not UTF-8, for example {strange[0]!a} in {root} (rename them)")
-    images = decoded(root, list(files), image_size, cache, progress, max_megapixels)
+    found = listing(root, cache)
+    root = found.root
+    images = decoded(root, list(found.labels), image_size, cache, progress, max_megapixels)
     if images.bad and not skip_bad:
-        raise DataError(_bad_files(images.bad, len(files)))
-    labels = np.array([files[path] for path in images.paths], np.int64)
-    counts = np.bincount(labels, minlength=len(folders))
+        raise DataError(_bad_files(images.bad, len(found.labels)))
+    labels = np.array([found.labels[path] for path in images.paths], np.int64)
+    counts = np.bincount(labels, minlength=len(found.classes))
     if 0 in counts:
-        raise DataError(f"class folder without images: {list(folders)[int(np.argmin(counts))]} in {root}")
-    fingerprint = _fingerprint(images.paths, images.contents)
-    names, origin = sources(root, images.paths, images.bad, groups, cache, fingerprint, progress)
+        raise DataError(f"class without images: {found.classes[int(np.argmin(counts))]} in {root}")
+    listed = [found.classes[label] for label in labels] if found.listed_in else None
+    fingerprint = _fingerprint(images.paths, images.contents, listed)
+    if groups is None and found.groups:
+        names, origin = [found.groups[path] for path in images.paths], f"the column group of {found.listed_in}"
+    else:
+        names, origin = sources(root, images.paths, images.bad, groups, cache, fingerprint, progress)
+    part_of, parts_from = _parts(found, parts, images.paths, images.bad)
     joined = join(zip(names, images.contents, strict=True))
     merged = len(set(names)) - len(set(joined.tolist()))
     if merged:
@@ -147,28 +165,34 @@ def load_folder(
         root=root,
         images=images.images,
         labels=labels,
-        classes=tuple(folders),
+        classes=found.classes,
         paths=images.paths,
         groups=joined,
         contents=images.contents,
         groups_from=origin,
+        parts=part_of,
+        parts_from=parts_from,
         fingerprint=fingerprint,
-        skipped=tuple(f"{path}: {why}" for path, why in images.bad.items()),
-        synthetic=all(name.startswith("synthetic_") for name in folders),
+        skipped=images.bad,
+        synthetic=all(name.startswith("synthetic_") for name in found.classes),
     )
 
 
-def _labelled(root: Path, cache: Path) -> tuple[dict[str, Path], dict[str, int]]:
-    """The class folders, and the number of the class of each file (relative path). Raises DataError."""
-    try:
-        folders = class_folders(root, cache)
-        return folders, {
-            path.relative_to(root).as_posix(): label
-            for label, folder in enumerate(folders.values())
-            for path in _files(folder)
-        }
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename or root}: {error.strerror}") from error
+def _parts(
+    found: Listing, asked: str | None, paths: Sequence[str], bad: Iterable[str]
+) -> tuple[tuple[str, ...] | None, str | None]:
+    """The part of each image where the images come divided, and what says so."""
+    if asked == "none" or (asked is None and found.parts is None):
+        return None, None
+    if asked is None:
+        assert found.parts is not None
+        by = f"the column part of {found.listed_in}" if found.listed_in else f"the folders in {found.root.name}"
+        return tuple(found.parts[path] for path in paths), by
+    file = Path(asked).expanduser()
+    if file.suffix.lower() != ".csv":
+        raise DataError(f"parts = {asked!r}: neither a CSV file (path, part) nor none")
+    listed = part_list(file, paths, bad)
+    return tuple(listed[path] for path in paths), file.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,16 +212,17 @@ def survey(source: str, cache: Path, groups: str | None = None) -> Survey:
     if source in EMBEDDED and not (cache / source).exists():
         count, side, classes = {"digits": (1797, 8, 10), "tissue": (600, 96, 5)}[source]
         return Survey(classes=classes, count=count, side=side, grouped=True, imbalance=1.0, some=())
-    root = cache / source if source in EMBEDDED else _folder(cache / source if source in FETCHED else source)
-    folders, files = _labelled(root, cache)
-    names = list(files)
+    place = cache / source if source in EMBEDDED else _place(cache / source if source in FETCHED else source)
+    found = listing(place, cache)
+    root, names = found.root, list(found.labels)
     some = tuple(root / name for name in names[:: max(1, len(names) // SURVEYED)][:SURVEYED])
     size = source_size(some)
-    known = groups not in (None, "auto") or (groups is None and (root / "groups.csv").is_file())
-    counts = np.bincount(list(files.values()), minlength=len(folders))
+    listed = found.groups is not None or (root / "groups.csv").is_file()
+    known = groups not in (None, "auto") or (groups is None and listed)
+    counts = np.bincount(list(found.labels.values()), minlength=len(found.classes))
     return Survey(
-        classes=len(folders),
-        count=len(files),
+        classes=len(found.classes),
+        count=len(names),
         side=size and min(size),
         grouped=known,
         imbalance=float(counts.max() / max(1, counts.min())),
@@ -205,67 +230,13 @@ def survey(source: str, cache: Path, groups: str | None = None) -> Survey:
     )
 
 
-def _encodes(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _bad_files(bad: dict[str, str], total: int) -> str:
     shown = "; ".join(f"{path}: {why}" for path, why in list(bad.items())[:3])
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
     return (
         f"{len(bad)} of {total} files cannot be read as images: {shown}{more} "
-        "(mend or remove them, or leave them out with --skip-bad)"
+        "(mend or remove them, or leave them out with --skip-bad; a list: study data bad)"
     )
-
-
-def class_folders(root: Path, cache: Path) -> dict[str, Path]:
-    """Class name -> folder, sorted by name; LC25000's archive layout is looked through, and our own runs/ left out."""
-    own = {cache.resolve(), *cache.resolve().parents}
-    found: dict[str, Path] = {}
-    queue = [root]
-    while queue:
-        for folder in _visible(queue.pop())[0]:
-            if folder.name.startswith("__") or folder.resolve() in own:
-                continue
-            if folder.name in CONTAINERS:
-                queue.append(folder)
-            elif folder.name in found:
-                raise DataError(f"two class folders named {folder.name}: {found[folder.name]} and {folder}")
-            else:
-                if folder.is_symlink():
-                    logger.warning(f"the class {folder.name} is a link to {folder.resolve()}")
-                found[folder.name] = folder
-    if not found:
-        raise DataError(f"no class folders in {root} (one folder per class is needed, with its images inside)")
-    if {name.lower() for name in found} <= PART_NAMES:
-        raise DataError(
-            f"{', '.join(sorted(found))} in {root} look like parts, not classes "
-            "(give one folder whose folders are the classes; the parts are made here)"
-        )
-    if len(found) == 1:
-        raise DataError(f"only one class folder in {root}: {next(iter(found))} (at least two are needed)")
-    return dict(sorted(found.items()))
-
-
-def _files(folder: Path) -> list[Path]:
-    """Every file below `folder`, but for hidden ones; links to folders are not followed (they may loop)."""
-    folders, found = _visible(folder)
-    for inner in folders:
-        if not inner.is_symlink():
-            found += _files(inner)
-    return sorted(found)
-
-
-def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and the files in a folder that are not hidden, each sorted."""
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    folders = {path for path in entries if path.is_dir()}
-    files = [path for path in entries if path not in folders and path.name.lower() != "thumbs.db"]
-    return sorted(folders), files
 
 
 def conflicting(dataset: ImageSet) -> int:
@@ -276,8 +247,10 @@ def conflicting(dataset: ImageSet) -> int:
     return sum(len(labels[content]) > 1 for content in dataset.contents)
 
 
-def _fingerprint(paths: Sequence[str], contents: Sequence[str]) -> str:
+def _fingerprint(paths: Sequence[str], contents: Sequence[str], labels: Sequence[str] | None) -> str:
+    """`labels`: where a list gives them; else the paths hold them."""
     total = hashlib.sha256()
-    for path, content in zip(paths, contents, strict=True):
-        total.update(f"{path}\0{content}\n".encode())
+    for number, (path, content) in enumerate(zip(paths, contents, strict=True)):
+        label = f"\0{labels[number]}" if labels else ""
+        total.update(f"{path}\0{content}{label}\n".encode())
     return total.hexdigest()

@@ -1,13 +1,14 @@
 """Parts of a dataset: train, val, cal and test, whole by group, stratified by class, saved with their hash."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data import DataError
+from data.datasets import ImageSet
 
 SHARES = {"train": 0.60, "val": 0.14, "cal": 0.06, "test": 0.20}
 """The protocol's parts: the search sees train and val; cal calibrates; test is opened once."""
@@ -49,21 +50,85 @@ def make_parts(labels: Index, groups: Index, classes: Sequence[str], paths: Sequ
     groups of a class go where the class is still missing, so every part has every class. Deterministic in the seed.
     Raises DataError when a class has fewer groups than there are parts.
     """
+    index = _whole(labels, groups, classes, SHARES, seed)
+    return Parts(hash=_hash(index, paths), **index)
+
+
+def divide(dataset: ImageSet, seed: int, *, allow_leaks: bool = False) -> Parts:
+    """The parts that the images came with, or those that are made. Raises DataError."""
+    if dataset.parts is None:
+        return make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, seed)
+    if not allow_leaks and (pairs := crossing(dataset)):
+        (one, other), part = pairs[0], dict(zip(dataset.paths, dataset.parts, strict=True))
+        raise DataError(
+            f"{len(pairs)} held-out images share a source with another part, for example {one} ({part[one]}) and "
+            f"{other} ({part[other]}): divide them by source, let the parts be made here (--set parts=none), or accept "
+            "it (--set allow_leaks=true), which marks every number as leaky"
+        )
+    return given_parts(dataset, seed)
+
+
+def crossing(dataset: ImageSet) -> list[tuple[str, str]]:
+    """Held-out images of a divided dataset with an image of the same source in another part: (path, that one's path).
+
+    Where one of the two is a training image, it comes second.
+    """
+    if dataset.parts is None:
+        return []
+    first: dict[tuple[int, str], str] = {}  # an image of each group in each part
+    for path, group, part in zip(dataset.paths, dataset.groups.tolist(), dataset.parts, strict=True):
+        first.setdefault((group, part), path)
+    found = []
+    for path, group, part in zip(dataset.paths, dataset.groups.tolist(), dataset.parts, strict=True):
+        others = [first[group, other] for other in SHARES if other != part and (group, other) in first]
+        if part != "train" and others:
+            found.append((path, others[0]))
+    return found
+
+
+def given_parts(dataset: ImageSet, seed: int) -> Parts:
+    """The parts that the images came with; a missing val or cal is taken from train, whole by group.
+
+    Raises DataError where there is no train or no test, or too little in train.
+    """
+    assert dataset.parts is not None
+    part_of = np.array(dataset.parts)
+    index = {name: np.flatnonzero(part_of == name) for name in SHARES}
+    if lacking := [name for name in ("train", "test") if not len(index[name])]:
+        there = ", ".join(name for name in SHARES if len(index[name]))
+        raise DataError(
+            f"{dataset.parts_from}: there are the parts {there}, and no {lacking[0]} "
+            "(name one so, or let the parts be made here: --set parts=none)"
+        )
+    if absent := sorted(set(range(len(dataset.classes))) - set(dataset.labels[index["train"]].tolist())):
+        raise DataError(f"{dataset.parts_from}: no image of {dataset.classes[absent[0]]} in train")
+    missing = {name: SHARES[name] for name in ("train", "val", "cal") if name == "train" or not len(index[name])}
+    if len(missing) > 1:
+        train = index["train"]
+        _, own = np.unique(dataset.groups[train], return_inverse=True)
+        taken = _whole(dataset.labels[train], own, dataset.classes, missing, seed)
+        index |= {name: train[part] for name, part in taken.items()}
+    return Parts(hash=_hash(index, dataset.paths), **index)
+
+
+def _whole(
+    labels: Index, groups: Index, classes: Sequence[str], shares: Mapping[str, float], seed: int
+) -> dict[str, Index]:
+    """Image indices of each part; no group is in two, every class in each."""
     table = _class_counts(labels, groups, len(classes))
-    _check_groups(table, classes)
-    part_of = _assign(table, seed)
-    names = list(SHARES)
-    index = {name: np.flatnonzero(part_of[groups] == number) for number, name in enumerate(names)}
-    for number, name in enumerate(names):
-        lacking = np.flatnonzero(np.bincount(labels[index[name]], minlength=len(classes)) == 0)
+    _check_groups(table, classes, list(shares))
+    part_of = _assign(table, np.array(list(shares.values())) / sum(shares.values()), seed)
+    index = {name: np.flatnonzero(part_of[groups] == number) for number, name in enumerate(shares)}
+    for name, part in index.items():
+        lacking = np.flatnonzero(np.bincount(labels[part], minlength=len(classes)) == 0)
         if len(lacking):
             raise DataError(
-                f"class {classes[lacking[0]]} has too few separate groups for the {names[number]} part "
+                f"class {classes[lacking[0]]} has too few separate groups for the {name} part "
                 f"(its groups are shared with other classes); add images of new sources"
             )
     owners = [set(groups[part].tolist()) for part in index.values()]
     assert sum(map(len, owners)) == len(set().union(*owners)), "a group on both sides of a split"
-    return Parts(hash=_hash(index, paths), **index)
+    return index
 
 
 def _class_counts(labels: Index, groups: Index, classes: int) -> NDArray[np.int64]:
@@ -73,22 +138,22 @@ def _class_counts(labels: Index, groups: Index, classes: int) -> NDArray[np.int6
     return table
 
 
-def _check_groups(table: NDArray[np.int64], classes: Sequence[str]) -> None:
+def _check_groups(table: NDArray[np.int64], classes: Sequence[str], parts: Sequence[str]) -> None:
     owned = (table > 0).sum(axis=0)
     worst = int(owned.argmin())
-    if owned[worst] < len(SHARES):
+    if owned[worst] < len(parts):
         raise DataError(
             f"class {classes[worst]} has {table[:, worst].sum()} images of {owned[worst]} sources; "
-            f"the parts {', '.join(SHARES)} need at least {len(SHARES)} sources a class (add images, or leave it out)"
+            f"the parts {', '.join(parts)} need at least {len(parts)} sources a class (add images, or leave it out)"
         )
 
 
-def _assign(table: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Part number of each group: [G]."""
+def _assign(table: NDArray[np.int64], shares: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
+    """Part number of each group: [G]; shares [P] of the parts add up to 1."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(table))
     order = order[np.argsort(-table[order].sum(axis=1), kind="stable")]
-    targets = np.outer(list(SHARES.values()), table.sum(axis=0)).astype(np.float64)  # [P, K] images wanted
+    targets = np.outer(shares, table.sum(axis=0))  # [P, K] images wanted
     filled = np.zeros_like(targets)
     left = (table > 0).sum(axis=0)  # groups of each class still to be placed
     part_of = np.full(len(table), -1, np.int64)

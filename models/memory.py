@@ -20,7 +20,10 @@ class OutOfMemoryError(ModelError):
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, or the processor's allocator, had no memory left (torch has a class for devices only)."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    words = str(error)  # of the processor's allocator, and of Apple's GPU
+    return (
+        isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words or "MPS backend out of" in words
+    )
 
 
 def activation_bytes(config: CNNConfig, number_bytes: int) -> int:

@@ -258,7 +258,7 @@ def _step(learner: Learner, config: TrainConfig, x: Tensor, y: Tensor, micro: in
             loss = _loss(logits, labels, config)
         (loss * (len(labels) / len(y))).backward()  # type: ignore[no-untyped-call]
         hits = (logits.argmax(dim=1) == labels).sum()
-        sums.append(torch.stack([loss.detach().double() * len(labels), hits.double()]))
+        sums.append(torch.stack([_exact(loss.detach()) * len(labels), _exact(hits)]))
     learner.optimizer.step()
     return torch.stack(sums).sum(dim=0)
 
@@ -301,18 +301,18 @@ def evaluate(learner: Learner, batches: Iterable[Batch]) -> tuple[float, float, 
         for x, y in batches:
             logits = _fitting(learner, x, lambda micro: _logits(model, x, micro))  # noqa: B023
             classes = logits.shape[1]
-            part = F.cross_entropy(logits.float(), y, reduction="sum").double()
+            part = _exact(F.cross_entropy(logits.float(), y, reduction="sum"))
             loss = part if loss is None else loss + part
             if table is None:
                 table = torch.zeros(classes * classes, dtype=torch.int64, device=x.device)
             table.scatter_add_(0, y * classes + logits.argmax(dim=1), torch.ones_like(y))
     if loss is None or table is None:
         raise ValueError("nothing to evaluate: no batches")
-    confusion = table.view(int(len(table) ** 0.5), -1).double()
+    confusion = table.view(int(len(table) ** 0.5), -1).cpu().double()
     support = confusion.sum(dim=1)
     recall = confusion.diagonal()[support > 0] / support[support > 0]
     return (
-        float(loss / support.sum()),
+        float(loss) / float(support.sum()),
         float(confusion.diagonal().sum() / support.sum()),
         float(recall.mean()),
     )
@@ -321,6 +321,11 @@ def evaluate(learner: Learner, batches: Iterable[Batch]) -> tuple[float, float, 
 def _logits(model: nn.Module, x: Tensor, micro: int) -> Tensor:
     with _autocast(x.device):
         return torch.cat([model(images) for images in torch.split(x, micro)])
+
+
+def _exact(sum_: Tensor) -> Tensor:
+    """In double precision, where the device has it."""
+    return sum_.float() if sum_.device.type == "mps" else sum_.double()
 
 
 def _autocast(device: torch.device) -> torch.autocast:

@@ -19,9 +19,9 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from data import tissue
 from data.cache import decoded
 from data.datasets import load_folder
+from data.public import tissue
 
 SIZE = 128
 

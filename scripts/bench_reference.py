@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from data import tissue
 from data.datasets import load
+from data.public import tissue
 from data.splits import make_parts
 from models.bundle import folder as bundle
 from models.bundle.reference import IMAGENET

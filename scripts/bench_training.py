@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from data import tissue
 from data.batches import Augment, Normalisation, Pixels, eval_batches, train_batches
+from data.public import tissue
 from models.bundle.reference import IMAGENET
 from models.cnn import CNNConfig, build_cnn, count_parameters, plain_blocks, prepare
 from models.training import TrainConfig, evaluate, fit, make_learner

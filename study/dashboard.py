@@ -167,7 +167,7 @@ def extras(study: FrozenStudy, trials: list[FrozenTrial], folder: Path | None) -
 def note(name: str, config: StudyConfig) -> str:
     """What is searched, on what, how to read it and how to go on; Markdown."""
     rungs = "; ".join(" → ".join(map(str, one)) for one in config.brackets) if config.brackets else "no pruning"
-    leaky = " (LEAKY)" if config.protocol == "random" else ""
+    leaky = " (LEAKY)" if config.leaky else ""
     lines = [
         f"## {in_markdown(name)}",
         f"Searches {len(config.space)} parameters of a CNN on {in_markdown(config.data)} at {config.image_size} px, "

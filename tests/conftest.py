@@ -13,8 +13,8 @@ import pytest
 import sqlalchemy
 import torch
 
-from data import tissue
 from data.datasets import ImageSet, embedded, load_folder
+from data.public import tissue
 from data.splits import make_parts
 from study import cli
 from study.config.resolve import resolve

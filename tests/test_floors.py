@@ -19,7 +19,7 @@ FLOORS = [
     ["study.config", "study.storage"],
     ["study.signals", "study.forkserver", "study.attributes"],
     ["models.bundle", "data"],
-    ["models", "models.scores", "data.grouping"],
+    ["models", "models.scores", "data.grouping", "data.public"],
     ["data.cache"],
     ["data.images"],
     ["errors"],

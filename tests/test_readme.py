@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from data import tissue
+from data.public import tissue
 from study.config.space import PARAMETERS
 from study.storage import views
 from study.storage.door import open_storage

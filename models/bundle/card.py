@@ -21,6 +21,12 @@ LEAKY = (
 )
 """Stands wherever a number of the random protocol is shown."""
 
+LEAKY_AS_GIVEN = (
+    "LEAKY: the images came divided, and images of one source lie in several parts, which was allowed: the score is no "
+    "measure of new sources."
+)
+"""Stands wherever a number is shown that such parts gave."""
+
 
 INCOMPLETE = "No trial of the search ran to its end: the one that was trained longest was taken."
 """Stands beside the score of a model whose search was cut short."""
@@ -112,6 +118,7 @@ class Data(Section):
     groups: int
     groups_from: str
     parts: dict[str, int]
+    parts_from: str | None = None  # where the images came divided
     parts_hash: str
     content: str  # hash
     skipped: list[str] = []
@@ -199,6 +206,13 @@ class Card(Section):
         if len(set(classes)) < len(classes):
             raise ValueError("two classes have one name")
         return classes
+
+    @property
+    def mark(self) -> str | None:
+        """What stands wherever a leaky number is shown."""
+        if not self.leaky:
+            return None
+        return LEAKY if self.protocol == "random" else LEAKY_AS_GIVEN
 
     @property
     def score_name(self) -> str:

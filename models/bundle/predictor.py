@@ -66,7 +66,7 @@ class Bundle:
         device = self.predictor.mean.device
         with torch.inference_mode():
             parts = [
-                self.predictor(torch.from_numpy(images[i : i + batch_size]).to(device)).double().cpu()
+                self.predictor(torch.from_numpy(images[i : i + batch_size]).to(device)).cpu().double()
                 for i in range(0, len(images), batch_size)
             ]
         return torch.cat(parts).numpy()

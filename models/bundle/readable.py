@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from models.bundle.card import INCOMPLETE, LEAKY, Card, Data, Speed, beaten, percent
+from models.bundle.card import INCOMPLETE, Card, Data, Speed, beaten, percent
 from models.scores.conformal import Sets
 from models.scores.evaluation import HeldOutScores
 
@@ -38,7 +38,7 @@ def markdown(card: Card) -> str:
 
 def _head(card: Card) -> Lines:
     size = card.preprocessing.size
-    mark, _, why = LEAKY.partition(":")
+    mark, _, why = (card.mark or "").partition(":")
     return [
         f"**{card.notice}**",
         f"A convolutional network that sorts images of {size} x {size} pixels into {len(card.classes)} classes: "
@@ -97,12 +97,16 @@ def _data(card: Card, data: Data) -> Lines:
 
 
 def _protocol(card: Card) -> Lines:
-    if card.leaky:
+    if card.protocol == "random":
         return ["- A random split without groups; the held-out images also chose the architecture."]
     study, final, views = card.study, card.final, card.preprocessing.views
+    parts = "Parts are whole by group, stratified by class."
+    if card.protocol == "given":
+        found = "sources in several parts were allowed" if card.leaky else "no source was found in two of them"
+        given_by = card.data.parts_from if card.data else None
+        parts = f"The parts came with the images ({in_markdown(given_by or 'nobody says how')}); {found}."
     return [
-        "- Parts are whole by group, stratified by class. The search saw the parts train and val; the test part was "
-        "opened once the weights were final.",
+        f"- {parts} The search saw the parts train and val; the test part was opened once the weights were final.",
         f"- Trial {study.trial} of {study.trials} (winner: {study.winner}), trained from fresh weights on {final.data} "
         f"for {final.epochs} epochs, to the last one."
         if study and final

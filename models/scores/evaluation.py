@@ -132,7 +132,7 @@ def predict_logits(
     model.eval()
     with torch.inference_mode():
         # One view after another: all at once would take as many times the memory that training was fitted to.
-        parts = [torch.stack([model(seen_so(images, view)).double().cpu() for view in views]) for images, _ in batches]
+        parts = [torch.stack([model(seen_so(images, view)).cpu().double() for view in views]) for images, _ in batches]
     logits = torch.cat(parts, dim=1)
     return (logits[0] if views == AS_IT_IS else logits).numpy()
 

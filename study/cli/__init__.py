@@ -24,6 +24,7 @@ from study.cli import serve as serve_command
 from study.cli import sql as sql_commands
 from study.cli import status as status_command
 from study.cli.display import Display, PlainLog, err, plain, show, storage_option
+from study.cli.habits import help_of, root
 from study.cli.options import (
     Address,
     Data,
@@ -39,13 +40,13 @@ from study.cli.options import (
     SkipBad,
     Storage,
     StudyFile,
+    StudyName,
     Trials,
     Workers,
     asked_for,
     choose_device,
     choose_devices,
     choose_engine,
-    help_alone,
 )
 from study.config.resolve import Asked
 from study.search.contract import stored_config
@@ -57,8 +58,7 @@ from study.storage.door import DEFAULT_URL, load_study, open_storage, storage_tr
 
 app = typer.Typer(
     invoke_without_command=True,
-    callback=help_alone,
-    add_completion=False,
+    callback=root,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Search CNN architectures on a folder of labelled images; get one model and a score to believe.",
@@ -73,6 +73,9 @@ app.add_typer(sql_commands.app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(db_commands.app, name="db")
 app.add_typer(models_commands.app, name="models")
+
+
+app.command("help", epilog="Example: study help epochs")(help_of)
 
 
 @app.command(epilog="Example: study run --data images/ --trials 64 --set image_size=96")
@@ -101,7 +104,7 @@ def run(
 
 @app.command(epilog="Example: study resume quick-digits --trials 24")
 def resume(
-    name: str,
+    name: StudyName,
     storage: Storage = DEFAULT_URL,
     trials: Trials = None,
     hours: Hours = None,
@@ -122,7 +125,7 @@ def resume(
 
 @app.command(epilog="Example: study retrain quick-digits --trial 3")
 def retrain(
-    name: str,
+    name: StudyName,
     trial: Annotated[int | None, typer.Option(min=0, help="Another than the winner.")] = None,
     storage: Storage = DEFAULT_URL,
     device: OneDevice = "auto",
@@ -135,7 +138,7 @@ def retrain(
 
 @app.command(hidden=True)
 def worker(
-    name: str,
+    name: StudyName,
     storage: Storage = DEFAULT_URL,
     device: OneDevice = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of this worker.")] = None,

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from data import known
-from data.datasets import ImageSet, load
-from data.splits import Parts, make_parts
+from data.datasets import ImageSet, load, unreadable
+from data.public import known
+from data.splits import Parts, crossing, divide
 from study.cli.display import err, print_csv, print_table, show
 from study.cli.options import AsCsv, AsJson, CsvSafe, SkipBad, group
 
@@ -18,29 +18,44 @@ app = group("Look at a folder of images, divide it, or fetch a known dataset.")
 CACHE = Path("runs/cache")
 IMAGE_SIZE = 128
 
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder of class folders, digits, or tissue.")]
+Folder = Annotated[
+    str, typer.Argument(metavar="DIR|CSV", help="A folder of class folders, a CSV list, digits, or tissue.")
+]
 Groups = Annotated[
     str | None, typer.Option(help="CSV file, pattern with (?P<group>...), auto (pixels) or none; else groups.csv.")
+]
+PartsOption = Annotated[
+    str | None,
+    typer.Option("--parts", help="CSV file (path, part), or none; else what folder or list say, if anything."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of the parts; a study's own is 0 unless set.")]
 
 
-def _load(folder: str, groups: str | None, seed: int, skip_bad: bool) -> tuple[ImageSet, Parts]:
+def _load(folder: str, groups: str | None, parts: str | None, seed: int, skip_bad: bool) -> tuple[ImageSet, Parts]:
     with show(err) as display:
-        dataset = load(folder, IMAGE_SIZE, CACHE, groups=groups, skip_bad=skip_bad, progress=display.images)
+        dataset = load(
+            folder, IMAGE_SIZE, CACHE, groups=groups, parts=parts, skip_bad=skip_bad, progress=display.images
+        )
     if recognised := known.recognise(dataset.classes):
         spec = recognised[1]
         err.print(
             f"{spec.title}: {len(dataset.labels):,} of {spec.images:,} images; licence: {spec.licence}", markup=False
         )
         err.print(f"cite: {spec.citation}\nmind: {spec.leak}", markup=False)
-    return dataset, make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, seed)
+    if pairs := crossing(dataset):
+        one, other = pairs[0]
+        err.print(
+            f"leak: {len(pairs)} held-out images share a source with another part, for example {one} with {other}",
+            markup=False,
+        )
+    return dataset, divide(dataset, seed, allow_leaks=True)
 
 
 @app.command(epilog="Example: study data audit my_images --html audit.html")
 def audit(
     folder: Folder,
     groups: Groups = None,
+    parts: PartsOption = None,
     seed: Seed = 0,
     as_json: AsJson = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page with thumbnails here.")] = None,
@@ -51,9 +66,9 @@ def audit(
     from data.audit import largest_groups
     from study.result.audit_page import SUSPECT, audit_page, tables
 
-    dataset, parts = _load(folder, groups, seed, skip_bad)
+    dataset, divided = _load(folder, groups, parts, seed, skip_bad)
     with err.status("judging the splits") if err.is_terminal else show(err):
-        found = examine(dataset, parts, seed)
+        found = examine(dataset, divided, seed)
     if page:
         page.write_text(audit_page(dataset, found, largest_groups(dataset, 8)), encoding="utf-8")
     if as_json:
@@ -70,6 +85,7 @@ def audit(
 def split(
     folder: Folder,
     groups: Groups = None,
+    parts: PartsOption = None,
     seed: Seed = 0,
     as_csv: AsCsv = False,
     csv_safe: CsvSafe = False,
@@ -78,13 +94,25 @@ def split(
     """The parts that a study of this folder and seed uses; as CSV: path, label, group and part of every image."""
     from data.audit import part_counts, split_rows
 
-    dataset, parts = _load(folder, groups, seed, skip_bad)
+    dataset, divided = _load(folder, groups, parts, seed, skip_bad)
     if as_csv or csv_safe:
-        print_csv(("path", "label", "group", "part"), split_rows(dataset, parts), safe=csv_safe)
+        print_csv(("path", "label", "group", "part"), split_rows(dataset, divided), safe=csv_safe)
         return
-    counts = {name: part_counts(dataset, parts, label) for label, name in enumerate(dataset.classes)}
+    counts = {name: part_counts(dataset, divided, label) for label, name in enumerate(dataset.classes)}
     print_table(("class", *next(iter(counts.values()))), [(name, *row.values()) for name, row in counts.items()])
-    err.print(f"groups: {dataset.groups_from}; split {parts.hash[:12]}", markup=False)
+    err.print(f"groups: {dataset.groups_from}; split {divided.hash[:12]}", markup=False)
+
+
+@app.command(epilog="Example: study data bad my_images --csv > bad.csv")
+def bad(folder: Folder, as_csv: AsCsv = False, csv_safe: CsvSafe = False) -> None:
+    """The files that cannot be read as images, and why."""
+    with show(err) as display:
+        found = unreadable(folder, IMAGE_SIZE, CACHE, display.images)
+    if as_csv or csv_safe:
+        print_csv(("path", "why"), list(found.items()), safe=csv_safe)
+        return
+    print_table(("path", "why"), list(found.items()))
+    err.print(f"{len(found)} files cannot be read", markup=False)
 
 
 @app.command(epilog="Example: study data fetch fashion-mnist   (then: study run --data fashion-mnist)")

@@ -7,7 +7,7 @@ import typer
 
 from study import StudyError, launch
 from study.cli.display import err
-from study.cli.options import group
+from study.cli.options import StudyName, group
 from study.search.contract import files_of
 from study.search.opened import check_name
 from study.storage.door import (
@@ -61,7 +61,7 @@ def upgrade(storage: Annotated[str, typer.Option(help="Database of studies.")] =
 
 @app.command(epilog="Example: study db delete quick-digits")
 def delete(
-    name: str,
+    name: StudyName,
     storage: Annotated[str, typer.Option(help="Database of studies.")] = DEFAULT_URL,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:

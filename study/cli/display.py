@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from data.datasets import conflicting
-from models.bundle.card import INCOMPLETE, LEAKY, Origin, StudyCard, beaten, percent
+from models.bundle.card import INCOMPLETE, Origin, StudyCard, beaten, percent
 from study.config.plan import CONFIRM_SEEDS, Planned, in_words
 from study.config.schema import StudyConfig
 from study.launch import News
@@ -235,8 +235,8 @@ class Display:
         for key, value in _summary_rows(name, card):
             table.add_row(key, escape(plain(value)))
         out.print(table)
-        if card.leaky:
-            out.print(LEAKY)
+        if card.mark:
+            out.print(card.mark)
         if not card.study.complete:
             out.print(INCOMPLETE)
         for line in beaten(card):

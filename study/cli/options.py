@@ -1,5 +1,6 @@
 """Options that several commands share, and the device that one of them names."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,20 +10,32 @@ import typer
 from pydantic import JsonValue
 
 from study import StudyError
+from study.cli.complete import presets, settings, studies
 from study.config.resolve import Asked, ask, parse_setting
 from study.search.devices import named
 from study.search.engine import Engine
 
+logger = logging.getLogger(__name__)
+
 StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study of your own.")]
-Preset = Annotated[str | None, typer.Option(help="auto, quick, reference or full")]
+Preset = Annotated[str | None, typer.Option(help="auto, quick, reference or full", autocompletion=presets)]
+StudyName = Annotated[str, typer.Argument(metavar="NAME", help="Of a study.", autocompletion=studies)]
 Data = Annotated[str | None, typer.Option(help="digits, tissue, or a folder of class folders")]
 Name = Annotated[str | None, typer.Option(help="Default: preset and data, as in quick-digits.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the study; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Any field of the study (study help lists them); repeatable.",
+        autocompletion=settings,
+    ),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")]
 Storage = Annotated[str, typer.Option(help="Database of studies: sqlite:///FILE or postgresql+psycopg://...")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or by number: cuda:0,cuda:2. Workers spread over all.")]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda, or by number: cuda:0,cuda:2 (workers spread over all); mps: untested.")
+]
 Trials = Annotated[int | None, typer.Option(min=1, help="Total number of trials, over all runs and workers.")]
 OneDevice = Annotated[str, typer.Option(help="auto, cpu, cuda, or one by number: cuda:1.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that search at the same time.")]
@@ -77,7 +90,10 @@ def asked_for(
 
 def choose_devices(name: str) -> tuple[str, ...]:
     """The devices that --device names; StudyError when what was asked for is not there."""
-    return named(name, torch.cuda.device_count())
+    devices = named(name, torch.cuda.device_count(), mps=torch.backends.mps.is_available())
+    if devices == ("mps",):
+        logger.warning("--device mps is untested: nobody has tried it with this program (safe: --device cpu)")
+    return devices
 
 
 def choose_device(name: str) -> torch.device:

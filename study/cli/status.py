@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from study import StudyError
 from study.attributes import REPLAY_DIFFERS
+from study.cli.complete import studies
 from study.cli.display import err, out, print_table, storage_option
 from study.cli.options import AsJson, Storage
 from study.cli.watch import follow
@@ -30,7 +31,7 @@ Row = dict[str, JsonValue]
 
 @app.command(epilog="Example: study status quick-digits --json")
 def status(
-    name: Annotated[str | None, typer.Argument(help="Without it: all studies.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Without it: all studies.", autocompletion=studies)] = None,
     storage: Storage = DEFAULT_URL,
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Draw it again every two seconds until it has ended.")] = False,
@@ -109,7 +110,7 @@ def _found(study: OpenStudy) -> Row:
         best = winner(study)
         row |= {"best_trial": best.number, "best_selection_score": best.value, "best_params": dict(best.params)}
     config = study.config
-    row |= {"protocol": "random (LEAKY)" if config.protocol == "random" else config.protocol}
+    row |= {"protocol": f"{config.protocol} (LEAKY)" if config.leaky else config.protocol}
     row |= {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
     return row | {"hours_spent": round(study.clock.spent() / 3600, 3)}
 

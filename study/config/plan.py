@@ -289,7 +289,7 @@ def _rivals(config: StudyConfig) -> list[str]:
 
 def _leaky(config: StudyConfig) -> bool:
     """Whether one more network is trained, on the published split."""
-    return config.leaky_score and config.protocol != "random"
+    return config.leaky_score and not config.leaky
 
 
 def _trial_epochs(config: StudyConfig) -> float:

@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -27,7 +28,7 @@ from study.config.rungs import bracket_of, brackets, check_rungs
 from study.config.space import PARAMETERS, Entry, Range, Value, contains, distributions, nearest, validated
 
 MAY_CHANGE = (
-    *("preset", "data", "groups", "skip_bad", "max_megapixels", "trials", "hours", "workers"),
+    *("preset", "data", "groups", "parts", "skip_bad", "max_megapixels", "trials", "hours", "workers"),
     *("checkpoint_seconds", "runs"),
     *("positive", "leaky_score", "pretrained"),  # they only report
 )
@@ -44,7 +45,11 @@ def _batch_size(value: object) -> object:
 
 Rival = Literal["runner-up", "baseline"]
 
-BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_batch_size)]
+BatchSize = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(_batch_size),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65536}, {"const": "auto"}]}),
+]
 
 
 MOST = 1_000_000
@@ -57,11 +62,24 @@ class StudyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     preset: str = Field("full", description="where unnamed fields come from: " + ", ".join(PRESETS))
-    data: str = Field("digits", min_length=1, description="digits, tissue, or a folder of class folders")
+    data: str = Field(
+        "digits",
+        min_length=1,
+        description="digits, tissue, a folder of class folders (perhaps inside train, val and test), or a CSV list "
+        "with the columns path and label, perhaps group and part",
+    )
     groups: str | None = Field(
         None,
         description="who shares a source: a CSV file, a pattern with (?P<group>...), auto (from the pixels) or none; "
         "by default groups.csv where the folder has one, else auto",
+    )
+    parts: str | None = Field(
+        None,
+        description="how the images come divided: a CSV file (path, part), or none to pass over what folders and lists "
+        "say; by default theirs, else the parts are made here",
+    )
+    allow_leaks: bool = Field(
+        False, description="take parts that share sources as they come, and mark every number as leaky"
     )
     protocol: Literal["grouped", "random"] = Field(
         "grouped", description="grouped (parts whole by source), or random: the published, leaky 80/20"
@@ -224,6 +242,11 @@ class StudyConfig(BaseModel):
             return
         if too_much := above(self.limit, self.space, cheapest(self.space, self.image_size), self.image_size):
             raise ValueError(f"no point of the space lies within the limit: the cheapest has {too_much}")
+
+    @property
+    def leaky(self) -> bool:
+        """Whether every number is marked: images of one source may lie on both sides."""
+        return self.protocol == "random" or self.allow_leaks
 
     def contract(self) -> dict[str, JsonValue]:
         """The fields that define the study, as JSON."""

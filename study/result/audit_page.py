@@ -12,6 +12,7 @@ from study.result.html import document, picture, table
 
 THUMB = 72
 """Pixels."""
+MOST_LINES = 200
 
 
 def audit_page(dataset: ImageSet, found: dict[str, Any], largest: list[NDArray[np.int64]]) -> str:
@@ -22,12 +23,15 @@ def audit_page(dataset: ImageSet, found: dict[str, Any], largest: list[NDArray[n
         (", ".join(sorted({dataset.classes[dataset.labels[index[path]]] for path in paths})), [index[p] for p in paths])
         for paths in found["label_conflicts"][:12]
     ]
+    crossing = [f"{path} shares a source with {other}" for path, other in found["crossing"]]
     body = [
         f"<h1>{html.escape(str(dataset.root))}</h1>",
         f"<p>{found['images']} images, {found['groups']} groups ({html.escape(found['groups_from'])}).</p>",
         *([f'<p class="warn">{html.escape(found["leak_note"])}</p>'] if found["leak_note"] else []),
         *([f'<p class="warn">{SUSPECT}</p>'] if found["suspect"] else []),
         *(f"<h2>{title}</h2>{table(head, rows)}" for title, head, rows in tables(found)),
+        *([f"<h2>Unreadable files left out</h2>{_lines(found['unreadable'])}"] if found["unreadable"] else []),
+        *([f"<h2>Leaks across the parts</h2>{_lines(crossing)}"] if crossing else []),
         "<h2>Largest groups</h2>",
         *(_strip(dataset, name, images) for name, images in shown),
         "<h2>Groups with several classes</h2>",
@@ -35,6 +39,12 @@ def audit_page(dataset: ImageSet, found: dict[str, Any], largest: list[NDArray[n
         "" if clashing else "<p>None.</p>",
     ]
     return document("data audit", "".join(body))
+
+
+def _lines(lines: list[str]) -> str:
+    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines[:MOST_LINES])}</ul>" + (
+        f"<p>and {len(lines) - MOST_LINES} more</p>" if len(lines) > MOST_LINES else ""
+    )
 
 
 SUSPECT = (
@@ -55,13 +65,15 @@ def tables(found: dict[str, Any]) -> list[Table]:
         ("unreadable files left out", len(found["unreadable"])),
         ("sets of identical files", len(found["exact_duplicates"])),
         ("near-duplicate pairs", found["near_duplicate_pairs"]),
+        *([("held-out images with a source in another part", len(found["crossing"]))] if found["parts_from"] else []),
         ("groups with several classes", len(found["label_conflicts"])),
         ("groups", found["groups"]),
         ("images in the largest group", found["largest_group"]),
     ]
+    ours = "grouped" if found["parts_from"] is None else f"as it came: {found['parts_from']}"
     splits: list[tuple[object, ...]] = [
         (
-            name,
+            name if name == "random" else ours,
             percent(leaks[name]["by_groups"]),
             percent(leaks[name]["by_second_detector"]),
             percent(scores[name]["majority"]),

@@ -296,7 +296,7 @@ def _card(
     config, dataset = work.config, work.dataset
     return StudyCard(
         synthetic_data=dataset.synthetic,
-        protocol=config.protocol,
+        protocol="given" if dataset.parts and config.protocol == "grouped" else config.protocol,
         leaky=work.leaky,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         classes=dataset.classes,
@@ -334,9 +334,10 @@ def _card(
             groups=len(set(dataset.groups.tolist())),
             groups_from=dataset.groups_from,
             parts=work.parts.counts(),
+            parts_from=dataset.parts_from,
             parts_hash=work.parts.hash,
             content=dataset.fingerprint,
-            skipped=list(dataset.skipped),
+            skipped=dataset.left_out,
         ),
         test=scored.test,
         test_accuracy_of_seeds=scored.accuracy_of_seeds,

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import plotly.io
 from optuna.trial import FrozenTrial, TrialState
 
-from models.bundle.card import INCOMPLETE, LEAKY, Conformal, Data, Format, StudyCard, beaten, percent
+from models.bundle.card import INCOMPLETE, Conformal, Data, Format, StudyCard, beaten, percent
 from models.scores.conformal import Refused
 from models.scores.evaluation import HeldOutScores, Positive
 from models.scores.intervals import Interval
@@ -86,7 +86,7 @@ def _score(card: StudyCard) -> str:
     test, opening = card.test, card.test_openings
     low, high = test.accuracy_interval
     warnings = [
-        *([LEAKY] if card.leaky else []),
+        *([card.mark] if card.mark else []),
         *([] if card.study.complete else [INCOMPLETE]),
         *(["The images are synthetic: no score here says anything about tissue."] if card.synthetic_data else []),
         *([f"The test part was opened {opening} times in this study; the score is optimistic."] if opening > 1 else []),

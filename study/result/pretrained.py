@@ -212,7 +212,7 @@ def _features(work: Workspace, backbone: Backbone, side: int, index: Ints) -> Fl
                     pixels = np.stack(list(pool.map(partial(decode, image_size=side), files)))
                 except DataError as error:
                     raise NoRivalError(f"an image cannot be read any more: {error}") from error
-            parts.append(backbone.features(torch.from_numpy(pixels).to(work.device)).double().cpu().numpy())
+            parts.append(backbone.features(torch.from_numpy(pixels).to(work.device)).cpu().double().numpy())
     return np.concatenate(parts)
 
 

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
 from models import files
-from models.bundle.card import LEAKY, StudyCard
+from models.bundle.card import StudyCard
 from models.bundle.export import milliseconds, run_module
 from models.bundle.predictor import Predictor
 from models.cnn import build_cnn
@@ -64,7 +64,7 @@ def write_report(
     by_stage = {name: {"planned": wanted, "taken": spent} for name, (wanted, spent) in stages.items()}
     files.write_json(directory / "times.json", {**times, **({"stages": by_stage} if stages else {})})
     files.write(directory / "study.toml", study_file(config, study.name, len(trials)))
-    warning = f"{LEAKY}\n\n" if card.leaky else ""
+    warning = f"{card.mark}\n\n" if card.mark else ""
     files.write(directory / "classification_report.txt", (warning + report_text(card.test, card.classes)).encode())
     files.write(directory / "confusion_matrix.csv", confusion_csv(card.test.confusion, card.classes).encode())
     files.write(directory / "report.html", page(trials, config, card, epochs, times, found, mistakes).encode())
@@ -111,7 +111,7 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, Js
                 "state": trial.state.name,
                 "epochs": trial.last_step,
                 "selection_score": trial.value,
-                "leaky": config.protocol == "random",
+                "leaky": config.leaky,
                 "pruned_because": attributes.get(PRUNED_BECAUSE),
             }
         )

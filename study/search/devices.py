@@ -9,11 +9,16 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 """The environment variable by which CUDA sees some of a machine's devices only, numbered from 0."""
 
 
-def named(asked: str, there: int) -> tuple[str, ...]:
+def named(asked: str, there: int, *, mps: bool = False) -> tuple[str, ...]:
     """The devices that --device names, in order: ("cpu",), ("cuda:0", "cuda:2").
 
-    `there`: visible CUDA devices. "auto": all of them, or the processor; "cuda": all of them. Raises StudyError.
+    `there`: visible CUDA devices. "auto": all of them, or the processor; "cuda": all of them. `mps`: whether Apple's
+    GPU is there; nobody has tried it with this program, so "auto" does not choose it. Raises StudyError.
     """
+    if asked == "mps" and not mps:
+        raise StudyError("--device mps: no Apple GPU was found (use --device cpu, or auto)")
+    if asked == "mps":
+        return ("mps",)
     every = tuple(f"cuda:{index}" for index in range(there))
     if asked == "auto":
         return every or ("cpu",)
@@ -21,7 +26,7 @@ def named(asked: str, there: int) -> tuple[str, ...]:
         return ("cpu",)
     chosen = every or ("cuda",) if asked == "cuda" else tuple(part.strip() for part in asked.split(","))
     if strange := [one for one in chosen if not re.fullmatch(r"cuda(:\d{1,4})?", one)]:
-        raise StudyError(f"--device {asked}: {strange[0]!r} is unknown (use auto, cpu, cuda, or cuda:0,cuda:2)")
+        raise StudyError(f"--device {asked}: {strange[0]!r} is unknown (use auto, cpu, cuda, cuda:0,cuda:2, or mps)")
     if not there:
         raise StudyError(f"--device {asked}: no CUDA device was found (use --device cpu, or auto)")
     chosen = tuple("cuda:0" if one == "cuda" else f"cuda:{int(one[5:])}" for one in chosen)

@@ -10,8 +10,8 @@ from pydantic import JsonValue
 
 from data import DataError, Progress, datasets
 from data.datasets import ImageSet
-from data.known import FETCHED
-from data.splits import Parts, listed, make_parts, random_parts
+from data.public.known import FETCHED
+from data.splits import Parts, divide, listed, random_parts
 from models.files import write_json
 from study import StudyError
 from study.config.plan import Planned
@@ -89,7 +89,9 @@ def _tell_of_no_files(name: str, folder: Path, storage: LeanStorage, *, end: boo
 def default_name(asked: Asked) -> str:
     """Preset and data, as in quick-digits."""
     data = str(asked.fields.get("data", "digits"))
-    tail = re.sub(r"[^\w.-]+", "-", Path(data).expanduser().resolve().name).strip("-") or "data"
+    place = Path(data).expanduser().resolve()
+    named = place.stem if place.suffix.lower() == ".csv" else place.name
+    tail = re.sub(r"[^\w.-]+", "-", named).strip("-") or "data"
     return f"{asked.fields['preset']}-{tail}"
 
 
@@ -105,12 +107,14 @@ def check_name(name: str) -> str:
 
 def with_absolute_data(asked: Asked) -> Asked:
     """The same with absolute paths, so that resuming works from anywhere."""
-    data, groups, runs = (asked.fields.get(key) for key in ("data", "groups", "runs"))
+    data, runs = (asked.fields.get(key) for key in ("data", "runs"))
     changes: dict[str, JsonValue] = {}
     if isinstance(data, str) and data not in (*datasets.EMBEDDED, *FETCHED):
         changes["data"] = str(Path(data).expanduser().resolve())
-    if isinstance(groups, str) and groups.lower().endswith(".csv"):
-        changes["groups"] = str(Path(groups).expanduser().resolve())
+    for key in ("groups", "parts"):
+        listed = asked.fields.get(key)
+        if isinstance(listed, str) and listed.lower().endswith(".csv"):
+            changes[key] = str(Path(listed).expanduser().resolve())
     if isinstance(runs, str):
         changes["runs"] = str(Path(runs).expanduser().resolve())
     return Asked({**asked.fields, **changes})
@@ -123,6 +127,7 @@ def load_parts(config: StudyConfig, runs: Path, progress: Progress | None) -> tu
         config.image_size,
         runs / "cache",
         groups=config.groups,
+        parts=config.parts,
         skip_bad=config.skip_bad,
         max_megapixels=config.max_megapixels,
         progress=progress,
@@ -132,6 +137,6 @@ def load_parts(config: StudyConfig, runs: Path, progress: Progress | None) -> tu
     if config.protocol == "random":
         return dataset, random_parts(len(dataset.labels), dataset.paths, config.seed)
     try:
-        return dataset, make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, config.seed)
+        return dataset, divide(dataset, config.seed, allow_leaks=config.allow_leaks)
     except DataError as error:
         raise DataError(f"{error}; groups are from {dataset.groups_from}") from error

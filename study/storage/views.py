@@ -58,7 +58,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         num_params | integer | weights | trainable numbers in the network
         train_accuracy | real | fraction | in the last epoch, on augmented images
         images_per_second | real | images/s | of training and validation
-        leaky | boolean | | the parts shared sources (protocol random): no score to believe
+        leaky | boolean | | the parts shared sources (protocol random, allow_leaks): no score to believe
         baseline | boolean | | enqueued by the configuration instead of drawn
         started | timestamp | UTC | NULL while it waits
         ended | timestamp | UTC | NULL until it has ended

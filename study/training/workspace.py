@@ -43,7 +43,7 @@ class Workspace:
     @property
     def leaky(self) -> bool:
         """Whether every number is marked: copies of one source lie on both sides."""
-        return self.config.protocol == "random"
+        return self.config.leaky
 
     @property
     def views(self) -> tuple[View, ...]:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data import DataError, Progress
-from data.datasets import ImageSet, class_folders, load
+from data.datasets import ImageSet, load
 from data.images import MOST_MEGAPIXELS
+from data.layout import listing
 from models.bundle.predictor import Bundle
 from models.scores.evaluation import Scores, predict_logits, score
 from study import StudyError
@@ -67,15 +68,15 @@ def evaluate(
         absent_classes=absent,
         groups_from=dataset.groups_from,
         content=dataset.fingerprint,
-        skipped=list(dataset.skipped),
+        skipped=dataset.left_out,
         warnings=_warnings(bundle, dataset, absent),
     )
 
 
 def _check_classes(bundle: Bundle, folder: Path, cache: Path) -> None:
-    if not folder.is_dir():
-        raise DataError(f"no such folder: {folder} (give a folder of class folders)")
-    unknown = [name for name in class_folders(folder, cache) if name not in bundle.classes]
+    if not folder.exists():
+        raise DataError(f"no such folder: {folder} (give a folder of class folders, or a CSV list)")
+    unknown = [name for name in listing(folder, cache).classes if name not in bundle.classes]
     if unknown:
         raise StudyError(
             f"{folder} has classes that the model does not know: {', '.join(unknown)} "

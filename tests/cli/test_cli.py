@@ -82,7 +82,7 @@ def few_images(root: Path) -> Path:
     [
         (
             ["run", "--data", "nowhere"],
-            "/nowhere (give a folder of class folders, or one of: digits, tissue)",
+            "/nowhere (give a folder of class folders, a CSV list, or one of: digits, tissue)",
         ),
         (
             ["run", "--data", "few", "--preset", "full"],
@@ -104,7 +104,7 @@ def few_images(root: Path) -> Path:
         (["run", "--set", "seed=99999999999"], "seed = 99999999999: input should be less than 4294967296"),
         (["run", "--data", ""], "data = '': string should have at least 1 character"),
         (["run", "--name", "a/b"], "not a study name: 'a/b'"),
-        (["run", "--device", "gpu"], "--device gpu: 'gpu' is unknown (use auto, cpu, cuda, or cuda:0,cuda:2)"),
+        (["run", "--device", "gpu"], "--device gpu: 'gpu' is unknown (use auto, cpu, cuda, cuda:0,cuda:2, or mps)"),
         (["run", "none.toml"], "no such study file: none.toml"),
         (["run", "broken.toml"], "broken.toml is not valid TOML: "),
         (["resume", "x"], "no database at optuna.db (start a study with: study run; or name it with --storage)"),
@@ -282,10 +282,12 @@ SURFACE = {
     "evaluate": ["--groups", "--json", "--device", "--skip-bad"],
     "serve": ["--port", "--device"],
     "dashboard": ["--storage", "--port", "--write"],
-    "data audit": ["--groups", "--seed", "--json", "--html", "--skip-bad"],
-    "data split": ["--groups", "--seed", "--csv", "--csv-safe", "--skip-bad"],
+    "data audit": ["--groups", "--parts", "--seed", "--json", "--html", "--skip-bad"],
+    "data split": ["--groups", "--parts", "--seed", "--csv", "--csv-safe", "--skip-bad"],
+    "data bad": ["--csv", "--csv-safe"],
     "data fetch": [],
     "models fetch": [],
+    "help": [],
     "db copy": [],
     "db delete": ["--storage", "--yes"],
 }

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import DataError, known
+from data import DataError
 from data.audit import audit
 from data.datasets import load_folder
+from data.public import known
 from data.splits import make_parts
 from tests.conftest import Shell, random_images
 

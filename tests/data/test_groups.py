@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from data import tissue
 from data.grouping import candidates
 from data.grouping.find import Groups, find_groups
 from data.grouping.leak import share_with_sibling
+from data.public import tissue
 
 
 def draw(seed: int, side: int = 160) -> Image.Image:

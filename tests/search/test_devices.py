@@ -37,6 +37,12 @@ def test_devices_by_name(asked: str, there: int, chosen: tuple[str, ...]) -> Non
     assert named(asked, there) == chosen
 
 
+def test_the_gpu_of_a_mac_is_taken_where_it_is_named() -> None:
+    assert named("mps", 0, mps=True) == ("mps",)
+    assert named("auto", 0, mps=True) == ("cpu",)
+    assert seen_alone("mps", {}) == {}
+
+
 @pytest.mark.parametrize(
     ("asked", "there", "why"),
     [
@@ -49,6 +55,7 @@ def test_devices_by_name(asked: str, there: int, chosen: tuple[str, ...]) -> Non
         ("cuda:-1", 2, "'cuda:-1' is unknown"),
         ("gpu", 2, "'gpu' is unknown"),
         ("", 2, "'' is unknown"),
+        ("mps", 2, "no Apple GPU was found"),
         ("cuda:0,", 2, "'' is unknown"),
     ],
 )

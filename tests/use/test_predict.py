@@ -296,7 +296,10 @@ def test_the_studys_own_images_are_no_score(shell: Shell, made: Path, small_fold
 def test_folders_that_cannot_be_scored(shell: Shell, made: Path, small_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no class folders in empty" in shell("evaluate", made, "empty")[2]
-    assert shell("evaluate", made, "none")[2] == "study: no such folder: none (give a folder of class folders)\n"
+    assert (
+        shell("evaluate", made, "none")[2]
+        == "study: no such folder: none (give a folder of class folders, or a CSV list)\n"
+    )
     folder = shrink(small_folder, tmp_path / "photos", classes=2, each=3)
     (folder / "0").rename(folder / "zero")
     code, out, err = shell("evaluate", made, "photos")
@@ -312,4 +315,4 @@ def test_folders_that_cannot_be_scored(shell: Shell, made: Path, small_folder: P
     assert "cannot be read as images" in err
     assert shell("evaluate", made, "photos", "--skip-bad")[0] == 0
     (folder / "2").mkdir()
-    assert "class folder without images: 2" in shell("evaluate", made, "photos", "--skip-bad")[2]
+    assert "class without images: 2" in shell("evaluate", made, "photos", "--skip-bad")[2]

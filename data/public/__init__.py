@@ -1,0 +1,1 @@
+"""Datasets that nobody has to bring: known public ones, and synthetic tissue."""
