@@ -101,6 +101,10 @@ class OpenStudy:
         planned = self.planned()
         return 3600 * hours - (planned.after_search if planned else 0.0) - self.clock.spent()
 
+    def has_trained(self) -> bool:
+        """Whether a trial has an epoch behind it: a study without one has no model, whatever its hours say."""
+        return any(trial.intermediate_values for trial in self.trials())
+
     def is_there(self) -> bool:
         """Whether it is still in its database, as far as one can see; another one may have got its number or name."""
         try:

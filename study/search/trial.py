@@ -190,8 +190,7 @@ def _after_step(held: HeldTrial, watch: Watch | None) -> AfterStep:
             watch(Step("search", number, epoch, step, steps))
         if now() >= end:
             end = now() + study.search_seconds_left()
-            # A study that has trained nothing has no model: then the first epoch is waited for.
-            if now() >= end and any(trial.intermediate_values for trial in study.trials()):
+            if now() >= end and study.has_trained():
                 raise TimeIsUp
 
     return after_step

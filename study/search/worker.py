@@ -83,7 +83,7 @@ def _next(study: OpenStudy, leases: Leases, run: Objective) -> Generator[TrialNe
     with alone(study.storage, study.folder) as confirm:
         if not study.is_there():
             raise KeyError(study.name)
-        claim = _claim(study, leases, confirm) if study.search_seconds_left() > 0 else None
+        claim = _claim(study, leases, confirm) if study.search_seconds_left() > 0 or not study.has_trained() else None
     if claim:
         yield from _run(claim, run)
         return True
@@ -115,6 +115,8 @@ def _claim(study: OpenStudy, leases: Leases, confirm: Callable[[], None]) -> Hel
             trial = optuna.Trial(study.study, orphan._trial_id)
             return HeldTrial(study=study, trial=trial, frozen=_drawn(study, trial), lease=lease)
     if budget_reached(running + study.members.own(trials), stored_config(study.study)):
+        return None
+    if running and study.search_seconds_left() <= 0:  # one is enough for a model
         return None
     confirm()
     trial = study.study.ask()

@@ -152,7 +152,7 @@ def test_a_study_outlives_a_node_and_a_restart_of_its_database(
 @pytest.mark.slow
 def test_hours_are_kept_on_a_cluster(nodes: Nodes, postgres: str, small_folder: Path, tmp_path: Path) -> None:
     """The search ends in the middle of trials, by the clock of all, and the model is there in time."""
-    url, hours = new_database(postgres), 0.012
+    url, hours = new_database(postgres), 0.015
     long = killer.options(small_folder, epochs=200, min_epochs=50, trials=200, workers=2, hours=hours)
     start = time.monotonic()
     process = killer.start([*long, "--storage", url, "--engine", "ray", "--address", nodes.address], tmp_path)

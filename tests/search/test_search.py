@@ -25,7 +25,7 @@ from study.result.final import Outcome, finish, winner
 from study.result.refit import ranked
 from study.search import trial as trial_module
 from study.search.open_study import OpenStudy
-from study.search.trial import Step, TrialEpoch, TrialNews, objective
+from study.search.trial import Step, TrialEpoch, TrialNews, TrialStart, objective
 from study.search.worker import search as run_trials
 from study.storage.door import open_storage
 from study.training.workspace import Workspace
@@ -126,7 +126,7 @@ def test_more_trials_go_on_and_give_what_they_would_have_given(
     assert history(pieces) == history(whole)
 
 
-def test_a_search_without_time_runs_nothing_and_one_with_more_goes_on_under_the_same_number(
+def test_a_search_without_time_runs_what_a_model_needs_and_one_with_more_goes_on_under_the_same_number(
     tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
 ) -> None:
     """The deadline stops a trial in the middle of an epoch, as a signal does."""
@@ -136,8 +136,13 @@ def test_a_search_without_time_runs_nothing_and_one_with_more_goes_on_under_the_
     work = workspace(tiny(trials=3, hours=1.0))
     study = opened(work, tmp_path)
     study.study.set_user_attr("clock", {"seconds": 3600.0})
-    assert drain(search(study, work)) == []
-    assert study.trials() == []
+    for started in (1, 0):  # by a worker that began too late, and by the next one
+        news = drain(search(study, work))
+        assert len([one for one in news if isinstance(one, TrialStart)]) == started
+        assert [(trial.state, list(trial.intermediate_values)) for trial in study.trials()] == [
+            (TrialState.RUNNING, [1])
+        ]
+    assert [trial.number for trial in ranked(study)] == [0]
     steps: list[Step] = []
 
     def watch(step: Step) -> None:
