@@ -1,12 +1,16 @@
 """The shell scripts and the Dockerfile are linted; the recipe for Slurm is run by a stand-in that starts processes."""
 
+import ast
 import json
 import os
+import re
+import runpy
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -91,3 +95,50 @@ def test_the_recall_of_a_rare_class_rises_with_weights(tmp_path: Path) -> None:
     gained = [row["balanced"]["rare_recall"] - row["none"]["rare_recall"] for row in rows]
     assert len(gained) == 5
     assert sum(gained) / 5 > 0.1
+
+
+def names_cuda(node: ast.AST) -> bool:
+    """Whether code asks for CUDA, or for the processor in its place."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Attribute) and part.attr == "cuda":
+            return True
+        if isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value.startswith("cuda"):
+            return True
+        if isinstance(part, ast.Compare) and any(
+            isinstance(one, ast.Constant) and one.value in ("cpu", "mps") for one in part.comparators
+        ):
+            return True
+    return False
+
+
+def branches_for_cuda() -> Iterator[str]:
+    """The outermost functions of the program that name CUDA: models.training._autocast."""
+    for file in (file for room in ("data", "models", "study") for file in sorted((ROOT / room).rglob("*.py"))):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.parse(file.read_text()).body:
+            inner = node.body if isinstance(node, ast.ClassDef) else [node]
+            for function in inner:
+                if isinstance(function, ast.FunctionDef) and names_cuda(function):
+                    yield f"{module}.{function.name}"
+
+
+def test_every_branch_for_cuda_is_gone_through_where_there_is_one() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "gpu_check.py"), run_name="gpu_check")
+    known = {name for _, names in script["CHECKS"] for name in names} | set(script["ELSEWHERE"])
+    assert set(branches_for_cuda()) == known
+
+
+@pytest.mark.slow
+def test_the_check_of_a_gpu_runs_small_without_one() -> None:
+    done = subprocess.run([ROOT / "scripts" / "gpu_check.sh", "--tiny"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("## On ")
+    assert "Tiny, for a test: the figures mean nothing." in done.stdout
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if "|" in line]
+    assert [row[0] for row in rows if len(row) == 3 and row[2].isdigit()] == [
+        *("number types", "out of memory", "resuming", "workers", "export")
+    ]
+    assert [row[0] for row in rows if len(row) == 8][2:] == ["smallest", "published best", "largest"]
+    assert all(len(row) in (3, 8) for row in rows)
+    assert re.search(r"`study run --hours 0.0075` on \d+ of them: \d+ s of 27 s", done.stdout)
+    assert "wrong" not in done.stdout
