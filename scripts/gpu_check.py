@@ -380,21 +380,8 @@ def by_hours(sizes: Sizes, device: torch.device, place: Path) -> list[str]:
     place = place / "hours"
     images = tissue.generate(place / "tissue", sources=12, copies=6, size=sizes.pixels)
     begun = time.perf_counter()
-    words = [
-        "run",
-        "--preset",
-        "auto",
-        "--data",
-        images,
-        "--name",
-        "s",
-        "--hours",
-        sizes.hours,
-        "--device",
-        device,
-        *sizes.few,
-    ]
-    ended(study(words, place), place)
+    words = ["run", "--preset", "auto", "--data", images, "--name", "s", "--hours", sizes.hours, *sizes.few]
+    ended(study([*words, "--device", device], place), place)
     seconds = time.perf_counter() - begun
     model = place / "runs" / "s" / "model"
     card = json.loads((model / "card.json").read_text())
