@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -302,6 +303,27 @@ class TestPage:
         assert table[0].startswith("path,model,label,")
         assert [line.partition(",")[0] for line in table[1:]] == [*(file.name for file in images[:3]), "'=notes.txt"]
         assert [url for url in asked if not url.startswith((server.address, "blob:", "data:"))] == []
+        assert wrong == []
+        page.close()
+
+    def test_a_folder_is_dropped_with_what_lies_inside_it(
+        self, browser: Browser, server: Server, images: list[Path], tmp_path: Path
+    ) -> None:
+        """From outside the page, as a file manager does it."""
+        for number, file in enumerate(images[:4]):
+            target = tmp_path / "scans" / ("inner" if number % 2 else "") / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
+        page, _, wrong = self.opened(browser, server.address)
+        outside = page.context.new_cdp_session(page)
+        data = {"items": [], "files": [str(tmp_path / "scans")], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            outside.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": data})
+        page.wait_for_selector("#results li:nth-child(4)")
+        said = page.locator("#results").inner_text()
+        for number, file in enumerate(images[:4]):
+            assert f"scans/{'inner/' if number % 2 else ''}{file.name}" in said
+        assert "not predicted" not in said
         assert wrong == []
         page.close()
 
