@@ -112,6 +112,11 @@ def _divided(root: Path, folders: list[Path], parts: Mapping[Path, str], inside:
         return _with_metadata(root, list(parts), parts)
     classes = {folder: _class_folders(folder, inside) for folder in parts}
     names = sorted({name for found in classes.values() for name in found})
+    if len(names) < 2:
+        raise DataError(
+            f"the parts in {root} hold one class folder only, {names[0]} (each needs its class folders at once inside; "
+            "or list the images in a CSV file: path, label, part)"
+        )
     labels = {path: number for found in classes.values() for path, number in _labels(root, found, names).items()}
     part_of = {path: parts[folder] for folder in parts for path in labels if (root / path).is_relative_to(folder)}
     return Listing(root=root, classes=tuple(names), labels=_sorted(labels), parts=part_of)

@@ -163,6 +163,14 @@ def parts_beside_others(root: Path) -> Path:
     return root
 
 
+def parts_one_level_too_shallow(root: Path) -> Path:
+    for part in divided(root).iterdir():
+        (part / "images").mkdir()
+        for label in "ab":
+            (part / label).rename(part / "images" / label)
+    return root
+
+
 def of_metadata(*rows: Iterable[object]) -> Layout:
     def make(root: Path) -> Path:
         table(imagefolder(root) / "train" / "metadata.csv", *rows)
@@ -187,6 +195,7 @@ HEAD = ("path", "label")
     [
         (without_train, "the folders in d: there are the parts val, test, and no train .*--set parts=none"),
         (parts_beside_others, "holds parts .* and other folders .extra.: move the others away"),
+        (parts_one_level_too_shallow, "the parts in .* hold one class folder only, images .each needs"),
         (of_metadata(("image", "label"), ("0.png", "a")), "has no column file_name .it has: image, label."),
         (
             of_metadata(("file_name", "text"), ("0.png", "a")),
