@@ -310,7 +310,7 @@ CHECKS: tuple[tuple[Callable[[torch.device, Path], str], tuple[str, ...]], ...] 
         workers,
         ("study.search.devices.named", "study.search.devices.seen_alone", "study.search.local._live"),
     ),
-    (export, ("study.use.predict._batches", "study.cli.options.choose_devices")),
+    (export, ("models.cnn._Halved.forward", "study.use.predict._batches", "study.cli.options.choose_devices")),
 )
 """The checks, each with the functions of the program whose branch for CUDA it goes through."""
 

@@ -116,10 +116,10 @@ def branches_for_cuda() -> Iterator[str]:
     for file in (file for room in ("data", "models", "study") for file in sorted((ROOT / room).rglob("*.py"))):
         module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         for node in ast.parse(file.read_text()).body:
-            inner = node.body if isinstance(node, ast.ClassDef) else [node]
+            room, inner = (f"{module}.{node.name}", node.body) if isinstance(node, ast.ClassDef) else (module, [node])
             for function in inner:
                 if isinstance(function, ast.FunctionDef) and names_cuda(function):
-                    yield f"{module}.{function.name}"
+                    yield f"{room}.{function.name}"
 
 
 def test_every_branch_for_cuda_is_gone_through_where_there_is_one() -> None:

@@ -258,11 +258,12 @@ def test_a_narrow_stem_with_a_stride_is_trained_within_its_memory() -> None:
 
 @pytest.mark.parametrize("kind", ["plain", "residual"])
 @pytest.mark.parametrize("batch_norm", [True, False])
-def test_a_fused_network_says_the_same(kind: Any, batch_norm: bool) -> None:
+@pytest.mark.parametrize("side", [16, 23])
+def test_a_fused_network_says_the_same(kind: Any, batch_norm: bool, side: int) -> None:
     blocks = tuple(Block(filters=filters, kernel_size=3, kind=kind) for filters in (4, 8))
     config = CNNConfig(
         num_classes=3,
-        image_size=16,
+        image_size=side,
         blocks=blocks,
         batch_norm=batch_norm,
         conv_dropout=0.1,
@@ -272,7 +273,7 @@ def test_a_fused_network_says_the_same(kind: Any, batch_norm: bool) -> None:
     )
     torch.manual_seed(0)
     model = build_cnn(config)
-    images = torch.randn(8, 3, 16, 16)
+    images = torch.randn(8, 3, side, side).contiguous(memory_format=torch.channels_last)
     for _ in range(3):  # running statistics that are not those of a new layer
         model(images * 2 + 1)
     model.eval()
