@@ -74,7 +74,7 @@ def encodes(path: str) -> bool:
 def part_list(file: Path, paths: Iterable[str], left_out: Iterable[str]) -> dict[str, str]:
     """The part of each path, from a CSV file with the columns path and part. Raises DataError."""
     rows = _rows(file, PATHS, PARTS)
-    found = {row.path: row.part for row in rows if row.part}
+    found = _column(rows, "part", str(file)) or {}
     known = set(paths)
     missing = sorted(known - found.keys())
     extra = sorted(found.keys() - known - set(left_out))
@@ -187,8 +187,11 @@ def _with_metadata(root: Path, folders: list[Path], parts: Mapping[Path, str]) -
     """Files beside a metadata.csv, in the folder or in each of its parts; labels from it, else from folders."""
     rows = []
     for folder in folders:
-        inner = folder.relative_to(root)
-        for row in _rows(folder / METADATA, ("file_name",)):
+        found = _rows(folder / METADATA, ("file_name",))
+        inner, labelled = folder.relative_to(root), any(row.label for row in found)
+        for row in found:
+            if labelled and not row.label:
+                raise DataError(f"{folder / METADATA}: {row.path} has no label, others have (fill in all, or none)")
             path = str(PurePosixPath(inner, row.path))
             first = PurePosixPath(row.path).parts[0].lower()
             part = parts.get(folder) or row.part or (PART_OF.get(first) if "/" in row.path else None)
@@ -255,8 +258,10 @@ def _row(cells: Mapping[str, str | None], needed: tuple[tuple[str, ...], ...], r
     part = cell(*PARTS)
     if part and part.lower() not in PART_OF:
         raise DataError(f"{where}: part {part!r} is none of {', '.join(PART_OF)}")
-    path = os.path.normpath((cell(*PATHS) or "").replace("\\", "/"))
+    path = os.path.normpath((cell(*next(iter(needed), PATHS), *PATHS) or "").replace("\\", "/"))
     path = os.path.relpath(path, root.absolute()) if os.path.isabs(path) else path
+    if path == ".":
+        raise DataError(f"{where}: no file is named")
     if path == ".." or path.startswith("../"):
         raise DataError(f"{where}: {path} does not lie below the list's folder (paths count from there)")
     return Row(path=path, label=cell("label"), group=cell("group"), part=part and PART_OF[part.lower()])

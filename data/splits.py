@@ -56,9 +56,14 @@ def make_parts(labels: Index, groups: Index, classes: Sequence[str], paths: Sequ
 
 def divide(dataset: ImageSet, seed: int, *, allow_leaks: bool = False) -> Parts:
     """The parts that the images came with, or those that are made. Raises DataError."""
+    pairs = crossing(dataset)
+    if allow_leaks and not pairs:
+        raise DataError(
+            "allow_leaks = true would mark every number as leaky, and no source lies in several parts (leave it out)"
+        )
     if dataset.parts is None:
         return make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, seed)
-    if not allow_leaks and (pairs := crossing(dataset)):
+    if pairs and not allow_leaks:
         (one, other), part = pairs[0], dict(zip(dataset.paths, dataset.parts, strict=True))
         raise DataError(
             f"{len(pairs)} held-out images share a source with another part, for example {one} ({part[one]}) and "
@@ -108,6 +113,12 @@ def given_parts(dataset: ImageSet, seed: int) -> Parts:
         _, own = np.unique(dataset.groups[train], return_inverse=True)
         taken = _whole(dataset.labels[train], own, dataset.classes, missing, seed)
         index |= {name: train[part] for name, part in taken.items()}
+    for name, part in index.items():
+        if absent := sorted(set(range(len(dataset.classes))) - set(dataset.labels[part].tolist())):
+            raise DataError(
+                f"{dataset.parts_from}: no image of {dataset.classes[absent[0]]} in {name}, so no score would say "
+                "anything of it (add some, leave the class out, or let the parts be made here: --set parts=none)"
+            )
     return Parts(hash=_hash(index, dataset.paths), **index)
 
 

@@ -48,7 +48,7 @@ def _load(folder: str, groups: str | None, parts: str | None, seed: int, skip_ba
             f"leak: {len(pairs)} held-out images share a source with another part, for example {one} with {other}",
             markup=False,
         )
-    return dataset, divide(dataset, seed, allow_leaks=True)
+    return dataset, divide(dataset, seed, allow_leaks=bool(pairs))
 
 
 @app.command(epilog="Example: study data audit my_images --html audit.html")

@@ -110,7 +110,8 @@ def with_absolute_data(asked: Asked) -> Asked:
     data, runs = (asked.fields.get(key) for key in ("data", "runs"))
     changes: dict[str, JsonValue] = {}
     if isinstance(data, str) and data not in (*datasets.EMBEDDED, *FETCHED):
-        changes["data"] = str(Path(data).expanduser().resolve())
+        place = Path(data).expanduser()  # a list may be a link: its paths count from where it was named
+        changes["data"] = str(place.parent.resolve() / place.name if place.is_file() else place.resolve())
     for key in ("groups", "parts"):
         listed = asked.fields.get(key)
         if isinstance(listed, str) and listed.lower().endswith(".csv"):

@@ -32,11 +32,18 @@ Found = TypeVar("Found")
 logger = logging.getLogger(__name__)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Exception during reset")
+
+
 def wait_for_restarts(engine: Engine, address: str) -> None:
     """Let every later connection of the engine wait for the server; the first one, made already, showed it is right.
 
     StudyError after `PATIENCE`. A server that is full is waited for too: workers come and go.
     """
+
+    # A connection that was cut off cannot be reset; whoever used it says so, or does it again.
+    logging.getLogger("sqlalchemy.pool.impl.QueuePool").addFilter(_is_news)
 
     @event.listens_for(engine, "do_connect")
     def _patient(dialect: Any, record: Any, given: Any, options: Any) -> Any:

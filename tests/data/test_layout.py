@@ -201,6 +201,11 @@ HEAD = ("path", "label")
             of_metadata(("file_name", "text"), ("0.png", "a")),
             "no column label, and train/0.png lies in no class",
         ),
+        (
+            of_metadata(("file_name", "label"), ("0.png", "a"), ("1.png", "")),
+            "1.png has no label, others have .fill in all, or none.",
+        ),
+        (of_metadata(("file_name", "label"), (".", "a")), "metadata.csv, line 2: no file is named"),
         (of_list(("path", "class"), ("scans/1.png", "a")), "has no column label .it has: path, class."),
         (of_list(HEAD, ("scans/1.png", "a"), ("scans/1.png", "b")), "scans/1.png stands in two classes, a and b"),
         (of_list(HEAD, ("scans/1.png", "a"), ("scans/3.png", "")), "images.csv, line 3: no label"),
@@ -349,3 +354,24 @@ def test_random_images_have_no_group_in_common(tmp_path: Path) -> None:
         (tmp_path / "d" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "d" / "ab"[number % 2] / f"{number}.png")
     assert load(tmp_path / "d").groups.tolist() == list(range(8))
+
+
+def test_a_class_that_a_given_part_lacks_is_named(tmp_path: Path) -> None:
+    root = divided(tmp_path / "d")
+    shutil.rmtree(root / "test" / "b")
+    with pytest.raises(DataError, match="no image of b in test, so no score would say anything of it"):
+        divide(load(root), 0)
+
+
+def test_a_file_in_two_parts_is_refused(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "d")
+    rows = [(path, ("train", "test")[number % 2]) for number, path in enumerate(load(root).paths)]
+    listed = table(tmp_path / "parts.csv", ("path", "part"), *rows, (rows[0][0], "test"))
+    with pytest.raises(DataError, match=r"a/0\.png has two parts, train and test"):
+        load(root, parts=str(listed))
+
+
+def test_leaks_that_are_not_there_need_no_leave(tmp_path: Path) -> None:
+    for make in (class_folders, divided):
+        with pytest.raises(DataError, match="no source lies in several parts"):
+            divide(load(make(tmp_path / make.__name__)), 0, allow_leaks=True)
