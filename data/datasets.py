@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data import DataError, Progress
+from data import DataError, Progress, at_home
 from data.cache import decoded, publish
 from data.grouping.sources import join, sources
 from data.images import MOST_MEGAPIXELS, source_size
@@ -87,7 +87,7 @@ def _place(source: str | Path) -> Path:
     """The folder or the list that somebody named."""
     if "\0" in str(source):
         raise DataError(f"no such folder: {str(source)!a}")
-    root = Path(source).expanduser()
+    root = at_home(source)
     if not root.exists() and root.name in FETCHED:
         raise DataError(f"{root.name} is not here yet (get it with: study data fetch {root.name})")
     if not root.exists():
@@ -188,7 +188,7 @@ def _parts(
         assert found.parts is not None
         by = f"the column part of {found.listed_in}" if found.listed_in else f"the folders in {found.root.name}"
         return tuple(found.parts[path] for path in paths), by
-    file = Path(asked).expanduser()
+    file = at_home(asked)
     if file.suffix.lower() != ".csv":
         raise DataError(f"parts = {asked!r}: neither a CSV file (path, part) nor none")
     listed = part_list(file, paths, bad)

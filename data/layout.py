@@ -9,6 +9,7 @@ import io
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -90,7 +91,7 @@ def _from_folder(root: Path, cache: Path) -> Listing:
     def inside(folder: Path) -> list[Path]:
         return [one for one in _visible(folder)[0] if not one.name.startswith("__") and one.resolve() not in own]
 
-    if (root / METADATA).is_file():
+    if _is_imagefolder(root, inside):
         return _with_metadata(root, [root], {})
     folders = inside(root)
     parts = {folder: PART_OF[folder.name.lower()] for folder in folders if folder.name.lower() in PART_OF}
@@ -101,6 +102,16 @@ def _from_folder(root: Path, cache: Path) -> Listing:
     return Listing(root=root, classes=tuple(classes), labels=_labels(root, classes, list(classes)))
 
 
+def _is_imagefolder(folder: Path, inside: Inside) -> bool:
+    """Whether metadata.csv lists the files: a table of something else may lie beside class folders."""
+    if not (folder / METADATA).is_file():
+        return False
+    columns: list[str] = []
+    with suppress(UnicodeDecodeError, csv.Error):  # said where it is read, if it is
+        columns = next(csv.reader(io.StringIO(read_text(folder / METADATA), newline="")), [])
+    return "file_name" in columns or not inside(folder)
+
+
 def _divided(root: Path, folders: list[Path], parts: Mapping[Path, str], inside: Inside) -> Listing:
     """Folders named after parts, each with class folders, or with files and a metadata.csv."""
     if others := [folder.name for folder in folders if folder not in parts]:
@@ -108,7 +119,7 @@ def _divided(root: Path, folders: list[Path], parts: Mapping[Path, str], inside:
             f"{root} holds parts ({', '.join(folder.name for folder in parts)}) and other folders "
             f"({', '.join(others[:3])}): move the others away, or list the images in a CSV file (path, label, part)"
         )
-    if any((folder / METADATA).is_file() for folder in parts):
+    if any(_is_imagefolder(folder, inside) for folder in parts):
         return _with_metadata(root, list(parts), parts)
     classes = {folder: _class_folders(folder, inside) for folder in parts}
     names = sorted({name for found in classes.values() for name in found})

@@ -54,7 +54,7 @@ class Sizes:
     pixels: int  # of what is timed
     batches: tuple[int, ...]
     patience: float  # see bench_training.py
-    images: int  # of the published work; 0: as many as two minutes allow
+    images: int  # of the published work; 0: as many as WHOLE_SECONDS allow
     trials: int
     epochs: int
     hours: float  # of the study on generated images

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from data import DataError, Progress
+from data import DataError, Progress, at_home
 from data.cache import publish
 from data.grouping.settings import version
 from data.images import read_file, read_text
@@ -44,7 +44,7 @@ def sources(
     if groups == "none":
         return list(paths), "exact duplicates only"
     if groups.lower().endswith(".csv"):
-        return read_groups(Path(groups).expanduser(), paths, left_out), Path(groups).name
+        return read_groups(at_home(groups), paths, left_out), Path(groups).name
     return match_groups(groups, paths), f"the pattern {groups}"
 
 

@@ -95,7 +95,9 @@ def _parameters() -> Iterator[Described]:
 
 def _of(fields: Mapping[str, Any], top: str, key: str) -> Any:
     value = fields.get(top)
-    return value.get(key) if key and isinstance(value, dict) else None if key else value
+    if not key:
+        return value
+    return value.get(key) if isinstance(value, dict) else None
 
 
 def _value(value: Any) -> str:

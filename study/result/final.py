@@ -279,6 +279,8 @@ def _finished_card(directory: Path, study: OpenStudy, work: Workspace, trial: Fr
         and card.test_openings == len(openings(study))
         and card.study.config.get("positive") == list(work.config.positive)
         and card.study.config.get("leaky_score") == work.config.leaky_score
+        # Parts that came with the images stay when their groups change; intervals do not.
+        and (card.data is None or card.data.groups == int(work.dataset.groups.max()) + 1)
     )
     return card if same and current else None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from pydantic import JsonValue
 
-from data import DataError, Progress, datasets
+from data import DataError, Progress, at_home, datasets
 from data.datasets import ImageSet
 from data.public.known import FETCHED
 from data.splits import Parts, divide, listed, random_parts
@@ -89,7 +89,7 @@ def _tell_of_no_files(name: str, folder: Path, storage: LeanStorage, *, end: boo
 def default_name(asked: Asked) -> str:
     """Preset and data, as in quick-digits."""
     data = str(asked.fields.get("data", "digits"))
-    place = Path(data).expanduser().resolve()
+    place = at_home(data).resolve()
     named = place.stem if place.suffix.lower() == ".csv" else place.name
     tail = re.sub(r"[^\w.-]+", "-", named).strip("-") or "data"
     return f"{asked.fields['preset']}-{tail}"
@@ -110,14 +110,14 @@ def with_absolute_data(asked: Asked) -> Asked:
     data, runs = (asked.fields.get(key) for key in ("data", "runs"))
     changes: dict[str, JsonValue] = {}
     if isinstance(data, str) and data not in (*datasets.EMBEDDED, *FETCHED):
-        place = Path(data).expanduser()  # a list may be a link: its paths count from where it was named
+        place = at_home(data)  # a list may be a link: its paths count from where it was named
         changes["data"] = str(place.parent.resolve() / place.name if place.is_file() else place.resolve())
     for key in ("groups", "parts"):
         listed = asked.fields.get(key)
         if isinstance(listed, str) and listed.lower().endswith(".csv"):
-            changes[key] = str(Path(listed).expanduser().resolve())
+            changes[key] = str(at_home(listed).resolve())
     if isinstance(runs, str):
-        changes["runs"] = str(Path(runs).expanduser().resolve())
+        changes["runs"] = str(at_home(runs).resolve())
     return Asked({**asked.fields, **changes})
 
 

@@ -375,3 +375,42 @@ def test_leaks_that_are_not_there_need_no_leave(tmp_path: Path) -> None:
     for make in (class_folders, divided):
         with pytest.raises(DataError, match="no source lies in several parts"):
             divide(load(make(tmp_path / make.__name__)), 0, allow_leaks=True)
+
+
+def test_a_metadata_file_of_something_else_hides_no_class_folders(tmp_path: Path) -> None:
+    plain, parts = class_folders(tmp_path / "d"), divided(tmp_path / "e")
+    for folder in (plain, parts / "Train"):
+        table(folder / "metadata.csv", ("isic_id", "age"), ("1", "40"))
+    assert len(load(plain).paths) == 48
+    assert load(parts).parts is not None
+
+
+def test_nobodys_home_is_said_in_a_line(shell: Shell, tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "d")
+    for words in (["run", "--data", "~nobody-here/x"], ["data", "split", "~nobody-here/x"]):
+        code, _, err = shell(*words)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "~nobody-here/x: nobody of that name has a home here" in err
+    assert "has a home here" in shell("data", "split", root, "--parts", "~nobody-here/x.csv")[2]
+
+
+@pytest.mark.slow
+def test_sources_that_become_known_later_change_the_intervals_of_parts_that_stay(shell: Shell, tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "d")
+    paths = load(root, groups="none").paths
+    parts = ("train", "train", "train", "val", "cal", "test")
+    table(tmp_path / "parts.csv", ("path", "part"), *((path, parts[n // 2 % 6]) for n, path in enumerate(paths)))
+    command = ["run", *tiny_options(root, trials=1), "--name", "s", "--set", f"parts={tmp_path / 'parts.csv'}"]
+    assert shell(*command, "--set", "groups=none")[0] == 0
+    model = tmp_path / "runs" / "s" / "model"
+    before = read_card(model, StudyCard)
+    table(root / "groups.csv", ("path", "group"), *((path, f"patient {n // 2}") for n, path in enumerate(paths)))
+    code, _, err = shell(*command)
+    assert code == 0, err
+    after = read_card(model, StudyCard)
+    assert before.data is not None
+    assert after.data is not None
+    assert (before.data.groups, after.data.groups) == (48, 24)
+    assert before.data.parts_hash == after.data.parts_hash
+    assert after.weights_sha256 == before.weights_sha256
+    assert after.test_openings == 1  # the same weights on the same images
