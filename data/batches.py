@@ -72,18 +72,36 @@ class Augment:
 
 @dataclass(frozen=True)
 class Pixels:
-    """All images of a study on its device."""
+    """All images of a study, on its device where it holds them."""
 
-    images: Tensor  # uint8 [N, H, W, 3]
-    labels: Tensor  # int64 [N]
+    images: Tensor  # uint8 [N, H, W, 3]; in the processor's memory where the device is too small
+    labels: Tensor  # int64 [N], always on the device
     normalisation: Normalisation
+
+
+SHARE = 0.4
+"""Of a GPU's free memory, the largest part that images take."""
 
 
 def to_device(
     images: NDArray[np.uint8], labels: NDArray[np.int64], device: torch.device, normalisation: Normalisation
 ) -> Pixels:
-    """Copy images [N, H, W, 3] and labels [N] to the device, once per process."""
-    return Pixels(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device), normalisation)
+    """Copy images [N, H, W, 3] and labels [N] to the device, once per process.
+
+    More images than a GPU has room for stay where they are; batches of them are copied.
+    """
+    held = torch.from_numpy(images)
+    if device.type != "cuda" or images.nbytes <= SHARE * torch.cuda.mem_get_info(device)[0]:
+        held = held.to(device)
+    return Pixels(held, torch.from_numpy(labels).to(device), normalisation)
+
+
+def gathered(pixels: Pixels, chosen: Tensor) -> Tensor:
+    """The images [B, H, W, 3] of an index [B] that lies where they do, on the device of the labels."""
+    found = pixels.images[chosen]
+    if found.device == pixels.labels.device:
+        return found
+    return found.pin_memory().to(pixels.labels.device, non_blocking=True)
 
 
 def train_batches(pixels: Pixels, index: Tensor, batch_size: int, augment: Augment) -> Iterator[Batch]:
@@ -91,16 +109,32 @@ def train_batches(pixels: Pixels, index: Tensor, batch_size: int, augment: Augme
     epoch); a dataset smaller than a batch is one batch."""
     order = index[torch.randperm(len(index), device=index.device)]
     size = min(batch_size, len(index))
-    for start in range(0, len(index) - size + 1, size):
-        chosen = order[start : start + size]
-        yield augmented(pixels.images[chosen], augment, pixels.normalisation), pixels.labels[chosen]
+    places = order.to(pixels.images.device)  # once an epoch: where images lie elsewhere, it waits for the device
+    whole = len(index) // size * size
+    at_once = _at_once(pixels, size)
+    for start in range(0, whole, at_once):
+        some = slice(start, min(start + at_once, whole))
+        x, y = augmented(gathered(pixels, places[some]), augment, pixels.normalisation), pixels.labels[order[some]]
+        yield from zip(torch.split(x, size), torch.split(y, size), strict=True)
+
+
+AT_ONCE = 2**22
+"""Pixels that are augmented at once on CUDA: 50 MB, and some times as much on the way."""
+
+
+def _at_once(pixels: Pixels, size: int) -> int:
+    """Images that are augmented at once: a batch; on CUDA several, since a small one takes as long to ask for."""
+    if pixels.labels.device.type != "cuda":
+        return size
+    return size * max(1, AT_ONCE // (size * pixels.images.shape[1] * pixels.images.shape[2]))
 
 
 def eval_batches(pixels: Pixels, index: Tensor, batch_size: int) -> Iterator[Batch]:
     """Every image of `index` [n] once, in order, not augmented."""
+    places = index.to(pixels.images.device)
     for start in range(0, len(index), batch_size):
-        chosen = index[start : start + batch_size]
-        yield normalised(pixels.images[chosen], pixels.normalisation), pixels.labels[chosen]
+        some = slice(start, start + batch_size)
+        yield normalised(gathered(pixels, places[some]), pixels.normalisation), pixels.labels[index[some]]
 
 
 def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:

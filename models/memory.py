@@ -18,12 +18,20 @@ class OutOfMemoryError(ModelError):
     """The network does not fit the device."""
 
 
+NO_MEMORY = (
+    "can't allocate memory",  # the processor's allocator
+    "MPS backend out of memory",  # Apple's GPU
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine",  # cuDNN: no algorithm's workspace fitted
+)
+"""What torch says, in part, where memory is short and it raises a plain RuntimeError."""
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the processor's allocator, had no memory left (torch has a class for devices only)."""
-    words = str(error)  # of the processor's allocator, and of Apple's GPU
-    return (
-        isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in words or "MPS backend out of" in words
-    )
+    """Whether a device, or the processor's allocator, had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def activation_bytes(config: CNNConfig, number_bytes: int) -> int:

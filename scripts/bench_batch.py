@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from models.checkpoint import Checkpoints
-from models.training import derive_seed
+from models.training.checkpoint import Checkpoints
+from models.training.recipe import derive_seed
 from study.config.resolve import resolve
 from study.config.schema import StudyConfig
 from study.config.space import Range

@@ -15,9 +15,12 @@ from pathlib import Path
 
 import torch
 
-from models import checkpoint
 from models.cnn import CNNConfig, build_cnn, count_parameters, plain_blocks, prepare
-from models.training import Batch, TrainConfig, fit, make_learner
+from models.training import checkpoint
+from models.training.learner import make_learner
+from models.training.loop import fit
+from models.training.recipe import TrainConfig
+from models.training.step import Batch
 
 NETWORKS = {
     "smallest": ((32, 64, 128), (3, 3, 3), (256,)),

@@ -42,8 +42,10 @@ import torch  # noqa: E402
 from bench_study import curve  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
-from models.checkpoint import Checkpoints  # noqa: E402
-from models.training import EpochResult, TrainConfig, make_learner  # noqa: E402
+from models.training.checkpoint import Checkpoints  # noqa: E402
+from models.training.learner import make_learner  # noqa: E402
+from models.training.loop import EpochResult  # noqa: E402
+from models.training.recipe import TrainConfig  # noqa: E402
 from study.config.resolve import resolve  # noqa: E402
 from study.search.cluster import ray_actors  # noqa: E402
 from study.search.local import local_processes  # noqa: E402

@@ -23,9 +23,9 @@ import torch
 from scipy import stats
 
 from data.splits import Parts
-from models.checkpoint import Checkpoints
 from models.scores.evaluation import mean_recall, predict_logits
-from models.training import derive_seed
+from models.training.checkpoint import Checkpoints
+from models.training.recipe import derive_seed
 from study.config.resolve import resolve
 from study.search.opened import load_parts
 from study.training.start import start_training

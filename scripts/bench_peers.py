@@ -44,8 +44,8 @@ from data.datasets import ImageSet, load
 from data.splits import Parts, make_parts
 from models.bundle import folder as bundle
 from models.bundle.reference import IMAGENET
-from models.checkpoint import Checkpoints
 from models.scores.evaluation import predict_logits
+from models.training.checkpoint import Checkpoints
 from study.config.presets import PRESETS, STARTS
 from study.config.resolve import ask
 from study.config.schema import StudyConfig
@@ -58,7 +58,7 @@ CONFIGURATIONS, SEARCH = 8, 0.6
 BASES = (32, 16, 8, 4, 2)
 """Filters of the narrowest first block: the published 32, or as many as the time allows."""
 DECAY, BATCH = 1e-4, 64
-CPU = torch.device("cpu")
+CPU = torch.device("cpu")  # of every side
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from data.public import tissue
 from data.splits import make_parts
 from models.bundle import folder as bundle
 from models.bundle.reference import IMAGENET
-from models.training import derive_seed
+from models.training.recipe import derive_seed
 from study import launch
 from study.config.resolve import Asked, resolve
 from study.config.schema import StudyConfig

@@ -31,8 +31,10 @@ from optuna.trial import TrialState
 
 from data.datasets import load
 from data.splits import make_parts
-from models.checkpoint import Checkpoints
-from models.training import EpochResult, TrainConfig, make_learner
+from models.training.checkpoint import Checkpoints
+from models.training.learner import make_learner
+from models.training.loop import EpochResult
+from models.training.recipe import TrainConfig
 from study.config.resolve import resolve
 from study.config.schema import StudyConfig
 from study.config.space import distributions

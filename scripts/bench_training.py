@@ -34,7 +34,9 @@ from data.batches import Augment, Normalisation, Pixels, eval_batches, train_bat
 from data.public import tissue
 from models.bundle.reference import IMAGENET
 from models.cnn import CNNConfig, build_cnn, count_parameters, plain_blocks, prepare
-from models.training import TrainConfig, evaluate, fit, make_learner
+from models.training.learner import make_learner
+from models.training.loop import evaluate, fit
+from models.training.recipe import TrainConfig
 from study import launch
 from study.config.presets import REFERENCE_AUGMENT
 from study.config.resolve import Asked, resolve

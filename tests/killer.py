@@ -53,7 +53,7 @@ POINTS: dict[str, tuple[str, str]] = {
     "verdict": ("optuna:Trial", "should_prune"),
     "attribute": ("study.storage.lean:LeanStorage", "set_attributes"),
     "tell": ("optuna.storages._cached_storage:_CachedStorage", "set_trial_state_values"),
-    "checkpoint": ("models.checkpoint:", "write"),
+    "checkpoint": ("models.training.checkpoint:", "write"),
     "checkpoint rename": ("models.files:", "flush"),
     "ask": ("optuna:Study", "ask"),
     "lease": ("study.storage.leases:Leases", "_row"),

@@ -18,14 +18,15 @@ FLOORS = [
     ["study.training"],
     ["study.config", "study.storage"],
     ["study.signals", "study.forkserver", "study.attributes"],
-    ["models.bundle", "data"],
-    ["models", "models.scores", "data.grouping", "data.public"],
+    ["models.bundle", "models.training", "data"],
+    ["models.scores", "data.grouping", "data.public"],
+    ["models"],
     ["data.cache"],
     ["data.images"],
     ["errors"],
 ]
 HEIGHT = {package: len(FLOORS) - level for level, floor in enumerate(FLOORS) for package in floor}
-LOOSE = {"study": 7, "models": 7, "data": 9}
+LOOSE = {"study": 7, "models": 6, "data": 9}
 """Files that may lie beside the packages of a room, so that a newcomer sees the packages."""
 
 

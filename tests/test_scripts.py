@@ -112,7 +112,7 @@ def names_cuda(node: ast.AST) -> bool:
 
 
 def branches_for_cuda() -> Iterator[str]:
-    """The outermost functions of the program that name CUDA: models.training._autocast."""
+    """The outermost functions of the program that name CUDA: models.training.step.autocast."""
     for file in (file for room in ("data", "models", "study") for file in sorted((ROOT / room).rglob("*.py"))):
         module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         for node in ast.parse(file.read_text()).body:
@@ -136,7 +136,7 @@ def test_the_check_of_a_gpu_runs_small_without_one() -> None:
     assert "Tiny, for a test: the figures mean nothing." in done.stdout
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if "|" in line]
     assert [row[0] for row in rows if len(row) == 3 and row[2].isdigit()] == [
-        *("number types", "out of memory", "resuming", "workers", "export")
+        *("number types", "graph", "host memory", "out of memory", "resuming", "workers", "export")
     ]
     assert [row[0] for row in rows if len(row) == 8][2:] == ["smallest", "published best", "largest"]
     assert all(len(row) in (3, 8) for row in rows)

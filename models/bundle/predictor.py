@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.bundle.card import Card
 from models.cnn import CNN, fused, prepare
+from models.precision import full_precision
 from models.scores.views import AS_IT_IS, View, by_view, seen
 
 
@@ -64,7 +65,7 @@ class Bundle:
     def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float64]:
         """uint8 images [N, S, S, 3] of the model's size -> probabilities [N, K]."""
         device = self.predictor.mean.device
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(device):
             parts = [
                 self.predictor(torch.from_numpy(images[i : i + batch_size]).to(device)).cpu().double()
                 for i in range(0, len(images), batch_size)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic reads the one of typing from Python 3.12 only
 
+from models.precision import full_precision
 from models.scores.calibration import Bin, brier, calibration_error, risk_coverage, softmax
 from models.scores.intervals import (
     Interval,
@@ -128,9 +129,9 @@ class Comparison:
 def predict_logits(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], views: tuple[View, ...] = AS_IT_IS
 ) -> Floats:
-    """Logits [N, K] in full precision (no autocast), in the order of the batches; [V, N, K] of several views."""
+    """Logits [N, K] in float32 (no autocast, no TF32), in the order of the batches; [V, N, K] of several views."""
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), full_precision(next(model.parameters()).device):
         # One view after another: all at once would take as many times the memory that training was fitted to.
         parts = [torch.stack([model(seen_so(images, view)).cpu().double() for view in views]) for images, _ in batches]
     logits = torch.cat(parts, dim=1)

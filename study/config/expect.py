@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from models.cost import Cost
-from models.training import batch_for
+from models.training.recipe import batch_for
 from study.config.draw import anywhere
 from study.config.limit import cheapest, cost_of
 from study.config.schema import StudyConfig

@@ -7,7 +7,7 @@ import plotly.io
 from optuna.trial import FrozenTrial, TrialState
 
 from models.scores.calibration import Bin
-from models.training import EpochResult
+from models.training.loop import EpochResult
 from study.attributes import BRACKET, number
 
 # Told apart by people with any kind of colour vision (Okabe and Ito 2008), and by lightness on grey paper.

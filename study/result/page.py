@@ -13,7 +13,7 @@ from models.bundle.card import INCOMPLETE, Conformal, Data, Format, StudyCard, b
 from models.scores.conformal import Refused
 from models.scores.evaluation import HeldOutScores, Positive
 from models.scores.intervals import Interval
-from models.training import EpochResult
+from models.training.loop import EpochResult
 from study.attributes import BASELINE, NUM_PARAMS, SECONDS, number
 from study.config.schema import StudyConfig
 from study.config.space import Entry, Range

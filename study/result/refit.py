@@ -16,10 +16,11 @@ from pydantic import BaseModel
 from models import files
 from models.bundle import folder as bundle
 from models.bundle.card import Confirmed
-from models.checkpoint import Checkpoints
 from models.cnn import CNN, CNNConfig
 from models.memory import OutOfMemoryError
-from models.training import EpochResult, derive_seed
+from models.training.checkpoint import Checkpoints
+from models.training.loop import EpochResult
+from models.training.recipe import derive_seed
 from study import StudyError
 from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, INFEASIBLE, number, why
 from study.config.plan import CONFIRM_SEEDS, MOST_CONFIRMED, extended, shortened

@@ -20,7 +20,7 @@ from models.bundle.export import milliseconds, run_module
 from models.bundle.predictor import Predictor
 from models.cnn import build_cnn
 from models.scores.evaluation import ClassScores, HeldOutScores
-from models.training import EpochResult
+from models.training.loop import EpochResult
 from study.attributes import BRACKET, EPOCH_SECONDS, INFEASIBLE, NUM_PARAMS, PRUNED_BECAUSE, SECONDS, number, why
 from study.config.limit import cost_of
 from study.config.schema import StudyConfig

@@ -30,7 +30,7 @@ from models.scores.evaluation import (
 )
 from models.scores.intervals import accuracy_interval
 from models.scores.views import AS_IT_IS
-from models.training import derive_seed
+from models.training.recipe import derive_seed
 from study.attributes import OPENINGS
 from study.result.pretrained import Pretrained
 from study.result.refit import Trained

@@ -10,7 +10,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from models.training import derive_seed
+from models.training.recipe import derive_seed
 from study.config.draw import near
 from study.config.limit import cheapest
 from study.config.schema import StudyConfig

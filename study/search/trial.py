@@ -11,10 +11,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
-from models.checkpoint import Checkpoints
 from models.cnn import CNN, count_parameters
 from models.memory import OutOfMemoryError
-from models.training import AfterStep, EpochResult, derive_seed
+from models.training.checkpoint import Checkpoints
+from models.training.loop import AfterStep, EpochResult
+from models.training.recipe import derive_seed
 from study import attributes as names
 from study.attributes import Reason
 from study.config.space import Value

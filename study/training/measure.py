@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from data.images import decode
 from models.bundle.reference import IMAGENET
 from models.cnn import CNNConfig, build_cnn, plain_blocks, prepare
 from models.cost import cost
-from models.training import TrainConfig, fit, make_learner
+from models.training.learner import make_learner
+from models.training.loop import fit
+from models.training.recipe import TrainConfig
 from study.config.expect import Throughput
 
 IMAGES, BATCH = 256, 64
@@ -84,7 +87,10 @@ def _solved(rows: np.ndarray, taken: np.ndarray) -> list[float]:
 
 
 def _image_seconds(probe: CNNConfig, device: torch.device, seconds: float) -> float:
-    """Of training, per image: the lower quartile over steps, without the first."""
+    """Of training, per image: the lower quartile over steps, without the first.
+
+    Over epochs on CUDA, where the images of one are augmented together.
+    """
     side = probe.image_size
     generator = torch.Generator().manual_seed(0)
     pixels = Pixels(
@@ -97,18 +103,23 @@ def _image_seconds(probe: CNNConfig, device: torch.device, seconds: float) -> fl
     every = torch.arange(IMAGES, device=device)
     times: list[float] = []
     last = time.perf_counter()
+    steps = IMAGES // BATCH
+    together = steps if device.type == "cuda" else 1
 
-    def after_step(*_: int) -> None:
+    def after_step(_: int, step: int, __: int) -> None:
         nonlocal last
+        if step % together:
+            return
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         now = time.perf_counter()
-        times.append(now - last)
+        times.append((now - last) / together)
         last = now
 
     with torch.random.fork_rng():
         learner = make_learner(prepare(build_cnn(probe), device), recipe)
-        epochs = fit(learner, recipe, lambda: train_batches(pixels, every, BATCH, augment), 4, None, 0, 0, after_step)
+        batches = partial(train_batches, pixels, every, BATCH, augment)
+        epochs = fit(learner, recipe, batches, steps, None, 0, 0, after_step)
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(times) < 3:
             last = time.perf_counter()

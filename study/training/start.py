@@ -9,20 +9,12 @@ import numpy as np
 import torch
 
 from data.batches import Batch, train_batches
-from models.checkpoint import Checkpoints
 from models.cnn import CNN, CNNConfig, build_cnn, prepare
 from models.memory import OutOfMemoryError, in_words, is_out_of_memory, total_bytes, training_bytes
-from models.training import (
-    AfterStep,
-    EpochResult,
-    Learner,
-    TrainConfig,
-    balanced_weights,
-    batch_for,
-    derive_seed,
-    fit,
-    make_learner,
-)
+from models.training.checkpoint import Checkpoints
+from models.training.learner import Learner, make_learner
+from models.training.loop import AfterStep, EpochResult, fit
+from models.training.recipe import TrainConfig, balanced_weights, batch_for, derive_seed
 from study.config.schema import StudyConfig
 from study.config.space import Value, cnn_config, full_point, train_config
 from study.training.workspace import Workspace

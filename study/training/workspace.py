@@ -13,8 +13,8 @@ from data.batches import Batch, Normalisation, Pixels, eval_batches, to_device
 from data.datasets import ImageSet
 from data.splits import Parts
 from models.bundle.reference import IMAGENET
-from models.checkpoint import Checkpoints
 from models.scores.views import View, views_of
+from models.training.checkpoint import Checkpoints
 from study.config.schema import StudyConfig
 
 EVAL_BATCH = 256

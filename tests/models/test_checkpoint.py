@@ -1,6 +1,7 @@
 """Checkpoints: going on from one gives the same bits; a torn, altered or foreign one is never used."""
 
 import itertools
+import json
 import logging
 import shutil
 import subprocess
@@ -11,10 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from models import checkpoint, files
-from models.checkpoint import Checkpoints
+from models import files
 from models.cnn import build_cnn, prepare
-from models.training import EpochResult, Learner, TrainConfig, derive_seed, fit, make_learner
+from models.training import checkpoint
+from models.training.checkpoint import Checkpoints
+from models.training.learner import Learner, make_learner
+from models.training.loop import EpochResult, fit
+from models.training.recipe import TrainConfig, derive_seed
 from study.config.schema import StudyConfig
 from study.search.open_study import OpenStudy
 from study.search.trial import objective
@@ -188,3 +192,19 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(
         subprocess.run(["umount", place], check=True)
     assert all(trial.state.is_finished() for trial in study.study.trials)
     assert "no checkpoint was written (No space left on device); the training goes on without" in caplog.text
+
+
+def test_a_rate_that_lies_on_the_device_is_kept_as_a_number(tmp_path: Path) -> None:
+    """On CUDA the learning rate is a tensor, which the schedule remembers too."""
+    config = TrainConfig(epochs=4, learning_rate=0.01, schedule="plateau")
+    learner = make_learner(build_cnn(SMALL), config)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = torch.tensor(0.01)
+    for loss in (1.0, *[2.0] * 4):
+        learner.plateau.step(loss)
+    tensors, fields = learner.state()
+    assert json.loads(json.dumps(fields)) == fields
+    assert fields["rates"] == pytest.approx([0.005])
+    other = make_learner(build_cnn(SMALL), config)
+    other.load(tensors, fields)
+    assert other.rates == fields["rates"]

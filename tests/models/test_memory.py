@@ -1,6 +1,7 @@
 """Too large for the memory: batches are halved, single images refused, and the study goes on."""
 
 import copy
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,11 @@ from torch import Tensor, nn
 from models import memory
 from models.cnn import Block, CNNConfig, build_cnn, plain_blocks
 from models.memory import OutOfMemoryError, activation_bytes, total_bytes, training_bytes
-from models.training import Batch, TrainConfig, fit, make_learner
+from models.training import step as step_of_training
+from models.training.learner import make_learner
+from models.training.loop import fit
+from models.training.recipe import TrainConfig
+from models.training.step import Batch
 from study.config.schema import StudyConfig
 from study.search.trial import objective
 from study.search.worker import search
@@ -87,6 +92,38 @@ def test_a_single_image_that_does_not_fit_ends_the_training() -> None:
     )  # 8 GB of activations
     with MemoryLimit(3 * 2**30), pytest.raises(OutOfMemoryError, match="a single image"):
         next(fit(learner, recipe, one_batch(2, 2048), 1, None, 0))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "MPS backend out of memory (MPS allocated: 1 GB)",
+        "[enforce fail at alloc_cpu.cpp:128] data. DefaultCPUAllocator: can't allocate memory: you tried",
+    ],
+)
+def test_whatever_torch_says_of_memory_is_out_of_memory(words: str) -> None:
+    """A batch is halved until it fits; of a single image the words stay, for they may mean something else."""
+    assert memory.is_out_of_memory(RuntimeError(words))
+    learner = make_learner(build_cnn(SMALL), TrainConfig(epochs=1, learning_rate=0.01))
+    tried: list[int] = []
+
+    def work(images: int) -> Tensor:
+        tried.append(images)
+        if images > fits:
+            raise RuntimeError(words)
+        return torch.ones(2)
+
+    fits = 3
+    step_of_training.fitting(learner, torch.zeros(16, 3, 8, 8), work)
+    assert (tried, learner.micro_batch) == ([16, 8, 4, 2], 2)
+    fits = 0
+    with pytest.raises(OutOfMemoryError, match=re.escape(words.splitlines()[0])):
+        step_of_training.fitting(learner, torch.zeros(16, 3, 8, 8), work)
+    assert not memory.is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 @pytest.mark.parametrize(

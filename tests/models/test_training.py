@@ -15,21 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.cnn import CNNConfig, build_cnn, plain_blocks
-from models.training import (
-    Batch,
-    EpochResult,
-    TrainConfig,
-    _loss,
-    balanced_weights,
-    batch_for,
-    derive_seed,
-    evaluate,
-    fit,
-    make_learner,
-    make_optimizer,
-    rate_factor,
-    rate_for_batch,
-)
+from models.training.learner import make_learner, make_optimizer
+from models.training.loop import EpochResult, evaluate, fit
+from models.training.recipe import TrainConfig, balanced_weights, batch_for, derive_seed, rate_factor, rate_for_batch
+from models.training.step import Batch, loss_of
 
 SMALL = CNNConfig(
     num_classes=2,
@@ -195,7 +184,7 @@ def test_weights_of_classes_are_those_of_torch_but_for_the_scale() -> None:
     config = TrainConfig(epochs=1, learning_rate=1.0, class_weights=weights)
     theirs = torch.nn.functional.cross_entropy(logits, labels, weight=torch.tensor(weights))
     scale = torch.tensor(weights)[labels].mean()
-    torch.testing.assert_close(_loss(logits, labels, config), theirs * scale)
+    torch.testing.assert_close(loss_of(logits, labels, config), theirs * scale)
 
 
 @pytest.mark.parametrize("weights", [None, (0.6, 3.0)])

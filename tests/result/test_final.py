@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from models.memory import OutOfMemoryError
-from models.training import EpochResult
+from models.training.loop import EpochResult
 from study import StudyError
 from study.config.schema import StudyConfig
 from study.config.space import distributions

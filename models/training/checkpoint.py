@@ -22,7 +22,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from models import files
-from models.training import EpochResult, Learner, State
+from models.training.learner import Learner, State
+from models.training.loop import EpochResult
 
 UNUSABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError)
 

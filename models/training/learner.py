@@ -1,0 +1,87 @@
+"""What training changes: weights, the optimiser's moments, the schedule's memory."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.training.recipe import TrainConfig
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam (decay as an L2 penalty, as in the reference), AdamW (decoupled) or SGD with Nesterov momentum 0.9."""
+    rate, decay = config.learning_rate, config.weight_decay
+    parameters = _groups(model) if config.decayed == "weights" else list(model.parameters())
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True, fused=True)
+
+
+def _groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Weights, which decay; and norms and biases, which do not (He et al. 2019)."""
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Everything that the next epoch depends on: tensors by name, and the rest as JSON."""
+
+
+@dataclass
+class Learner:
+    """What training changes: the network, the optimiser, and the one schedule that remembers losses."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    plateau: torch.optim.lr_scheduler.ReduceLROnPlateau
+    micro_batch: int | None = None  # images that go through the network at once; None: the whole batch
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rate of each of the optimiser's groups."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def state(self) -> State:
+        """What `load` takes; the tensors are the learner's own, which training goes on to change."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        kept = self.optimizer.state_dict()
+        for number, slots in kept["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": slot for name, slot in slots.items()}
+        plateau = self.plateau.state_dict()
+        if "_last_lr" in plateau:
+            plateau["_last_lr"] = [float(rate) for rate in plateau["_last_lr"]]  # tensors, on CUDA
+        return tensors, {"rates": self.rates, "plateau": plateau, "micro_batch": self.micro_batch}
+
+    def load(self, tensors: dict[str, Tensor], fields: dict[str, Any]) -> None:
+        """Take over a state that `state` gave. Raises RuntimeError or KeyError when it belongs to another network."""
+        weights = {name[len("model.") :]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        fresh = self.optimizer.state_dict()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, slot = name.split(".")
+                slots.setdefault(int(number), {})[slot] = _laid_out_like(parameters[int(number)], tensor)
+        for group, rate in zip(fresh["param_groups"], fields["rates"], strict=True):
+            group["lr"] = rate
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict({"state": slots, "param_groups": fresh["param_groups"]})
+        self.plateau.load_state_dict(fields["plateau"])
+        self.micro_batch = fields["micro_batch"]
+
+
+def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A copy with the parameter's strides: fused optimisers walk through both memories side by side."""
+    if tensor.shape != parameter.shape:
+        return tensor.clone()  # the number of steps
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+
+
+def make_learner(model: nn.Module, config: TrainConfig) -> Learner:
+    """A network at the start of its training."""
+    optimizer = make_optimizer(model, config)
+    return Learner(model, optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=2))
