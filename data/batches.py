@@ -5,17 +5,16 @@ Everything random is drawn from torch's default generator, which the training lo
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
+
+from data.augment import Augment
 
 GREY = (0.299, 0.587, 0.114)
 """Luma weights (ITU-R BT.601), as in torchvision's colour jitter."""
@@ -34,40 +33,6 @@ class Normalisation:
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 [B, 3, H, W] (channels last in memory), normalised; labels int64 [B]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augment:
-    """What is done to each training image at strength 1; the defaults do nothing."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}  # the study's TOML file has these fields
-
-    rotation: Annotated[float, Ge(0), Le(180), Field(description="degrees, either way")] = 0.0
-    hflip: Annotated[bool, Field(description="left and right, half of the time")] = False
-    vflip: Annotated[bool, Field(description="up and down, half of the time")] = False
-    turns: Annotated[bool, Field(description="by quarters, any of the four alike")] = False
-    crop: Annotated[
-        float, Gt(0), Le(1), Field(description="smallest share of the area kept; aspect ratio 3/4 to 4/3")
-    ] = 1.0
-    jitter: Annotated[
-        float, Ge(0), Le(0.9), Field(description="brightness, contrast, saturation times 1 - jitter to 1 + jitter")
-    ] = 0.0
-    stain: Annotated[float, Ge(0), Le(0.9), Field(description="haematoxylin, eosin likewise (Tellez et al. 2018)")] = (
-        0.0
-    )
-
-    def scaled(self, strength: float) -> "Augment":
-        """The same augmentation, weaker or stronger; strength 0 switches all of it off, flips included."""
-        return replace(
-            self,
-            rotation=self.rotation * strength,
-            hflip=self.hflip and strength > 0,
-            vflip=self.vflip and strength > 0,
-            turns=self.turns and strength > 0,
-            crop=max(0.1, 1 - (1 - self.crop) * strength),
-            jitter=min(0.9, self.jitter * strength),
-            stain=min(0.9, self.stain * strength),
-        )
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from data.cache import decoded, publish
 from data.grouping.sources import join, sources
 from data.images import MOST_MEGAPIXELS, source_size
 from data.layout import Listing, encodes, listing, part_list
-from data.public import tissue
-from data.public.known import FETCHED
+from data.public import FETCHED, tissue
 
 logger = logging.getLogger(__name__)
 

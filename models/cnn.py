@@ -1,10 +1,9 @@
-"""Architecture as a value: a frozen CNNConfig in, a network out."""
+"""From an architecture to a network: a frozen CNNConfig in, a module out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,42 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models import ModelError
-
-Head = Literal["flatten", "gap"]
-Kind = Literal["plain", "residual"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Block:
-    """One row of an architecture; every block ends with half the height and width."""
-
-    kind: Kind = "plain"  # see BLOCKS
-    filters: int  # output channels
-    kernel_size: int = 3  # odd; of a plain block's convolution
-    stride: int = 1  # of its first convolution
-
-
-@dataclass(frozen=True, kw_only=True)
-class CNNConfig:
-    """A convolutional network: blocks, then dense layers.
-
-    With plain blocks of stride 1 and the head "flatten" these are the reference system's networks, down to the names
-    and shapes in the state dict.
-    """
-
-    num_classes: int
-    image_size: int  # pixels, height and width
-    blocks: tuple[Block, ...]
-    batch_norm: bool  # in plain blocks; residual ones always have it
-    conv_dropout: float  # probability that a whole channel is dropped after a block
-    dense_units: tuple[int, ...]  # may be empty
-    dense_dropout: float
-    head: Head = "flatten"  # "gap": global average pooling
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Of each block's first convolution."""
-        return tuple(block.stride for block in self.blocks)
+from models.architecture import Block, CNNConfig, Head, Kind, check_sizes, side_after
 
 
 class CNN(nn.Module):
@@ -109,41 +73,6 @@ def _residual(channels: int, block: Block, batch_norm: bool) -> list[nn.Module]:
 BLOCKS: dict[Kind, Callable[[int, Block, bool], list[nn.Module]]] = {"plain": _plain, "residual": _residual}
 """Kind -> the layers of a block, from its input channels, its row, and whether there is batch normalisation."""
 assert BLOCKS.keys() == set(get_args(Kind))
-
-
-def plain_blocks(filters: Sequence[int], kernel_sizes: Sequence[int]) -> tuple[Block, ...]:
-    """Rows of the reference's kind."""
-    return tuple(Block(filters=wide, kernel_size=kernel) for wide, kernel in zip(filters, kernel_sizes, strict=True))
-
-
-def side_after(image_size: int, strides: tuple[int, ...]) -> int:
-    """Height and width of the maps after blocks of these strides; 0 where nothing is left."""
-    side = image_size
-    for stride in strides:
-        side = -(-side // stride) // 2
-    return side
-
-
-MOST_BLOCKS, MOST_DENSE, MOST_WIDTH, MOST_PIXELS = 16, 32, 2_000_000, 1024
-"""Of networks that are read from a file: far beyond what any study proposes, and still quickly looked at."""
-
-
-def check_sizes(config: CNNConfig) -> None:
-    """Raise ModelError for an architecture that is none, or whose mere building would take the machine down."""
-    widths = (*(block.filters for block in config.blocks), *config.dense_units, config.num_classes)
-    kernels = [block.kernel_size for block in config.blocks]
-    for what, right in (
-        (f"{len(config.blocks)} blocks", 1 <= len(config.blocks) <= MOST_BLOCKS),
-        (f"{len(config.dense_units)} dense layers", len(config.dense_units) <= MOST_DENSE),
-        (f"a layer of {max(widths)} or {min(widths)}", min(widths) >= 1 and max(widths) <= MOST_WIDTH),
-        (f"kernel sizes {kernels}", all(size in (1, 3, 5, 7, 9) for size in kernels)),
-        (f"strides {config.strides}", all(stride in (1, 2) for stride in config.strides)),
-        (f"images of {config.image_size} pixels", 1 <= config.image_size <= MOST_PIXELS),
-        (f"dropout {config.conv_dropout}", 0 <= config.conv_dropout < 1),
-        (f"dropout {config.dense_dropout}", 0 <= config.dense_dropout < 1),
-    ):
-        if not right:
-            raise ModelError(f"no network of this program: {what}")
 
 
 def fill(config: CNNConfig, state: Mapping[str, Tensor], stored_bytes: int) -> CNN:

@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-from torch import Tensor, nn
-
-from models.cnn import CNNConfig, build_cnn, count_parameters
+from models.architecture import CNNConfig
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,11 @@ class Cost:
 @lru_cache(maxsize=4096)
 def cost(config: CNNConfig) -> Cost:
     """Build the network without memory and follow one image through it. Raises ModelError for an impossible one."""
+    import torch  # imported late: it takes seconds, and most commands count nothing
+    from torch import Tensor, nn
+
+    from models.cnn import build_cnn, count_parameters
+
     flops = numbers = 0
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from models import ModelError
-from models.cnn import CNNConfig, build_cnn, count_parameters
+from models.architecture import CNNConfig
+from models.cnn import build_cnn, count_parameters
 
 WEIGHT_BYTES = 16
 """Per parameter: itself, its gradient, and two moments of Adam, all float32."""

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from models.cnn import CNNConfig, build_cnn, count_parameters, plain_blocks, prepare
+from models.architecture import CNNConfig, plain_blocks
+from models.cnn import build_cnn, count_parameters, prepare
 from models.training import checkpoint
 from models.training.learner import make_learner
 from models.training.loop import fit

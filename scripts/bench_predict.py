@@ -26,10 +26,11 @@ import torch
 from bench_decoding import make
 
 from data.images import decode
+from models.architecture import CNNConfig, plain_blocks
 from models.bundle import folder as bundle
 from models.bundle.card import Card, Preprocessing
 from models.bundle.reference import IMAGENET
-from models.cnn import CNNConfig, build_cnn, plain_blocks
+from models.cnn import build_cnn
 from study.use.predict import predict_files
 
 

@@ -30,10 +30,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.batches import Augment, Normalisation, Pixels, eval_batches, train_batches
+from data.augment import Augment
+from data.batches import Normalisation, Pixels, eval_batches, train_batches
 from data.public import tissue
+from models.architecture import CNNConfig, plain_blocks
 from models.bundle.reference import IMAGENET
-from models.cnn import CNNConfig, build_cnn, count_parameters, plain_blocks, prepare
+from models.cnn import build_cnn, count_parameters, prepare
 from models.training.learner import make_learner
 from models.training.loop import evaluate, fit
 from models.training.recipe import TrainConfig

@@ -28,12 +28,14 @@ import optuna
 import torch
 
 from data import batches as pixels_on_device
-from data.batches import Augment, Normalisation, Pixels, eval_batches, to_device, train_batches
+from data.augment import Augment
+from data.batches import Normalisation, Pixels, eval_batches, to_device, train_batches
 from data.public import tissue
+from models.architecture import CNNConfig, plain_blocks
 from models.bundle import folder as bundle
 from models.bundle.export import run_onnx
 from models.bundle.reference import IMAGENET
-from models.cnn import CNNConfig, build_cnn, plain_blocks, prepare
+from models.cnn import build_cnn, prepare
 from models.memory import OutOfMemoryError, in_words, total_bytes
 from models.training import graph as training_graph
 from models.training.learner import make_learner
@@ -43,6 +45,8 @@ from models.training.step import Batch
 from study.attributes import REPLAY_DIFFERS
 from study.cli import main as study_command
 from study.cli.habits import versions
+from study.cli.options import choose_devices
+from study.cli.options import in_words as devices_in_words
 from study.config.presets import REFERENCE_AUGMENT
 from study.training import start
 
@@ -425,7 +429,7 @@ CHECKS: tuple[tuple[Callable[[torch.device, Path], str], tuple[str, ...]], ...] 
 
 ELSEWHERE = {
     "study.training.measure._image_seconds": "the study by hours, below",
-    "study.cli.habits.versions": "the first line of the table",
+    "study.cli.options.in_words": "the first line of the table",
     "study.search.cluster.ray_actors": "not here: it needs a Ray cluster with GPUs",
 }
 """Other functions that name CUDA, and where they are gone through."""
@@ -547,9 +551,10 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a processor"
     print(f"## On {name} (`scripts/gpu_check.sh`)\n")
-    print(f"{date.today()}, {versions()}; {platform.machine()}, n = 1. {sizes.said}\n")
+    machine = f"{devices_in_words(choose_devices('auto'))}; {platform.machine()}"
+    print(f"{date.today()}, {versions()}; {machine}, n = 1. {sizes.said}\n")
     print("| check | seen | seconds |\n|---|---|---|")
-    COMMANDS.set_forkserver_preload(["study.cli"])  # which asks for no device: each command does so for itself
+    COMMANDS.set_forkserver_preload(["study.cli", "study.cli.display"])  # which asks for no device
     report = Report()
     with tempfile.TemporaryDirectory() as place:
         tissue.generate(Path(place) / "images", sources=8, copies=3, size=48)

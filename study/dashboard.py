@@ -43,9 +43,9 @@ from study.result.report import search_figures
 from study.search.best import best_of, read_best
 from study.search.contract import files_of
 from study.search.members import Membership
-from study.search.opened import check_name
 from study.storage.door import open_storage, runs_folder
 from study.storage.lean import UNREADABLE, LeanStorage, readable
+from study.storage.names import check_name
 from study.storage.ownership import check_folder
 from study.storage.private import tables
 from study.use.loopback import refusal

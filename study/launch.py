@@ -1,44 +1,34 @@
 """Bring a study to its budget and its result: the stages in order, by this process or by an engine's workers."""
 
 import logging
-import shutil
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 
-import optuna
 import torch
-from optuna.trial import TrialState
 
 from data import Progress
 from study import StudyError
 from study.config.plan import Planned
 from study.config.resolve import Asked
 from study.forkserver import gather
-from study.result.final import Outcome, finish, winner
+from study.result.final import Outcome, finish
 from study.result.helpers import train_on
 from study.result.refit import FinalEpoch
-from study.search.best import LOCK as BEST_LOCK
-from study.search.contract import files_of, stored_config
+from study.search.contract import stored_config
 from study.search.devices import spread
 from study.search.engine import Engine
 from study.search.local import local_processes
-from study.search.opened import Opened, check_name, open_all, with_absolute_data
+from study.search.opened import Opened, open_all, with_absolute_data
 from study.search.settle import kept, settle
+from study.search.standing import search_seconds, winner
 from study.search.trial import TrialNews, Watch, objective
-from study.search.worker import search, search_seconds, work_on
+from study.search.worker import search, work_on
 from study.storage.door import check_storage, load_study, open_storage, storage_trouble
-from study.storage.leases import Leases
-from study.storage.locks import alone
-from study.storage.ownership import identity_of_study, owns_folder
+from study.storage.locks import FINAL, alone
+from study.storage.names import check_name
 from study.storage.processes import now
 
 News = Planned | Opened | TrialNews | FinalEpoch | Outcome
-
-FINAL = "final.lock"
-"""What only one process at a time may do: train, score and export."""
-
-LOCKS = ("lock", FINAL, BEST_LOCK)
-"""Files that being alone leaves behind."""
 
 logger = logging.getLogger(__name__)
 
@@ -142,37 +132,6 @@ def retrain(
         folder = "model" if number in (None, best.number) else f"model-trial-{number}"
         with alone(study.storage, study.folder, FINAL, _waiting):
             yield from finish(study, opened.workspace(device), trial, study.folder / folder, fresh=True, watch=watch)
-
-
-def delete(name: str, url: str) -> bool:
-    """Remove a study's files, then its rows. Raises StudyError while a process works on it.
-
-    Files that are not the study's for certain stay; returns whether they were removed, or there were none.
-    """
-    storage = open_storage(url, create=False)
-    study = load_study(storage, check_name(name))
-    folder = files_of(study, url)
-
-    def refuse() -> None:
-        raise StudyError(f"another process works on {name!r} (stop it first; see: study status {name})")
-
-    def watching() -> None:
-        logger.warning("a process that cannot be seen from here held a trial; watching its heartbeat for a minute")
-
-    with storage_trouble(url), alone(storage, folder, FINAL, refuse), alone(storage, folder, waiting=refuse):
-        ids = [trial._trial_id for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
-        leases = Leases(storage)
-        leases.prepare()
-        if leases.somebody_works_on(ids, watching):
-            refuse()
-        if owns_folder(name, folder, storage, identity_of_study(study)):
-            shutil.rmtree(folder)
-        optuna.delete_study(study_name=name, storage=storage)
-        leases.prepare()
-        left = [file for file in folder.glob("*") if file.name not in LOCKS]  # none on another machine's PostgreSQL
-        if not left:
-            shutil.rmtree(folder, ignore_errors=True)
-        return not left
 
 
 def _waiting() -> None:

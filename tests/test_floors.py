@@ -26,7 +26,7 @@ FLOORS = [
     ["errors"],
 ]
 HEIGHT = {package: len(FLOORS) - level for level, floor in enumerate(FLOORS) for package in floor}
-LOOSE = {"study": 7, "models": 6, "data": 9}
+LOOSE = {"study": 7, "models": 7, "data": 9}
 """Files that may lie beside the packages of a room, so that a newcomer sees the packages."""
 
 

@@ -10,6 +10,7 @@ from urllib.error import URLError
 from PIL import Image
 
 from data import DataError
+from data.public import FETCHED
 
 
 class Split(Protocol):
@@ -86,9 +87,6 @@ KNOWN = {
         leak="3.3 % of the published test images have a near duplicate in training (Barz and Denzler 2020)",
     ),
 }
-
-FETCHED = ("fashion-mnist", "cifar10")
-"""Datasets that `study data fetch` can download."""
 
 
 def normal(name: str) -> str:

@@ -19,12 +19,13 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from models import ModelError, files
+from models.architecture import CNNConfig, plain_blocks
 from models.bundle import export
 from models.bundle.card import Card, Format, Kind, parsed
 from models.bundle.predictor import Bundle, Predictor
 from models.bundle.readable import markdown
 from models.bundle.reference import IMAGENET, checkpoint, read_checkpoint
-from models.cnn import CNN, CNNConfig, fill, plain_blocks
+from models.cnn import CNN, fill
 from models.scores.views import AS_IT_IS, View
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"

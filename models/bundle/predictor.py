@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from models.bundle.card import Card
 from models.cnn import CNN, fused, prepare
 from models.precision import full_precision
-from models.scores.views import AS_IT_IS, View, by_view, seen
+from models.scores.transforms import by_view, seen
+from models.scores.views import AS_IT_IS, View
 
 
 class Predictor(nn.Module):

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from models import ModelError
+from models.architecture import MOST_BLOCKS, CNNConfig, plain_blocks
 from models.bundle.card import Card
-from models.cnn import CNN, MOST_BLOCKS, CNNConfig, fill, plain_blocks
+from models.cnn import CNN, fill
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Channel statistics on the scale 0 to 1: all networks here are trained with them, as the reference's were."""

@@ -23,7 +23,8 @@ from models.scores.intervals import (
     group_labels,
     group_sums,
 )
-from models.scores.views import AS_IT_IS, View, seen_so
+from models.scores.transforms import seen_so
+from models.scores.views import AS_IT_IS, View
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -1,4 +1,9 @@
-"""The `study` command: parse, print, exit code. Data goes to stdout, talk to stderr."""
+"""The `study` command: parse, print, exit code. Data goes to stdout, talk to stderr.
+
+A command imports what it needs when it runs: torch alone takes seconds, and most commands need none of it.
+"""
+
+from __future__ import annotations
 
 import errno
 import logging
@@ -7,14 +12,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from shlex import quote
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import optuna
 import typer
 
 from data import DataError
 from models import ModelError
-from study import StudyError, launch
+from study import StudyError
 from study.cli import data as data_commands
 from study.cli import db as db_commands
 from study.cli import model as model_commands
@@ -23,8 +27,8 @@ from study.cli import plan as plan_command
 from study.cli import serve as serve_command
 from study.cli import sql as sql_commands
 from study.cli import status as status_command
-from study.cli.display import Display, PlainLog, err, plain, show, storage_option
-from study.cli.habits import help_of, root
+from study.cli.console import PlainLog, err, plain, quiet_optuna, storage_option
+from study.cli.habits import help_of, root, versions
 from study.cli.options import (
     Address,
     Data,
@@ -47,14 +51,15 @@ from study.cli.options import (
     choose_device,
     choose_devices,
     choose_engine,
+    in_words,
 )
-from study.config.resolve import Asked
-from study.search.contract import stored_config
-from study.search.engine import Engine
-from study.search.opened import check_name, default_name
-from study.search.worker import work_on
-from study.signals import Stopped, stoppable
-from study.storage.door import DEFAULT_URL, load_study, open_storage, storage_trouble
+from study.storage.names import DEFAULT_URL, check_name
+
+if TYPE_CHECKING:
+    from study.cli.display import Display
+    from study.config.resolve import Asked
+    from study.launch import News
+    from study.search.engine import Engine
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -97,6 +102,8 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Bring a study to its budget, then train, score and export the winner. Give it again to go on."""
+    from study.search.opened import default_name
+
     asked = asked_for(file, preset, data, trials, hours, workers, settings, skip_bad)
     chosen = choose_engine(engine, address, gpus_per_worker)
     _run(asked, name or default_name(asked), storage, device, chosen, quiet=quiet)
@@ -117,6 +124,11 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a study, by its name alone; with more trials, hours or workers if you like."""
+    from study.config.resolve import Asked
+    from study.search.contract import stored_config
+    from study.storage.door import load_study, open_storage
+
+    quiet_optuna()
     config = stored_config(load_study(open_storage(storage, create=False, write=False), check_name(name)))
     asked = Asked(config.changed(trials=trials, hours=hours, workers=workers).model_dump(mode="json"))
     chosen = choose_engine(engine, address, gpus_per_worker)
@@ -131,6 +143,8 @@ def retrain(
     device: OneDevice = "auto",
 ) -> None:
     """Train a trial's architecture again from fresh weights, score it, and write its model folder."""
+    from study import launch
+
     chosen = choose_device(device)
     check_name(name)
     _follow(name, storage, lambda display: launch.retrain(name, storage, chosen, trial, display.images, display.watch))
@@ -144,6 +158,10 @@ def worker(
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of this worker.")] = None,
 ) -> None:
     """Search beside others for a study that exists, without its final training."""
+    from study.search.worker import work_on
+    from study.signals import Stopped, stoppable
+
+    quiet_optuna()
     chosen = choose_device(device)
     check_name(name)
     with stoppable():
@@ -161,8 +179,11 @@ def dashboard(
     write: Annotated[bool, typer.Option("--write", help="Let the page change and delete.")] = False,
 ) -> None:
     """optuna-dashboard in a browser, read-only, with figures and notes for each study; Ctrl-C ends it."""
-    from study.dashboard import application, serve  # its imports take a second
+    from study.dashboard import application, serve
+    from study.signals import Stopped, stoppable
+    from study.storage.door import storage_trouble
 
+    quiet_optuna()
     with storage_trouble(storage), stoppable():
         try:
             serve(
@@ -185,10 +206,12 @@ def _run(
     searching: bool = True,
     quiet: bool = False,
 ) -> None:
+    from study import launch
+
     devices = choose_devices(device)
     check_name(name)
 
-    def start(display: Display) -> Iterator[launch.News]:
+    def start(display: Display) -> Iterator[News]:
         watch, since = display.watch, BEGAN.get()
         return launch.run(
             *(asked, name, storage, devices, display.images),
@@ -198,20 +221,26 @@ def _run(
             engine=engine,
         )
 
-    _follow(name, storage, start, quiet=quiet, more="" if searching else " --finish")
+    first = f"{versions()}; {in_words(devices)}"
+    _follow(name, storage, start, quiet=quiet, more="" if searching else " --finish", first=first)
 
 
 def _follow(
     name: str,
     storage: str,
-    start: Callable[[Display], Iterator[launch.News]],
+    start: Callable[[Display], Iterator[News]],
     *,
     quiet: bool = False,
     more: str = "",
+    first: str = "",
 ) -> None:
     """Run a study to its end before the user's eyes, and say how to go on where it is stopped."""
+    from study.cli.display import show
+    from study.signals import Stopped, stoppable
+
+    quiet_optuna()
     stopped = "stopped; nothing is lost. Go on with"
-    with stoppable(f"\n{stopped} the same command\n"), show(err, quiet=quiet) as display:
+    with stoppable(f"\n{stopped} the same command\n"), show(err, quiet=quiet, first=first) as display:
         try:
             display.follow(start(display))
         except Stopped as stop:
@@ -238,7 +267,6 @@ PATH_TROUBLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errn
 def main(began: float | None = None) -> None:
     """Run the command; the user's mistakes end in one line, our own stay loud."""
     BEGAN.set(began)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if logging.lastResort:  # it writes what nobody else takes: our log
         logging.lastResort.setFormatter(PlainLog())
     try:

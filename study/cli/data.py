@@ -1,17 +1,21 @@
 """`study data`: look at a folder of images before anything is trained."""
 
+from __future__ import annotations
+
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data.datasets import ImageSet, load, unreadable
-from data.public import known
-from data.splits import Parts, crossing, divide
-from study.cli.display import err, print_csv, print_table, show
+from data.public import FETCHED
+from study.cli.console import err, print_csv, print_table
 from study.cli.options import AsCsv, AsJson, CsvSafe, SkipBad, group
+
+if TYPE_CHECKING:
+    from data.datasets import ImageSet
+    from data.splits import Parts
 
 app = group("Look at a folder of images, divide it, or fetch a known dataset.")
 
@@ -32,6 +36,11 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the parts; a study's own is 0
 
 
 def _load(folder: str, groups: str | None, parts: str | None, seed: int, skip_bad: bool) -> tuple[ImageSet, Parts]:
+    from data.datasets import load
+    from data.public import known
+    from data.splits import crossing, divide
+    from study.cli.display import show
+
     with show(err) as display:
         dataset = load(
             folder, IMAGE_SIZE, CACHE, groups=groups, parts=parts, skip_bad=skip_bad, progress=display.images
@@ -64,6 +73,7 @@ def audit(
     """Counts, copies, leaks across the split, and what a score without any network would be."""
     from data.audit import audit as examine  # OpenCV and scikit-learn take seconds to import
     from data.audit import largest_groups
+    from study.cli.display import show
     from study.result.audit_page import SUSPECT, audit_page, tables
 
     dataset, divided = _load(folder, groups, parts, seed, skip_bad)
@@ -106,6 +116,9 @@ def split(
 @app.command(epilog="Example: study data bad my_images --csv > bad.csv")
 def bad(folder: Folder, as_csv: AsCsv = False, csv_safe: CsvSafe = False) -> None:
     """The files that cannot be read as images, and why."""
+    from data.datasets import unreadable
+    from study.cli.display import show
+
     with show(err) as display:
         found = unreadable(folder, IMAGE_SIZE, CACHE, display.images)
     if as_csv or csv_safe:
@@ -116,7 +129,9 @@ def bad(folder: Folder, as_csv: AsCsv = False, csv_safe: CsvSafe = False) -> Non
 
 
 @app.command(epilog="Example: study data fetch fashion-mnist   (then: study run --data fashion-mnist)")
-def fetch(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(known.FETCHED)}")]) -> None:
+def fetch(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(FETCHED)}")]) -> None:
     """Download a known dataset into runs/cache; nothing else ever downloads."""
+    from data.public import known
+
     folder = known.fetch(name, CACHE)
     sys.stdout.write(f"{folder}\n")

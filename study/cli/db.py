@@ -5,23 +5,10 @@ from typing import Annotated
 
 import typer
 
-from study import StudyError, launch
-from study.cli.display import err
+from study import StudyError
+from study.cli.console import err, quiet_optuna
 from study.cli.options import StudyName, group
-from study.search.contract import files_of
-from study.search.opened import check_name
-from study.storage.door import (
-    DEFAULT_URL,
-    load_study,
-    masked,
-    open_storage,
-    parse_url,
-    sqlite_file,
-    storage_trouble,
-)
-from study.storage.sqlite import copy_file
-from study.storage.transfer import transfer
-from study.storage.upgrade import upgrade as bring_up
+from study.storage.names import DEFAULT_URL, check_name
 
 app = group("Copy the database of studies, bring it up to date, or delete a study.")
 
@@ -31,6 +18,11 @@ Place = Annotated[str, typer.Argument(help="A SQLite file, sqlite:///FILE, or po
 @app.command(epilog="Example: study db copy optuna.db postgresql+psycopg://me@host/studies")
 def copy(source: Place, target: Place) -> None:
     """Copy a SQLite file, or all studies to or from PostgreSQL, also while workers write; the copy is checked."""
+    from study.storage.door import masked, open_storage, parse_url, sqlite_file, storage_trouble
+    from study.storage.sqlite import copy_file
+    from study.storage.transfer import transfer
+
+    quiet_optuna()
     addresses = [place if "://" in place else f"sqlite:///{place}" for place in (source, target)]
     kinds = [parse_url(address).get_backend_name() for address in addresses]
     if kinds == ["sqlite", "sqlite"]:
@@ -50,6 +42,10 @@ def copy(source: Place, target: Place) -> None:
 @app.command(epilog="Example: study db upgrade --storage sqlite:///old.db")
 def upgrade(storage: Annotated[str, typer.Option(help="Database of studies.")] = DEFAULT_URL) -> None:
     """Bring the tables of an older Optuna up to this one's; a SQLite file is copied first."""
+    from study.storage.door import masked, storage_trouble
+    from study.storage.upgrade import upgrade as bring_up
+
+    quiet_optuna()
     with storage_trouble(storage):
         done = bring_up(storage)
     if done.before == done.after:
@@ -66,6 +62,11 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete a study: its trials, and its files in runs/."""
+    from study.search.contract import files_of
+    from study.search.deletion import delete as delete_study
+    from study.storage.door import load_study, open_storage
+
+    quiet_optuna()
     study = load_study(open_storage(storage, create=False, write=False), check_name(name))
     trials = len(study.get_trials(deepcopy=False))
     folder = files_of(study, storage)
@@ -75,7 +76,7 @@ def delete(
             raise StudyError(f"this deletes {what} (add --yes to do so)")
         if not typer.confirm(f"Delete {what}?", err=True):
             return
-    if launch.delete(name, storage):
+    if delete_study(name, storage):
         err.print(f"deleted {what}", markup=False)
     else:
         err.print(

@@ -1,16 +1,10 @@
 """What a person sees while a study runs, and at its end."""
 
-import csv
-import itertools
-import logging
 import math
-import re
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from shlex import quote
-from typing import IO, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +13,7 @@ from rich.table import Table
 
 from data.datasets import conflicting
 from models.bundle.card import INCOMPLETE, Origin, StudyCard, beaten, percent
+from study.cli.console import duration, err, out, plain, storage_option
 from study.config.plan import CONFIRM_SEEDS, Planned, in_words
 from study.config.schema import StudyConfig
 from study.launch import News
@@ -26,70 +21,18 @@ from study.result.final import Outcome
 from study.result.refit import FinalEpoch
 from study.search.opened import Opened
 from study.search.trial import Step, TrialEnd, TrialEpoch, TrialStart
-from study.storage.door import DEFAULT_URL, masked
 
 DRAW_SECONDS = 0.2
-
-
-class _Plain(Console):
-    """A console that obeys no control character in what it is given to print."""
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """As rich does."""
-        super().print(*(plain(one) if isinstance(one, str) else one for one in objects), **options)
-
-
-class PlainLog(logging.Formatter):
-    """The same for what is logged."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The message alone."""
-        return plain(super().format(record))
-
-
-out = _Plain()
-err = _Plain(stderr=True)
-
-
-def plain(text: str) -> str:
-    """Without control characters, which a terminal would obey: names come from folders and databases."""
-    return CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
-
-
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""All but line feed and tab; also those that turn the direction of what follows, and halves of characters."""
-
-
-def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str | None = None) -> None:
-    """A plain table on stdout; nothing in it is cut."""
-    shown = Table(box=None, pad_edge=False, title=title, title_justify="left")
-    for name in head:
-        shown.add_column(escape(plain(name)), overflow="fold")
-    for row in rows:
-        shown.add_row(*(escape(plain(str(value))) for value in row))
-    # A pipe has no width to fit into: each row stays on one line.
-    (out if out.is_terminal else _Plain(width=10_000)).print(shown)
-
-
-def print_csv(head: Sequence[str], rows: Iterable[Iterable[Any]], *, safe: bool, to: IO[str] | None = None) -> None:
-    """Rows as CSV, on stdout unless `to` is given, as they come; `safe`: a spreadsheet runs none of the cells."""
-    to = to or sys.stdout
-    shown_as: Callable[[str], str] = _harmless if safe else plain if to.isatty() else str
-    writer = csv.writer(to, lineterminator="\n")
-    for row in itertools.chain([head], rows):
-        writer.writerow([shown_as(cell) if isinstance(cell, str) else cell for cell in row])
-
-
-def _harmless(cell: str) -> str:
-    """What a spreadsheet takes for text (a quote before it, as OWASP advises)."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 class Display:
     """What happens, on stderr: bars on a terminal; in a log one plain line a finished trial and stage."""
 
-    def __init__(self, progress: Progress, say: Callable[[str], None], log: Callable[[str], None]) -> None:
+    def __init__(
+        self, progress: Progress, say: Callable[[str], None], log: Callable[[str], None], first: str = ""
+    ) -> None:
         self._progress = progress
+        self._first = first  # is said once something has begun, so that a mistake is one line alone
         self._say = say  # for both
         self._log = log
         self._tasks: dict[str, TaskID] = {}
@@ -110,6 +53,7 @@ class Display:
 
     def images(self, what: str, done: int, total: int) -> None:
         """Progress of reading the images, or of another task before the study is open."""
+        self._begin()
         self._show(what, done, total, "")
 
     def watch(self, step: Step) -> None:
@@ -128,7 +72,13 @@ class Display:
             with self._opened.study.while_it_exists() if self._opened else nullcontext():
                 self._hear(item)
 
+    def _begin(self) -> None:
+        if self._first:
+            self._say(self._first)
+            self._first = ""
+
     def _hear(self, item: News) -> None:
+        self._begin()
         if isinstance(item, Planned):
             self._say(f"planned: {_planned_in_words(item)}")
         elif isinstance(item, Opened):
@@ -260,11 +210,6 @@ class Display:
             out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
 
-def storage_option(storage: str) -> str:
-    """What a command needs that goes on with a study of this database."""
-    return "" if storage == DEFAULT_URL else f" --storage {quote(masked(storage))}"
-
-
 def _summary_rows(name: str, card: StudyCard) -> list[tuple[str, str]]:
     test, study = card.test, card.study
     low, high = test.accuracy_interval
@@ -299,20 +244,13 @@ def _which(study: Origin) -> str:
     return f"here trial {study.trial} (the winner is trial {study.winner})"
 
 
-def duration(seconds: float) -> str:
-    """3725 -> "1 h 02 min"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 def _planned_in_words(planned: Planned) -> str:
     shown = [f"{stage} {duration(seconds)}" for stage, seconds in planned.stages.items() if seconds]
     return f"{', '.join(shown)}; {duration(sum(planned.stages.values()))} of {duration(3600 * planned.hours)}"
 
 
 @contextmanager
-def show(console: Console, *, quiet: bool = False) -> Iterator[Display]:
+def show(console: Console, *, quiet: bool = False, first: str = "") -> Iterator[Display]:
     """Bars on a terminal, removed at the end; lines elsewhere; nothing when quiet."""
     bars = console.is_terminal and not quiet
 
@@ -333,4 +271,4 @@ def show(console: Console, *, quiet: bool = False) -> Iterator[Display]:
         transient=True,
         disable=not bars,
     ) as progress:
-        yield Display(progress, say, log)
+        yield Display(progress, say, log, first)

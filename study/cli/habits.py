@@ -1,32 +1,26 @@
 """What people expect of any command: `study --version` and `study help`."""
 
-import os
+import platform
 from importlib.metadata import version
 from typing import Annotated
 
-import torch
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from study.cli.complete import fields
-from study.cli.display import out, plain
-from study.cli.options import choose_devices, help_alone
-from study.config.fields import describe, names
+from study.cli.console import out, plain
+from study.cli.options import help_alone
 
 
 def versions() -> str:
-    """This program's version, with what its numbers depend on."""
-    devices = [torch.cuda.get_device_name(one) if one.startswith("cuda") else one for one in choose_devices("auto")]
+    """This program's version, with those that its numbers depend on; nothing of it is imported."""
     needed = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "optuna"))
-    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} processors"
-    return f"archstudy {version('archstudy')} ({needed}); device: {', '.join(devices)}; {threads}"
+    return f"archstudy {version('archstudy')} ({needed}; Python {platform.python_version()})"
 
 
 def root(
     context: typer.Context,
     show_version: Annotated[
-        bool, typer.Option("--version", help="Versions of this program, torch and Optuna, and the device.")
+        bool, typer.Option("--version", help="Versions of this program, torch, Optuna and Python.")
     ] = False,
 ) -> None:
     """Without a command: the help."""
@@ -43,6 +37,11 @@ def help_of(
     ] = None,
 ) -> None:
     """What a field of a study means, its default, and what it may be."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from study.config.fields import describe, names
+
     if field is None:
         table = Table(box=None, show_header=False, pad_edge=False)
         for name in names():

@@ -1,24 +1,25 @@
 """`study predict` and `study evaluate`: a saved model on images."""
 
+from __future__ import annotations
+
 import io
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from models.bundle.card import Card, percent
-from models.bundle.folder import load
-from models.bundle.readable import SHOWN
 from study import StudyError
-from study.cli.display import err, print_csv, print_table, show
+from study.cli.console import err, print_csv, print_table
 from study.cli.options import AsCsv, AsJson, CsvSafe, OneDevice, SkipBad, choose_device
-from study.use.evaluate import Evaluation
-from study.use.evaluate import evaluate as score_folder
-from study.use.predict import Row, find_images, predict_files, threshold_of, unlike_training
+
+if TYPE_CHECKING:
+    from models.bundle.card import Card
+    from study.use.evaluate import Evaluation
+    from study.use.predict import Row
 
 app = typer.Typer()
 
@@ -44,6 +45,10 @@ def predict(
     skip_bad: SkipBad = False,
 ) -> None:
     """Class and probabilities of each image. A file that cannot be read has an error in its row: exit code 1."""
+    from models.bundle.folder import load
+    from study.cli.display import show
+    from study.use.predict import find_images, predict_files, threshold_of, unlike_training
+
     as_csv = as_csv or csv_safe
     if as_json + as_jsonl + as_csv > 1:
         raise StudyError("--json, --jsonl and --csv exclude each other")
@@ -96,7 +101,7 @@ def _shortened(row: Row, top: int | None) -> Row:
     if top is None or "error" in row:
         return row
     best = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])[:top]
-    return Row(**{**row, "probabilities": dict(best)})
+    return {**row, "probabilities": dict(best)}
 
 
 def _write_json(rows: Iterator[Row], out: IO[str]) -> None:
@@ -122,6 +127,8 @@ def _cells(row: Row, count: int, ranked: bool, sets: bool) -> list[str]:
 
 
 def _show_table(rows: list[Row], top: int | None, sets: bool) -> None:
+    from models.bundle.card import percent
+
     lines = []
     for row in rows:
         if "error" in row:
@@ -147,6 +154,10 @@ def evaluate(
     skip_bad: SkipBad = False,
 ) -> None:
     """Score a model on labelled images of another centre, as the study scored it on its own."""
+    from models.bundle.folder import load
+    from study.cli.display import show
+    from study.use.evaluate import evaluate as score_folder
+
     bundle = load(model).to(choose_device(device))
     with show(err) as display:
         found = score_folder(bundle, folder, CACHE, groups=groups, skip_bad=skip_bad, progress=display.images)
@@ -159,6 +170,9 @@ def evaluate(
 
 
 def _show_scores(found: Evaluation, card: Card | None) -> None:
+    from models.bundle.card import percent
+    from models.bundle.readable import SHOWN
+
     scores = found.scores
     low, high = scores.accuracy_interval
     rows = [

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from study.cli.display import out
+from study.cli.console import out
 from study.cli.options import group
 
 app = group("Weights of pretrained networks, which the report compares the winner with.")

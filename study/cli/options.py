@@ -1,19 +1,24 @@
 """Options that several commands share, and the device that one of them names."""
 
+from __future__ import annotations
+
 import logging
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from pydantic import JsonValue
 
 from study import StudyError
 from study.cli.complete import presets, settings, studies
-from study.config.resolve import Asked, ask, parse_setting
-from study.search.devices import named
-from study.search.engine import Engine
+
+if TYPE_CHECKING:
+    import torch
+    from pydantic import JsonValue
+
+    from study.config.resolve import Asked
+    from study.search.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +86,8 @@ def asked_for(
     skip_bad: bool,
 ) -> Asked:
     """A study from the options of `run` and `plan`. Raises StudyError."""
+    from study.config.resolve import ask, parse_setting
+
     given: dict[str, JsonValue] = dict(parse_setting(text) for text in settings or [])
     flags: dict[str, JsonValue] = {"preset": preset, "data": data, "trials": trials, "hours": hours}
     flags |= {"workers": workers, "skip_bad": skip_bad or None}
@@ -90,6 +97,10 @@ def asked_for(
 
 def choose_devices(name: str) -> tuple[str, ...]:
     """The devices that --device names; StudyError when what was asked for is not there."""
+    import torch
+
+    from study.search.devices import named
+
     devices = named(name, torch.cuda.device_count(), mps=torch.backends.mps.is_available())
     if devices == ("mps",):
         logger.warning("--device mps is untested: nobody has tried it with this program (safe: --device cpu)")
@@ -98,10 +109,20 @@ def choose_devices(name: str) -> tuple[str, ...]:
 
 def choose_device(name: str) -> torch.device:
     """The same for a command that uses one; the first of "auto" and "cuda"."""
+    import torch
+
     devices = choose_devices(name)
     if "," in name:
         raise StudyError(f"--device {name}: this command uses one device (for example {devices[0]})")
     return torch.device(devices[0])
+
+
+def in_words(devices: tuple[str, ...]) -> str:
+    """The devices by their names, and how many threads there are."""
+    import torch
+
+    named = ", ".join(torch.cuda.get_device_name(one) if one.startswith("cuda") else one for one in devices)
+    return f"device: {named}; {torch.get_num_threads()} threads of {os.cpu_count()} processors"
 
 
 def choose_engine(name: str, address: str | None, gpus: float | None) -> Engine | None:

@@ -1,15 +1,7 @@
 """`study plan`: what the hours would buy, before anything is written."""
 
-import json
-import sys
-from collections.abc import Mapping
-
-import torch
 import typer
-from pydantic import JsonValue
 
-from study import StudyError
-from study.cli.display import duration, err, print_table, show
 from study.cli.options import (
     AsJson,
     Data,
@@ -24,20 +16,10 @@ from study.cli.options import (
     Trials,
     Workers,
     asked_for,
-    choose_devices,
 )
-from study.config.expect import Images, Throughput
-from study.config.plan import Planned, Stage, in_words, plan
-from study.config.resolve import Asked
-from study.config.schema import StudyConfig
-from study.search.opened import check_name, default_name, with_absolute_data
-from study.search.settle import Kept, kept, look
-from study.storage.door import DEFAULT_URL, storage_trouble
+from study.storage.names import DEFAULT_URL
 
 app = typer.Typer()
-
-OTHERS = (1.0, 4.0, 12.0)
-"""Hours that are shown beside those that were given."""
 
 
 @app.command("plan", epilog="Example: study plan --data images/ --hours 2")
@@ -56,72 +38,6 @@ def show_plan(
     as_json: AsJson = False,
 ) -> None:
     """What a study would do with its hours, stage by stage; measures this machine, and writes nothing."""
-    asked = with_absolute_data(asked_for(file, preset, data, trials, hours, workers, settings, skip_bad))
-    with storage_trouble(storage):
-        there = kept(check_name(name or default_name(asked)), storage)
-    if there is not None and there.planned is not None:
-        _show_kept(there, there.planned, as_json)
-        return
-    if asked.fields.get("hours") is None:
-        raise StudyError("a study without hours has no plan (for example: study plan --hours 2)")
-    first = torch.device(choose_devices(device)[0])
-    with show(err) as display:
-        images, throughput = look(asked, storage, first, lambda done, total: display.images("measuring", done, total))
-    config, planned = plan(asked, images, throughput)
-    assert planned is not None  # there are hours
-    others = {f"{other:g}": _with(asked, other, images, throughput) for other in OTHERS}
-    if as_json:
-        rows: dict[str, JsonValue] = {
-            "config": config.model_dump(mode="json"),
-            "seconds": _seconds(planned),
-            "hours": planned.hours,
-            "others": {hours: one if isinstance(one, str) else in_words(one) for hours, one in others.items()},
-        }
-        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
-        return
-    show_stages(config, planned)
-    lines = [(hours, one if isinstance(one, str) else in_words(one)) for hours, one in others.items()]
-    print_table(("hours", "would buy"), lines)
+    from study.cli.planning import show  # it imports torch
 
-
-def show_stages(config: StudyConfig, planned: Planned, taken: Mapping[Stage, float] | None = None) -> None:
-    """The stages of a plan as a table, with the time that each one took of a study that exists."""
-    words, gone = planned.in_words(config), taken or {}
-    rows: list[tuple[str, ...]] = [
-        (one, words[one], duration(planned.stages[one]), _if_known(gone.get(one))) for one in words
-    ]
-    whole = duration(sum(planned.stages.values()))
-    rows.append(("all", f"of {duration(3600 * planned.hours)}", whole, _if_known(sum(gone.values()) or None)))
-    columns = ("stage", "what", "time", "took") if gone else ("stage", "what", "time")
-    print_table(columns, [row[: len(columns)] for row in rows])
-
-
-def _if_known(seconds: float | None) -> str:
-    return "" if seconds is None else duration(seconds)
-
-
-def _seconds(planned: Planned) -> dict[str, JsonValue]:
-    return dict(planned.stages.items())
-
-
-def _with(asked: Asked, hours: float, images: Images, throughput: Throughput) -> StudyConfig | str:
-    try:
-        return plan(Asked({**asked.fields, "hours": hours}), images, throughput)[0]
-    except StudyError as error:
-        return str(error)
-
-
-def _show_kept(there: Kept, planned: Planned, as_json: bool) -> None:
-    """What was planned for a study that exists, and how it goes."""
-    config, spent = there.config, there.spent
-    if as_json:
-        rows: dict[str, JsonValue] = {
-            "config": config.model_dump(mode="json"),
-            "seconds": _seconds(planned),
-            "taken_seconds": {stage: round(seconds, 1) for stage, seconds in there.taken.items()},
-        }
-        sys.stdout.write(json.dumps({**rows, "hours": config.hours, "spent_seconds": round(spent, 1)}, indent=2) + "\n")
-        return
-    show_stages(config, planned, there.taken)
-    hours = "without a limit in hours by now" if config.hours is None else f"of its {config.hours:g} hours"
-    err.print(f"the study exists: {duration(spent)} spent, {hours}", markup=False)
+    show(asked_for(file, preset, data, trials, hours, workers, settings, skip_bad), name, storage, device, as_json)

@@ -5,11 +5,9 @@ from typing import Annotated
 
 import typer
 
-from models.bundle.folder import load
 from study import StudyError
-from study.cli.display import err
+from study.cli.console import err
 from study.cli.options import OneDevice, choose_device
-from study.signals import Stopped, stoppable
 
 app = typer.Typer()
 
@@ -20,6 +18,9 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="On this machine alone
 @app.command(epilog="Example: study serve runs/quick-digits/model")
 def serve(models: Models, port: Port = 8000, device: OneDevice = "auto") -> None:
     """A page where dropped images get labels and what speaks for them, and POST /predict; Ctrl-C ends it."""
+    from models.bundle.folder import load
+    from study.signals import Stopped, stoppable
+
     try:
         from study.use.serve import Served, run  # imported late: not everybody has it
     except ModuleNotFoundError as error:

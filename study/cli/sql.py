@@ -11,12 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from study import StudyError
-from study.cli.display import err, out, print_csv, print_table
+from study.cli.console import err, out, print_csv, print_table
 from study.cli.options import AsCsv, AsJson, CsvSafe
-from study.storage.door import DEFAULT_URL, storage_trouble
-from study.storage.query import SECONDS, ask
-from study.storage.recipes import RECIPES
-from study.storage.views import COLUMNS
+from study.storage.names import DEFAULT_URL
+from study.storage.recipes import RECIPES, SECONDS
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -42,6 +40,10 @@ def sql(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which the question is given up.")] = SECONDS,
 ) -> None:
     """Ask the history of trials in SQL; nothing is ever written. Without a query: a list of recipes."""
+    from study.storage.door import storage_trouble
+    from study.storage.query import ask
+    from study.storage.views import COLUMNS
+
     as_csv = as_csv or csv_safe
     if as_json and as_csv:
         raise StudyError("--json and --csv exclude each other")

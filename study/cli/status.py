@@ -5,28 +5,15 @@ import sys
 from shlex import quote
 from typing import Annotated
 
-import optuna
 import typer
-from optuna.trial import FrozenTrial, TrialState
-from pydantic import JsonValue
 
 from study import StudyError
-from study.attributes import REPLAY_DIFFERS
 from study.cli.complete import studies
-from study.cli.display import err, out, print_table, storage_option
+from study.cli.console import err, out, print_table, quiet_optuna, storage_option
 from study.cli.options import AsJson, Storage
-from study.cli.watch import follow
-from study.result.final import winner
-from study.search.open_study import OpenStudy, existing
-from study.search.worker import search_seconds
-from study.signals import Stopped, stoppable
-from study.storage.door import DEFAULT_URL, load_study, open_storage, storage_trouble, study_names
-from study.storage.lean import LeanStorage
-from study.storage.leases import holders
+from study.storage.names import DEFAULT_URL
 
 app = typer.Typer()
-
-Row = dict[str, JsonValue]
 
 
 @app.command(epilog="Example: study status quick-digits --json")
@@ -37,20 +24,20 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Draw it again every two seconds until it has ended.")] = False,
 ) -> None:
     """What a study has found so far, and what is left."""
+    quiet_optuna()
     if watch:
         _watch(name, storage, as_json)
         return
-    with storage_trouble(storage):
-        database = open_storage(storage, create=False, write=False)
-        names = study_names(database) if name is None else [name]
-        rows = [_row_or_note(database, one, storage) for one in names]
+    from study.cli.standing import lines, rows_of
+
+    rows = rows_of(name, storage)
     if name is not None and rows[0].keys() == {"name", "note"}:
         raise StudyError(str(rows[0]["note"]))
     if as_json:
         sys.stdout.write(json.dumps(rows if name is None else rows[0], indent=2) + "\n")
         return
     for row in rows:
-        print_table(("", str(row["name"])), [(key, _lines(value)) for key, value in row.items() if key != "name"])
+        print_table(("", str(row["name"])), [(key, lines(value)) for key, value in row.items() if key != "name"])
     if not rows:
         err.print("no studies yet; start one with: study run")
 
@@ -58,6 +45,10 @@ def status(
 def _watch(name: str | None, storage: str, as_json: bool) -> None:
     if name is None or as_json:
         raise StudyError("--watch takes the name of one study, and no --json (for example: study status NAME --watch)")
+    from study.cli.watch import follow
+    from study.signals import Stopped, stoppable
+    from study.storage.door import storage_trouble
+
     with storage_trouble(storage), stoppable():
         try:
             ended = follow(name, storage, out)
@@ -66,70 +57,3 @@ def _watch(name: str | None, storage: str, as_json: bool) -> None:
     if not ended:
         go_on = f"study resume {quote(name)}{storage_option(storage)}"
         err.print(f"nobody works on {name}; go on with: {go_on}", markup=False, soft_wrap=True)
-
-
-def _row_or_note(database: LeanStorage, name: str, storage: str) -> Row:
-    """One study's standing; what another program has written into it must not hide the others."""
-    try:
-        return _row(database, name, storage)
-    except StudyError as error:
-        return {"name": name, "note": str(error)}
-
-
-def _row(database: LeanStorage, name: str, storage: str) -> Row:
-    """One study's standing."""
-    study = load_study(database, name)
-    row = _counts(study, holders(database))
-    try:
-        found = _found(existing(database, name, storage))
-    except StudyError as error:  # plain Optuna's, another version's, or changed by another program
-        return {**row, "note": str(error)}
-    return {**row, **found, "go_on": f"study resume {quote(name)}{storage_option(storage)}"}
-
-
-def _counts(study: optuna.Study, held: dict[int, str]) -> Row:
-    """What can be said of any study of Optuna."""
-    trials = study.get_trials(deepcopy=False)
-    row: Row = {"name": study.study_name}
-    row |= {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
-    row["seconds"] = round(search_seconds(trials), 1)
-    row |= _unfinished(trials, held)
-    differing = [trial.number for trial in trials if REPLAY_DIFFERS in trial.user_attrs]
-    if differing:  # another machine, thread count or version went on with it
-        row["replays_that_differ"] = list(differing)
-    return row
-
-
-def _found(study: OpenStudy) -> Row:
-    """What can be said of a study of this program."""
-    row: Row = {}
-    finished = [trial for trial in study.trials() if trial.state.is_finished()]
-    if strangers := {trial.number: why for trial in finished if (why := study.members.stranger(trial))}:
-        row["not_counted"] = {str(number): why for number, why in strangers.items()}
-    if any(trial.state == TrialState.COMPLETE for trial in study.own_trials()):
-        best = winner(study)
-        row |= {"best_trial": best.number, "best_selection_score": best.value, "best_params": dict(best.params)}
-    config = study.config
-    row |= {"protocol": f"{config.protocol} (LEAKY)" if config.leaky else config.protocol}
-    row |= {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
-    return row | {"hours_spent": round(study.clock.spent() / 3600, 3)}
-
-
-def _unfinished(trials: list[FrozenTrial], held: dict[int, str]) -> Row:
-    """What becomes of the trials that are not finished, by number."""
-    running: dict[str, JsonValue] = {}
-    waiting: dict[str, JsonValue] = {}
-    for trial in trials:
-        if trial.state == TrialState.RUNNING:
-            left = "left behind; the next run goes on with it"
-            running[str(trial.number)] = held.get(trial._trial_id, left)
-        elif trial.state == TrialState.WAITING:
-            waiting[str(trial.number)] = "enqueued; tried before new ones are drawn"
-    return {name: rows for name, rows in (("running_trials", running), ("waiting_trials", waiting)) if rows}
-
-
-def _lines(value: JsonValue) -> JsonValue:
-    """A table of trials, one per line; everything else as it is."""
-    if isinstance(value, dict) and all(key.isdecimal() for key in value):
-        return "\n".join(f"{key}: {text}" for key, text in value.items())
-    return value

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from models.bundle.card import percent
 from study.attributes import FINAL_STAGE, MODELS, SECONDS, number
-from study.cli.display import duration, plain
+from study.cli.console import duration, plain
 from study.result.final import Written
 from study.result.refit import FinalStage
 from study.result.report import rungs_table

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.cnn import side_after
+from models.architecture import side_after
 from models.cost import Cost, cost
 from study.config.space import PARAMETERS, Entry, Range, Value, cnn_config, contains, distributions, full_point
 

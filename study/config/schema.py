@@ -12,14 +12,15 @@ from pydantic import (
     Field,
     JsonValue,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
-from data.batches import Augment
+from data.augment import Augment
 from data.images import MOST_MEGAPIXELS
-from models.cnn import side_after
+from models.architecture import side_after
 from models.scores.views import Views
 from study import StudyError
 from study.config.limit import Limit, above, cheapest
@@ -54,6 +55,10 @@ BatchSize = Annotated[
 
 MOST = 1_000_000
 """Of trials, and of epochs."""
+
+
+STORED = "stored"
+"""Context of a validation: the configuration was whole when it was stored; no network is built to see that again."""
 
 
 class StudyConfig(BaseModel):
@@ -177,7 +182,7 @@ class StudyConfig(BaseModel):
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self, given: ValidationInfo) -> Self:
         if self.trials is None and self.hours is None:
             raise ValueError("a budget is needed: trials, or hours, or both")
         object.__setattr__(self, "space", validated(self.space))  # the model is frozen, and not yet handed out
@@ -193,7 +198,8 @@ class StudyConfig(BaseModel):
             self._check_point("baseline", self.baseline)
         for number, point in enumerate(self.starts):
             self._check_point(f"starts[{number}]", point)
-        self._check_limit()
+        if given.context != STORED:
+            self._check_limit()
         return self
 
     def _check_depth(self) -> None:

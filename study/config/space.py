@@ -19,7 +19,7 @@ from optuna.distributions import (
 )
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from models.cnn import Block, CNNConfig, Head, Kind
+from models.architecture import Block, CNNConfig, Head, Kind
 from models.training.recipe import Decayed, Optimizer, Schedule, TrainConfig, rate_for_batch
 from study import StudyError
 

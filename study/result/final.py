@@ -29,15 +29,12 @@ from study.result.refit import (
     confirm_jobs,
     confirmed,
     fixed_stage,
-    last_value,
-    ranked,
     train,
 )
-from study.result.report import write_report
 from study.result.scoring import Scored, grow_trees, leaky_row, open_test, openings, score_all, trees_digest
 from study.search.open_study import OpenStudy
+from study.search.standing import last_value, ranked, search_seconds, winner
 from study.search.trial import Watch, identity_of
-from study.search.worker import search_seconds
 from study.training.mistakes import Mistake
 from study.training.workspace import Workspace, versions
 
@@ -56,11 +53,6 @@ class Outcome:
 
     directory: Path
     card: StudyCard
-
-
-def winner(study: OpenStudy) -> FrozenTrial:
-    """The finished trial with the best selection score; StudyError when there is none."""
-    return ranked(study)[0]
 
 
 def finish(
@@ -214,6 +206,8 @@ def _write(
     """The bundle and the report; the mark that all is done goes last."""
     some = work.dataset.images[work.parts.train[:64]]
     card = bundle.save(directory, shipped.model, architecture(work, trial), card, some)
+    from study.result.report import write_report  # plotly takes a while to import, and is needed at the end alone
+
     write_report(directory, study, work.config, card, shipped.epochs, mistakes)
     _remember(study, work, directory, card)
     mark = Mark(weights_sha256=shipped.digest, identity=identity_of(study, trial))

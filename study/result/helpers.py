@@ -15,7 +15,8 @@ import torch
 
 from study import StudyError
 from study.result.final import final_jobs, leaky_job, leaky_place
-from study.result.refit import FinalEpoch, TakenError, chosen, confirm, confirm_jobs, fixed_stage, ranked, train
+from study.result.refit import FinalEpoch, TakenError, chosen, confirm, confirm_jobs, fixed_stage, train
+from study.search.standing import ranked
 from study.search.worker import at_work
 from study.storage.server import was_cut_off
 

@@ -10,23 +10,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from pydantic import BaseModel
 
 from models import files
+from models.architecture import CNNConfig
 from models.bundle import folder as bundle
 from models.bundle.card import Confirmed
-from models.cnn import CNN, CNNConfig
+from models.cnn import CNN
 from models.memory import OutOfMemoryError
 from models.training.checkpoint import Checkpoints
 from models.training.loop import EpochResult
 from models.training.recipe import derive_seed
 from study import StudyError
-from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, INFEASIBLE, number, why
+from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, number
 from study.config.plan import CONFIRM_SEEDS, MOST_CONFIRMED, extended, shortened
 from study.config.schema import StudyConfig
 from study.config.space import cnn_config, full_point
 from study.search.open_study import OpenStudy
+from study.search.standing import ranked
 from study.search.trial import Step, Watch, identity_of
 from study.storage.locks import alone
 from study.training.start import Training, start_training, value_of
@@ -74,34 +76,6 @@ class Job:
     def name(self) -> str:
         """Of its files."""
         return f"{'confirm' if self.stage == CONFIRMATION else 'trial'}-{self.trial.number:04d}-seed-{self.seed}"
-
-
-def ranked(study: OpenStudy) -> list[FrozenTrial]:
-    """The trials that ran to their end, best selection score first.
-
-    Where none did, those that were trained at all, the longest first. Raises StudyError when there are none.
-    """
-    finished = [trial for trial in study.own_trials() if trial.state == TrialState.COMPLETE]
-    if finished:
-        return sorted(finished, key=lambda trial: (-(trial.value or 0.0), trial.number))
-    begun = [
-        trial
-        for trial in (*study.own_trials(), *study.trials(TrialState.RUNNING))
-        if trial.intermediate_values
-        and study.members.stranger(trial) is None
-        and why(trial.user_attrs) not in INFEASIBLE
-    ]
-    if not begun:
-        raise StudyError(
-            f"the study {study.name!r} has no trial that ran to its end, nor one that was trained for a while "
-            f"(search on with a larger budget: study resume {study.name} --trials MORE, or --hours MORE)"
-        )
-    return sorted(begun, key=lambda trial: (-len(trial.intermediate_values), -last_value(trial), trial.number))
-
-
-def last_value(trial: FrozenTrial) -> float:
-    """The metric on val after the last epoch it was trained."""
-    return trial.intermediate_values[max(trial.intermediate_values)]
 
 
 class FinalStage(BaseModel):

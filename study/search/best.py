@@ -17,11 +17,11 @@ from models.scores.calibration import softmax
 from models.scores.evaluation import predict_logits
 from study.attributes import IDENTITY
 from study.search.open_study import OpenStudy
-from study.storage.locks import alone
+from study.storage.locks import BEST, alone
 from study.training.mistakes import Mistake, confusion_of, worst_mistakes
 from study.training.workspace import Workspace
 
-FILE, LOCK = "best.npz", "best-lock"
+FILE = "best.npz"
 MISTAKES = 16
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def keep_if_best(study: OpenStudy, work: Workspace, number: int, value: float, m
             confusion=confusion_of(work, "val", probabilities),
             mistakes=worst_mistakes(work, "val", probabilities, MISTAKES),
         )
-        with alone(study.storage, work.folder, LOCK):  # another worker may end at this moment
+        with alone(study.storage, work.folder, BEST):  # another worker may end at this moment
             if _is_best(study, number, value):
                 files.write(work.folder / FILE, _packed(kept))
     except (OSError, MemoryError, RuntimeError) as error:

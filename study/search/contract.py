@@ -12,10 +12,10 @@ from optuna.study._frozen import FrozenStudy
 from pydantic import JsonValue, ValidationError
 from pydantic_core import to_jsonable_python
 
-from data.batches import Augment
+from data.augment import Augment
 from study import StudyError
 from study.attributes import CONFIG
-from study.config.schema import MAY_CHANGE, StudyConfig, in_one_line
+from study.config.schema import MAY_CHANGE, STORED, StudyConfig, in_one_line
 from study.config.space import fixed
 from study.storage.door import runs_folder
 
@@ -91,7 +91,7 @@ def stored_config(study: optuna.Study) -> StudyConfig:
     if fields is None:
         raise StudyError(f"the study {study.study_name!r} has no configuration: it was not made by this program")
     try:
-        return StudyConfig.model_validate(fields)
+        return StudyConfig.model_validate(fields, context=STORED)
     except ValidationError as error:
         raise StudyError(f"the study {study.study_name!r} was made by another version: {in_one_line(error)}") from error
 

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from data import DataError, Progress, at_home, datasets
 from data.datasets import ImageSet
-from data.public.known import FETCHED
+from data.public import FETCHED
 from data.splits import Parts, divide, listed, random_parts
 from models.files import write_json
 from study import StudyError
@@ -25,9 +25,6 @@ from study.storage.ownership import check_folder, claim_folder, identity_of_stud
 from study.training.workspace import Workspace, make_workspace
 
 logger = logging.getLogger(__name__)
-
-LONGEST_NAME = 200
-"""Bytes of a study's name: a folder is called so."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +90,6 @@ def default_name(asked: Asked) -> str:
     named = place.stem if place.suffix.lower() == ".csv" else place.name
     tail = re.sub(r"[^\w.-]+", "-", named).strip("-") or "data"
     return f"{asked.fields['preset']}-{tail}"
-
-
-def check_name(name: str) -> str:
-    """A study's name is also a folder's; StudyError when it cannot be."""
-    if not re.fullmatch(r"\w[\w.-]{0,99}", name) or len(name.encode(errors="replace")) > LONGEST_NAME:
-        raise StudyError(
-            f"not a study name: {name[:120]!r} (letters, digits, dots, dashes and underscores, up to 100, and "
-            f"{LONGEST_NAME} bytes)"
-        )
-    return name
 
 
 def with_absolute_data(asked: Asked) -> Asked:

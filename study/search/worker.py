@@ -12,7 +12,7 @@ import torch
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from study.attributes import SECONDS, Reason, number
+from study.attributes import Reason
 from study.config.schema import StudyConfig
 from study.search.contract import stored_config
 from study.search.members import point_of
@@ -160,8 +160,3 @@ def _run(held: HeldTrial, run: Objective) -> Iterator[TrialNews]:
 def budget_reached(trials: list[FrozenTrial], config: StudyConfig) -> bool:
     """Whether a study's own trials, with those that run, are as many as were wanted."""
     return config.trials is not None and len(trials) >= config.trials
-
-
-def search_seconds(trials: list[FrozenTrial]) -> float:
-    """Seconds of training in these trials, over all workers; pauses between runs do not count."""
-    return sum(number(trial.user_attrs, SECONDS) or 0.0 for trial in trials if trial.state.is_finished())

@@ -19,10 +19,9 @@ from sqlalchemy.engine import URL, make_url
 from study import StudyError
 from study.storage import views
 from study.storage.lean import LeanStorage, readable
+from study.storage.names import DEFAULT_URL
 from study.storage.server import CONNECTIONS, repeated, wait_for_restarts
 from study.storage.sqlite import check_file, reader, wait_in_line, when_free, writer
-
-DEFAULT_URL = "sqlite:///optuna.db"
 
 # What a driver raises for a lock, a full disk, a lost connection, a damaged file; its other errors are our bugs.
 TROUBLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DatabaseError)

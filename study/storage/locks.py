@@ -15,6 +15,12 @@ from study.storage.door import NO_ROOM
 from study.storage.lean import LeanStorage
 from study.storage.server import repeated
 
+FINAL, BEST = "final.lock", "best-lock"
+"""What only one process at a time may do: train, score and export; and keep what the best network takes for what."""
+
+LOCKS = ("lock", FINAL, BEST)
+"""Files that being alone leaves behind."""
+
 
 @contextmanager
 def alone(

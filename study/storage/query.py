@@ -18,12 +18,11 @@ from sqlalchemy.engine import URL
 from study import StudyError
 from study.storage import views
 from study.storage.door import parse_url, shown, sqlite_file
+from study.storage.recipes import SECONDS
 from study.storage.sqlite import check_file, reader
 
 logger = logging.getLogger(__name__)
 
-SECONDS = 30.0
-"""After which a question is given up."""
 AT_ONCE = 500
 """Rows that are handed over together."""
 MOST_MEMORY = 1 << 30

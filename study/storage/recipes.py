@@ -12,6 +12,9 @@ class Recipe:
     sql: str
 
 
+SECONDS = 30.0
+"""After which a question is given up, unless told."""
+
 RECIPES = (
     Recipe(
         "best-per-depth",

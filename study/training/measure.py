@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 
-from data.batches import Augment, Normalisation, Pixels, train_batches
+from data.augment import Augment
+from data.batches import Normalisation, Pixels, train_batches
 from data.images import decode
+from models.architecture import CNNConfig, plain_blocks
 from models.bundle.reference import IMAGENET
-from models.cnn import CNNConfig, build_cnn, plain_blocks, prepare
+from models.cnn import build_cnn, prepare
 from models.cost import cost
 from models.training.learner import make_learner
 from models.training.loop import fit
@@ -80,6 +81,8 @@ def _row(probe: CNNConfig) -> tuple[float, float, float, float]:
 
 def _solved(rows: np.ndarray, taken: np.ndarray) -> list[float]:
     """Seconds of each unit, none below a hundredth of its share if it alone took all the time of every network."""
+    from scipy.optimize import nnls  # imported late: it takes a while, and a study without hours measures nothing
+
     weights = 1 / taken
     found, _ = nnls(rows * weights[:, None], np.ones(len(taken)))
     least = 0.01 * (taken[:, None] / rows).min(axis=0)

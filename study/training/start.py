@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from data.batches import Batch, train_batches
-from models.cnn import CNN, CNNConfig, build_cnn, prepare
+from models.architecture import CNNConfig
+from models.cnn import CNN, build_cnn, prepare
 from models.memory import OutOfMemoryError, in_words, is_out_of_memory, total_bytes, training_bytes
 from models.training.checkpoint import Checkpoints
 from models.training.learner import Learner, make_learner

@@ -20,11 +20,12 @@ from study.attributes import CONFIG
 from study.result.report import search_figures
 from study.search.contract import files_of, stored_config
 from study.search.members import Membership
-from study.search.opened import check_name
-from study.storage.door import DEFAULT_URL, load_study, open_storage, storage_trouble, study_names
+from study.storage.door import load_study, open_storage, storage_trouble, study_names
 from study.storage.lean import LeanStorage
+from study.storage.names import DEFAULT_URL, check_name
 from study.storage.ownership import check_folder, identity_of_study
-from study.storage.query import SECONDS, ask
+from study.storage.query import ask
+from study.storage.recipes import SECONDS
 from study.storage.views import COLUMNS
 
 if TYPE_CHECKING:

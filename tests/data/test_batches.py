@@ -7,8 +7,8 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
 
+from data.augment import Augment
 from data.batches import (
-    Augment,
     Normalisation,
     affine,
     augmented,

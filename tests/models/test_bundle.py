@@ -20,11 +20,12 @@ from PIL import Image
 
 from data import batches
 from models import ModelError
+from models.architecture import CNNConfig, plain_blocks
 from models.bundle import folder as bundle
 from models.bundle.card import Card, Conformal, Final, Origin, Preprocessing
 from models.bundle.predictor import Predictor
 from models.bundle.reference import IMAGENET
-from models.cnn import CNN, CNNConfig, build_cnn, plain_blocks, prepare
+from models.cnn import CNN, build_cnn, prepare
 from models.files import file_hash
 from models.scores.conformal import Refused, Sets
 from models.scores.evaluation import HeldOutScores, score, without_images

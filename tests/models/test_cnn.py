@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from models import ModelError
+from models.architecture import Block, CNNConfig, Kind
 from models.bundle.folder import load
-from models.cnn import Block, CNNConfig, Kind, Residual, build_cnn, count_parameters, fused, last_maps
+from models.cnn import Residual, build_cnn, count_parameters, fused, last_maps
 from study.config.draw import anywhere
 from study.config.presets import PRESETS, REFERENCE_BEST
 from study.config.resolve import STANDING_IN, ask

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from models import memory
-from models.cnn import Block, CNNConfig, build_cnn, plain_blocks
+from models.architecture import Block, CNNConfig, plain_blocks
+from models.cnn import build_cnn
 from models.memory import OutOfMemoryError, activation_bytes, total_bytes, training_bytes
 from models.training import step as step_of_training
 from models.training.learner import make_learner

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.cnn import CNNConfig, build_cnn, plain_blocks
+from models.architecture import CNNConfig, plain_blocks
+from models.cnn import build_cnn
 from models.training.learner import make_learner, make_optimizer
 from models.training.loop import EpochResult, evaluate, fit
 from models.training.recipe import TrainConfig, balanced_weights, batch_for, derive_seed, rate_factor, rate_for_batch

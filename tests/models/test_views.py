@@ -10,14 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.architecture import Block, CNNConfig
 from models.bundle import folder as bundle
 from models.bundle.card import Card, Preprocessing
 from models.bundle.predictor import Predictor
 from models.bundle.reference import IMAGENET
-from models.cnn import Block, CNNConfig
 from models.scores.calibration import fit_temperature, softmax
 from models.scores.evaluation import predict_logits
-from models.scores.views import AS_IT_IS, seen, views_of
+from models.scores.transforms import seen
+from models.scores.views import AS_IT_IS, views_of
 from tests.conftest import random_images
 from tests.models.test_bundle import PLAIN, normalised, trained
 

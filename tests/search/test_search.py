@@ -21,10 +21,10 @@ from study.attributes import OPENINGS
 from study.config.rungs import brackets
 from study.config.schema import StudyConfig
 from study.result import final
-from study.result.final import Outcome, finish, winner
-from study.result.refit import ranked
+from study.result.final import Outcome, finish
 from study.search import trial as trial_module
 from study.search.open_study import OpenStudy
+from study.search.standing import ranked, winner
 from study.search.trial import Step, TrialEpoch, TrialNews, TrialStart, objective
 from study.search.worker import search as run_trials
 from study.storage.door import open_storage
@@ -471,7 +471,9 @@ def test_a_rival_that_cannot_be_trained_does_not_withhold_the_model(
 
 def test_a_positive_class_must_exist(shell: Shell, small_folder: Path) -> None:
     code, _, err = shell("run", "--preset", "quick", "--data", small_folder, "--set", 'positive=["9"]')
-    assert (code, err) == (2, "study: positive: no class '9' (there are: 0, 1, 2, 3)\n")
+    first, *more = err.splitlines()
+    assert first.startswith("archstudy ")
+    assert (code, more) == (2, ["study: positive: no class '9' (there are: 0, 1, 2, 3)"])
 
 
 @pytest.mark.slow

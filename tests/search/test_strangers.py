@@ -13,11 +13,12 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState, create_trial
 
-from study import StudyError, launch
+from study import StudyError
 from study.config.schema import StudyConfig
-from study.result.final import winner
+from study.search.deletion import delete
 from study.search.members import Membership
 from study.search.open_study import existing
+from study.search.standing import winner
 from study.search.trial import TrialEpoch, objective
 from study.search.worker import search
 from study.storage import leases
@@ -159,7 +160,7 @@ def test_a_study_whose_files_lie_elsewhere_is_deleted(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     open_config(postgres, tiny())
-    launch.delete("s", postgres)
+    delete("s", postgres)
     assert optuna.get_all_study_names(postgres) == []
 
 

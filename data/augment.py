@@ -1,0 +1,41 @@
+"""What is done to each training image, as a value; `data.batches` does it."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Gt, Le
+from pydantic import Field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What is done to each training image at strength 1; the defaults do nothing."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # the study's TOML file has these fields
+
+    rotation: Annotated[float, Ge(0), Le(180), Field(description="degrees, either way")] = 0.0
+    hflip: Annotated[bool, Field(description="left and right, half of the time")] = False
+    vflip: Annotated[bool, Field(description="up and down, half of the time")] = False
+    turns: Annotated[bool, Field(description="by quarters, any of the four alike")] = False
+    crop: Annotated[
+        float, Gt(0), Le(1), Field(description="smallest share of the area kept; aspect ratio 3/4 to 4/3")
+    ] = 1.0
+    jitter: Annotated[
+        float, Ge(0), Le(0.9), Field(description="brightness, contrast, saturation times 1 - jitter to 1 + jitter")
+    ] = 0.0
+    stain: Annotated[float, Ge(0), Le(0.9), Field(description="haematoxylin, eosin likewise (Tellez et al. 2018)")] = (
+        0.0
+    )
+
+    def scaled(self, strength: float) -> "Augment":
+        """The same augmentation, weaker or stronger; strength 0 switches all of it off, flips included."""
+        return replace(
+            self,
+            rotation=self.rotation * strength,
+            hflip=self.hflip and strength > 0,
+            vflip=self.vflip and strength > 0,
+            turns=self.turns and strength > 0,
+            crop=max(0.1, 1 - (1 - self.crop) * strength),
+            jitter=min(0.9, self.jitter * strength),
+            stain=min(0.9, self.stain * strength),
+        )

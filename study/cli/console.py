@@ -1,0 +1,93 @@
+"""What is written to stdout and stderr, and how: plain text, tables, CSV."""
+
+import csv
+import itertools
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from shlex import quote
+from typing import IO, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from study.storage.names import DEFAULT_URL
+
+
+class _Plain(Console):
+    """A console that obeys no control character in what it is given to print."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich does."""
+        super().print(*(plain(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+class PlainLog(logging.Formatter):
+    """The same for what is logged."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message alone."""
+        return plain(super().format(record))
+
+
+out = _Plain()
+err = _Plain(stderr=True)
+
+
+def plain(text: str) -> str:
+    """Without control characters, which a terminal would obey: names come from folders and databases."""
+    return CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""All but line feed and tab; also those that turn the direction of what follows, and halves of characters."""
+
+
+def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str | None = None) -> None:
+    """A plain table on stdout; nothing in it is cut."""
+    shown = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    for name in head:
+        shown.add_column(escape(plain(name)), overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(plain(str(value))) for value in row))
+    # A pipe has no width to fit into: each row stays on one line.
+    (out if out.is_terminal else _Plain(width=10_000)).print(shown)
+
+
+def print_csv(head: Sequence[str], rows: Iterable[Iterable[Any]], *, safe: bool, to: IO[str] | None = None) -> None:
+    """Rows as CSV, on stdout unless `to` is given, as they come; `safe`: a spreadsheet runs none of the cells."""
+    to = to or sys.stdout
+    shown_as: Callable[[str], str] = _harmless if safe else plain if to.isatty() else str
+    writer = csv.writer(to, lineterminator="\n")
+    for row in itertools.chain([head], rows):
+        writer.writerow([shown_as(cell) if isinstance(cell, str) else cell for cell in row])
+
+
+def _harmless(cell: str) -> str:
+    """What a spreadsheet takes for text (a quote before it, as OWASP advises)."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def storage_option(storage: str) -> str:
+    """What a command needs that goes on with a study of this database."""
+    if storage == DEFAULT_URL:
+        return ""
+    from study.storage.door import masked
+
+    return f" --storage {quote(masked(storage))}"
+
+
+def duration(seconds: float) -> str:
+    """3725 -> "1 h 02 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def quiet_optuna() -> None:
+    """Let Optuna say what matters alone: the rest is what we say ourselves."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
