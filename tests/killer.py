@@ -28,7 +28,10 @@ quick.make()  # in the test process, and in the server that its children are for
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "study.cli",
+        "study.cli.display",
+        "study.cli.planning",
+        "study.cli.standing",
+        "study.result.report",
         "sklearn.metrics",
         "scipy.optimize",
         "plotly.io",
@@ -66,7 +69,7 @@ POINTS: dict[str, tuple[str, str]] = {
     "bundle": ("models.files:", "write_json"),
     "model": ("models.bundle.folder:", "save"),
     "model file": ("models.files:", "write"),
-    "report page": ("study.result.final:", "write_report"),
+    "report page": ("study.result.report:", "write_report"),
 }
 """Name -> (owner, function): the process dies just before or just after the n-th call."""
 

@@ -22,11 +22,12 @@ FLOORS = [
     ["models.scores", "data.grouping", "data.public"],
     ["models"],
     ["data.cache"],
+    ["data.processes"],
     ["data.images"],
     ["errors"],
 ]
 HEIGHT = {package: len(FLOORS) - level for level, floor in enumerate(FLOORS) for package in floor}
-LOOSE = {"study": 7, "models": 7, "data": 9}
+LOOSE = {"study": 7, "models": 7, "data": 10}
 """Files that may lie beside the packages of a room, so that a newcomer sees the packages."""
 
 

@@ -48,7 +48,7 @@ def made_small(words: list[str]) -> list[str]:
     return [*words, *extra, "--set", "space.filters_multiplier=1"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folder: Path) -> None:
     (tmp_path / "my_study.toml").write_text(blocks("toml")[0])
     shrink(digits_folder, tmp_path / "my_images", classes=3, each=30)
@@ -126,7 +126,7 @@ def test_the_dashboard_command_serves_a_page(shell: Shell, small_folder: Path, t
         assert server.wait() == 143
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_quickstart_works_twice_from_anywhere(tmp_path: Path) -> None:
     """In a copy of the working tree that borrows this environment: installing is not what is tested here."""
     subprocess.run([ROOT / "scripts" / "setup.sh"], check=True)  # or the copy would install itself in there
@@ -177,7 +177,7 @@ def _inits(room: str) -> list[Path]:
     return list((ROOT / room).rglob("__init__.py"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recipe_runs_and_goes_on(tmp_path: Path, tissue_folder: Path) -> None:
     small = made_small(["study", "run"])[2:]
     command = [str(ROOT / "scripts" / "lc25000.sh"), str(tissue_folder), *small]

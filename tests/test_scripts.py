@@ -44,7 +44,7 @@ def test_the_recipe_without_a_study_says_how_it_is_used(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr[:13]) == (2, "usage: sbatch")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_array_of_jobs_brings_a_study_to_its_end_and_outlives_preemption(small_folder: Path, tmp_path: Path) -> None:
     """Three jobs on one machine; two of them get SIGTERM and are queued again, one of these the first."""
     (tmp_path / "bin").mkdir()
@@ -84,10 +84,10 @@ def test_an_array_of_jobs_brings_a_study_to_its_end_and_outlives_preemption(smal
     assert "Traceback" not in logs
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_recall_of_a_rare_class_rises_with_weights(tmp_path: Path) -> None:
     """The networks of the benchmark, on digits: the same weights at the start, the same images."""
-    command = [sys.executable, ROOT / "scripts" / "bench_imbalance.py", "digits", "--epochs", "6", "--seeds", "5"]
+    command = [sys.executable, ROOT / "scripts" / "bench" / "imbalance.py", "digits", "--epochs", "6", "--seeds", "5"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -128,7 +128,7 @@ def test_every_branch_for_cuda_is_gone_through_where_there_is_one() -> None:
     assert set(branches_for_cuda()) == known
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_check_of_a_gpu_runs_small_without_one() -> None:
     done = subprocess.run([ROOT / "scripts" / "gpu_check.sh", "--tiny"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import ImageOps
 from threadpoolctl import threadpool_limits
 
+from data import processes
 from data.grouping.settings import (
     FITS,
     KEYPOINTS,
@@ -251,11 +252,11 @@ def processes_map(processes: int | None, count: int) -> Iterator[Map]:
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     # Not forked: the threads of torch and BLAS do not survive it.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
+    started = processes.pool(workers, _start_worker)
     try:
-        yield pool
+        yield started
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        started.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_worker() -> None:

@@ -19,8 +19,8 @@ import optuna
 import torch
 
 from data import DataError
+from data.processes import FORK_SERVER
 from study import StudyError
-from study.forkserver import CONTEXT
 from study.search.devices import seen_alone
 from study.search.engine import Work
 from study.signals import Stopped, stop, stoppable
@@ -85,8 +85,8 @@ def local_processes(
 
 
 def _hire(hands: dict[Connection, tuple[BaseProcess, Order]], order: Order) -> None:
-    ours, theirs = CONTEXT.Pipe(duplex=False)
-    worker = CONTEXT.Process(target=_live, args=(theirs, order), name=f"worker of {order.name}")
+    ours, theirs = FORK_SERVER.Pipe(duplex=False)
+    worker = FORK_SERVER.Process(target=_live, args=(theirs, order), name=f"worker of {order.name}")
     worker.start()
     theirs.close()  # so that the end of the worker is the end of the pipe
     hands[ours] = worker, order

@@ -1,6 +1,7 @@
 """One open study: Optuna's study, its database, what defines it, and whose trials count."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
@@ -167,6 +169,9 @@ def open_study(
         opened.remember(CONFIG, config.model_dump(mode="json"))
     if not new:
         return opened
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # the dashboard would call it "Objective 0"
+        study.set_metric_names([f"selection score ({config.metric.replace('_', ' ')} on val)"])
     if config.baseline:
         study.enqueue_trial(config.baseline, user_attrs={BASELINE: True}, skip_if_exists=True)
     for point in config.starts:

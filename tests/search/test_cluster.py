@@ -101,7 +101,7 @@ def held(url: str) -> int:
         engine.dispose()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_worker_on_a_cluster_gives_what_one_here_gives(
     nodes: Nodes, postgres: str, small_folder: Path, tmp_path: Path
 ) -> None:
@@ -119,7 +119,7 @@ def test_one_worker_on_a_cluster_gives_what_one_here_gives(
     assert killer.everything(there, url) == killer.everything(here)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_outlives_a_node_and_a_restart_of_its_database(
     nodes: Nodes, own_server: Server, small_folder: Path, tmp_path: Path
 ) -> None:
@@ -149,7 +149,7 @@ def test_a_study_outlives_a_node_and_a_restart_of_its_database(
     assert is_whole(tmp_path / "runs" / "s" / "model")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_hours_are_kept_on_a_cluster(nodes: Nodes, postgres: str, small_folder: Path, tmp_path: Path) -> None:
     """The search ends in the middle of trials, by the clock of all, and the model is there in time."""
     url, hours = new_database(postgres), 0.015
@@ -165,7 +165,7 @@ def test_hours_are_kept_on_a_cluster(nodes: Nodes, postgres: str, small_folder: 
     assert is_whole(tmp_path / "runs" / "s" / "model")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_workers_and_gives_their_trials_back(
     nodes: Nodes, postgres: str, small_folder: Path, tmp_path: Path, number: int, code: int
@@ -183,7 +183,7 @@ def test_a_signal_ends_the_workers_and_gives_their_trials_back(
     assert held(url) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_a_worker_complains_of_is_the_last_word(
     nodes: Nodes, postgres: str, shell: Shell, small_folder: Path, tmp_path: Path
 ) -> None:

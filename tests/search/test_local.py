@@ -194,6 +194,7 @@ def test_eight_workers_share_waiting_and_new_trials_through_a_lock(small_folder:
     assert sorted(tried) == pytest.approx([0.001 + 0.0005 * number for number in range(40)])
 
 
+@pytest.mark.long
 def test_a_short_torture(tmp_path: Path) -> None:
     """The whole of it: scripts/torture.py."""
     done = subprocess.run(

@@ -16,7 +16,7 @@ def tpe(seed: int) -> Recalling:
     return sampler
 
 
-@pytest.mark.slow
+@pytest.mark.long
 class TestTpe(BasicSamplerTestCase, RelativeSamplerTestCase):
     """TPE that remembers its numbers."""
 
@@ -25,7 +25,7 @@ class TestTpe(BasicSamplerTestCase, RelativeSamplerTestCase):
         return lambda: tpe(0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("make", [tpe, lambda seed: RandomSampler(seed=seed)], ids=["tpe", "random"])
 class TestPerTrial(BasicSamplerTestCase):
     """A sampler of its own for each trial; its whole points are always those of its study's space."""

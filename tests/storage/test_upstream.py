@@ -19,7 +19,7 @@ def storage(request: pytest.FixtureRequest, url: str) -> Iterator[BaseStorage]:
     ours.engine.dispose()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 class TestStorage(StorageTestCase):
     """What every storage of Optuna does."""
 
