@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import optuna
 import pytest
 import sqlalchemy
 import torch
+from sqlalchemy.exc import ProgrammingError
 
 from data.datasets import ImageSet, embedded, load_folder
 from data.public import tissue
@@ -21,6 +23,7 @@ from study.config.resolve import resolve
 from study.config.schema import StudyConfig
 from study.search.open_study import OpenStudy, open_study
 from study.storage.door import open_storage
+from study.storage.query import MAKE_READER
 from study.training.workspace import Workspace, make_workspace
 from tests import killer
 
@@ -200,6 +203,17 @@ def new_database(server: str) -> str:
     with sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
         connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
     return server.replace("/postgres?", f"/{name}?")
+
+
+def as_reader(url: str) -> str:
+    """The same database for one who may only read; on PostgreSQL the role that `study sql` tells how to make."""
+    if url.startswith("sqlite"):
+        return url
+    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection, suppress(ProgrammingError):  # another test may have made it
+        for statement in MAKE_READER.strip(";").split(";"):
+            connection.execute(sqlalchemy.text(statement))
+    return url.replace("postgres:@", "reader:x@")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])

@@ -4,6 +4,7 @@ import html
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from shlex import quote
 
 import plotly.graph_objects as go
 import plotly.io
@@ -293,7 +294,7 @@ def _front(front: list[Point], card: StudyCard) -> str:
             percent(one.score),
             one.milliseconds,
             one.gflops,
-            "this model" if one.trial == card.study.trial else f"study retrain {name} --trial {one.trial}",
+            "this model" if one.trial == card.study.trial else f"study retrain {quote(name)} --trial {one.trial}",
         )
         for one in front
     ]
@@ -346,7 +347,7 @@ def _data(data: Data) -> str:
 
 def _again(card: StudyCard, times: dict[str, float | int]) -> str:
     name = shlex.quote(card.study.name)
-    commands = f"study run study.toml --name {name}\nstudy resume {name} --trials MORE"
+    commands = f"study run study.toml --name {quote(name)}\nstudy resume {quote(name)} --trials MORE"
     rows: list[Row] = [(key, value) for key, value in card.versions.items()]
     rows.append(("hash of the weights", card.weights_sha256))
     return (

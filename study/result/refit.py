@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from optuna.trial import FrozenTrial
@@ -241,8 +242,8 @@ def _train(
         checkpoints.remove()
     parts = ("train", "val") if work.config.final_data == "train+val" else ("train",)
     advice = (
-        f"(ship another trial: study retrain {work.folder.name} --trial N; "
-        f"or search on: study resume {work.folder.name} --trials MORE)"
+        f"(ship another trial: study retrain {quote(work.folder.name)} --trial N; "
+        f"or search on: study resume {quote(work.folder.name)} --trials MORE)"
     )
     with checkpoints:
         epochs: list[EpochResult] = []

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import optuna
 import plotly.graph_objects as go
@@ -225,7 +226,7 @@ def edges(space: dict[str, Entry], params: dict[str, Value]) -> list[str]:
 
 def study_file(config: StudyConfig, name: str, trials: int) -> bytes:
     """The configuration as a TOML file that `study run` takes; with so many trials where hours ended the search."""
-    command = f"# The same trials: study run study.toml --name {name}   (the name decides the brackets)\n"
+    command = f"# The same trials: study run study.toml --name {quote(name)}   (the name decides the brackets)\n"
     if config.hours is not None and trials:
         config = config.model_copy(update={"hours": None, "trials": trials})
     if config.preset == "auto":  # its own fields leave things to a plan

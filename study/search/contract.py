@@ -6,6 +6,7 @@ changed half-way is no study.
 
 import dataclasses
 from pathlib import Path
+from shlex import quote
 
 import optuna
 from optuna.study._frozen import FrozenStudy
@@ -51,7 +52,7 @@ def compare(name: str, kept: Contract, wanted: Contract) -> None:
     more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
     raise StudyError(
         f"the study {name!r} exists with another definition: {', '.join(shown)}{more} "
-        f"(go on with the old one: study resume {name}; or start another with --name)"
+        f"(go on with the old one: study resume {quote(name)}; or start another with --name)"
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from shlex import quote
 
 import optuna
 from optuna.trial import TrialState
@@ -27,7 +28,7 @@ def delete(name: str, url: str) -> bool:
     folder = files_of(study, url)
 
     def refuse() -> None:
-        raise StudyError(f"another process works on {name!r} (stop it first; see: study status {name})")
+        raise StudyError(f"another process works on {name!r} (stop it first; see: study status {quote(name)})")
 
     def watching() -> None:
         logger.warning("a process that cannot be seen from here held a trial; watching its heartbeat for a minute")

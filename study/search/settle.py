@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from shlex import quote
 
 import torch
 from pydantic import JsonValue
@@ -104,7 +105,7 @@ def _agreed(name: str, config: StudyConfig, before: JsonValue, asked: Asked) -> 
     if not isinstance(before, dict):
         raise StudyError(
             f"the study {name!r} exists and was not planned: {', '.join(asked.autos)} cannot be left open "
-            f"(go on with it: study resume {name}; or start another with --name)"
+            f"(go on with it: study resume {quote(name)}; or start another with --name)"
         )
     # Fields that its version did not have do by default what it did.
     defaults = {key: to_jsonable_python(field.default) for key, field in StudyConfig.model_fields.items()}
@@ -117,7 +118,7 @@ def _agreed(name: str, config: StudyConfig, before: JsonValue, asked: Asked) -> 
         shown = ", ".join(f"{key} (was {before.get(key)}, now {now.get(key)})" for key in differing[:5])
         raise StudyError(
             f"the study {name!r} exists with another definition: {shown} "
-            f"(go on with the old one: study resume {name}; or start another with --name)"
+            f"(go on with the old one: study resume {quote(name)}; or start another with --name)"
         )
     changes = {key: now[key] for key in MAY_CHANGE if key in now and now[key] != "auto"}
     return StudyConfig.model_validate({**config.model_dump(mode="json"), **changes})

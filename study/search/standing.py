@@ -1,5 +1,7 @@
 """What the trials of a study come to: which is the best, and what they took."""
 
+from shlex import quote
+
 from optuna.trial import FrozenTrial, TrialState
 
 from study import StudyError
@@ -30,7 +32,7 @@ def ranked(study: OpenStudy) -> list[FrozenTrial]:
     if not begun:
         raise StudyError(
             f"the study {study.name!r} has no trial that ran to its end, nor one that was trained for a while "
-            f"(search on with a larger budget: study resume {study.name} --trials MORE, or --hours MORE)"
+            f"(search on with a larger budget: study resume {quote(study.name)} --trials MORE, or --hours MORE)"
         )
     return sorted(begun, key=lambda trial: (-len(trial.intermediate_values), -last_value(trial), trial.number))
 

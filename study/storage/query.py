@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from study.storage.sqlite import check_file, reader
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 500
-"""Rows that are handed over together."""
+AT_ONCE, TOGETHER = 500, 1 << 20
+"""Rows that are handed over together at most, and bytes of them after which no more are waited for."""
 MOST_MEMORY = 1 << 30
 LONGEST_VALUE = 16 << 20
 """Bytes that SQLite may take for a question, and for one value of it."""
@@ -113,7 +113,7 @@ def _answer(target: Any, place: URL, sql: str, seconds: float, pipe: Pipe) -> No
             pipe.send(("warned" if isinstance(item, Warned) else "rows", item))
         pipe.send(("rows", []))
     except (sqlite3.Error, sqlite3.Warning, sqlalchemy.exc.SQLAlchemyError, StudyError) as error:
-        pipe.send(("refused", str(error)))
+        pipe.send(("refused", str(getattr(error, "orig", None) or error).splitlines()[0]))
     except MemoryError:
         pipe.send(("refused", "the question took more memory than there is (ask for less)"))
     except BrokenPipeError:
@@ -143,8 +143,7 @@ def _sqlite(place: URL, sql: str, seconds: float) -> Iterator[list[Any]]:
             if cursor.description is None:
                 raise StudyError(_only_reading("that statement"))
             yield [name for name, *_ in cursor.description]
-            while batch := cursor.fetchmany(AT_ONCE):
-                yield batch
+            yield from _batches(cursor)
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise StudyError(_reason(str(error), refused, columns)) from error
 
@@ -177,46 +176,62 @@ def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any] | Wa
     if place.get_driver_name() != "psycopg":
         raise StudyError("study sql asks PostgreSQL through psycopg (write postgresql+psycopg://USER@HOST/DATABASE)")
     with sqlalchemy.create_engine(place).connect() as connection:
-        columns = _own_views(connection, shown(place))
-        connection.commit()
         raw = connection.connection.driver_connection
         assert raw is not None
+        role, too_mighty = raw.execute(TOO_MIGHTY).fetchone()
+        if too_mighty:
+            raise StudyError(
+                f"the role {role!r} may read and write files of the server, and so might a SELECT (ask as one that may "
+                f"only read; to make one: {MAKE_READER})"
+            )
+        columns = _own_views(connection, shown(place))
+        connection.commit()
         raw.execute("SET TRANSACTION READ ONLY")
         raw.execute(f"SET LOCAL statement_timeout = {max(1, int(1000 * seconds))}")
         # The process of a question is ended by a signal: the server shall notice, and not go on for nobody.
         raw.execute(
             "SELECT set_config(name, '1s', true) FROM pg_settings WHERE name = 'client_connection_check_interval'"
         )
-        (superuser,) = raw.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
         (may_write,) = raw.execute(MAY_WRITE).fetchone()
-        if superuser or may_write:
+        if may_write:
             yield Warned("this role may also write; nothing is written here, but one that may only SELECT is safer")
-        if superuser:  # else a SELECT could read and write the server's files
-            raw.execute("SET LOCAL ROLE pg_read_all_data")
         import psycopg  # it is there, or there would be no connection
 
         try:
             # A cursor takes a SELECT and nothing else; a prepared statement is one statement.
             raw.execute(f"DECLARE answer NO SCROLL CURSOR FOR {sql.strip().rstrip(';')}", prepare=True)
-            first = True
-            while True:
-                cursor = raw.execute(f"FETCH {AT_ONCE} FROM answer")
-                if first:
-                    yield [column.name for column in cursor.description]
-                    first = False
-                batch = cursor.fetchall()
-                if not batch:
-                    return
-                yield batch
+            yield [column.name for column in raw.execute("FETCH 0 FROM answer").description]
+            yield from _batches(raw.cursor().stream("FETCH ALL FROM answer"))  # row by row, however large they are
         except psycopg.Error as error:
             raise StudyError(_reason(str(error), [], columns)) from error
 
+
+TOO_MIGHTY = """SELECT rolname, bool_or(rolsuper OR pg_has_role(rolname, mighty, 'MEMBER'))
+FROM pg_roles, unnest(ARRAY['pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program']) AS mighty
+WHERE rolname = session_user GROUP BY rolname"""
+"""Whether this role can leave the database; what it sets itself to inside a question does not take that away."""
+
+MAKE_READER = "CREATE ROLE reader LOGIN PASSWORD '...'; GRANT pg_read_all_data TO reader;"
 
 MAY_WRITE = """SELECT coalesce(bool_or(has_table_privilege(oid, 'INSERT, UPDATE, DELETE, TRUNCATE')), false)
 FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"""
 
 
 # ---- both -------------------------------------------------------------------------------------------------------
+
+
+def _batches(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows, some together, so that neither many small ones nor a few large ones take much at once."""
+    batch: list[tuple[Any, ...]] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += sum(len(value) if isinstance(value, str | bytes) else 16 for value in row)
+        if len(batch) == AT_ONCE or size >= TOGETHER:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _own_views(connection: sqlalchemy.Connection, where: Path | str) -> dict[str, list[str]]:

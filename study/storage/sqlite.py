@@ -1,5 +1,6 @@
 """SQLite for many workers: one writer at a time, who waits for the lock, in a file that is still the one opened."""
 
+import atexit
 import filecmp
 import itertools
 import logging
@@ -105,16 +106,50 @@ def writer(file: Path) -> Callable[[], sqlite3.Connection]:
     return connect
 
 
+BESIDE = ("-wal", "-shm", "-journal")
+"""Endings of what SQLite keeps beside a database that is open, or that a kill has left."""
+
+
 def reader(file: Path) -> Callable[[], sqlite3.Connection]:
     """Makes connections that cannot write, and that no writer's lock keeps waiting."""
 
     def connect() -> sqlite3.Connection:
         address = f"{file.absolute().as_uri()}?mode=ro"
+        if not os.access(file.parent, os.W_OK):  # SQLite wants to make files beside it, unless nothing can change
+            _check_at_rest(file)
+            address += "&immutable=1"
         connection = sqlite3.connect(address, uri=True, timeout=SLICE, check_same_thread=False)
         check_tables(connection, file)
         return connection
 
     return connect
+
+
+def _check_at_rest(file: Path) -> None:
+    """Raise StudyError where a database that cannot be written is not whole without what lies beside it."""
+    for ending in ("-wal", "-journal"):
+        beside = file.with_name(file.name + ending)
+        if beside.exists() and beside.stat().st_size:
+            raise StudyError(
+                f"{file} cannot be read where nothing may be written: {beside.name} holds changes that are not in it "
+                "yet (copy both into a folder that may be written)"
+            )
+
+
+def let_go(engine: Engine) -> None:
+    """Close what this process has open of a database, so that the last process leaves one file that is whole."""
+    if close := _ENDS.pop(id(engine), None):
+        close()
+
+
+_ENDS: dict[int, Callable[[], None]] = {}
+"""How the files of an engine are closed, by its id; what is left of them at the end of the process is closed then."""
+
+
+@atexit.register
+def _let_go_of_all() -> None:
+    for close in [_ENDS.pop(key) for key in list(_ENDS)]:
+        close()
 
 
 def wait_in_line(engine: Engine, file: Path) -> None:
@@ -129,6 +164,14 @@ def wait_in_line(engine: Engine, file: Path) -> None:
     anchor.execute("SELECT 1 FROM sqlite_master").fetchall()  # it is opened now, and sees this file for ever
     turn = threading.Lock()
     said: list[str] = []
+
+    def close() -> None:
+        """The anchor first: it may not write, and whoever closes last brings the file up to date."""
+        anchor.close()
+        if _identity(file) == opened:  # else SQLite would remove what lies beside another database of that name
+            engine.dispose()
+
+    _ENDS[id(engine)] = close
 
     @event.listens_for(engine, "begin")
     def _immediate(connection: Connection) -> None:
@@ -205,6 +248,12 @@ def copy_file(source: Path, target: Path) -> None:
     check_file(source, create=False, write=False)
     if target.exists():
         raise StudyError(f"{target} exists already (name another place, or remove it first)")
+    for left in [target.with_name(target.name + ending) for ending in BESIDE]:
+        if left.exists():
+            raise StudyError(
+                f"{left} is left of another database, and SQLite would take it for a part of {target} (see that nobody "
+                f"uses that database, then remove it: rm {quote(str(left))}; or name another place)"
+            )
     check_file(target, create=True)
     origin = reader(source)()
     try:

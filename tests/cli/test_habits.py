@@ -18,6 +18,7 @@ from study.config.presets import PRESETS
 from study.config.resolve import parse_setting, resolve
 from study.config.schema import StudyConfig
 from study.storage.door import open_storage
+from study.storage.names import names_in
 from tests.conftest import Shell
 
 COLOUR = re.compile(rb"\x1b\[(\d+;)*3[0-9][;m]")
@@ -98,6 +99,24 @@ def test_a_shell_completes_studies_presets_and_fields(tmp_path: Path) -> None:
     assert completed(["study", "run", "--set", "class_w"], tmp_path) == ["class_weights="]
     assert completed(["study", "help", "space.ke"], tmp_path) == ["space.kernel_sizes"]
     assert complete.fields("kernel") == ["kernel_sizes"]
+
+
+def test_no_name_is_offered_that_a_shell_would_obey(tmp_path: Path) -> None:
+    """A stranger's database: zsh runs what stands in a word that it completes."""
+    file = tmp_path / "optuna.db"
+    storage = open_storage(f"sqlite:///{file}", create=True)
+    bad = ("b$(touch PWNED)", "b\\$(touch PWNED)", "`touch PWNED`", "a b", "a;b", "a\nb", "-rf", "../x", "x" * 101, "")
+    for name in (*bad, "good-1", "müll"):
+        optuna.create_study(study_name=name, storage=storage)
+    assert names_in(file) == ["good-1", "müll"]
+    for shell in ("zsh", "bash", "fish"):
+        environment = {"_STUDY_COMPLETE": f"complete_{shell}", "COMP_WORDS": "study resume ", "COMP_CWORD": "2"}
+        environment |= {"_TYPER_COMPLETE_ARGS": "study resume ", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        program = [Path(sys.executable).with_name("study")]
+        done = subprocess.run(program, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True)
+        assert "good-1" in done.stdout, (shell, done.stderr)
+        assert "touch" not in done.stdout + done.stderr
+    assert not (tmp_path / "PWNED").exists()
 
 
 def coloured(folder: Path, **variables: str) -> bool:

@@ -43,8 +43,16 @@ MOMENTS = [
 ]
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(("point", "count"), MOMENTS)
+def before_and_after(moments: list[tuple[str, int]]) -> list[Any]:
+    """Each moment, one by one in turn just before it or just after; the other of the two is a long test."""
+    return [
+        pytest.param(point, count, when, marks=[pytest.mark.long] if (number + side) % 2 else [])
+        for number, (point, count) in enumerate(moments)
+        for side, when in enumerate(("before", "after"))
+    ]
+
+
+@pytest.mark.parametrize(("point", "count", "when"), before_and_after(MOMENTS))
 def test_killed_at_a_point(
     small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...], point: str, count: int, when: str
 ) -> None:
@@ -54,9 +62,10 @@ def test_killed_at_a_point(
     assert everything(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("count", [1, 4, 9, 14, 23])
-@pytest.mark.parametrize("point", ["checkpoint", "checkpoint rename"])
+CHECKPOINTS = [(point, count) for point in ("checkpoint", "checkpoint rename") for count in (1, 4, 9, 14, 23)]
+
+
+@pytest.mark.parametrize(("point", "count", "when"), before_and_after(CHECKPOINTS))
 def test_killed_around_a_checkpoint(
     small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...], point: str, count: int, when: str
 ) -> None:

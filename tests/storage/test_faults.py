@@ -1,5 +1,6 @@
 """Trouble with disks, databases and clocks, real wherever it can be: a clear line, nothing broken, and on it goes."""
 
+import contextlib
 import datetime
 import functools
 import multiprocessing
@@ -19,11 +20,12 @@ import pytest
 import sqlalchemy.exc
 
 from study import StudyError
+from study.config.resolve import resolve
 from study.storage import sqlite
 from study.storage.door import load_study, open_storage
-from study.storage.sqlite import file_system
+from study.storage.sqlite import file_system, let_go
 from tests import killer
-from tests.conftest import Shell, tiny_options
+from tests.conftest import Shell, open_config, tiny_options
 from tests.killer import everything, options
 
 pytestmark = pytest.mark.slow
@@ -412,6 +414,68 @@ def test_a_copy_while_a_study_runs(small_folder: Path, tmp_path: Path, undisturb
         assert not list(tmp_path.glob("copy-*"))[number:0]
         assert killer.run(options(small_folder), place) == 0
         assert everything(place) == undisturbed
+
+
+def test_a_copy_of_the_file_alone_is_whole_after_a_clean_end(small_folder: Path, tmp_path: Path) -> None:
+    """As `cp optuna.db elsewhere` makes it: nothing is left in a -wal file when the last process has ended."""
+    command = [sys.executable, "-m", "study", *tiny_options(small_folder, trials=2), "--workers", "2", "--name", "s"]
+    command.insert(3, "run")
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert not [beside for beside in tmp_path.glob("optuna.db-*") if beside.stat().st_size]
+    shutil.copy(tmp_path / "optuna.db", tmp_path / "alone.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "alone.db")) as alone:
+        assert alone.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert alone.execute("SELECT count(*) FROM trials WHERE state = 'COMPLETE'").fetchone()[0] >= 1
+        keys = {key for (key,) in alone.execute("SELECT key FROM study_user_attributes")}
+    assert "models" in keys  # what was written last
+
+
+def test_the_last_to_close_leaves_one_file(tmp_path: Path) -> None:
+    """The connection that only watches would close last otherwise, and it may not bring the file up to date."""
+    study = open_config(f"sqlite:///{tmp_path}/optuna.db", resolve(None, {"preset": "quick", "data": "digits"}))
+    assert (tmp_path / "optuna.db-wal").stat().st_size
+    let_go(study.storage.engine)
+    assert [file.name for file in tmp_path.glob("optuna.db*")] == ["optuna.db"]
+
+
+def test_what_another_database_left_beside_a_name_is_not_taken_for_a_copys(shell: Shell, tmp_path: Path) -> None:
+    """A backup that is put back where a killed process has left a -wal file would be damaged by it."""
+    for name in ("one", "two"):
+        open_config(f"sqlite:///{tmp_path}/{name}.db", resolve(None, {"preset": "quick", "data": "digits"}), name)
+    code, out, _ = shell("db", "copy", "one.db", "backup.db")
+    assert (code, out) == (0, "backup.db\n")
+    for ending in ("-wal", "-shm", "-journal"):
+        left = tmp_path / f"again.db{ending}"
+        left.write_bytes(b"of another database")
+        code, _, err = shell("db", "copy", "backup.db", "again.db")
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"again.db{ending} is left of another database" in err
+        assert f"rm again.db{ending}" in err
+        assert not (tmp_path / "again.db").exists()
+        left.unlink()
+    assert shell("db", "copy", "backup.db", "again.db")[0] == 0
+
+
+def test_a_finished_database_is_read_where_nothing_may_be_written(shell: Shell, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64m") as disk:
+        config = resolve(None, {"preset": "quick", "data": "digits"})
+        study = open_config(f"sqlite:///{tmp_path}/optuna.db", config, "s", tmp_path / "runs" / "s")
+        for file in tmp_path.glob("optuna.db*"):  # as a kill leaves them: the last changes are in the -wal file
+            shutil.copy(file, disk)
+        let_go(study.storage.engine)
+        shutil.copy(tmp_path / "optuna.db", disk / "whole.db")
+        url, whole = f"sqlite:///{disk}/optuna.db", f"sqlite:///{disk}/whole.db"
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        try:
+            for words in (("status",), ("sql", "SELECT study FROM studies_overview", "--csv")):
+                code, out, err = shell(*words, "--storage", whole)
+                assert (code, err) == (0, "")
+                assert "s" in out.split()
+                code, _, err = shell(*words, "--storage", url)
+                assert code == 2
+                assert "optuna.db-wal holds changes that are not in it yet (copy both into a folder" in err
+        finally:
+            subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
 
 
 def test_copy_and_delete_are_careful(shell: Shell, small_folder: Path, tmp_path: Path) -> None:

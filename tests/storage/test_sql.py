@@ -32,7 +32,7 @@ from study.storage import views
 from study.storage.door import open_storage
 from study.storage.query import ask
 from study.storage.recipes import RECIPES
-from tests.conftest import Shell, tiny_options
+from tests.conftest import Shell, as_reader, new_database, tiny_options
 
 DATABASES = Path(__file__).parent / "databases"
 NUMBERS = st.floats(allow_nan=False, width=64)
@@ -272,7 +272,7 @@ def test_what_another_program_writes_into_a_study_breaks_no_view(url: str, kind:
     optuna.create_study(study_name="good", storage=study._storage)
     views.refresh(open_storage(url, create=False).engine)
     for view in views.COLUMNS:
-        with ask(url, f"SELECT * FROM {view}") as answer:
+        with ask(as_reader(url), f"SELECT * FROM {view}") as answer:
             found = list(answer.rows())
         assert view not in ("trials_flat", "params") or len(found) == 1
         assert view != "studies_overview" or {row[0] for row in found} == {"odd", "good"}
@@ -291,7 +291,7 @@ def test_the_columns_are_the_documented_ones(filled: str) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_recipes_answer_the_same_everywhere(recipe: Any, filled: str) -> None:
-    with ask(filled, recipe.sql) as answer:
+    with ask(as_reader(filled), recipe.sql) as answer:
         columns, ours = answer.columns, list(answer.rows())
     assert ours
     engine = sqlalchemy.create_engine(filled)
@@ -422,11 +422,11 @@ def test_hostile_statements_change_nothing_and_end_in_time(filled: str, tmp_path
     lite = filled.startswith("sqlite")
     engine = sqlalchemy.create_engine(filled)
     before = _content(engine)
-    hostile = SQLITE if lite else POSTGRESQL
+    hostile, reader = SQLITE if lite else POSTGRESQL, as_reader(filled)
     assert len(hostile) >= 50
     for statement in hostile:
         start = time.monotonic()
-        with pytest.raises(StudyError) as refused, ask(filled, statement, seconds=1.0) as answer:
+        with pytest.raises(StudyError) as refused, ask(reader, statement, seconds=1.0) as answer:
             for _ in answer.rows():
                 pass
         assert time.monotonic() - start < 5, statement
@@ -534,14 +534,44 @@ def test_a_role_that_may_write_is_warned_of(postgres: str, caplog: pytest.LogCap
         server.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
         optuna.create_study(study_name="s", storage=open_storage(url, create=True))
         server.execute(sqlalchemy.text(f"CREATE ROLE {role} LOGIN PASSWORD 'x'"))
-    with sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT").connect() as database:
-        database.execute(sqlalchemy.text(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"))
     reader = url.replace("postgres:@", f"{role}:x@")
-    for address, warned in ((url, True), (reader, False)):
-        with ask(address, "SELECT study FROM studies_overview") as answer:
+    for grant, warned in (("SELECT", False), ("INSERT", True)):
+        with sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT").connect() as database:
+            database.execute(sqlalchemy.text(f"GRANT {grant} ON ALL TABLES IN SCHEMA public TO {role}"))
+        with ask(reader, "SELECT study FROM studies_overview") as answer:
             assert list(answer.rows()) == [("s",)]
         assert ("this role may also write" in caplog.text) is warned
         caplog.clear()
+
+
+def test_a_role_that_reaches_the_servers_files_is_refused_with_the_way_to_another(postgres: str) -> None:
+    url, role = new_database(postgres), f"f{time.monotonic_ns()}"
+    optuna.create_study(study_name="s", storage=open_storage(url, create=True))
+    with sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT").connect() as database:
+        for statement in (f"CREATE ROLE {role} LOGIN PASSWORD 'x'", f"GRANT pg_read_server_files TO {role}"):
+            database.execute(sqlalchemy.text(statement))
+    for address, name in ((url, "postgres"), (url.replace("postgres:@", f"{role}:x@"), role)):
+        with pytest.raises(StudyError) as refused, ask(address, "SELECT 1"):
+            pass
+        assert f"role '{name}' may read and write files of the server" in str(refused.value)
+        assert "CREATE ROLE reader LOGIN" in str(refused.value)
+    with ask(as_reader(url), "SELECT study FROM studies_overview") as answer:
+        assert list(answer.rows()) == [("s",)]
+
+
+@pytest.mark.parametrize("place", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def test_large_rows_come_one_by_one(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Whoever wants the first of many large rows waits for one of them, and has memory for one."""
+    url = f"sqlite:///{tmp_path}/optuna.db" if place == "sqlite" else new_database(request.getfixturevalue("postgres"))
+    optuna.create_study(study_name="s", storage=open_storage(url, create=True))
+    large = "zeroblob(15000000)" if place == "sqlite" else "repeat('x', 15000000)"
+    rows = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r WHERE x < 300)"
+    with ask(as_reader(url), f"{rows} SELECT {large} FROM r") as answer:
+        child = answer._child.pid
+        assert len(next(answer.rows())[0]) == 15_000_000
+        peak = next(line for line in Path(f"/proc/{child}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    before = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    assert int(peak.split()[1]) - int(before.split()[1]) < 200_000  # kB; 500 rows at once are 7.5 GB
 
 
 def test_limit_and_timeout(shell: Shell, tmp_path: Path) -> None:

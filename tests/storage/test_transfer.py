@@ -15,7 +15,7 @@ from study import StudyError
 from study.storage.door import open_storage
 from study.storage.lean import TRIALS
 from study.storage.transfer import OF_STUDIES, OF_TRIALS, STUDIES, transfer
-from tests.conftest import Shell, new_database, tiny_options
+from tests.conftest import Shell, as_reader, new_database, tiny_options
 
 
 def rows(url: str) -> dict[str, list[tuple[Any, ...]]]:
@@ -61,7 +61,9 @@ def test_there_and_back_and_on(shell: Shell, small_folder: Path, postgres: str, 
     assert len(first["trial_intermediate_values"]) > 9
     # The views are there, too.
     for storage in (server, back):
-        assert shell("sql", "SELECT count(*) FROM trials_flat", "--csv", "--storage", storage)[1].endswith("9\n")
+        assert shell("sql", "SELECT count(*) FROM trials_flat", "--csv", "--storage", as_reader(storage))[1].endswith(
+            "9\n"
+        )
     # The files belong to the study of the first database; told, and then taken over.
     code, _, err = shell("resume", "s", "--storage", server)
     assert (code, "belongs to the study 's' of optuna.db" in err) == (2, True)
