@@ -65,7 +65,7 @@ class Sizes:
     said: str
     pixels: int  # of what is timed
     batches: tuple[int, ...]
-    patience: float  # see bench_training.py
+    patience: float  # see bench/training.py
     images: int  # of the published work; 0: as many as WHOLE_SECONDS allow
     trials: int
     epochs: int
@@ -438,24 +438,25 @@ ELSEWHERE = {
 # ---- how fast is it? --------------------------------------------------------------------------------------------
 
 
-def bench(*words: object) -> dict[str, Any]:
-    """What `bench_training.py` prints as JSON."""
-    command = [sys.executable, str(SCRIPTS / "bench_training.py"), "--json", *map(str, words)]
-    found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    return found
+def bench(*words: object) -> list[dict[str, Any]]:
+    """The rows that `bench/training.py` prints as JSON."""
+    command = [sys.executable, str(SCRIPTS / "bench" / "training.py"), "--json", *map(str, words)]
+    rows: list[dict[str, Any]] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)["rows"]
+    return rows
 
 
 def speeds(sizes: Sizes) -> list[str]:
     """The corners of the published space."""
-    found = bench("--size", sizes.pixels, "--patience", sizes.patience, "--batches", *sizes.batches)
-    low, high = found["gflops of a matrix product"]
+    rows = bench("--size", sizes.pixels, "--patience", sizes.patience, "--batches", *sizes.batches)
+    rates = [row["GFLOP/s of a matrix product"] for row in rows]
     lines = [
-        f"A matrix product makes {low:,.0f} to {high:,.0f} GFLOP/s. Images of {sizes.pixels} px, `bench_training.py`:",
+        f"A matrix product makes {min(rates):,.0f} to {max(rates):,.0f} GFLOP/s. "
+        f"Images of {sizes.pixels} px, `bench/training.py`:",
         "",
         "| network | batch | images/s | plain loop | ratio | of the matrix product | peak memory | 20,000 images |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in found["rows"]:
+    for row in rows:
         if "left out" in row:
             lines.append(f"| {row['network']} | {row['batch']} | left out: {row['left out']} | | | | | |")
             continue
@@ -472,19 +473,19 @@ def whole(sizes: Sizes) -> list[str]:
     """The published work, on as many images as there is time for."""
     images = sizes.images
     if not images:
-        (row,) = (row for row in bench("--batches", 64)["rows"] if row["network"] == "published best")
+        (row,) = (row for row in bench("--batches", 64) if row["network"] == "published best")
         epochs = sizes.epochs * (sizes.trials + 2)
         images = max(200, min(20_000, int(20_000 * WHOLE_SECONDS / (epochs * row["epoch seconds"]))))
-    found = bench("--whole", images, "--size", sizes.pixels, "--trials", sizes.trials, "--epochs", sizes.epochs)
+    rows = bench("--whole", images, "--size", sizes.pixels, "--trials", sizes.trials, "--epochs", sizes.epochs)
     lines = [
-        f"The published work on {found['images']:,} generated images of {sizes.pixels} px: {sizes.trials} trials of up "
-        f"to {sizes.epochs} epochs, then {2 * sizes.epochs} (`bench_training.py --whole`):",
+        f"The published work on {rows[0]['images']:,} generated images of {sizes.pixels} px: {sizes.trials} trials of "
+        f"up to {sizes.epochs} epochs, then {2 * sizes.epochs} (`bench/training.py --whole`):",
         "",
         "| | epochs of the search | seconds in all |",
         "|---|---|---|",
     ]
-    for name, words in (("none", "every trial to its end"), ("hyperband", "Hyperband")):
-        lines.append(f"| {words} | {found[f'epochs, {name}']} | {found[f'seconds, {name}']:.1f} |")
+    said = {"none": "every trial to its end", "hyperband": "Hyperband"}
+    lines += [f"| {said[row['name']]} | {row['epochs']} | {row['seconds']:.1f} |" for row in rows]
     return lines
 
 

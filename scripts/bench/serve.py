@@ -5,26 +5,26 @@ Each sends one JPEG a request. Printed: answers a second, their median and 99th 
 server's memory (RSS) as the minute passes. Then malformed uploads, each of which must get a 4xx with a sentence; and
 how long after a SIGKILL a new server answers.
 
-Usage: python scripts/bench_serve.py MODEL IMAGES [--clients 200] [--seconds 60] [--json]   (two minutes)
+Usage: python scripts/bench/serve.py MODEL IMAGES [--clients 200] [--seconds 60] [--json]   (two minutes)
 """
 
 import argparse
 import asyncio
-import json
-import os
-import platform
 import random
 import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
+from harness import Cell, Row, run, turned
 
 from study.use.predict import find_images
+
+FORM, PART = "multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n--x--\r\n"
 
 
 class Server:
@@ -62,7 +62,7 @@ async def healthy(server: Server) -> float:
                 await asyncio.sleep(0.02)
 
 
-async def load(server: Server, images: list[bytes], clients: int, seconds: float) -> dict[str, Any]:
+async def load(server: Server, images: list[bytes], clients: int, seconds: float) -> Row:
     took: list[float] = []
     statuses: Counter[str] = Counter()
     memory = [server.memory()]
@@ -99,7 +99,7 @@ async def load(server: Server, images: list[bytes], clients: int, seconds: float
     }
 
 
-async def malformed(server: Server, image: bytes, count: int) -> dict[str, Any]:
+async def malformed(server: Server, image: bytes, count: int) -> Row:
     """Broken uploads of many kinds; what was answered."""
     rng = random.Random(0)
     statuses: Counter[int] = Counter()
@@ -114,32 +114,26 @@ async def malformed(server: Server, image: bytes, count: int) -> dict[str, Any]:
                 (b"", "image/jpeg"),
                 (image, "text/plain"),
                 (noise, "multipart/form-data"),
-                (noise, "multipart/form-data; boundary=x"),
-                (
-                    b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\nhello\r\n--x--\r\n',
-                    "multipart/form-data; boundary=x",
-                ),
+                (noise, FORM),
+                (PART % (b'name="images"; filename="a"', b"hello"), FORM),
                 (b"GIF89a" + noise, "image/gif"),
-                (
-                    b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n',
-                    "multipart/form-data; boundary=x",
-                ),
+                (PART % (b'name="a"', b"1"), FORM),
                 (b"{}", "application/json"),
             )[number % 10]
             async with session.post(server.address + "predict", data=body, headers={"Content-Type": kind}) as answer:
                 statuses[answer.status] += 1
                 detail = (await answer.json()).get("detail")
                 silent += not (isinstance(detail, str) and len(detail.split()) > 2)
-    return {"statuses": dict(statuses), "without a sentence": silent}
+    return {"malformed": dict(statuses), "without a sentence": silent}
 
 
-async def measure(given: argparse.Namespace) -> dict[str, Any]:
+async def measure(given: argparse.Namespace) -> Row:
     images = [path.read_bytes() for path in find_images([given.images], list)[:500]]
     server = Server(given.model)
-    found: dict[str, Any] = {"start s": round(await healthy(server), 2)}
+    found: Row = {"start s": round(await healthy(server), 2)}
     await load(server, images, given.clients, min(5.0, given.seconds))  # warm
-    found["load"] = await load(server, images, given.clients, given.seconds)
-    found["malformed"] = await malformed(server, images[0], 100)
+    found |= await load(server, images, given.clients, given.seconds)
+    found |= await malformed(server, images[0], 100)
     server.kill()
     again = Server(given.model)
     found["start after a kill s"] = round(await healthy(again), 2)
@@ -147,22 +141,9 @@ async def measure(given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("images", type=Path)
-    parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    found = asyncio.run(measure(given))
-    if given.json:
-        print(json.dumps(found))
-        return
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {given.clients} clients, {given.seconds:g} s")
-    for name, value in found.items():
-        print(f"{name}: {value}")
+def cells(given: argparse.Namespace) -> Iterator[Cell]:
+    yield f"{given.clients} clients", lambda: asyncio.run(measure(given))
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", cells, {"model": Path, "images": Path, "--clients": 200, "--seconds": 60.0}, turned)

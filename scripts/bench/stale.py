@@ -8,22 +8,22 @@ of epochs, in all workers together; what differs is only how much of the history
 Regret: (best of 50,000 random points at epoch 50 - value at epoch 50 of the point with the best value seen) / (best -
 median) x 100; the mean over tasks and seeds, with the standard error over tasks of the difference to one worker.
 
-Usage: python scripts/bench_stale.py FOLDER_OF_THE_TABLES [--workers 1 4 16 64] [--seeds 2] [--json]   (20 minutes)
+Usage: python scripts/bench/stale.py FOLDER_OF_THE_TABLES [--workers 1 4 16 64] [--seeds 2] [--json]   (20 minutes)
 """
 
 import argparse
 import heapq
 import json
 import math
-import os
-import platform
-import sys
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import optuna
+from harness import Cell, Row, run, table
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -117,41 +117,39 @@ def search(task: Task, workers: int, seed: int) -> dict[int, float]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 4, 16, 64])
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--tasks", type=int, default=len(TASKS))
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
+def cells(given: argparse.Namespace) -> Iterator[Cell]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     codes = json.loads((given.folder / "lcbench_encoding.json").read_text())["OpenML_task_id"]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(given.folder / "lcbench_model.onnx", options)
-    regrets: dict[int, list[np.ndarray]] = {workers: [] for workers in given.workers}  # a task: [seeds, looks]
+    task = cache(lambda number: Task(session, codes[str(number)]))
+
+    def regrets(number: int, workers: int) -> Row:
+        seeds = [list(search(task(number), workers, seed).values()) for seed in range(given.seeds)]
+        return {"task": number, "workers": workers, "regrets": seeds}
+
     for number in TASKS[: given.tasks]:
-        task = Task(session, codes[str(number)])
-        for workers, rows in regrets.items():
-            rows.append(np.array([list(search(task, workers, seed).values()) for seed in range(given.seeds)]))
-        print(number, {w: rows[-1].mean(0).round(2).tolist() for w, rows in regrets.items()}, file=sys.stderr)
-    if given.json:
-        print(json.dumps({workers: [one.tolist() for one in rows] for workers, rows in regrets.items()}))
-        return
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {given.tasks} tasks, {given.seeds} seeds each")
-    print("| workers | " + " | ".join(f"{spent} epochs" for spent in SPENT) + " |\n|---|" + "---|" * len(SPENT))
-    first = np.array([one.mean(0) for one in regrets[given.workers[0]]])
-    for workers, rows in regrets.items():
-        means = np.array([one.mean(0) for one in rows])  # [tasks, looks]
-        more = means - first
+        for workers in given.workers:
+            yield f"task {number}, {workers} workers", partial(regrets, number, workers)
+
+
+def show(rows: list[Row]) -> str:
+    """Mean regret, and how much more than with the first number of workers, with its standard error over tasks."""
+    crews = list(dict.fromkeys(row["workers"] for row in rows))
+    found = {crew: np.array([np.mean(row["regrets"], 0) for row in rows if row["workers"] == crew]) for crew in crews}
+    lines = []
+    for crew, each in found.items():  # [tasks, looks]
+        more = each - found[crews[0]]
         errors = more.std(0, ddof=1) / math.sqrt(len(more)) if len(more) > 1 else np.zeros(len(SPENT))
-        cells = [
-            f"{mean:.2f}" if workers == given.workers[0] else f"{mean:.2f} ({plus:+.2f} ± {error:.2f})"
-            for mean, plus, error in zip(means.mean(0), more.mean(0), errors, strict=True)
-        ]
-        print(f"| {workers} | " + " | ".join(cells) + " |")
+        said = [f"{mean:.2f}" for mean in each.mean(0)]
+        if crew != crews[0]:
+            ends = zip(said, more.mean(0), errors, strict=True)
+            said = [f"{mean} ({plus:+.2f} ± {error:.2f})" for mean, plus, error in ends]
+        lines.append({"workers": crew, **{f"{spent} epochs": one for spent, one in zip(SPENT, said, strict=True)}})
+    return table(lines)
 
 
 if __name__ == "__main__":
-    main()
+    options = {"folder": Path, "--workers": [1, 4, 16, 64], "--seeds": 2, "--tasks": len(TASKS)}
+    run(__doc__ or "", cells, options, show)

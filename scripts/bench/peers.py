@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What so many minutes give: five ways to a network on the same images, parts and machine, one after the other.
 
-  published  its procedure (see bench_reference.py): every configuration to the end, no pruning, images decoded in
+  published  its procedure (see reference.py): every configuration to the end, no pruning, images decoded in
              every epoch; then the best goes on
   optuna     as Optuna's own PyTorch example does it: ImageFolder, DataLoader, torchvision, TPE, HyperbandPruner, SQLite
              over the published space; the winner is trained afresh on train and val
@@ -10,32 +10,31 @@
   ours       study run --hours
 
 The first three get the image size of our plan, networks as wide and epochs as many as end in time (both are printed),
-and the same held-out images are scored once, at the end. Rows are appended to a JSON file as they are made, and those
-that it has are not made again. Differences are ours minus theirs, paired, with 95 % intervals over groups.
+and the same held-out images are scored once, at the end. Differences are ours minus theirs, paired, with 95 % intervals
+over groups; n = 1.
 
-Usage: python scripts/bench_peers.py DIR --minutes 8 [--only ours,recipe] [--file peers.json]
+Usage: python scripts/bench/peers.py DIR --minutes 8 [--only ours,recipe] [--keep peers.jsonl]
 """
 
 import argparse
-import json
-import math
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
-from bench_reference import Images, network, paired, reference
+from batch import training_of
+from harness import Cell, Row, among, between, paired, run, seconds, table
 from PIL import Image
+from reference import CPU, DECAY, Images, drawn, network, reference
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -45,20 +44,17 @@ from data.splits import Parts, make_parts
 from models.bundle import folder as bundle
 from models.bundle.reference import IMAGENET
 from models.scores.evaluation import predict_logits
-from models.training.checkpoint import Checkpoints
 from study.config.presets import PRESETS, STARTS
 from study.config.resolve import ask
 from study.config.schema import StudyConfig
 from study.search.settle import settle
-from study.training.start import start_training
 from study.training.workspace import make_workspace
 
 CONFIGURATIONS, SEARCH = 8, 0.6
 """Of the peers that search; and the share of the time that they search for."""
 BASES = (32, 16, 8, 4, 2)
 """Filters of the narrowest first block: the published 32, or as many as the time allows."""
-DECAY, BATCH = 1e-4, 64
-CPU = torch.device("cpu")  # of every side
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -78,35 +74,28 @@ class Bench:
         return [self.folder / self.dataset.paths[i] for i in index], [int(self.dataset.labels[i]) for i in index]
 
 
-Found = dict[str, Any]
-"""right: one bool a held-out image; epochs trained; training: seconds in epochs; and what is worth knowing."""
-
-
+@dataclass(frozen=True)
 class Files(Dataset[tuple[torch.Tensor, int]]):
     """As ImageFolder, for the files of a part."""
 
-    def __init__(self, images: Images, transform: Callable[[Image.Image], torch.Tensor]) -> None:
-        self.files, self.labels = images
-        self.transform = transform
+    images: Images
+    transform: Callable[[Image.Image], torch.Tensor]
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.images[0])
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
-        with Image.open(self.files[number]) as image:
-            return self.transform(image.convert("RGB")), self.labels[number]
+        with Image.open(self.images[0][number]) as image:
+            return self.transform(image.convert("RGB")), self.images[1][number]
 
 
 def loader(images: Images, size: int, *, train: bool, workers: int) -> DataLoader[Any]:
     """The published augmentation, which its own program loses; workers decode beside the training."""
-    steps: list[Any] = [transforms.ToTensor(), transforms.Normalize(IMAGENET["mean"], IMAGENET["std"])]
+    steps: list[Any] = [transforms.Resize((size, size))]
     if train:
-        steps.insert(0, transforms.ColorJitter(0.2, 0.2, 0.2))
-        steps.insert(0, transforms.RandomHorizontalFlip())
-        steps.insert(0, transforms.RandomRotation(20))
-        steps.insert(0, transforms.RandomResizedCrop(size, scale=(0.8, 1.0)))
-    else:
-        steps.insert(0, transforms.Resize((size, size)))
+        steps = [transforms.RandomResizedCrop(size, scale=(0.8, 1.0)), transforms.RandomRotation(20)]
+        steps += [transforms.RandomHorizontalFlip(), transforms.ColorJitter(0.2, 0.2, 0.2)]
+    steps += [transforms.ToTensor(), transforms.Normalize(IMAGENET["mean"], IMAGENET["std"])]
     files = Files(images, transforms.Compose(steps))
     return DataLoader(files, BATCH, shuffle=train, num_workers=workers, drop_last=train)
 
@@ -126,19 +115,19 @@ def trained(
 
 
 def right_of(model: nn.Module, held: DataLoader[Any]) -> np.ndarray:
+    """One bool an image."""
     model.eval()
     with torch.no_grad():
         return np.concatenate([(model(x).argmax(1) == y).numpy() for x, y in held])
 
 
-def affordable(bench: Bench, epoch: Callable[[int], float], epochs_in_all: float) -> tuple[int, int, float]:
-    """(filters of the first block, epochs of a configuration, seconds of one): the widest that get 3 epochs or more."""
+def affordable(bench: Bench, epoch: Callable[[int], float], epochs_in_all: float) -> tuple[int, int]:
+    """(filters of the first block, epochs of a configuration): the widest that get 3 epochs or more."""
     for base in BASES:
-        taken = epoch(base)
-        epochs = min(27, int(bench.seconds / (epochs_in_all * taken)))
+        epochs = min(27, int(bench.seconds / (epochs_in_all * epoch(base))))
         if epochs >= 3:
-            return base, epochs, taken
-    return BASES[-1], max(1, epochs), taken
+            return base, epochs
+    return BASES[-1], max(1, epochs)
 
 
 def usual_point(bench: Bench) -> dict[str, Any]:
@@ -151,35 +140,33 @@ def tenth(images: Images) -> Images:
     return images[0][::10], images[1][::10]
 
 
-def published(bench: Bench) -> Found:
+def published(bench: Bench) -> Row:
     parts = {name: bench.images(name) for name in ("train", "val", "test")}
     small = {name: tenth(images) for name, images in parts.items()}
 
-    def epoch(base: int) -> float:
-        given = argparse.Namespace(base=base, size=bench.size, epochs=1)
-        start = time.perf_counter()
-        reference([usual_point(bench)], small, given, len(bench.dataset.classes))
-        return 10 * (time.perf_counter() - start) / 3  # one epoch, and two of the best
+    def ended(points: list[dict[str, Any]], images: dict[str, Images], base: int, epochs: int) -> Row:
+        given = argparse.Namespace(base=base, size=bench.size, epochs=epochs)
+        return reference(points, images, given, len(bench.dataset.classes))
 
-    base, epochs, _ = affordable(bench, epoch, CONFIGURATIONS + 2)
-    rng = random.Random(0)
-    points = [{name: rng.choice(values) for name, values in bench.space.items()} for _ in range(CONFIGURATIONS)]
-    given = argparse.Namespace(base=base, size=bench.size, epochs=epochs)
-    found = reference(points, parts, given, len(bench.dataset.classes))
+    def epoch(base: int) -> float:  # one, and two of the best
+        return 10 * seconds(lambda: ended([usual_point(bench)], small, base, 1)) / 3
+
+    base, epochs = affordable(bench, epoch, CONFIGURATIONS + 2)
+    found = ended(drawn(CONFIGURATIONS, 0, bench.space), parts, base, epochs)
     whole = found["epochs"] + 2 * epochs
-    return {"right": found["right"].numpy(), "epochs": whole, "training": None, "note": _note(base, epochs)}
+    return {"right": found["right"], "epochs": whole, "training": None, "note": _note(base, epochs)}
 
 
 def _note(base: int, epochs: int) -> str:
     return f"first block {base} filters and more, {epochs} epochs a configuration"
 
 
-def optuna_example(bench: Bench) -> Found:
+def optuna_example(bench: Bench) -> Row:
     start = time.perf_counter()
     workers = os.cpu_count() or 1
     train = loader(bench.images("train"), bench.size, train=True, workers=workers)
     val = loader(bench.images("val"), bench.size, train=False, workers=workers)
-    base, epochs, _ = affordable(bench, lambda base: _one_epoch(bench, base, workers), CONFIGURATIONS / SEARCH)
+    base, epochs = affordable(bench, lambda base: _one_epoch(bench, base, workers), CONFIGURATIONS / SEARCH)
     spent: list[float] = []
 
     def objective(trial: optuna.Trial) -> float:
@@ -195,13 +182,9 @@ def optuna_example(bench: Bench) -> Found:
         return accuracy
 
     with tempfile.TemporaryDirectory() as place:
+        url, sampler = f"sqlite:///{place}/optuna.db", optuna.samplers.TPESampler(seed=0)
         pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3)
-        study = optuna.create_study(
-            storage=f"sqlite:///{place}/optuna.db",
-            sampler=optuna.samplers.TPESampler(seed=0),
-            pruner=pruner,
-            direction="maximize",
-        )
+        study = optuna.create_study(storage=url, sampler=sampler, pruner=pruner, direction="maximize")
         study.optimize(objective, timeout=SEARCH * bench.seconds - (time.perf_counter() - start))
         point = study.best_trial.params
     return _winner(bench, point, base, epochs, spent, start, workers)
@@ -211,14 +194,12 @@ def _one_epoch(bench: Bench, base: int, workers: int) -> float:
     model = network(usual_point(bench), base, bench.size, len(bench.dataset.classes))
     train = loader(tenth(bench.images("train")), bench.size, train=True, workers=workers)
     val = loader(tenth(bench.images("val")), bench.size, train=False, workers=workers)
-    start = time.perf_counter()
-    list(trained(model, 1e-3, train, val, 1))
-    return 10 * (time.perf_counter() - start)
+    return 10 * seconds(lambda: list(trained(model, 1e-3, train, val, 1)))
 
 
 def _winner(
     bench: Bench, point: dict[str, Any], base: int, epochs: int, spent: list[float], start: float, workers: int
-) -> Found:
+) -> Row:
     """Trained afresh on train and val until the time is over."""
     model = network(point, base, bench.size, len(bench.dataset.classes))
     both = loader(bench.images("train", "val"), bench.size, train=True, workers=workers)
@@ -233,14 +214,14 @@ def _winner(
     return {"right": right_of(model, held), "epochs": len(spent), "training": sum(spent), "note": note}
 
 
-def ray_tune(bench: Bench) -> Found:
+def ray_tune(bench: Bench) -> Row:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
     start = time.perf_counter()
-    base, epochs, _ = affordable(bench, lambda base: _one_epoch(bench, base, 0), CONFIGURATIONS / SEARCH)
+    base, epochs = affordable(bench, lambda base: _one_epoch(bench, base, 0), CONFIGURATIONS / SEARCH)
     parts, classes, size = (bench.images("train"), bench.images("val")), len(bench.dataset.classes), bench.size
 
     def trainable(point: dict[str, Any]) -> None:
@@ -269,11 +250,9 @@ def ray_tune(bench: Bench) -> Found:
                 ),
                 run_config=tune.RunConfig(storage_path=place, verbose=0),
             ).fit()
-            frames = [one.metrics_dataframe for one in results]
-            frames = [
-                frame for frame in frames if frame is not None and "seconds" in frame
-            ]  # cut off in its first epoch
-            spent = [float(value) for frame in frames for value in frame["seconds"]]
+            frames = [one.metrics_dataframe for one in results]  # none of what was cut off in its first epoch
+            whole = [frame for frame in frames if frame is not None and "seconds" in frame]
+            spent = [float(value) for frame in whole for value in frame["seconds"]]
             point = results.get_best_result().config
     finally:
         ray.shutdown()
@@ -282,25 +261,19 @@ def ray_tune(bench: Bench) -> Found:
     return {**_winner(bench, point, base, epochs, spent, start, os.cpu_count() or 1), "training": None}
 
 
-def recipe(bench: Bench) -> Found:
+def recipe(bench: Bench) -> Row:
     """The first of our own starts at a width of 24, without any search, by our own loop."""
     start = time.perf_counter()
     fields = {**PRESETS["auto"], "image_size": bench.size, "trials": 1, "starts": [], "rivals": [], "limit": {}}
     fields |= {"epochs": 9, "min_epochs": 1, "confirm": 1, "confirm_epochs": None, "final_epochs": 9, "final_seeds": 1}
+    fields |= {"metric": "accuracy", "class_weights": "none"}
     config = StudyConfig.model_validate(fields)
     point: dict[str, Any] = {**STARTS[0], "base_filters": 24}
     with tempfile.TemporaryDirectory() as place:
         work = make_workspace(config, bench.dataset, bench.parts, CPU, Path(place))
-
-        def training(epochs: int) -> Any:
-            none = Checkpoints(Path(place) / str(epochs), "none", math.inf)
-            both = ("train", "val")
-            return start_training(
-                work, point, epochs=epochs, batch_size="auto", train_parts=both, seed=0, checkpoints=none
-            )
-
-        epoch = next(training(1).epochs).seconds
-        whole = training(int((bench.seconds - (time.perf_counter() - start)) / epoch))
+        training = partial(training_of, work, point, batch="auto", seed=0, parts=("train", "val"))
+        epoch = next(training(epochs=1).epochs).seconds
+        whole = training(epochs=int((bench.seconds - (time.perf_counter() - start)) / epoch))
         spent = [epoch, *(result.seconds for result in whole.epochs)]
         logits = predict_logits(whole.model, work.eval_batches("test"), work.views)
     named = torch.softmax(torch.from_numpy(logits), -1).mean(0).argmax(1).numpy()
@@ -308,22 +281,19 @@ def recipe(bench: Bench) -> Found:
     return {"right": right, "epochs": len(spent), "training": sum(spent), "note": "residual, 4 blocks, 24 filters"}
 
 
-def ours(bench: Bench) -> Found:
+def ours(bench: Bench) -> Row:
     with tempfile.TemporaryDirectory() as place:
         words = ["run", "--data", str(bench.folder.resolve()), "--hours", str(bench.seconds / 3600), "--name", "s"]
-        here = str(Path(__file__).resolve().parents[1])
-        subprocess.run(
-            [sys.executable, "-m", "study", *words], cwd=place, check=True, env={**os.environ, "PYTHONPATH": here}
-        )
+        here = str(Path(__file__).resolve().parents[2])
+        environment = {**os.environ, "PYTHONPATH": here}
+        command = [sys.executable, "-m", "study", *words]
+        subprocess.run(command, cwd=place, check=True, env=environment, stdout=sys.stderr)
         model = bundle.load(Path(place) / "runs" / "s" / "model")
-        assert model.card
-        assert model.card.study
-        assert model.card.final
+        assert model.card and model.card.study and model.card.final and model.card.data  # noqa: PT018
         study = optuna.load_study(study_name="s", storage=f"sqlite:///{place}/optuna.db")
         spent = [trial.user_attrs.get("seconds", 0.0) for trial in study.trials]
         searched = sum(len(trial.intermediate_values) for trial in study.trials)
         dataset = load(str(bench.folder), model.image_size, Path(place) / "runs" / "cache")
-        assert model.card.data
         assert model.card.data.parts_hash == bench.parts.hash
         right = model.predict(dataset.images[bench.parts.test]).argmax(1) == dataset.labels[bench.parts.test]
         final = model.card.final
@@ -336,7 +306,7 @@ def ours(bench: Bench) -> Found:
     }
 
 
-SIDES: dict[str, Callable[[Bench], Found]] = {
+SIDES: dict[str, Callable[[Bench], Row]] = {
     "published": published,
     "optuna": optuna_example,
     "ray": ray_tune,
@@ -359,47 +329,38 @@ def prepared(folder: Path, minutes: float) -> Bench:
     return Bench(folder.resolve(), 60 * minutes, config.image_size, dataset, parts, space)
 
 
-def show(rows: list[Found], bench: Bench) -> None:
-    groups = bench.dataset.groups[bench.parts.test]
-    best = next((row for row in rows if row["side"] == "ours"), None)
-    print(f"{len(groups)} held-out images of {len(np.unique(groups))} groups, n = 1")
-    print(f"{'':10} {'held out':>9} {'ours minus it (95 %)':>26} {'seconds':>8} {'epochs':>7} {'outside epochs':>15}  ")
-    for row in rows:
-        right = torch.tensor(row["right"])
-        line = f"{row['side']:10} {100 * right.double().mean().item():7.1f} %"
-        between = ""
-        if best and row is not best:
-            between = "{:+.1f} ({:+.1f} to {:+.1f})".format(*paired(torch.tensor(best["right"]), right, groups))
-        outside = "" if row["training"] is None else f"{100 * (1 - row['training'] / row['seconds']):.0f} %"
-        print(f"{line} {between:>26} {row['seconds']:8.0f} {row['epochs']:7} {outside:>15}  {row['note']}")
+def measured(side: str, bench: Bench) -> Row:
+    """right: one bool a held-out image; epochs trained; training: seconds in epochs; and what is worth knowing."""
+    start = time.perf_counter()
+    found = SIDES[side](bench)
+    taken = time.perf_counter() - start
+    right, groups = [bool(one) for one in found["right"]], bench.dataset.groups[bench.parts.test]
+    return {"side": side, "seconds": taken, **found, "right": right, "group": groups.tolist()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=8.0, help="of wall-clock, for each side")
-    parser.add_argument("--only", default=",".join(SIDES), help="sides, separated by commas")
-    parser.add_argument("--file", type=Path, default=Path("peers.json"), help="where the rows are kept")
-    given = parser.parse_args()
-    wanted = given.only.split(",")
-    if unknown := [name for name in wanted if name not in SIDES]:
-        parser.error(f"no side {unknown[0]!r} (there are: {', '.join(SIDES)})")
+def cells(given: argparse.Namespace) -> Iterator[Cell]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     bench = prepared(given.folder, given.minutes)
-    rows: list[Found] = json.loads(given.file.read_text()) if given.file.exists() else []
-    same = {"minutes": given.minutes, "size": bench.size, "parts": bench.parts.hash, "cores": os.cpu_count()}
-    for name in wanted:
-        if any(row["side"] == name and same.items() <= row.items() for row in rows):
-            continue
-        print(f"{name} ...", file=sys.stderr)
-        start = time.perf_counter()
-        found = SIDES[name](bench)
-        seconds = time.perf_counter() - start
-        row = {"side": name, **same, "seconds": seconds, "made": datetime.now(UTC).isoformat(timespec="seconds")}
-        rows.append({**row, **found, "right": [bool(one) for one in found["right"]]})
-        given.file.write_text(json.dumps(rows))
-    show([row for row in rows if same.items() <= row.items()], bench)
+    same = f"{bench.size} px, parts {bench.parts.hash[:8]}, {os.cpu_count()} cores"  # of rows that are compared
+    for side in given.only:
+        yield f"{side}, {same}", partial(measured, side, bench)
+
+
+def show(rows: list[Row]) -> str:
+    ours = next((row for row in rows if row["side"] == "ours"), None)
+    lines = []
+    for row in rows:
+        line: Row = {"": row["side"], "held out %": 100 * float(np.mean(row["right"])), "ours minus it (95 %)": ""}
+        if ours and row is not ours:
+            line["ours minus it (95 %)"] = between(*paired(ours["right"], row["right"], row["group"]))
+        line |= {"seconds": row["seconds"], "epochs": row["epochs"], "outside epochs %": ""}
+        if row["training"] is not None:
+            line["outside epochs %"] = 100 * (1 - row["training"] / row["seconds"])
+        lines.append({**line, "what it did": row["note"]})
+    groups = rows[0]["group"]
+    return f"{len(groups)} held-out images of {len(set(groups))} groups\n\n{table(lines)}"
 
 
 if __name__ == "__main__":
-    main()
+    minutes = (8.0, "of wall-clock, for each side")
+    run(__doc__ or "", cells, {"folder": Path, "--minutes": minutes, "--only": among(SIDES)}, show)

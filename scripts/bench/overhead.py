@@ -6,27 +6,25 @@ at once. The history is filled up to 100, 1,000 or 10,000 trials first, then som
 loop of ask, suggest, report, should_prune and tell on the storage that Optuna makes by itself, and on one with the
 write-ahead log that we use.
 
-Usage: python scripts/bench_study.py [--sizes 100 1000 10000] [--trials 20] [--workers 1 2 4 8 16 32] [--json]
+Usage: python scripts/bench/overhead.py [--sizes 100 1000 10000] [--trials 20] [--workers 1 2 4 8 16 32] [--json]
        (twenty minutes)
 """
 
 import argparse
 import itertools
-import json
 import math
 import multiprocessing
-import os
-import platform
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
+from harness import Cell, Row, run, table
 from optuna.trial import TrialState
 
 from data.datasets import load
@@ -77,17 +75,9 @@ def curve(params: dict[str, Any]) -> Iterator[EpochResult]:
     best = 0.95 - 0.05 * abs(math.log10(params["learning_rate"] / 0.002)) - 0.1 * params["conv_dropout"]
     for epoch in range(1, EPOCHS + 1):
         value = best * (1 - math.exp(-epoch / 4))
-        yield EpochResult(
-            epoch=epoch,
-            train_loss=1 - value,
-            train_accuracy=value,
-            val_loss=1 - value,
-            val_accuracy=value,
-            val_balanced_accuracy=value,
-            learning_rate=0.001,
-            images=1000,
-            seconds=1.0,
-        )
+        right = dict.fromkeys(("train_accuracy", "val_accuracy", "val_balanced_accuracy"), value)
+        lost = dict.fromkeys(("train_loss", "val_loss"), 1 - value)
+        yield EpochResult(epoch=epoch, learning_rate=0.001, images=1000, seconds=1.0, **right, **lost)
 
 
 def no_training(
@@ -106,9 +96,8 @@ def fill(study: optuna.Study, config: StudyConfig, size: int) -> None:
     for number in range(have, size):
         frozen = optuna.trial.create_trial(state=TrialState.RUNNING)
         params = {name: sampler.sample_independent(study, frozen, name, one) for name, one in space.items()}
-        values = [result.val_accuracy or 0.0 for result in curve(params)][
-            : EPOCHS if number % 3 == 0 else 1 + number % 2 * 2
-        ]
+        epochs = EPOCHS if number % 3 == 0 else 1 + number % 2 * 2
+        values = [result.val_accuracy or 0.0 for result in itertools.islice(curve(params), epochs)]
         rungs = {f"completed_rung_{rung}": values[3**rung - 1] for rung in range(3) if len(values) >= 3**rung}
         study.add_trial(
             optuna.trial.create_trial(
@@ -161,15 +150,17 @@ def plain(url: str, trials: int, sampler: str, *, wal: bool) -> Iterator[int]:
 def history(folder: Path, size: int, sampler: str) -> Path:
     """A database with so many trials, made once."""
     file = folder / f"{sampler}-{size}.db"
-    url = f"sqlite:///{file}"
-    ours(url, folder, size, sampler)
-    study = optuna.load_study(study_name="s", storage=open_storage(url, create=False))
-    fill(study, make_config(size, sampler), size)
-    study._storage.remove_session()
+    if not file.exists():
+        url = f"sqlite:///{file}"
+        ours(url, folder, size, sampler)
+        study = optuna.load_study(study_name="s", storage=open_storage(url, create=False))
+        fill(study, make_config(size, sampler), size)
+        study._storage.remove_session()
     return file
 
 
-def measure(side: str, filled: Path, size: int, trials: int, sampler: str) -> dict[str, float]:
+def measure(side: str, histories: Path, size: int, trials: int, sampler: str) -> Row:
+    filled = history(histories, size, sampler)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         url = f"sqlite:///{folder}/optuna.db"
@@ -188,10 +179,13 @@ def measure(side: str, filled: Path, size: int, trials: int, sampler: str) -> di
         new = [trial for trial in study.get_trials() if trial.number >= size + WARM]
         reports = sum(len(trial.intermediate_values) for trial in new)
     return {
-        "cpu_ms_per_trial": 1000 * cpu / ran,
-        "wall_ms_per_trial": 1000 * wall / ran,
-        "reports_per_trial": reports / ran,
-        "cpu_ms_per_report": 1000 * cpu / reports,
+        "sampler": sampler,
+        "history": size,
+        "side": side,
+        "CPU ms a trial": 1000 * cpu / ran,
+        "wall ms a trial": 1000 * wall / ran,
+        "reports a trial": reports / ran,
+        "CPU ms a report": 1000 * cpu / reports,
     }
 
 
@@ -201,7 +195,7 @@ def _one_of_many(url: str, folder: Path, trials: int, sampler: str, gate: Any) -
     list(run)
 
 
-def many(workers: int, trials: int, sampler: str, server: str | None) -> dict[str, Any]:
+def many(workers: int, trials: int, sampler: str, server: str | None) -> Row:
     """Trials and reports a second of several processes that train nothing: how far the database carries."""
     context = multiprocessing.get_context("forkserver")
     with tempfile.TemporaryDirectory() as place:
@@ -224,50 +218,29 @@ def many(workers: int, trials: int, sampler: str, server: str | None) -> dict[st
         reports = sum(len(trial.intermediate_values) for trial in found)
         optuna.delete_study(study_name="s", storage=storage)
     side = "PostgreSQL" if server else "SQLite"
-    return {"side": side, "workers": workers, "trials": trials / seconds, "reports": reports / seconds}
+    each = {"trials a second": trials / seconds, "reports a second": reports / seconds}
+    return {"workers": workers, "database": side, "trials": trials, **each}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[100, 1000, 10000])
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--samplers", nargs="*", default=["tpe", "random"])
-    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--crew-trials", type=int, default=400, help="of all workers of a crew together")
-    parser.add_argument("--server", help="an empty PostgreSQL database, for crews on it beside those on SQLite")
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
+def cells(given: argparse.Namespace) -> Iterator[Cell]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    rows: list[dict[str, Any]] = []
-    for sampler in given.samplers:
-        for size in given.sizes:
-            with tempfile.TemporaryDirectory() as place:
-                filled = history(Path(place), size, sampler)
-                for side in SIDES:
-                    found = measure(side, filled, size, given.trials, sampler)
-                    rows.append({"sampler": sampler, "trials": size, "side": side, **found})
-                    print(rows[-1], file=sys.stderr)
-    servers = [None, given.server] if given.server else [None]
-    crews = []
-    for workers in given.workers:
-        for server in servers:
-            crews.append(many(workers, given.crew_trials, "tpe", server))
-            print(crews[-1], file=sys.stderr)
-    if given.json:
-        print(json.dumps({"machine": platform.machine(), "cores": os.cpu_count(), "sides": rows, "workers": crews}))
-        return
-    print(f"{platform.machine()}, {os.cpu_count()} cores, n = {given.trials} trials each")
-    print(f"{'sampler':8} {'trials':>7}  {'side':20} {'CPU ms':>8} {'wall ms':>8} {'reports':>8} {'CPU ms/report':>14}")
-    for row in rows:
-        print(
-            f"{row['sampler']:8} {row['trials']:7}  {row['side']:20} {row['cpu_ms_per_trial']:8.1f} "
-            f"{row['wall_ms_per_trial']:8.1f} {row['reports_per_trial']:8.1f} {row['cpu_ms_per_report']:14.2f}"
-        )
-    print(f"{given.crew_trials} trials that train nothing, by several workers:")
-    print("| workers | database | trials a second | reports a second |\n|---|---|---|---|")
-    for row in crews:
-        print(f"| {row['workers']} | {row['side']} | {row['trials']:.1f} | {row['reports']:.0f} |")
+    with tempfile.TemporaryDirectory() as place:
+        for sampler, size, side in itertools.product(given.samplers, given.sizes, SIDES):
+            work = partial(measure, side, Path(place), size, given.trials, sampler)
+            yield f"{sampler}, {size} trials, {side}", work
+    for workers, server in itertools.product(given.workers, [None, given.server] if given.server else [None]):
+        name = f"{workers} workers on {'PostgreSQL' if server else 'SQLite'}"
+        yield name, partial(many, workers, given.crew_trials, "tpe", server)
+
+
+def show(rows: list[Row]) -> str:
+    """The sides, then the crews of several workers."""
+    halves = ([row for row in rows if ("workers" in row) == crew] for crew in (False, True))
+    return "\n\n".join(table(half) for half in halves if half)
 
 
 if __name__ == "__main__":
-    main()
+    options = {"--sizes": [100, 1000, 10_000], "--trials": 20, "--samplers": ["tpe", "random"]}
+    server = {"help": "an empty PostgreSQL database, for crews on it beside those on SQLite"}
+    options |= {"--workers": [1, 2, 4, 8, 16, 32], "--crew-trials": (400, "of all workers of a crew together")}
+    run(__doc__ or "", cells, {**options, "--server": server}, show)

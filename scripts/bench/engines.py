@@ -3,6 +3,7 @@
 
   short  400 trials of one epoch of 0.2 seconds
   long   16 trials of 5 epochs of 0.4 seconds, each with a checkpoint of 10 MB after every epoch
+  tiny   for a test
 
 Two workers, TPE, no pruner; nothing is trained: an epoch is a sleep, and notes itself in a file, from which is counted
 what was run twice and what was lost. When a third of the epochs are noted, one worker is killed with SIGKILL. Both
@@ -13,49 +14,50 @@ sides may begin a trial again three times.
   ray tune   ray.tune with OptunaSearch, max_failures=3 (needs: pip install -e '.[bench]'); by its default each trial
              is a process of its own, "ray tune, reuse" has reuse_actors=True
 
-Usage: python scripts/bench_engines.py [--only "ours/ray tune"] [--tasks short,long] [--runs 1] [--json]   (ten minutes)
+Usage: python scripts/bench/engines.py [--only "ours/ray tune"] [--tasks short,long] [--runs 1] [--json]   (ten minutes)
 """
 
 import argparse
 import json
 import os
-import platform
 import signal
-import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-os.environ["PYTHONPATH"] = f"{HERE}:{HERE.parent}:{os.environ.get('PYTHONPATH', '')}"  # where workers find this file
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
+import torch
+from harness import Cell, Row, among, medians, run, table
+from optuna.trial import TrialState
+from overhead import curve
 
-import torch  # noqa: E402
-from bench_study import curve  # noqa: E402
-from optuna.trial import TrialState  # noqa: E402
-
-from models.training.checkpoint import Checkpoints  # noqa: E402
-from models.training.learner import make_learner  # noqa: E402
-from models.training.loop import EpochResult  # noqa: E402
-from models.training.recipe import TrainConfig  # noqa: E402
-from study.config.resolve import resolve  # noqa: E402
-from study.search.cluster import ray_actors  # noqa: E402
-from study.search.local import local_processes  # noqa: E402
-from study.search.opened import open_all  # noqa: E402
-from study.search.trial import TrialNews, objective  # noqa: E402
-from study.search.worker import at_work, search  # noqa: E402
-from study.training.start import Training  # noqa: E402
+from models.training.checkpoint import Checkpoints
+from models.training.learner import make_learner
+from models.training.loop import EpochResult
+from models.training.recipe import TrainConfig
+from study.config.resolve import resolve
+from study.search.cluster import ray_actors
+from study.search.local import local_processes
+from study.search.opened import open_all
+from study.search.trial import TrialNews, objective
+from study.search.worker import at_work, search
+from study.training.start import Training
 
 WORKERS = 2
 MEGABYTES = 10
+
+HERE = Path(__file__).resolve().parent
+ROOT, OTHERS = HERE.parents[1], os.environ.get("PYTHONPATH", "")
+os.environ["PYTHONPATH"] = f"{HERE}:{ROOT}:{OTHERS}"  # where workers find this file
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,11 @@ class Task:
     checkpoint: bool  # after each one
 
 
-TASKS = {"short": Task(400, 1, 0.2, checkpoint=False), "long": Task(16, 5, 0.4, checkpoint=True)}
-
-
-@dataclass(frozen=True)
-class Row:
-    """What came of it."""
-
-    side: str
-    task: str
-    seconds: float  # the whole call, starting and ending the workers included
-    ideal: float  # epochs x seconds / workers
-    twice: int  # trials of which an epoch was run more than once
-    again: int  # epochs run more than once, counting each repetition
-    lost: int  # trials that never came to their end
+TASKS = {
+    "short": Task(400, 1, 0.2, checkpoint=False),
+    "long": Task(16, 5, 0.4, checkpoint=True),
+    "tiny": Task(8, 2, 0.2, checkpoint=True),
+}
 
 
 def note(file: Path, trial: object, epoch: int) -> None:
@@ -130,7 +123,7 @@ def ours(task: Task, folder: Path, engine: Any) -> set[str]:
     given |= {"space.conv_dropout": {"low": 0.0, "high": 0.5}}
     url = f"sqlite:///{folder}/optuna.db"
     study = open_all(resolve(None, given), "s", url, create=True).study
-    from bench_engines import work  # by its module's name, which workers on a cluster can find
+    from engines import work  # by its module's name, which workers on a cluster can find
 
     for _ in engine("s", url, ["cpu"] * WORKERS, work):
         pass
@@ -208,6 +201,7 @@ SIDES: dict[str, Callable[[Task, Path], set[str]]] = {
 
 
 def measure(side: str, name: str) -> Row:
+    """What came of it: seconds of the whole call, starting and ending the workers included."""
     task = TASKS[name]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder, ended, before = Path(place), threading.Event(), Path.cwd()
@@ -225,50 +219,25 @@ def measure(side: str, name: str) -> Row:
             ended.set()
             killer.join()
         times = Counter((trial, epoch) for trial, epoch, _ in noted(file))
-        return Row(
-            side=side,
-            task=name,
-            seconds=round(seconds, 1),
-            ideal=task.trials * task.epochs * task.seconds / WORKERS,
-            twice=len({trial for (trial, _), count in times.items() if count > 1}),
-            again=sum(times.values()) - len(times),
-            lost=task.trials - len(finished),
-        )
+        return {
+            "task": name,
+            "side": side,
+            "seconds": round(seconds, 1),
+            "ideal": task.trials * task.epochs * task.seconds / WORKERS,
+            "trials with an epoch run twice": len({trial for (trial, _), count in times.items() if count > 1}),
+            "epochs run twice": sum(times.values()) - len(times),
+            "trials lost": task.trials - len(finished),
+        }
 
 
-def table(rows: Sequence[Row]) -> str:
-    lines = ["| task | side | seconds (ideal) | trials with an epoch run twice | epochs run twice | trials lost |"]
-    lines += ["|---|---|---|---|---|---|"]
-    for name in TASKS:
-        for side in SIDES:
-            some = [row for row in rows if (row.task, row.side) == (name, side)]
-            if some:
-                seconds = statistics.median(row.seconds for row in some)
-                counts = [[getattr(row, key) for row in some] for key in ("twice", "again", "lost")]
-                shown = " | ".join(", ".join(map(str, one)) for one in counts)
-                lines.append(f"| {name} | {side} | {seconds:.1f} ({some[0].ideal:.0f}) | {shown} |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="/".join(SIDES), help="sides, divided by /")
-    parser.add_argument("--tasks", default=",".join(TASKS))
-    parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    rows = []
-    for run in range(given.runs):
-        for name in given.tasks.split(","):
-            for side in given.only.split("/"):
-                rows.append(measure(side, name))
-                print(f"run {run + 1}: {rows[-1]}", file=sys.stderr, flush=True)
-    if given.json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
-        return
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, n = {given.runs}")
-    print(table(rows))
+def cells(given: argparse.Namespace) -> Iterator[Cell]:
+    for number in range(given.runs):
+        for name in given.tasks:
+            for side in given.only:
+                yield f"run {number + 1}, {name}, {side}", partial(measure, side, name)
 
 
 if __name__ == "__main__":
-    main()
+    tasks = {**among(TASKS), "default": ["short", "long"]}
+    options = {"--only": among(SIDES, "/"), "--tasks": tasks, "--runs": 1}
+    run(__doc__ or "", cells, options, lambda rows: table(medians(rows, "task", "side", "ideal")))

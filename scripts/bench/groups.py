@@ -1,19 +1,20 @@
-"""Judge `find_groups` on a folder with groups.csv (path, label, group_id): one table, and the same as JSON.
+"""Judge `find_groups` on a folder with groups.csv (path, label, group_id).
 
-.venv/bin/python scripts/bench_groups.py DIR [--processes 1 2] [--halves] [--second]
+.venv/bin/python scripts/bench/groups.py DIR [--processes 1 2] [--halves] [--second]
 """
 
 import argparse
 import csv
-import json
 import os
 import resource
 import time
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from harness import Cell, Row, run, turned
 from numpy.typing import NDArray
 
 from data.grouping.find import find_groups
@@ -23,57 +24,52 @@ from data.splits import SHARES, Parts, make_parts
 SEEDS = 20
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--processes", type=int, nargs="+", default=[2])
-    parser.add_argument("--halves", action="store_true", help="time half of the images too")
-    parser.add_argument("--second", action="store_true", help="ask the second detector too")
-    args = parser.parse_args()
-    with (args.folder / "groups.csv").open(newline="") as handle:
+def cells(given: argparse.Namespace) -> Iterator[Cell]:
+    with (given.folder / "groups.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
-    paths = [args.folder / row["path"] for row in rows]
+    paths = np.array([given.folder / row["path"] for row in rows])
     labels = np.array([row.get("label") or row["path"].split("/")[0] for row in rows])
     ids = [(a, row.get("group_id") or row.get("group")) for a, row in zip(labels, rows, strict=True)]
     truth = np.array([{key: i for i, key in enumerate(dict.fromkeys(ids))}[key] for key in ids])
-    seconds, partitions = {}, []
     subsets = [np.arange(len(paths))]
-    if args.halves:
+    if given.halves:
         subsets.insert(0, np.sort(np.random.default_rng(0).choice(len(paths), len(paths) // 2, replace=False)))
     for subset in subsets:
-        for processes in args.processes:
-            start, before = time.perf_counter(), sum(os.times()[:4])
-            found = find_groups([paths[i] for i in subset], processes=processes)
-            # CPU seconds too: the machine may be shared.
-            seconds[f"{len(subset)} images, {processes} processes: wall, CPU"] = (
-                round(time.perf_counter() - start, 1),
-                round(sum(os.times()[:4]) - before, 1),
-            )
-        partitions.append(found.group)
-    result = judged(found.group, truth, labels) | {
-        "method": found.method,
-        "duplicate sets": len(found.duplicates),
-        "seconds": seconds,
+        some = (list(paths[subset]), labels[subset], truth[subset])
+        for processes in given.processes:
+            name = f"{len(subset)} images, {processes} processes"
+            second = given.second and len(subset) == len(paths) and processes == given.processes[-1]
+            yield name, partial(measure, *some, processes, second)
+
+
+def measure(paths: list[Path], labels: NDArray[np.str_], truth: NDArray[np.int64], processes: int, second: bool) -> Row:
+    """Seconds and memory, and what the groups are worth."""
+    start, before = time.perf_counter(), sum(os.times()[:4])
+    found = find_groups(paths, processes=processes)
+    result: Row = {
+        "seconds": round(time.perf_counter() - start, 1),
+        "CPU seconds": round(sum(os.times()[:4]) - before, 1),  # the machine may be shared
         "peak MB, this process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000,
         "peak MB, largest child": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1000,
+        "method": found.method,
+        "duplicate sets": len(found.duplicates),
+        **judged(found.group, truth, labels),
     }
-    if args.second:
+    if second:
         for name, group in (("random", np.arange(len(truth))), ("found", found.group), ("true", truth)):
             held = held_out(group, labels, 0)
-            result[f"second detector, {name} split"] = share_with_sibling(paths, held, processes=args.processes[-1])
-    for key, value in result.items():
-        print(f"{key:42} {value}")
-    print(json.dumps(result))
+            result[f"second detector, {name} split"] = share_with_sibling(paths, held, processes=processes)
+    return result
 
 
-def judged(group: NDArray[np.int64], truth: NDArray[np.int64], labels: NDArray[np.str_]) -> dict[str, Any]:
+def judged(group: NDArray[np.int64], truth: NDArray[np.int64], labels: NDArray[np.str_]) -> Row:
     """Pair precision and recall of the partition, and what its splits leak."""
     both, ours, theirs = (pairs(x) for x in (np.stack([group, truth], 1), group[:, None], truth[:, None]))
     merged = Counter(np.unique(np.stack([group, truth], axis=1), axis=0)[:, 0].tolist())
     families = {"all": np.ones(len(labels), bool)} | {
         name: np.char.startswith(labels, name) for name in sorted({str(x).split("_")[0] for x in labels})
     }
-    result: dict[str, Any] = {
+    result: Row = {
         "images": len(group),
         "groups found": int(group.max()) + 1,
         "true groups": len(np.unique(truth)),
@@ -121,4 +117,6 @@ def parts_of(group: NDArray[np.int64], labels: NDArray[np.str_], seed: int) -> P
 
 
 if __name__ == "__main__":
-    main()
+    halves, second = (False, "time half of the images too"), (False, "ask the second detector too")
+    options = {"folder": Path, "--processes": [2], "--halves": halves, "--second": second}
+    run(__doc__ or "", cells, options, turned)

@@ -4,25 +4,26 @@
 Random search without pruning, so that both train the same networks for the same epochs. Whole commands are timed, from
 start to exported model, and the search in them; one worker has all cores, two share them.
 
-Usage: python scripts/bench_workers.py [--trials 300] [--runs 2] [--json]      (eight minutes on 2 cores)
+Usage: python scripts/bench/workers.py [--trials 300] [--runs 2] [--json]      (eight minutes on 2 cores)
 """
 
 import argparse
-import json
-import os
-import platform
 import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+
+from harness import Cell, Row, medians, run, table
 
 SETTINGS = ["sampler=random", "pruner=none", "final_epochs=1", "image_size=8", "space.num_conv_blocks=[1,2,3]"]
 
 
-def measure(workers: int, trials: int) -> dict[str, float]:
+def measure(workers: int, trials: int) -> Row:
     """Seconds of one whole command in an empty folder (the images are decoded before), and of its search."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "study", "run", "--preset", "quick", "--data", "digits", "--device", "cpu"]
@@ -40,34 +41,22 @@ def measure(workers: int, trials: int) -> dict[str, float]:
                 "FROM trials JOIN studies USING (study_id) WHERE study_name = 's'"
             ).fetchone()
             (epochs,) = connection.execute("SELECT count(*) FROM trial_intermediate_values").fetchone()
-    return {"seconds": seconds, "search": search, "epochs": epochs - 1}
+    return {"workers": workers, "command s": seconds, "search s": search, "epochs": epochs - 1}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=300)
-    parser.add_argument("--runs", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    found: dict[int, list[dict[str, float]]] = {1: [], 2: []}
-    for run in range(given.runs):
-        for workers in found:
-            found[workers].append(measure(workers, given.trials))
-            print(f"run {run + 1}, {workers} workers: {found[workers][-1]}", file=sys.stderr)
-    medians = {
-        workers: {key: statistics.median(one[key] for one in runs) for key in runs[0]}
-        for workers, runs in found.items()
-    }
-    gain = {key: medians[1][key] / medians[2][key] for key in ("seconds", "search")}
-    if given.json:
-        print(json.dumps({"runs": found, "medians": medians, "gain": gain}, indent=2))
-        return
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, n = {given.runs}, medians")
-    print(f"{'':10} {'command':>10} {'search':>10} {'epochs':>8}")
-    for workers, row in medians.items():
-        print(f"{workers} workers  {row['seconds']:8.1f} s {row['search']:8.1f} s {row['epochs']:8.0f}")
-    print(f"{'gain':10} {gain['seconds']:9.2f}x {gain['search']:9.2f}x")
+def cells(given: argparse.Namespace) -> Iterator[Cell]:
+    for number in range(given.runs):
+        for workers in (1, 2):
+            yield f"run {number + 1}, {workers} workers", partial(measure, workers, given.trials)
+
+
+def show(rows: list[Row]) -> str:
+    def median(key: str, workers: int) -> float:
+        return statistics.median(row[key] for row in rows if row["workers"] == workers)
+
+    command, search = (median(key, 1) / median(key, 2) for key in ("command s", "search s"))
+    return f"{table(medians(rows, 'workers'))}\n\nGain of the medians: {command:.2f}, of the search {search:.2f}"
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", cells, {"--trials": 300, "--runs": 2}, show)

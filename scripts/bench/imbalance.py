@@ -5,30 +5,28 @@ One class, another with each seed, keeps a tenth of its training images; the tes
 seed: recall of the rare class, balanced accuracy and accuracy on the test part, without and with
 `class_weights = balanced`; then the mean of the paired differences with its 95 % interval over the seeds (Student's t).
 
-Usage: python scripts/bench_imbalance.py [DIR|digits|tissue] [--seeds 10] [--epochs 18] [--rare 0.1] [--json]
+Usage: python scripts/bench/imbalance.py [DIR|digits|tissue] [--seeds 10] [--epochs 18] [--rare 0.1] [--json]
 """
 
 import argparse
-import json
-import os
-import platform
-import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from batch import training_of
+from harness import Cell, Row, between, run, table
 from scipy import stats
 
 from data.splits import Parts
 from models.scores.evaluation import mean_recall, predict_logits
-from models.training.checkpoint import Checkpoints
 from models.training.recipe import derive_seed
 from study.config.resolve import resolve
 from study.search.opened import load_parts
-from study.training.start import start_training
 from study.training.workspace import Workspace, make_workspace
 
 SIZES = {"digits": 16, "tissue": 48}
@@ -58,16 +56,8 @@ def thinned(work: Workspace, rare: int, share: float, seed: int) -> Parts:
 def scores(work: Workspace, weights: str, rare: int, seed: int) -> dict[str, float]:
     """What a network is worth on the test part, trained with or without weights."""
     work = replace(work, config=work.config.model_copy(update={"class_weights": weights}))
-    nowhere = Checkpoints(work.folder / "nowhere", "bench", 1e9)
-    training = start_training(
-        work,
-        {"learning_rate": RECIPE["learning_rate"]},
-        epochs=work.config.epochs,
-        batch_size=work.config.batch_size,
-        train_parts=("train",),
-        seed=derive_seed(seed, "imbalance"),
-        checkpoints=nowhere,
-    )
+    point, epochs, batch = {"learning_rate": RECIPE["learning_rate"]}, work.config.epochs, work.config.batch_size
+    training = training_of(work, point, epochs, batch, derive_seed(seed, "imbalance"))
     for _ in training.epochs:
         pass
     labels = work.dataset.labels[work.parts.test]
@@ -79,40 +69,40 @@ def scores(work: Workspace, weights: str, rare: int, seed: int) -> dict[str, flo
     }
 
 
-def paired(rows: list[dict[str, dict[str, float]]], measure: str) -> tuple[float, float, float]:
+def difference(rows: list[Row], measure: str) -> tuple[float, float, float]:
     """Mean of the differences over the seeds, with minus without, and the ends of its 95 % interval."""
     each = np.array([row["balanced"][measure] - row["none"][measure] for row in rows])
     half = stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else np.nan
     return float(each.mean()), float(each.mean() - half), float(each.mean() + half)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", default="digits", help="a folder, digits, or tissue")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=18)
-    parser.add_argument("--rare", type=float, default=0.1, help="share of the rare class's training images")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    rows: list[dict[str, dict[str, float]]] = []
+def both(work: Workspace, seed: int, share: float) -> Row:
+    """With and without weights, one class made rare."""
+    rare = seed % len(work.dataset.classes)
+    thin = replace(work, parts=thinned(work, rare, share, seed))
+    return {"rare": work.dataset.classes[rare], **{weights: scores(thin, weights, rare, seed) for weights in WEIGHTS}}
+
+
+def cells(given: argparse.Namespace) -> Iterator[Cell]:
     with tempfile.TemporaryDirectory() as place:
-        work = prepared(args.data, Path(place), args.epochs)
-        for seed in range(args.seeds):
-            rare = seed % len(work.dataset.classes)
-            thin = replace(work, parts=thinned(work, rare, args.rare, seed))
-            rows.append({weights: scores(thin, weights, rare, seed) for weights in WEIGHTS})
-            shown = "; ".join(f"{m} {rows[-1]['none'][m]:.3f} -> {rows[-1]['balanced'][m]:.3f}" for m in MEASURES)
-            print(f"seed {seed}, rare {work.dataset.classes[rare]}: {shown}", file=sys.stderr, flush=True)
-    found = {measure: [round(one, 4) for one in paired(rows, measure)] for measure in MEASURES}
-    if args.json:
-        print(json.dumps({"data": args.data, "rare": args.rare, "rows": rows, "difference": found}))
-        return
-    print(f"{args.data}, rare class 1:{1 / args.rare:g}, {args.seeds} seeds, {args.epochs} epochs, ", end="")
-    print(f"{os.cpu_count()} {platform.machine()} processors, {torch.get_num_threads()} torch threads")
-    for measure, (mean, low, high) in found.items():
-        before = np.mean([row["none"][measure] for row in rows])
-        print(f"{measure:18} {before:.3f} without; with weights {mean:+.3f} ({low:+.3f} to {high:+.3f})")
+        work = prepared(given.data, Path(place), given.epochs)
+        for seed in range(given.seeds):
+            yield f"seed {seed}", partial(both, work, seed, given.rare)
+
+
+def show(rows: list[Row]) -> str:
+    found = [
+        {
+            "": measure,
+            "without": float(np.mean([row["none"][measure] for row in rows])),
+            "with weights (95 % over seeds)": between(*difference(rows, measure), digits=3),
+        }
+        for measure in MEASURES
+    ]
+    return table(found)
 
 
 if __name__ == "__main__":
-    main()
+    rare = (0.1, "share of the rare class's training images")
+    data = ("digits", "a folder, digits, or tissue")
+    run(__doc__ or "", cells, {"data": data, "--seeds": 10, "--epochs": 18, "--rare": rare}, show)

@@ -1,20 +1,18 @@
 """Decoding a folder of native JPEGs: ours (2 threads, into the cache) against torchvision's ImageFolder with Resize in
-one process; and a second start of 25,000 images at 128 pixels from the cache. One table, and the same as JSON.
+one process; and a second start of 25,000 images at 128 pixels from the cache.
 
-.venv/bin/python scripts/bench_decoding.py [--images 2000] [--side 768] [--runs 3]
+.venv/bin/python scripts/bench/decoding.py [--images 2000] [--side 768] [--runs 3]
 """
 
 import argparse
-import json
-import os
 import shutil
-import statistics
 import tempfile
-import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from harness import Cell, Row, medians, run, seconds, table
 from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -26,35 +24,27 @@ from data.public import tissue
 SIZE = 128
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--side", type=int, default=768)
-    parser.add_argument("--runs", type=int, default=3)
-    args = parser.parse_args()
+def cells(given: argparse.Namespace) -> Iterator[Cell]:
     with tempfile.TemporaryDirectory() as place:
-        root = make(Path(place) / "tiles", args.images, args.side)
-        names = sorted(path.relative_to(root).as_posix() for path in root.glob("*/*.jpeg"))
-        ours, theirs, ratios = [], [], []
-        for run in range(args.runs):  # in turn, so that a drifting machine hits both
-            ours.append(timed(lambda run=run: decoded(root, names, SIZE, Path(place) / f"cache{run}")))
-            theirs.append(timed(lambda: image_folder(root)))
-            ratios.append(theirs[-1] / ours[-1])
-        difference = compare(root, names[:200], Path(place) / "cache0", names)
-        second = second_start(Path(place))
-    rows = {
+        root = make(Path(place) / "tiles", given.images, given.side)
+        for number in range(given.runs):
+            yield f"run {number + 1}", partial(once, root, Path(place) / f"cache{number}")
+        yield "second start", partial(second_start, Path(place), given.many)
+
+
+def once(root: Path, cache: Path) -> Row:
+    """Both sides, one after the other, so that a drifting machine hits both."""
+    names = sorted(path.relative_to(root).as_posix() for path in root.glob("*/*.jpeg"))
+    ours = seconds(lambda: decoded(root, names, SIZE, cache))
+    theirs = seconds(lambda: image_folder(root))
+    return {
+        "what": "decoding",
         "images": len(names),
-        "side, pixels": args.side,
-        "processors": os.cpu_count(),
-        "ours, images/s (median)": round(len(names) / statistics.median(ours)),
-        "ImageFolder + Resize, images/s (median)": round(len(names) / statistics.median(theirs)),
-        "ratio, run by run": [round(ratio, 2) for ratio in ratios],
-        "mean difference of pixels, grey levels": round(difference, 3),
-        "second start, 25,000 images at 128 px, s": round(second, 3),
+        "ours, images/s": len(names) / ours,
+        "ImageFolder + Resize, images/s": len(names) / theirs,
+        "ratio": theirs / ours,
+        "mean difference of pixels, grey levels": compare(root, names[:200], cache, names),
     }
-    for key, value in rows.items():
-        print(f"{key:45} {value}")
-    print(json.dumps(rows))
 
 
 def make(root: Path, images: int, side: int) -> Path:
@@ -69,12 +59,6 @@ def make(root: Path, images: int, side: int) -> Path:
         tile = tiles[number % len(tiles)].rotate(int(rng.integers(0, 4)) * 90)
         tile.save(folder / f"{number}.jpeg", quality=90)
     return root
-
-
-def timed(work: Any) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def image_folder(root: Path) -> None:
@@ -95,17 +79,22 @@ def compare(root: Path, names: list[str], cache: Path, all_names: list[str]) -> 
     return float(np.mean(differences))
 
 
-def second_start(place: Path) -> float:
-    """Seconds to load 25,000 small files whose cache is there."""
+def second_start(place: Path, count: int) -> Row:
+    """Seconds to load many small files whose cache is there."""
     root = place / "many"
     for label in range(5):
         (root / f"class{label}").mkdir(parents=True)
-        for number in range(5000):
+        for number in range(count // 5):
             pixels = np.full((8, 8, 3), (number % 251, number // 251, label), np.uint8)
             Image.fromarray(pixels).save(root / f"class{label}" / f"{number}.png")
-    load_folder(root, SIZE, place / "many-cache", groups="none")
-    return timed(lambda: load_folder(root, SIZE, place / "many-cache", groups="none"))
+
+    def start() -> None:
+        load_folder(root, SIZE, place / "many-cache", groups="none")
+
+    start()
+    return {"what": "second start", "images": count // 5 * 5, "seconds": seconds(start)}
 
 
 if __name__ == "__main__":
-    main()
+    options = {"--images": 2000, "--side": (768, "pixels"), "--runs": 3, "--many": (25_000, "of the second start")}
+    run(__doc__ or "", cells, options, lambda rows: table(medians(rows, "what", "images")))
