@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated
@@ -25,7 +26,7 @@ from pydantic import BaseModel, Field
 from data import DataError, Progress
 from data.images import DECODING, MOST_MEGAPIXELS, decode, read_file
 
-PIXELS, INDEX = "images.bin", "index.json"
+PIXELS, INDEX, LOOK = "images.bin", "index.json", "look"
 
 CHUNK = 512
 FEW = 16
@@ -43,6 +44,10 @@ class Decoded:
     paths: tuple[str, ...]  # [N], relative
     contents: tuple[str, ...]  # [N], SHA-256 of each file
     bad: dict[str, str]  # relative path -> why it cannot be read
+
+
+class _OtherFilesError(ValueError):
+    """The files are not those that were decoded, though they look alike."""
 
 
 class Index(BaseModel):
@@ -72,12 +77,16 @@ def decoded(
     place = cache / f"images-{key[:24]}"
     if place.is_dir():
         try:
-            return _open(place)
+            found = _open(place)
+            _check_files(place, root, paths, found, progress)
+            return found
         except (OSError, ValueError) as error:  # what can be made again is not worth an error
-            logger.warning(f"the image cache {place} was altered ({error}); the images are decoded again")
+            what = "is of other files" if isinstance(error, _OtherFilesError) else "was altered"
+            logger.warning(f"the image cache {place} {what} ({error}); the images are decoded again")
             shutil.rmtree(place, ignore_errors=True)
     try:
-        publish(place, lambda part: _write(part, root, paths, image_size, most, progress))
+        look = _look(root, paths)
+        publish(place, lambda part: _write(part, root, paths, image_size, most, look, progress))
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise DataError(f"cannot write the image cache in {cache}: {reason}") from error
@@ -98,6 +107,37 @@ def _key(root: Path, paths: Sequence[str], image_size: int, most: float = MOST_M
         except OSError as error:
             total.update(f"{path}\0{error.errno}\n".encode(errors="surrogateescape"))
     return total.hexdigest()
+
+
+def _look(root: Path, paths: Sequence[str]) -> str:
+    """Changes with any file's inode, and with the time of its last change of any kind, which nobody can set back."""
+    total = hashlib.sha256()
+    for path in paths:
+        with suppress(OSError):
+            stat = os.stat(root / path)
+            total.update(f"{stat.st_ino} {stat.st_ctime_ns}\n".encode())
+    return total.hexdigest()
+
+
+def _check_files(place: Path, root: Path, paths: Sequence[str], found: Decoded, progress: Progress | None) -> None:
+    """Raise an error where files that look alike (name, size, time) have another content than those decoded.
+
+    They are read again only where they look otherwise in what a copy or a swap of names changes too.
+    """
+    look = _look(root, paths)
+    if (place / LOOK).is_file() and read_file(place / LOOK) == look.encode():
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        contents = pool.map(lambda path: hashlib.sha256(read_file(root / path)).hexdigest(), found.paths)
+        for number, (path, known, content) in enumerate(zip(found.paths, found.contents, contents, strict=True), 1):
+            if content != known:
+                raise _OtherFilesError(f"{path} has another content")
+            if progress:
+                progress("comparing", number, len(found.paths))
+    with suppress(OSError):  # a cache that may only be read is as good
+        part = place / f"{LOOK}.{os.getpid()}.part"
+        part.write_text(look, encoding="utf-8")
+        part.replace(place / LOOK)
 
 
 def _open(place: Path) -> Decoded:
@@ -173,7 +213,7 @@ def _now(folder: Path) -> float:
 
 
 def _write(
-    part: Path, root: Path, paths: Sequence[str], image_size: int, most: float, progress: Progress | None
+    part: Path, root: Path, paths: Sequence[str], image_size: int, most: float, look: str, progress: Progress | None
 ) -> None:
     row = 3 * image_size * image_size
     with (part / PIXELS).open("wb") as handle:
@@ -190,7 +230,8 @@ def _write(
         bad=bad,
         sample=_sample(np.memmap(part / PIXELS, np.uint8, "r", shape=shape)) if good else None,
     )
-    (part / INDEX).write_text(index.model_dump_json())
+    (part / INDEX).write_text(index.model_dump_json(), encoding="utf-8")
+    (part / LOOK).write_text(look, encoding="utf-8")  # as it was before the files were read
 
 
 def _decode_into(

@@ -3,10 +3,12 @@
 import io
 import logging
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -30,6 +32,8 @@ MOST_MEGAPIXELS = 100.0
 """Of an image, once a JPEG is reduced; one with transparency takes 24 bytes a pixel on its way."""
 IN_FLIGHT = 32e6
 """Pixels that all threads of a process decode at once; a larger image has its turn alone."""
+MOST_SCANS = 64
+"""Of a JPEG: each goes through all of the image once more. A progressive one usually has ten."""
 
 # Blocks that the system takes back at once: smaller ones stay with the thread that asked for them.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
@@ -38,10 +42,16 @@ Image.MAX_IMAGE_PIXELS = None  # the limits are ours, and a JPEG may be larger b
 logger = logging.getLogger(__name__)
 
 
-def read_file(path: Path) -> bytes:
-    """The content of a regular file. Raises DataError for any other: a pipe would wait for ever, a device never end."""
+def read_file(path: Path, most: int | None = None) -> bytes:
+    """The content of a regular file. Raises DataError for any other: a pipe would wait for ever, a device never end.
+
+    Likewise for one of more than `most` bytes.
+    """
     with _regular(path) as handle:
-        return handle.read()
+        content = handle.read() if most is None else handle.read(most + 1)
+    if most is not None and len(content) > most:
+        raise DataError(f"{path} has more than {most >> 20} MB")
+    return content
 
 
 def read_text(path: Path) -> str:
@@ -113,12 +123,14 @@ def decode(source: Path | bytes, image_size: int, most: float = MOST_MEGAPIXELS)
     try:
         with opened(source) as image:
             width, height = image.size
-            pixels = _reduced(image, image_size)
-            if pixels > most * 1e6:
-                raise DataError(f"{width} x {height} pixels, more than the {most:g} megapixels that are allowed")
+            held = _held(image, source, image_size)
+            if held.pixels > most * 1e6:
+                raise DataError(
+                    f"{width} x {height} pixels{held.why}, more than the {most:g} megapixels that are allowed"
+                )
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 _say_frames()
-        with _room.taken(pixels):
+        with _room.taken(held.room):
             return _decoded(source, image_size)
     except Image.DecompressionBombError as error:  # where another program in this process has set Pillow's own limit
         raise DataError("too many pixels for an image (possible decompression bomb)") from error
@@ -132,17 +144,67 @@ def decode(source: Path | bytes, image_size: int, most: float = MOST_MEGAPIXELS)
         raise DataError(f"broken image ({error})") from error
 
 
-def _reduced(image: Image.Image, image_size: int) -> int:
-    """Let a JPEG reduce itself; how many pixels will be held at once: of a progressive one all of them."""
+@dataclass(frozen=True)
+class _Held:
+    """What decoding an image takes."""
+
+    pixels: int  # that are held at once
+    room: int  # memory, as so many pixels of four bytes
+    why: str = ""  # these are others than the image's own, in words
+
+
+def _held(image: Image.Image, source: Path | bytes, image_size: int) -> _Held:
+    """What an image takes that is about to be decoded. Raises DataError for a JPEG of too many scans."""
     whole = image.width * image.height
+    if image.format == "TIFF":
+        tile = image.tag_v2.get(322, 0) * image.tag_v2.get(323, 0)  # type: ignore[attr-defined]
+        if isinstance(tile, int) and tile > whole:
+            return _Held(tile, tile, f" in tiles of {tile / 1e6:.0f} megapixels")
+    if image.format not in ("JPEG", "MPO"):
+        return _Held(whole, whole)
+    _reduce(image, image_size)
+    reduced = image.width * image.height
+    scans, split = jpeg_scans(read_file(source) if isinstance(source, Path) else source)
+    if scans > MOST_SCANS:
+        raise DataError(f"a JPEG of {scans} scans, more than the {MOST_SCANS} that are allowed")
+    if not split and not image.info.get("progressive"):
+        return _Held(reduced, reduced)
+    return _Held(whole, reduced + 3 * whole // 2)  # all coefficients of all scans, two bytes each
+
+
+def jpeg_scans(content: bytes) -> tuple[int, bool]:
+    """How many scans a JPEG has, and whether its first one holds only some of the components.
+
+    libjpeg then keeps the coefficients of all of them, as it does of a progressive one. What is broken ends the count.
+    """
+    place, components, scans, split = 2, 0, 0, False
+    while (found := _MARKER.search(content, place)) and found.end() + 2 <= len(content):
+        kind, place = found.group()[-1], found.end()
+        if kind == 0xD9:  # the end
+            break
+        length = int.from_bytes(content[place : place + 2], "big")
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and place + 8 <= len(content):
+            components = content[place + 7]
+        if kind == 0xDA and place + 3 <= len(content):
+            scans += 1
+            split = split or (scans == 1 and content[place + 2] < components)
+        place += length
+    return scans, split
+
+
+_MARKER = re.compile(rb"\xff+[\x02-\xcf\xd8-\xfe]", re.DOTALL)
+"""The beginning of a segment; within a scan FF is followed by 0 or a restart."""
+
+
+def _reduce(image: Image.Image, image_size: int) -> None:
+    """Let a JPEG reduce itself."""
     image.draft("RGB", (2 * image_size, 2 * image_size))
-    return whole if image.info.get("progressive") else image.width * image.height
 
 
 def _decoded(source: Path | bytes, image_size: int) -> NDArray[np.uint8]:
     """In a function of its own: when it returns, the whole image is gone."""
     with opened(source) as image:
-        _reduced(image, image_size)
+        _reduce(image, image_size)
         ImageOps.exif_transpose(image, in_place=True)
         return squashed(image, image_size)
 

@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 SPINS = 2000
 """Turns of a loop in which torch's threads wait for each other before they give their processor back.
@@ -33,4 +35,22 @@ def _wait_briefly() -> None:
         )
 
 
+def _check_rooms() -> None:
+    """Raise ImportError where somebody's own `data` or `models` is found in the place of ours.
+
+    Of `python -m study` that is a line and exit code 2.
+    """
+    for room in ("data", "models"):
+        spec = find_spec(room)
+        places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+        found = next((place for place in places if place), "nothing")
+        if Path(found).resolve() != Path(__file__).resolve().parents[1] / room / "__init__.py":
+            line = f"{found} hides the package {room!r} of this program (rename it, or start in another folder)"
+            if sys.argv[:1] == ["-m"]:
+                sys.stderr.write(f"study: {line}\n")
+                raise SystemExit(2)
+            raise ImportError(line)
+
+
 _wait_briefly()
+_check_rooms()

@@ -1,5 +1,6 @@
 """A network in use: uint8 images in, calibrated probabilities out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -59,9 +60,10 @@ class Bundle:
     card: Card | None = None  # a checkpoint of the reference has none
 
     def setting(self, name: str, default: float) -> float:
-        """A number of the study's configuration, where the model has one."""
+        """A positive number of the study's configuration, where the model has one; what is none limits nothing."""
         value = self.card.study.config.get(name) if self.card and self.card.study else None
-        return float(value) if isinstance(value, int | float) else default
+        good = isinstance(value, int | float) and math.isfinite(value) and value > 0
+        return float(value) if good and isinstance(value, int | float) else default
 
     def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float64]:
         """uint8 images [N, S, S, 3] of the model's size -> probabilities [N, K]."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models import ModelError
-from models.architecture import MOST_BLOCKS, CNNConfig, plain_blocks
+from models.architecture import MOST_BLOCKS, MOST_DENSE, CNNConfig, plain_blocks
 from models.bundle.card import Card
 from models.cnn import CNN, fill
 
@@ -50,11 +50,29 @@ def _check_packing(path: Path) -> None:
                 raise ModelError("it is packed")
 
 
+MOST_CLASSES = 100_000
+"""Of a checkpoint."""
+
+
 def _class_names(found: Any) -> tuple[str, ...]:
-    names = tuple(found)
-    if isinstance(found, str) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+    names = _listed("class_names", found, str, MOST_CLASSES)
+    if len(set(names)) < len(names):
         raise ModelError("its class_names are not different names")
     return names
+
+
+def _listed(name: str, found: Any, kind: type, most: int) -> tuple[Any, ...]:
+    """A plain list of so many things at most. Raises ModelError before anything else is walked through: a tensor of a
+    few bytes may say that it holds billions of numbers."""
+    if type(found) not in (list, tuple) or len(found) > most or not all(type(one) is kind for one in found):
+        raise ModelError(f"its {name} are not {'different names' if kind is str else 'a list of whole numbers'}")
+    return tuple(found)
+
+
+def _whole(found: Any) -> int:
+    if type(found) is not int:
+        raise ModelError(f"{type(found).__name__} where a whole number should be")
+    return found
 
 
 def _reason(error: Exception) -> str:
@@ -65,11 +83,13 @@ def _reason(error: Exception) -> str:
 
 def read_config(config: dict[str, Any], state: dict[str, Tensor], num_classes: int) -> CNNConfig:
     """The architecture of a checkpoint from its config and the shapes of its state dict."""
-    blocks = int(config["num_conv_blocks"])
+    if type(config) is not dict or not all(isinstance(one, Tensor) for one in state.values()):
+        raise ModelError("its config or its weights are of another kind")
+    blocks = _whole(config["num_conv_blocks"])
     if not 1 <= blocks <= MOST_BLOCKS:  # before lists of that length are made
         raise ModelError(f"{blocks} blocks")
-    kernels = [*config["kernel_sizes"], *[3] * blocks][:blocks]
-    filters = tuple(BASE_FILTERS * config["filters_multiplier"] << block for block in range(blocks))
+    kernels = [*_listed("kernel_sizes", config["kernel_sizes"], int, MOST_BLOCKS), *[3] * blocks][:blocks]
+    filters = tuple(BASE_FILTERS * _whole(config["filters_multiplier"]) << block for block in range(blocks))
     side = round((state["classifier.0.weight"].shape[1] / filters[-1]) ** 0.5)
     return CNNConfig(
         num_classes=num_classes,
@@ -77,7 +97,7 @@ def read_config(config: dict[str, Any], state: dict[str, Tensor], num_classes: i
         blocks=plain_blocks(filters, kernels),
         batch_norm=bool(config["use_batch_norm"]),
         conv_dropout=float(config["conv_dropout"]),
-        dense_units=tuple(config["dense_units"]),
+        dense_units=_listed("dense_units", config["dense_units"], int, MOST_DENSE),
         dense_dropout=float(config["dense_dropout"]),
     )
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from torch import nn
 
+from data.images import read_file
 from models import files
 from models.memory import is_out_of_memory
 from models.scores.calibration import softmax
@@ -23,6 +24,8 @@ from study.training.workspace import Workspace
 
 FILE = "best.npz"
 MISTAKES = 16
+MOST_BYTES = 1 << 28
+"""Of the file: far more than so many pictures take."""
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +108,11 @@ def _packed(best: Best) -> bytes:
 def read_best(folder: Path) -> Best | None:
     """What was kept in the folder of a study; None where there is nothing that can be read."""
     try:
-        with np.load(folder / FILE, allow_pickle=False) as kept:
+        content = read_file(folder / FILE, MOST_BYTES)
+        with zipfile.ZipFile(io.BytesIO(content)) as packed:
+            if sum(one.file_size for one in packed.infolist()) > len(content):  # we pack nothing
+                return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as kept:
             rows = zip(*(kept[name] for name in ("path", "true", "predicted", "probability", "images")), strict=True)
             return Best(
                 study=str(kept["study"]),

@@ -11,15 +11,17 @@ import os
 import queue
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from data.processes import apart
 from study import StudyError
 from study.search.engine import Engine, Work
 from study.search.local import Order, local_processes
@@ -189,7 +191,9 @@ def _connect(ray: Any, address: str | None) -> None:
             raise StudyError(f"Ray at {address} cannot be reached: {error.strerror or error}") from error
     before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in the place
     try:
-        ray.init(**options)
+        # Ray lets its workers import from the folder in which it begins: an empty one, not somebody's images.
+        with tempfile.TemporaryDirectory() as empty, chdir(empty), apart():
+            ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise StudyError(f"Ray at {address} cannot be reached: {str(error).splitlines()[0]}") from error
     finally:

@@ -62,6 +62,37 @@ def test_any_change_of_the_folder_is_seen(photos: tuple[Path, list[str]], tmp_pa
     assert decoded(root, names, 8, tmp_path / "c").images.shape == (60, 8, 8, 3)
 
 
+def test_files_whose_names_were_swapped_are_decoded_again(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """Of one size and time: only the inode, and the time that nobody can set back, say so."""
+    root, names = photos
+    for name in names[:2]:
+        Image.new("RGB", (40, 40), "red" if name == names[0] else "tan").save(root / name, "BMP")
+        os.utime(root / name, ns=(10**18, 10**18))
+    before = decoded(root, names, 16, tmp_path / "c")
+    (root / names[0]).rename(root / "aside")
+    (root / names[1]).rename(root / names[0])
+    (root / "aside").rename(root / names[1])
+    after = decoded(root, names, 16, tmp_path / "c")
+    assert after.contents[:2] == before.contents[1::-1]
+    assert (after.images[0] == before.images[1]).all()
+    assert not (after.images[0] == before.images[0]).all()
+
+
+def test_files_that_only_look_otherwise_are_compared_once_and_not_decoded(
+    photos: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """As a copy with its times, or a restored backup, has them."""
+    root, names = photos
+    before = decoded(root, names, 16, tmp_path / "c")
+    shutil.copytree(root, tmp_path / "copy")
+    seen: list[str] = []
+    for expected in ({"comparing"}, set()):
+        after = decoded(tmp_path / "copy", names, 16, tmp_path / "c", lambda what, *_: seen.append(what))
+        assert set(seen) == expected
+        assert after.contents == before.contents
+        seen.clear()
+
+
 def test_a_copied_folder_has_the_same_contents(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
     root, names = photos
     shutil.copytree(root, tmp_path / "copy")

@@ -1,7 +1,9 @@
 """What a stranger's image files can do: no program started, no waiting for ever, no memory without bound."""
 
+import io
 import logging
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from data import DataError, images
@@ -237,6 +241,54 @@ def test_a_list_of_names_that_are_not_utf_8(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     Image.fromarray(random_images(1, 8)[0]).save(tmp_path / name)
     assert find_images([Path("-")], lambda: [f"{tmp_path / name}\n"]) == [tmp_path / name]
+
+
+def jpeg_that_says(width: int, height: int, *, split: bool, scans: int = 1) -> bytes:
+    """A small baseline JPEG whose header names another size; `split`: its first scan holds one component of three."""
+    content = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(content, "JPEG", subsampling=0)
+    made = bytearray(content.getvalue())
+    frame = made.index(b"\xff\xc0")
+    made[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    scan = made.index(b"\xff\xda")
+    if split:
+        made[scan : scan + 14] = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    made[-2:-2] = bytes(made[scan:-2]) * (scans - 1)
+    return bytes(made)
+
+
+def test_the_coefficients_of_a_jpeg_in_several_scans_count(tmp_path: Path) -> None:
+    """libjpeg holds all of them, whatever the image is reduced to: 1.5 GB of a 3 MB file."""
+    assert images.jpeg_scans(jpeg_that_says(16, 16, split=False)) == (1, False)
+    assert images.jpeg_scans(jpeg_that_says(16, 16, split=True, scans=3)) == (3, True)
+    with pytest.raises(DataError, match="16000 x 16000 pixels, more than the 100 megapixels that are allowed"):
+        decode(jpeg_that_says(16_000, 16_000, split=True), 8)
+    assert decode(jpeg_that_says(16_000, 16_000, split=False), 8).shape == (8, 8, 3)  # reduced as it is read
+
+
+def test_a_jpeg_of_many_scans_is_refused(tmp_path: Path) -> None:
+    for progressive in (False, True):
+        Image.new("RGB", (64, 64), "red").save(tmp_path / "x.jpg", progressive=progressive, quality=90)
+        assert images.jpeg_scans((tmp_path / "x.jpg").read_bytes()) == (10 if progressive else 1, False)
+        assert decode(tmp_path / "x.jpg", 8).shape == (8, 8, 3)
+    with pytest.raises(DataError, match=r"a JPEG of 65 scans, more than the 64 that are allowed"):
+        decode(jpeg_that_says(16, 16, split=False, scans=65), 8)
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_keep_the_count_of_scans_busy(content: bytes) -> None:
+    scans, _ = images.jpeg_scans(b"\xff\xd8" + content)
+    assert 0 <= scans <= len(content)
+
+
+def test_a_tile_larger_than_its_image_counts(tmp_path: Path) -> None:
+    """A TIFF of 16 x 16 pixels in one tile of 16,384 x 16,384."""
+    tags = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 277: 1, 322: 16_384, 323: 16_384, 324: 8, 325: 2**28}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    content = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "x.tif").write_bytes(content)
+    with pytest.raises(DataError, match="16 x 16 pixels in tiles of 268 megapixels, more than the 100 megapixels"):
+        decode(tmp_path / "x.tif", 8)
 
 
 def test_a_progressive_jpeg_counts_with_all_its_pixels(tmp_path: Path) -> None:

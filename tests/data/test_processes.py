@@ -57,3 +57,26 @@ def test_threads_wait_briefly_unless_the_user_says_otherwise(given: dict[str, st
     )
     done = subprocess.run([sys.executable, "-c", script], env={**clean, **given}, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, wanted), done.stderr
+
+
+@pytest.mark.parametrize("name", ["data.py", "models.py", "data/__init__.py", "models/"])
+def test_what_hides_our_packages_is_named_in_a_line(tmp_path: Path, name: str) -> None:
+    """A person's own file, in the folder in which a notebook or `python -m study` is started."""
+    place = tmp_path / name
+    if name.endswith("/"):
+        place.mkdir()
+        (place / "x.py").touch()
+    else:
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("print('mine')\n")
+    hidden = subprocess.run([sys.executable, "-m", "study", "--version"], cwd=tmp_path, capture_output=True, text=True)
+    room = name[:4] if name.startswith("data") else "models"
+    if name == "models/":  # a folder that is no package hides nothing
+        assert (hidden.returncode, hidden.stderr) == (0, "")
+        return
+    assert (hidden.returncode, hidden.stdout) == (2, "")
+    assert hidden.stderr.startswith(f"study: {tmp_path / room}")
+    assert f"hides the package '{room}' of this program (rename it" in hidden.stderr
+    script = "import sys; sys.path.insert(0, ''); import study"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].startswith("ImportError: ")

@@ -14,7 +14,11 @@ import torch
 
 from models import ModelError, files
 from models.bundle import folder as bundle
+from models.bundle.card import Card, Origin
+from models.bundle.predictor import Bundle, Predictor
+from models.cnn import build_cnn
 from models.files import file_hash
+from tests.models.test_training import SMALL
 
 LIMITED = """
 import resource, sys
@@ -210,3 +214,24 @@ def test_what_python_would_import_is_refused(
     (folder / name).write_text("print('not numpy')")
     with pytest.raises(ModelError, match=r"which card\.json does not list"):
         bundle.load(folder)
+
+
+@pytest.mark.parametrize("field", ["class_names", "kernel_sizes", "dense_units", "num_conv_blocks", "model_state_dict"])
+def test_a_tensor_that_says_it_is_large_is_not_walked_through(tmp_path: Path, field: str) -> None:
+    """A few bytes of a file that stand for a billion numbers: refused for their kind, in no time."""
+    write_checkpoint(tmp_path / "x.pth")
+    content = torch.load(tmp_path / "x.pth", weights_only=True)
+    place = content if field in content else content["config"]
+    place[field] = torch.zeros(1, dtype=torch.int64).expand(10**9)
+    torch.save(content, tmp_path / "x.pth")
+    assert (tmp_path / "x.pth").stat().st_size < 100_000
+    assert "is not a checkpoint in the reference's layout" in refused(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("limit", [math.nan, math.inf, -1.0, 0.0, "many"])
+def test_a_limit_that_is_none_limits_as_usual(limit: Any) -> None:
+    card = Card.model_construct(study=Origin.model_construct(config={"max_megapixels": limit}))
+    model = Bundle(
+        predictor=Predictor(build_cnn(SMALL), *([(0.5,) * 3] * 2), 1.0), classes=("a",), image_size=8, card=card
+    )
+    assert model.setting("max_megapixels", 100.0) == 100.0

@@ -1,6 +1,8 @@
 """What the best network so far takes for what: kept while a study runs, drawn when it is looked at."""
 
 import io
+import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,28 @@ def test_what_is_kept_is_of_the_best_trial(searched: tuple[Any, Workspace]) -> N
         assert index in work.parts.val
         assert mistake.true == work.dataset.classes[work.dataset.labels[index]] != mistake.predicted
         assert np.array_equal(mistake.image, work.dataset.images[index])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "packed", "endless", "text"])
+def test_a_file_that_is_not_ours_is_read_as_nothing(tmp_path: Path, kind: str) -> None:
+    """The folder may be a stranger's: nothing is waited for, unpacked, or read without an end."""
+    file = tmp_path / module.FILE
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "packed":
+        np.savez_compressed(file, path=np.zeros(2**28, np.uint8))
+        assert file.stat().st_size < 2**20
+    elif kind == "endless":
+        with file.open("wb") as handle:
+            handle.truncate(2**40)
+    else:
+        file.write_text("hello")
+    tracemalloc.start()
+    try:
+        assert read_best(tmp_path) is None
+        assert tracemalloc.get_traced_memory()[1] < 2 * module.MOST_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 def test_pictures_are_drawn(searched: tuple[Any, Workspace]) -> None:
