@@ -7,7 +7,7 @@ import re
 import stat
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,8 @@ MOST_MEGAPIXELS = 100.0
 """Of an image, once a JPEG is reduced; one with transparency takes 24 bytes a pixel on its way."""
 IN_FLIGHT = 32e6
 """Pixels that all threads of a process decode at once; a larger image has its turn alone."""
+SMALL = 4e6
+"""Pixels of an image that waits for no large one."""
 MOST_SCANS = 64
 """Of a JPEG: each goes through all of the image once more. A progressive one usually has ten."""
 
@@ -110,7 +112,12 @@ class _Room:
                 self._changed.notify_all()
 
 
-_room = _Room(IN_FLIGHT)
+_room, _small_room = _Room(IN_FLIGHT), _Room(IN_FLIGHT / 2)
+
+
+def _room_for(pixels: int) -> AbstractContextManager[None]:
+    """Small images have a room of their own: they do not wait until a large one is done."""
+    return (_small_room if pixels <= SMALL else _room).taken(pixels)
 
 
 def decode(source: Path | bytes, image_size: int, most: float = MOST_MEGAPIXELS) -> NDArray[np.uint8]:
@@ -130,7 +137,7 @@ def decode(source: Path | bytes, image_size: int, most: float = MOST_MEGAPIXELS)
                 )
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 _say_frames()
-        with _room.taken(held.room):
+        with _room_for(held.room):
             return _decoded(source, image_size)
     except Image.DecompressionBombError as error:  # where another program in this process has set Pillow's own limit
         raise DataError("too many pixels for an image (possible decompression bomb)") from error

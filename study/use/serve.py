@@ -10,9 +10,9 @@ import hashlib
 import logging
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +40,15 @@ from study.use.predict import Pixels, Row, labelled, threshold_of
 
 MOST_IMAGES = 64
 """In a request."""
-MOST_AT_ONCE = 2048
-"""Images in work, for each model; decoded to 224 pixels they take 0.3 GB."""
-BATCH, EXPLAINED = 32, 8
-"""Images that go through the network together; to explain them it keeps what every layer made of each."""
+MOST_AT_ONCE, MOST_PIXELS = 2048, 10**8
+"""Images in work, for each model, and pixels of them as the network sees them: 0.3 GB."""
+BATCH, EXPLAINED, SIDE = 32, 8, 224
+"""Images of so many pixels a side that go through the network together, of larger ones fewer; to explain them it keeps
+what every layer made of each."""
 UPLOAD_SECONDS = 60.0
 """For a request to arrive."""
+END_SECONDS = 3
+"""For requests to be answered, once the server is told to end."""
 
 
 logger = logging.getLogger(__name__)
@@ -70,6 +73,9 @@ class Network:
         self.bundle = bundle
         self.threshold = threshold_of(bundle.card.conformal if bundle.card else None, None)
         self.most = bundle.setting("max_megapixels", MOST_MEGAPIXELS)
+        side = max(SIDE, bundle.image_size)
+        self.batch, self.explained = (max(1, count * SIDE**2 // side**2) for count in (BATCH, EXPLAINED))
+        self.most_at_once = min(MOST_AT_ONCE, max(MOST_IMAGES, MOST_PIXELS // bundle.image_size**2))
         self.at_once = 0  # images in work
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
         self._explained = deepcopy(bundle.predictor)  # Grad-CAM hooks into its network
@@ -78,7 +84,7 @@ class Network:
     @contextmanager
     def room(self, images: int) -> Iterator[None]:
         """For so many images, from their decoding to the answer. Raises HTTPException where there is none."""
-        if self.at_once + images > MOST_AT_ONCE:
+        if self.at_once + images > self.most_at_once:
             raise busy(f"{self.at_once} images are in work")
         self.at_once += images
         try:
@@ -96,13 +102,14 @@ class Network:
         """Serve for ever: whatever has come while the last batch ran makes the next."""
         while True:
             some = [await self._queue.get()]
-            while not self._queue.empty() and sum(len(images) for images, _ in some) < BATCH:
+            while not self._queue.empty() and sum(len(images) for images, _ in some) < self.batch:
                 some.append(self._queue.get_nowait())
             some = [one for one in some if not one[1].done()]  # whoever asked may have gone
             if not some:
                 continue
             try:
-                found = await asyncio.to_thread(self.bundle.predict, np.concatenate([images for images, _ in some]))
+                pixels = np.concatenate([images for images, _ in some])
+                found = await asyncio.to_thread(self.bundle.predict, pixels, self.batch)
             except Exception as error:  # each request says so; the next batch may be better
                 _settle(some, error)
                 continue
@@ -114,10 +121,9 @@ class Network:
             return await asyncio.to_thread(self._pictures, images, labels)
 
     def _pictures(self, images: Pixels, labels: NDArray[np.int64]) -> list[dict[str, str]]:
-        parts = range(0, len(images), EXPLAINED)
-        heats = np.concatenate(
-            [grad_cam(self._explained, images[i : i + EXPLAINED], labels[i : i + EXPLAINED]) for i in parts]
-        )
+        each = self.explained
+        parts = range(0, len(images), each)
+        heats = np.concatenate([grad_cam(self._explained, images[i : i + each], labels[i : i + each]) for i in parts])
         side = max(SMALLEST, images.shape[1])
         return [
             {"image": picture(image, "JPEG", side), "explanation": picture(np.asarray(overlay(image, heat)), "JPEG")}
@@ -140,7 +146,7 @@ def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # whoever sent it is told
     MultiPartParser.spool_max_size = MOST_UPLOAD  # in memory: no image touches the disk
     networks = [Network(one.bundle) for one in models]
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    turns = asyncio.Semaphore(threads)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -148,7 +154,6 @@ def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
         yield
         for task in running:
             task.cancel()
-        pool.shutdown(cancel_futures=True)
 
     app = FastAPI(title="archstudy", description=NOTICE, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(Guard)
@@ -188,11 +193,16 @@ def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
         """
         network = network_of(model)
         files = await uploaded(request)
-        loop = asyncio.get_running_loop()
-        size = network.bundle.image_size
+        own_turns = asyncio.Semaphore(max(1, threads // 2))  # so that nobody has all of them
+
+        async def read(content: bytes) -> Pixels | DataError:
+            async with own_turns, turns:
+                if await request.is_disconnected():
+                    raise HTTPException(499, "whoever asked has gone")
+                return await _decoded(content, network.bundle.image_size, network.most)
+
         with network.room(len(files)):
-            read = [loop.run_in_executor(pool, _read, content, size, network.most) for _, content in files]
-            images = await asyncio.gather(*read)
+            images = await asyncio.gather(*(read(content) for _, content in files))
             try:
                 rows = await _rows(network, [name for name, _ in files], images, explain=explain)
             except RuntimeError as error:  # torch's, such as a lack of memory
@@ -232,6 +242,24 @@ def _read(content: bytes, size: int, most: float) -> Pixels | DataError:
         return decode(content, size, most)
     except DataError as error:
         return error
+
+
+async def _decoded(content: bytes, size: int, most: float) -> Pixels | DataError:
+    """Decode in a thread that ends with the process: whoever stops the server does not wait for a large image."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Pixels | DataError] = loop.create_future()
+
+    def settle(found: Pixels | DataError) -> None:
+        if not future.done():
+            future.set_result(found)
+
+    def work() -> None:
+        found = _read(content, size, most)
+        with suppress(RuntimeError):  # the server has ended meanwhile
+            loop.call_soon_threadsafe(settle, found)
+
+    threading.Thread(target=work, name="decode", daemon=True).start()
+    return await future
 
 
 async def uploaded(request: Request) -> list[tuple[str, bytes]]:
@@ -333,5 +361,10 @@ def run(models: Sequence[Served], port: int, ready: Callable[[str], None]) -> No
         raise StudyError(f"port {port}: {reason} (choose another with --port, or 0 for any)") from error
     with listening:
         ready(f"http://127.0.0.1:{listening.getsockname()[1]}/")
-        config = uvicorn.Config(application(models, os.cpu_count() or 1), log_level="warning", access_log=False)
+        config = uvicorn.Config(
+            application(models, os.cpu_count() or 1),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=END_SECONDS,
+        )
         uvicorn.Server(config).run(sockets=[listening])

@@ -152,7 +152,7 @@ def stripes(root: Path, kind: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [*SIDES, "digits"])
+@pytest.mark.parametrize("kind", [*SIDES, pytest.param("digits", marks=pytest.mark.long)])
 def test_any_folder_gets_a_sensible_study(digits_folder: Path, tmp_path: Path, kind: str) -> None:
     images = tmp_path / "images"
     folder = shrink(digits_folder, images, classes=10, each=60) if kind == "digits" else stripes(images, kind)

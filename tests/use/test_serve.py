@@ -9,10 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -192,6 +194,36 @@ def test_what_is_too_much_at_once_may_come_again(model: Path, monkeypatch: pytes
         running.cancel()
 
     asyncio.run(crowd())
+
+
+def test_large_images_count_by_their_pixels(model: Path) -> None:
+    """Of a model for 1,024 pixels fewer are decoded, and go through it together, than of a small one."""
+    network = serve.Network(replace(load(model), image_size=1024))
+    assert network.most_at_once * 1024**2 <= serve.MOST_PIXELS
+    assert (network.batch, network.explained) == (1, 1)
+    small = serve.Network(load(model))
+    assert (small.most_at_once, small.batch, small.explained) == (serve.MOST_AT_ONCE, serve.BATCH, serve.EXPLAINED)
+
+
+def slow() -> bytes:
+    """45 megapixels with transparency: seconds to decode."""
+    content = BytesIO()
+    Image.new("LA", (9000, 5000)).save(content, "PNG")
+    return content.getvalue()
+
+
+def test_slow_images_hold_up_neither_another_client_nor_the_end(model: Path, images: list[Path]) -> None:
+    started, content = Server(model), slow()
+    with ThreadPoolExecutor(1) as pool:
+        many = pool.submit(started.predict, *((f"{number}.png", content) for number in range(20)))
+        while not started.ask("health")[1]["images"]:
+            time.sleep(0.01)
+        for file in images[:3]:
+            assert started.ask("predict", file.read_bytes(), content_type="image/png")[0] == 200
+        assert not many.done()
+        os.kill(started.process.pid, signal.SIGINT)
+        assert started.process.wait(5) == 130
+        assert many.exception()  # it was cut off
 
 
 def test_a_crowd_is_served(server: Server, images: list[Path]) -> None:
