@@ -119,7 +119,7 @@ def _write_digits(folder: Path) -> None:
         path = folder / str(label) / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-    with (folder / "groups.csv").open("w", newline="") as handle:  # the writers are not published
+    with (folder / "groups.csv").open("w", newline="", encoding="utf-8") as handle:  # the writers are not published
         names = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.png"))
         csv.writer(handle).writerows([("path", "group"), *((name, name) for name in names)])
 

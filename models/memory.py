@@ -83,14 +83,14 @@ def _limits(root: Path) -> list[int]:
     found = [2**63]
     lines: list[str] = []
     with suppress(OSError):
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = os.fsdecode(Path("/proc/self/cgroup").read_bytes()).splitlines()
     for line in lines:  # 0::/user.slice/session, or 9:memory:/docker/...
         _, kinds, place = line.split(":", 2)
         inside = root / place.lstrip("/") if not kinds else root / "memory" / place.lstrip("/")
         for folder in (inside, *inside.parents):
             for name in ("memory.max", "memory.limit_in_bytes"):
                 with suppress(OSError, ValueError):  # "max" is no number
-                    found.append(int((folder / name).read_text()))
+                    found.append(int((folder / name).read_text(encoding="ascii")))
             if folder == root:
                 break
     return found

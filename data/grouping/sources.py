@@ -5,7 +5,10 @@ import io
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +69,8 @@ def found_groups(
 
         tell = progress or (lambda what, done, total: None)
         found = find_groups([root / path for path in paths], progress=lambda d, t: tell("finding groups", d, t))
-        (folder / GROUPS).write_text(Kept(method=found.method, group=found.group.tolist()).model_dump_json())
+        kept = Kept(method=found.method, group=found.group.tolist())
+        (folder / GROUPS).write_text(kept.model_dump_json(), encoding="utf-8")
 
     for again in (False, True):
         if not kept.is_dir():
@@ -93,7 +97,8 @@ def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:
         raise DataError(f"groups = {pattern!r} is not a regular expression: {error}") from error
     if "group" not in compiled.groupindex:
         raise DataError(f"groups = {pattern!r} needs a part named group: (?P<group>...)")
-    matches = [compiled.search(path) for path in paths]
+    with time_limit(PATTERN_SECONDS, f"groups = {pattern!r} takes too long on these names (write it without (...+)+)"):
+        matches = [compiled.search(path) for path in paths]
     missing = [path for path, match in zip(paths, matches, strict=True) if match is None]
     if missing:
         raise DataError(
@@ -104,6 +109,29 @@ def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:
     if len(set(names)) == 1:
         raise DataError(f"groups = {pattern!r} puts all {len(paths)} images into one group: {names[0]!r}")
     return names
+
+
+PATTERN_SECONDS = 30.0
+"""For a pattern on all names; one such as (a+)+$ takes for ever."""
+
+
+@contextmanager
+def time_limit(seconds: float, words: str) -> Iterator[None]:
+    """Raise DataError with these words when it takes longer; in a process's main thread, which alone hears signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def over(*_: object) -> None:
+        raise DataError(words)
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def read_groups(listed: Path, paths: Sequence[str], left_out: Iterable[str] = ()) -> list[str]:

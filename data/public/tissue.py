@@ -50,7 +50,7 @@ def generate(
     """
 
     def write(part: Path) -> None:
-        with (part / "groups.csv").open("w", newline="") as handle:
+        with (part / "groups.csv").open("w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle)
             writer.writerow(["path", "group"])
             for class_number, (name, look) in enumerate(CLASSES.items()):

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 here = Path(__file__).parent
-card = json.loads((here / "card.json").read_text())
+card = json.loads((here / "card.json").read_text(encoding="utf-8"))
 size = card["preprocessing"]["size"]
 formats = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs
 

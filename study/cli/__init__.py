@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -260,6 +261,9 @@ BEGAN: ContextVar[float | None] = ContextVar("BEGAN", default=None)
 """When the command began, by processes.now: a study's hours count from there."""
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""What a full disk answers to what is printed or written."""
+
 PATH_TROUBLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
 """What is wrong with a path that was given."""
 
@@ -271,6 +275,7 @@ def main(began: float | None = None) -> None:
         logging.lastResort.setFormatter(PlainLog())
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except (DataError, ModelError, StudyError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -282,7 +287,13 @@ def main(began: float | None = None) -> None:
         if "null byte" not in str(error):  # of a path, wherever it is first used
             raise
         _fail("a path holds the character NUL")
+    except RecursionError:
+        _fail("folders lie too deep in each other (give one further inside)")
     except OSError as error:
+        if error.errno in NO_ROOM:
+            with suppress(OSError):  # or Python would try once more, and say so
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _fail(f"cannot write {error.filename or 'what is printed'}: {error.strerror}")
         if error.errno not in PATH_TROUBLE:
             raise
         _fail(f"{error.filename or 'a path'}: {error.strerror}")

@@ -41,6 +41,11 @@ def plain(text: str) -> str:
     return CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
+def one_line(text: str) -> str:
+    """The same without line feeds and tabs: a folder's name may hold them, and would forge a row."""
+    return plain(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """All but line feed and tab; also those that turn the direction of what follows, and halves of characters."""
 
@@ -66,8 +71,8 @@ def print_csv(head: Sequence[str], rows: Iterable[Iterable[Any]], *, safe: bool,
 
 
 def _harmless(cell: str) -> str:
-    """What a spreadsheet takes for text (a quote before it, as OWASP advises)."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    """What a spreadsheet takes for text: a quote before it, as OWASP advises, and wherever one could part the cell."""
+    return re.sub(r"(^|[;,|\t\r\n])(\s*[=+\-@\t\r])", r"\1'\2", cell)
 
 
 def storage_option(storage: str) -> str:

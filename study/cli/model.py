@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from study import StudyError
-from study.cli.console import err, print_csv, print_table
+from study.cli.console import err, one_line, print_csv, print_table
 from study.cli.options import AsCsv, AsJson, CsvSafe, OneDevice, SkipBad, choose_device
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def predict(
             display.images("predicting", number, len(files))
             bad += "error" in row
             if "error" in row and skip_bad:
-                err.print(f"left out {row['path']}: {row['error']}", markup=False, soft_wrap=True)
+                err.print(one_line(f"left out {row['path']}: {row['error']}"), markup=False, soft_wrap=True)
             else:
                 yield _shortened(row, top)
 
@@ -83,7 +83,8 @@ def predict(
                 out.flush()
         elif as_csv:
             best = range(1, min(top or 0, len(bundle.classes)) + 1)
-            shown = [f"{what}_{place}" for place in best for what in ("label", "probability")] or list(bundle.classes)
+            shown = [f"{what}_{place}" for place in best for what in ("label", "probability")]
+            shown = shown or list(map(_column, bundle.classes))
             sets = ["set", "abstain"] if threshold is not None else []
             cells = (_cells(row, len(shown), bool(top), bool(sets)) for row in rows)
             print_csv(["path", "label", *shown, *sets, "error"], cells, safe=csv_safe, to=out)
@@ -94,6 +95,11 @@ def predict(
     if bad and not skip_bad:
         err.print(f"{bad} of {len(files)} files could not be read (their rows say why)", markup=False, soft_wrap=True)
         raise typer.Exit(1)
+
+
+def _column(name: str) -> str:
+    """The name of a class as a column beside those that every row has."""
+    return f"{name} (class)" if name in ("path", "label", "set", "abstain", "error") else name
 
 
 def _shortened(row: Row, top: int | None) -> Row:
@@ -132,13 +138,13 @@ def _show_table(rows: list[Row], top: int | None, sets: bool) -> None:
     lines = []
     for row in rows:
         if "error" in row:
-            lines.append((row["path"], "", row["error"], *([""] if sets else [])))
+            lines.append((one_line(row["path"]), "", one_line(row["error"]), *([""] if sets else [])))
             continue
         pairs = row["probabilities"]
         shown = ", ".join(f"{name} {percent(value)}" for name, value in pairs.items())
         value = shown if top else percent(pairs[row["label"]])
         inside = "{" + ", ".join(row.get("set", [])) + "}" + (" abstains" if row.get("abstain") else "")
-        lines.append((row["path"], row["label"], value, *([inside] if sets else [])))
+        lines.append((one_line(row["path"]), one_line(row["label"]), value, *([inside] if sets else [])))
     print_table(("path", "label", "probability", *(["prediction set"] if sets else [])), lines)
 
 

@@ -18,6 +18,7 @@ from study.storage.recipes import RECIPES, SECONDS
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
+LONGEST_SECONDS = 1_000_000
 SHOWN = 1000
 """Rows of a table on the screen."""
 
@@ -45,6 +46,8 @@ def sql(
     from study.storage.views import COLUMNS
 
     as_csv = as_csv or csv_safe
+    if not 0 < timeout <= LONGEST_SECONDS:
+        raise StudyError(f"--timeout {timeout:g}: seconds from 0.1 to {LONGEST_SECONDS:,}")
     if as_json and as_csv:
         raise StudyError("--json and --csv exclude each other")
     write = _json if as_json else partial(print_csv, safe=csv_safe) if as_csv else _table

@@ -43,7 +43,7 @@ def alone(
 def _file_lock(folder: Path, what: str, waiting: Callable[[], None] | None) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / what).open("a+")
+        handle = (folder / what).open("a+b")
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise

@@ -38,7 +38,7 @@ def is_alive(process: Process, one_machine: bool) -> bool | None:
 
 def _boot() -> str:
     with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return ""
 
 
@@ -51,7 +51,8 @@ def _namespace() -> str:
 def _started(pid: int) -> int | None:
     """When a process started; None when there is none, or only its remains are left."""
     with suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # its name may hold anything
+        content = Path(f"/proc/{pid}/stat").read_bytes()  # its name may hold anything
+        fields = os.fsdecode(content).rpartition(")")[2].split()
         return None if fields[0] in "ZX" else int(fields[19])
     return None
 

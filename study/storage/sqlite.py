@@ -48,7 +48,9 @@ def check_file(file: Path, *, create: bool, write: bool = True) -> None:
         except OSError as error:
             raise StudyError(f"cannot make {file}: {error.strerror} (name another with --storage)") from error
     elif not file.is_file():
-        raise StudyError(f"{file} is a folder, not a database (name a file in it, such as {file / 'optuna.db'})")
+        if file.is_dir():
+            raise StudyError(f"{file} is a folder, not a database (name a file in it, such as {file / 'optuna.db'})")
+        raise StudyError(f"{file} is a device or a pipe, not a database (name a file with --storage sqlite:///FILE)")
     if not write:
         return
     kind = file_system(file)
@@ -79,7 +81,7 @@ def check_tables(connection: sqlite3.Connection, file: Path) -> None:
 def file_system(file: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
     """The type of the file system that a file is or would be on, such as ext4; "" where the system does not tell."""
     try:
-        lines = mounts.read_text().splitlines()
+        lines = os.fsdecode(mounts.read_bytes()).splitlines()
     except OSError:
         return ""
     place = file.resolve()

@@ -333,7 +333,7 @@ GROUP BY s.study_name, n.bracket, r.epoch""",
     CAST(sum(n.trained) AS BIGINT) AS trained,
     CAST(sum(CASE WHEN n.state = 'PRUNED' THEN c.epochs - n.trained END) AS BIGINT) AS saved,
     sum(n.seconds) AS seconds, min(n.began) AS first_start, max(n.ended) AS last_end,
-    sum(CASE WHEN n.ended IS NULL OR n.began IS NULL THEN 0.0
+    sum(CASE WHEN n.ended IS NULL OR n.began IS NULL OR n.ended < n.began THEN 0.0
       WHEN n.covered IS NULL OR n.covered <= n.began THEN {d.between("n.began", "n.ended")}
       WHEN n.covered < n.ended THEN {d.between("n.covered", "n.ended")} ELSE 0.0 END) AS wall
     FROM n LEFT JOIN c ON c.study_id = n.study_id GROUP BY n.study_id)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from data import DataError
 from data.images import MOST_MEGAPIXELS, decode
@@ -274,6 +275,8 @@ async def uploaded(request: Request) -> list[tuple[str, bytes]]:
             else:
                 asked = "send a form with files, or one image as image/jpeg or the like"
                 raise HTTPException(415, f"content type {kind or 'missing'}: {asked}")
+    except ClientDisconnect:
+        raise HTTPException(499, "whoever asked has gone") from None
     except TimeoutError:
         raise HTTPException(408, f"the request did not arrive within {UPLOAD_SECONDS:g} seconds") from None
     if not found or not any(content for _, content in found):
@@ -286,7 +289,7 @@ async def _from_form(request: Request) -> list[tuple[str, bytes]]:
         async with request.form(max_files=MOST_IMAGES, max_fields=MOST_IMAGES) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             return [(file.filename or "image", await file.read()) for file in files]
-    except (FormParserError, UnicodeDecodeError) as error:
+    except (FormParserError, UnicodeDecodeError, LookupError) as error:  # LookupError: a character set of its own
         raise HTTPException(400, f"the form cannot be read: {error}") from error
 
 
@@ -306,7 +309,7 @@ BODY = {
 }
 
 
-PAGE = Path(__file__).with_name("serve.html").read_text()
+PAGE = Path(__file__).with_name("serve.html").read_text(encoding="utf-8")
 
 
 def _hash(tag: str) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -20,10 +21,12 @@ import pytest
 import sqlalchemy
 from PIL import Image
 
+from data import DataError
+from data.grouping import sources
 from models.bundle.card import StudyCard
 from models.bundle.folder import read_card
 from models.bundle.readable import markdown
-from study.cli.display import plain, storage_option
+from study.cli.console import plain, print_csv, storage_option
 from study.dashboard import application
 from study.storage.door import parse_url
 from study.storage.views import COLUMNS
@@ -382,3 +385,106 @@ def test_names_that_are_not_utf_8_go_through_a_pipe(small_folder: Path, tmp_path
     lines = done.stdout.splitlines()
     assert lines[1].startswith(name + b",")
     assert len(list((tmp_path / "seen").iterdir())) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["de_DE.ISO-8859-1", "C"])
+def test_names_with_umlauts_in_any_locale(tmp_path: Path, small_folder: Path, language: str) -> None:
+    """Where the system lacks that locale Python takes the C one, and `PYTHONUTF8=0` keeps it from being UTF-8."""
+    root = tmp_path / "größe"
+    for place, folder in zip(("ä", "ö", "ü", "ß"), sorted(small_folder.iterdir()), strict=True):
+        shutil.copytree(folder, root / place)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHON"))}
+    environment |= {"LC_ALL": language, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    def said(*words: object) -> bytes:
+        program = Path(sys.executable).with_name("study")
+        done = subprocess.run([program, *words], cwd=tmp_path, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        return done.stdout
+
+    said("run", *tiny_options(root, trials=2), "--name", "s", "--workers", "2")
+    model = tmp_path / "runs" / "s" / "model"
+    assert json.loads((model / "card.json").read_text(encoding="utf-8"))["classes"] == ["ß", "ä", "ö", "ü"]
+    assert len(said("predict", model, root, "--csv").splitlines()) == 161
+    said("data", "split", root, "--csv")
+    said("status")
+    said("sql", "SELECT data FROM studies_overview")
+
+
+@pytest.mark.parametrize("words", [("sql", "--schema", "--json"), ("help",), ("sql",)], ids=" ".join)
+def test_output_that_cannot_be_written_is_a_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    program = Path(sys.executable).with_name("study")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([program, *words], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "study: cannot write what is printed: No space left on device\n")
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "1e300", "-1", "0"])
+def test_a_time_that_is_none_is_refused(shell: Shell, seconds: str) -> None:
+    code, _, err = shell("sql", "SELECT 1", f"--timeout={seconds}")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "timeout" in err
+
+
+@pytest.mark.slow
+def test_folders_that_lie_too_deep_are_a_line(shell: Shell, ended: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    os.chdir(tmp_path / "deep")
+    for _ in range(1100):
+        os.mkdir("a")
+        os.chdir("a")
+    os.chdir(tmp_path)
+    try:
+        for words in (
+            ("predict", ended / "runs/bad/model", "deep"),
+            ("data", "split", "deep"),
+            ("run", "--data", "deep"),
+        ):
+            code, _, err = shell(*words)
+            assert code == 2, words
+            assert err.splitlines()[-1].startswith("study: ")
+    finally:
+        subprocess.run(["rm", "-r", "deep"], check=True)
+
+
+@pytest.mark.slow
+def test_a_line_feed_in_a_name_forges_no_row(shell: Shell, ended: Path, tmp_path: Path, small_folder: Path) -> None:
+    place = tmp_path / "x\nforged.png  0  100.0 %"
+    place.mkdir()
+    shutil.copy(next(small_folder.rglob("*.png")), place / "a.png")
+    (place / "b.png").write_bytes(b"no image")
+    code, out, err = shell("predict", ended / "runs/bad/model", place, "--skip-bad")
+    assert code == 0
+    assert not [line for line in (out + err).splitlines() if line.startswith("forged")]
+    assert "x\\nforged.png" in out
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_database_that_is_a_pipe_or_a_device(shell: Shell, tmp_path: Path, kind: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    file = tmp_path / "pipe" if kind == "pipe" else Path("/dev/null")
+    code, _, err = shell("status", "--storage", f"sqlite:///{file}")
+    words = f"{file} is a device or a pipe, not a database (name a file with --storage sqlite:///FILE)"
+    assert (code, err) == (2, f"study: {words}\n")
+
+
+@pytest.mark.parametrize(
+    ("cell", "safe"),
+    [
+        *[("=1+1", "'=1+1"), ("x;=1+1", "x;'=1+1"), ("a,@b", "a,'@b"), ("a\n-b", "a\n'-b"), ("\tx", "'\tx")],
+        *[("a=b", "a=b"), ("plain", "plain"), ("", "")],
+    ],
+)
+def test_no_part_of_a_cell_is_run_by_a_spreadsheet(cell: str, safe: str) -> None:
+    content = io.StringIO()
+    print_csv(["name"], [["x", cell]], safe=True, to=content)
+    assert list(csv.reader(io.StringIO(content.getvalue())))[1] == ["x", safe]
+
+
+@pytest.mark.timeout(60)
+def test_a_pattern_that_takes_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "PATTERN_SECONDS", 0.5)
+    with pytest.raises(DataError, match="takes too long on these names"):
+        sources.match_groups("(?P<group>(a+)+)$", ["a" * 60 + "!"])
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
