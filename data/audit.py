@@ -20,6 +20,10 @@ from data.public.known import recognise
 from data.splits import SHARES, Parts, crossing, random_parts
 
 TREES = 400
+LEARNED_FROM, FOREST_BYTES, NODE_BYTES = 20_000, 1 << 30, 64
+"""Images that trees learn from at most, and what a forest may take; a node also keeps a number for each class."""
+BINS = 8**3 + 3 * 32
+"""Numbers of a histogram."""
 GIANT = 0.05
 """A found group with more than this share of all images is suspect (a stamp or scale bar on every image?)."""
 
@@ -140,10 +144,23 @@ class Trees:
 
 
 def fit_trees(dataset: ImageSet, train: Ints, seed: int, *, balanced: bool = False) -> Trees:
-    """Trees on histograms that have learned from the training images; `balanced`: each class counts the same."""
+    """Trees on histograms that have learned from the training images; `balanced`: each class counts the same.
+
+    They only compare: of many images some are taken, and of many classes trees are cut, so that neither takes hours or
+    more memory than the training.
+    """
     features = histograms(dataset.images)
     weights = "balanced" if balanced else None
-    forest = ExtraTreesClassifier(TREES, random_state=seed, n_jobs=-1, class_weight=weights)
+    if len(train) > LEARNED_FROM:
+        train = np.random.default_rng(seed).choice(train, LEARNED_FROM, replace=False)
+    leaves = FOREST_BYTES // (2 * TREES * (NODE_BYTES + 8 * len(dataset.classes)))
+    forest = ExtraTreesClassifier(
+        TREES,
+        random_state=seed,
+        n_jobs=-1,
+        class_weight=weights,
+        max_leaf_nodes=max(2, leaves) if leaves < len(train) else None,
+    )
     forest.fit(features[train], dataset.labels[train])
     forest.n_jobs = 1  # threads add votes in any order, and the last bit may decide a tie
     return Trees(forest, features)
@@ -151,7 +168,10 @@ def fit_trees(dataset: ImageSet, train: Ints, seed: int, *, balanced: bool = Fal
 
 def histograms(images: NDArray[np.uint8]) -> Floats:
     """Colour and gradient histograms [N, D]: joint RGB (8 bins each), and gradient lengths on three scales."""
-    return np.stack([_histogram(np.asarray(image)) for image in images])
+    found = np.empty((len(images), BINS), np.float32)
+    for number, image in enumerate(images):
+        found[number] = _histogram(np.asarray(image))
+    return found
 
 
 def _histogram(image: NDArray[np.uint8]) -> Floats:

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 from PIL import Image
 
 from data import DataError
+from data import audit as audit_room
 from data.audit import audit
-from data.datasets import load_folder
+from data.datasets import ImageSet, load_folder
 from data.public import known
 from data.splits import make_parts
 from tests.conftest import Shell, random_images
@@ -63,6 +65,23 @@ def test_the_shell_prints_tables_json_and_a_page(shell: Shell, clashing: Path, t
     assert "http" not in page
     code, out, _ = shell("data", "audit", clashing, "--json")
     assert json.loads(out)["images"] == 91
+
+
+def test_trees_are_bounded_in_images_and_in_memory(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a thousand classes a node keeps a thousand numbers; without a bound that is tens of gigabytes."""
+    every = np.arange(len(small_set.labels))
+    whole = audit_room.fit_trees(small_set, every, 0)
+    assert whole.features.shape == (len(every), audit_room.BINS)
+    assert whole.forest.max_leaf_nodes is None
+    many = replace(small_set, classes=tuple(f"class {number}" for number in range(1000)))
+    monkeypatch.setattr(audit_room, "FOREST_BYTES", 400 * 1000 * 8 * 40)
+    monkeypatch.setattr(audit_room, "LEARNED_FROM", 100)
+    cut = audit_room.fit_trees(many, every, 0)
+    assert max(tree.tree_.node_count for tree in cut.forest.estimators_) <= 40
+    assert all(tree.tree_.n_node_samples[0] <= 100 for tree in cut.forest.estimators_)
+    assert (cut.labels(every) == small_set.labels).mean() > 0.5
+    again = audit_room.fit_trees(many, every, 0)
+    assert (again.labels(every) == cut.labels(every)).all()
 
 
 def test_the_split_is_the_one_that_studies_use(shell: Shell, tissue_folder: Path) -> None:
