@@ -2,7 +2,9 @@
 """Mutated files through the command line for a given time, each in a fork with little memory and time.
 
 A case takes a whole file (an image, a card, a configuration, a checkpoint, a study in TOML, a list of groups, a
-database), changes some of its bytes or words, and gives it to the command that reads it. Counted are hangs (20 s),
+database), changes some of its bytes or words, and gives it to the command that reads it. Some are changed on purpose: a
+JPEG's size, components and scans, a TIFF's tiles, a checkpoint's values for tensors that say they are huge, two images
+whose names are swapped, a copy beside which another database has left files. Counted are hangs (20 s),
 tracebacks, deaths by memory (4 GB) or a signal, exit codes other than 0, 1 and 2, and files that appear outside the
 case's folder.
 
@@ -17,6 +19,7 @@ import resource
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import tempfile
@@ -30,9 +33,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import torch
 from PIL import Image
 
-import data.audit  # noqa: F401  (what commands import late, a child need not)
 from data.datasets import embedded
 from models.bundle import folder as bundle
 from models.files import file_hash
@@ -126,6 +129,13 @@ def seeds(place: Path) -> dict[str, tuple[Path, Command]]:
         whole / "study.toml",
         lambda case: ["plan", str(case / "study.toml"), "--hours", "0.05", "--storage", f"sqlite:///{case}/none.db"],
     )
+    found["scans of x.jpg"] = found["image.jpg"]
+    found["tiles of x.tif"] = found["image.tif"]
+    found["tensors of model.pth"] = found["model.pth"]
+    split: Command = lambda case: ["data", "split", str(case / "images"), "--csv"]  # noqa: E731
+    found["swapped images"] = (images / "0" / "x.png", split)
+    copy: Command = lambda case: ["db", "copy", str(case / "optuna.db"), str(case / "copy.db")]  # noqa: E731
+    found["left beside a copy"] = (whole / "optuna.db", copy)
     for kind in ("optuna.db", "attributes"):
         for words in (
             ["status"],
@@ -175,13 +185,73 @@ def alter_attributes(file: Path, rng: random.Random) -> None:
                 connection.execute(f"UPDATE {table} SET {what} = ? WHERE rowid = ?", (text, number))
 
 
+def alter_scans(file: Path, rng: random.Random) -> None:
+    """A JPEG that says it is huge, whose scans hold single components, or come again and again."""
+    data = bytearray(file.read_bytes())
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", *(rng.choice((8, 4000, 30_000, 65_500)) for _ in range(2)))
+    if rng.random() < 0.5:
+        data[scan : scan + 14] = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    data[-2:-2] = bytes(data[scan:-2]) * rng.choice((0, 1, 60, 5000))
+    file.write_bytes(data)
+
+
+def alter_tiles(file: Path, rng: random.Random) -> None:
+    """A small TIFF in huge tiles or strips."""
+    tags = {256: 16, 257: 16, 258: 8, 259: rng.choice((1, 5, 8)), 262: 1, 277: 1}
+    side = rng.choice((16, 4096, 16_384, 2**31))
+    tags |= {322: side, 323: side, 324: 8, 325: 2**28} if rng.random() < 0.7 else {273: 8, 278: side, 279: 2**28}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    file.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4))
+
+
+def alter_tensors(file: Path, rng: random.Random) -> None:
+    """A checkpoint in which something is a tensor of a few bytes that says it is huge."""
+    content = torch.load(file, weights_only=True)
+    places = [(content, key) for key in content] + [(content["config"], key) for key in content["config"]]
+    places += [(content["model_state_dict"], key) for key in content["model_state_dict"]]
+    place, key = rng.choice(places)
+    shape = rng.choice(((10**9,), (10**5, 10**5), (10**4,) * 3))
+    place[key] = torch.zeros((1,) * len(shape), dtype=rng.choice((torch.int64, torch.float32))).expand(*shape)
+    torch.save(content, file)
+
+
+def swap_images(file: Path, rng: random.Random) -> None:
+    """Two files change names; sizes and times are made alike."""
+    other = file.with_suffix(rng.choice((".bmp", ".gif", ".tif")))
+    content = file.read_bytes()
+    file.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    for one in (file, other):
+        os.utime(one, ns=(10**18, 10**18))
+
+
+def leave_beside(file: Path, rng: random.Random) -> None:
+    """What another database, or a kill, may leave beside a database and where its copy is to be."""
+    for name in ("optuna.db", "copy.db"):
+        for ending in rng.sample(("-wal", "-shm", "-journal"), rng.randrange(3)):
+            file.with_name(name + ending).write_bytes(rng.randbytes(rng.choice((0, 32, 4096, 40_000))))
+
+
+ALTER: dict[str, Callable[[Path, random.Random], None]] = {
+    "scans of x.jpg": alter_scans,
+    "tiles of x.tif": alter_tiles,
+    "tensors of model.pth": alter_tensors,
+    "swapped images": swap_images,
+    "left beside a copy": leave_beside,
+}
+"""Cases that are changed on purpose."""
+
+
 def run_case(name: str, file: Path, command: Command, whole: Path, place: Path, rng: random.Random) -> str | None:
     """What went wrong; None when nothing did."""
     case = place / "case"
     shutil.rmtree(case, ignore_errors=True)
     shutil.copytree(whole, case)
     target = case / file.relative_to(whole)
-    if name.startswith("attributes"):
+    if name in ALTER:
+        ALTER[name](target, rng)
+    elif name.startswith("attributes"):
         alter_attributes(target, rng)
     else:
         target.write_bytes(mutated(file.read_bytes(), rng))

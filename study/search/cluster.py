@@ -11,7 +11,6 @@ import os
 import queue
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, suppress
@@ -191,8 +190,7 @@ def _connect(ray: Any, address: str | None) -> None:
             raise StudyError(f"Ray at {address} cannot be reached: {error.strerror or error}") from error
     before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in the place
     try:
-        # Ray lets its workers import from the folder in which it begins: an empty one, not somebody's images.
-        with tempfile.TemporaryDirectory() as empty, chdir(empty), apart():
+        with chdir("/"), apart():  # Ray lets its workers import from the folder in which it begins
             ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise StudyError(f"Ray at {address} cannot be reached: {str(error).splitlines()[0]}") from error
