@@ -63,8 +63,8 @@ def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folde
         if words[0] == "study" and words[1] not in ("dashboard", "serve"):
             code, out, err = shell(*made_small(words)[1:])
             assert code == 0, (words, err)
-            # How it goes; how the groups are known; what was deleted.
-            assert not err or words[1] in ("run", "resume", "retrain", "data", "db", "evaluate", "sql"), words
+            # How it goes; on what; how the groups are known; what was deleted.
+            assert not err or words[1] in ("run", "resume", "retrain", "plan", "data", "db", "evaluate", "sql"), words
             assert out or words[1:3] in (["db", "delete"], ["db", "upgrade"])
             ran += 1
     assert ran >= 10
@@ -142,7 +142,7 @@ def test_the_quickstart_works_twice_from_anywhere(tmp_path: Path) -> None:
         )
         assert "test accuracy" in done.stdout
         assert re.search(r"0020\.png\s+0\s+\d", done.stdout)
-        assert {line.split()[0] for line in done.stderr.splitlines()} <= {"images:", "trial", "final"}
+        assert {line.split()[0] for line in done.stderr.splitlines()} <= {"archstudy", "images:", "trial", "final"}
     assert (copy / "runs" / "quick-digits" / "model" / "model.safetensors").exists()
 
 

@@ -152,6 +152,7 @@ def test_the_dashboard_shows_a_running_study_and_changes_nothing(
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{address}/studies/1")
     page.get_by_text("Learning curves by bracket").first.wait_for()
+    page.get_by_text("selection score (accuracy on val)").first.wait_for()  # where it would say "Objective 0"
     for _ in range(20):  # somebody who cannot wait
         page.evaluate("fetch('/api/studies/1?after=0').then(answer => answer.json())")
     running.join(60)
@@ -186,7 +187,8 @@ def test_the_dashboard_shows_a_running_study_and_changes_nothing(
     page.close()
     with sqlite3.connect(tmp_path / "optuna.db") as connection:
         assert connection.execute("SELECT count(*) FROM trials").fetchone() == (12,)
-        assert connection.execute("SELECT count(*) FROM study_system_attributes").fetchone() == (0,)
+        written = connection.execute("SELECT key, value_json FROM study_system_attributes").fetchall()
+    assert written == [("study:metric_names", '["selection score (accuracy on val)"]')]  # by us, for the page
 
 
 def test_the_dashboard_may_write_when_told(
