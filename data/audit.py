@@ -139,7 +139,7 @@ class Trees:
     features: Floats
 
     def labels(self, index: Ints) -> Ints:
-        """What it says of some of the images [n]."""
+        """Class numbers that the forest gives to some of the images [n]."""
         return np.asarray(self.forest.predict(self.features[index]))
 
 

@@ -28,7 +28,7 @@ class Augment:
     )
 
     def scaled(self, strength: float) -> "Augment":
-        """The same augmentation, weaker or stronger; strength 0 switches all of it off, flips included."""
+        """Make the augmentation weaker or stronger; strength 0 switches all of it off, flips included."""
         return replace(
             self,
             rotation=self.rotation * strength,

@@ -45,7 +45,7 @@ class Pixels:
 
 
 SHARE = 0.4
-"""Of a GPU's free memory, the largest part that images take."""
+"""Largest part of a GPU's free memory that images take."""
 
 
 def to_device(

@@ -27,15 +27,15 @@ SAMPLE = 200
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is taken for an image, by content. Pillow knows more, some of which start other programs (EPS: Ghostscript)."""
 MOST_BYTES = 2**28
-"""Of an image file, or another file that is read whole."""
+"""Most bytes of an image file, or of another file that is read whole."""
 MOST_MEGAPIXELS = 100.0
-"""Of an image, once a JPEG is reduced; one with transparency takes 24 bytes a pixel on its way."""
+"""Most megapixels of an image, once a JPEG is reduced; one with transparency takes 24 bytes a pixel on its way."""
 IN_FLIGHT = 32e6
 """Pixels that all threads of a process decode at once; a larger image has its turn alone."""
 SMALL = 4e6
 """Pixels of an image that waits for no large one."""
 MOST_SCANS = 64
-"""Of a JPEG: each goes through all of the image once more. A progressive one usually has ten."""
+"""Most scans of a JPEG: each goes through the whole image once more. A progressive one usually has ten."""
 
 # Blocks that the system takes back at once: smaller ones stay with the thread that asked for them.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]

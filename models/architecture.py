@@ -39,7 +39,7 @@ class CNNConfig:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Of each block's first convolution."""
+        """Stride of each block's first convolution."""
         return tuple(block.stride for block in self.blocks)
 
 
@@ -57,7 +57,7 @@ def side_after(image_size: int, strides: tuple[int, ...]) -> int:
 
 
 MOST_BLOCKS, MOST_DENSE, MOST_WIDTH, MOST_PIXELS = 16, 32, 2_000_000, 1024
-"""Of networks that are read from a file: far beyond what any study proposes, and still quickly looked at."""
+"""Largest sizes of networks that are read from a file: far beyond what any study proposes, still quickly looked at."""
 
 
 def check_sizes(config: CNNConfig) -> None:

@@ -25,7 +25,7 @@ class _Plain(Console):
 
 
 class PlainLog(logging.Formatter):
-    """The same for what is logged."""
+    """Log formatter that lets no control character through."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The message alone."""
@@ -42,7 +42,7 @@ def plain(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same without line feeds and tabs: a folder's name may hold them, and would forge a row."""
+    """Write a text in one line, without control characters: a line feed in a folder's name would forge a row."""
     return plain(text).replace("\n", "\\n").replace("\t", "\\t")
 
 

@@ -108,7 +108,7 @@ def choose_devices(name: str) -> tuple[str, ...]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The same for a command that uses one; the first of "auto" and "cuda"."""
+    """The device of a command that uses one: the first of "auto" and "cuda"."""
     import torch
 
     devices = choose_devices(name)

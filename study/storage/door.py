@@ -107,7 +107,7 @@ def masked(url: str) -> str:
 
 
 def shown(place: URL) -> str:
-    """The same of an address that was taken apart."""
+    """Mask the password of a URL."""
     return place.difference_update_query(["password", "sslpassword"]).render_as_string()
 
 
