@@ -388,7 +388,7 @@ def test_names_that_are_not_utf_8_go_through_a_pipe(small_folder: Path, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("language", ["de_DE.ISO-8859-1", "C"])
+@pytest.mark.parametrize("language", ["de_DE.ISO-8859-1", pytest.param("C", marks=pytest.mark.long)])
 def test_names_with_umlauts_in_any_locale(tmp_path: Path, small_folder: Path, language: str) -> None:
     """Where the system lacks that locale Python takes the C one, and `PYTHONUTF8=0` keeps it from being UTF-8."""
     root = tmp_path / "größe"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import tiny_options
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 PROGRAM = Path(sys.executable).with_name("study")
 NAMES = (
@@ -63,7 +63,6 @@ def test_no_command_runs_a_file_of_the_folder(theirs: Path) -> None:
     assert ran(theirs) == []
 
 
-@pytest.mark.long
 def test_no_worker_on_a_cluster_runs_a_file_of_the_folder(theirs: Path) -> None:
     pytest.importorskip("ray")
     storage = ("--storage", f"sqlite:///{theirs.parent}/optuna.db")

@@ -56,7 +56,7 @@ def card(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_by_hours_leaves_a_file_that_gives_the_same(small_folder: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
@@ -105,7 +105,7 @@ def test_killed_in_each_stage_it_still_ends_with_a_model(small_folder: Path, tmp
     assert card(tmp_path)["study"]["complete"] is True
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_at_the_deadline_trials_keep_their_numbers_and_go_on_when_more_hours_come(
     small_folder: Path, tmp_path: Path
 ) -> None:
