@@ -10,8 +10,8 @@ SPINS = 2000
 """Turns of a loop in which torch's threads wait for each other before they give their processor back.
 
 Without a limit they wait so for a long time, and where another program takes a processor, it is the one that all of
-them wait for. 2,000 cost nothing on a quiet machine, and halve a step on a busy one (BENCHMARKS.md, "Beside other
-work").
+them wait for. With 2,000 nothing was lost on a quiet machine, and a step took 0.6 of the time on a busy one
+(BENCHMARKS.md, "Beside other work").
 """
 
 

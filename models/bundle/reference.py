@@ -51,7 +51,7 @@ def _check_packing(path: Path) -> None:
 
 
 MOST_CLASSES = 100_000
-"""Of a checkpoint."""
+"""Most class names of a checkpoint."""
 
 
 def _class_names(found: Any) -> tuple[str, ...]:

@@ -287,8 +287,6 @@ def main(began: float | None = None) -> None:
         if "null byte" not in str(error):  # of a path, wherever it is first used
             raise
         _fail("a path holds the character NUL")
-    except RecursionError:
-        _fail("folders lie too deep in each other (give one further inside)")
     except OSError as error:
         if error.errno in NO_ROOM:
             with suppress(OSError):  # or Python would try once more, and say so

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
 from typing import TypeVar
+from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import Connection, Engine, event
 
@@ -140,18 +141,18 @@ def _check_at_rest(file: Path) -> None:
 
 def let_go(engine: Engine) -> None:
     """Close what this process has open of a database, so that the last process leaves one file that is whole."""
-    if close := _ENDS.pop(id(engine), None):
+    if close := _ENDS.pop(engine, None):
         close()
 
 
-_ENDS: dict[int, Callable[[], None]] = {}
-"""How the files of an engine are closed, by its id; what is left of them at the end of the process is closed then."""
+_ENDS: "WeakKeyDictionary[Engine, Callable[[], None]]" = WeakKeyDictionary()
+"""How the files of each engine that is still used are closed; at the end of the process it is done for all of them."""
 
 
 @atexit.register
 def _let_go_of_all() -> None:
-    for close in [_ENDS.pop(key) for key in list(_ENDS)]:
-        close()
+    for engine in list(_ENDS):
+        let_go(engine)
 
 
 def wait_in_line(engine: Engine, file: Path) -> None:
@@ -166,14 +167,16 @@ def wait_in_line(engine: Engine, file: Path) -> None:
     anchor.execute("SELECT 1 FROM sqlite_master").fetchall()  # it is opened now, and sees this file for ever
     turn = threading.Lock()
     said: list[str] = []
+    used = ref(engine)  # what closes it does not keep it
 
     def close() -> None:
         """The anchor first: it may not write, and whoever closes last brings the file up to date."""
         anchor.close()
-        if _identity(file) == opened:  # else SQLite would remove what lies beside another database of that name
-            engine.dispose()
+        there = used()
+        if there and _identity(file) == opened:  # else SQLite would remove what lies beside another one of that name
+            there.dispose()
 
-    _ENDS[id(engine)] = close
+    _ENDS[engine] = close
 
     @event.listens_for(engine, "begin")
     def _immediate(connection: Connection) -> None:

@@ -74,7 +74,10 @@ def find_images(places: Sequence[Path], listed: Callable[[], Iterable[str]]) -> 
 def _inside(folder: Path) -> list[Path]:
     endings = Image.registered_extensions()
     found = os.walk(folder, onerror=_refuse)  # or what cannot be read would silently be left out
-    files = [Path(parent, n) for parent, _, names in found for n in names if not n.startswith(".")]
+    try:
+        files = [Path(parent, n) for parent, _, names in found for n in names if not n.startswith(".")]
+    except RecursionError:  # of os.walk, a call for each level
+        raise DataError(f"{folder}: folders lie too deep in each other (give one further inside)") from None
     images = sorted(path for path in files if path.suffix.lower() in endings)
     if not images:
         raise DataError(f"no images in {folder} (files ending in .png, .jpg, .tif and the like)")
