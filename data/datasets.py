@@ -13,7 +13,9 @@ from PIL import Image
 
 from data import DataError, Progress, at_home
 from data.cache import decoded, publish
-from data.grouping.sources import join, sources
+from data.grouping.proposals import Proposal, propose
+from data.grouping.settings import version
+from data.grouping.sources import Means, join, sources
 from data.images import MOST_MEGAPIXELS, source_size
 from data.layout import Listing, encodes, listing, part_list
 from data.public import FETCHED, tissue
@@ -37,6 +39,8 @@ class ImageSet:
     classes: tuple[str, ...]
     paths: tuple[str, ...]  # [N], relative to root, with forward slashes
     groups: NDArray[np.int64]  # [N], images of one source share a number
+    groups_by: Means
+    found_by: str | None  # the version that found the groups from pixels
     groups_from: str  # how the groups are known, for people
     parts: tuple[str, ...] | None  # [N], train, val, cal or test, where the images come divided
     parts_from: str | None  # what says so, for people
@@ -58,6 +62,8 @@ def load(
     *,
     groups: str | None = None,
     parts: str | None = None,
+    labels_from: str = "first",
+    found_by: str | None = None,
     skip_bad: bool = False,
     max_megapixels: float = MOST_MEGAPIXELS,
     progress: Progress | None = None,
@@ -70,15 +76,19 @@ def load(
         cache,
         groups=groups,
         parts=parts,
+        labels_from=labels_from,
+        found_by=found_by,
         skip_bad=skip_bad,
         max_megapixels=max_megapixels,
         progress=progress,
     )
 
 
-def unreadable(source: str, image_size: int, cache: Path, progress: Progress | None = None) -> dict[str, str]:
+def unreadable(
+    source: str, image_size: int, cache: Path, progress: Progress | None = None, *, labels_from: str = "first"
+) -> dict[str, str]:
     """The files of a folder or a list (relative path) that are no images, and why. Raises DataError as `load` does."""
-    found = listing(_place(source), cache)
+    found = listing(_place(source), cache, labels_from)
     return decoded(found.root, list(found.labels), image_size, cache, progress).bad
 
 
@@ -131,16 +141,19 @@ def load_folder(
     *,
     groups: str | None = None,
     parts: str | None = None,
+    labels_from: str = "first",
+    found_by: str | None = None,
     skip_bad: bool = False,
     max_megapixels: float = MOST_MEGAPIXELS,
     progress: Progress | None = None,
 ) -> ImageSet:
     """The images of a folder or a list (see layout.py), decoded once into `cache`, and their sources (see sources).
 
-    parts: a CSV file with the columns path and part; "none" passes over how the images come divided. Raises DataError
-    with one line that says what is wrong.
+    parts: a CSV file with the columns path and part; "none" passes over how the images come divided. labels_from:
+    "first" or "last" folder of each path. found_by: see `sources`. Raises DataError with one line that says what
+    is wrong.
     """
-    found = listing(root, cache)
+    found = listing(root, cache, labels_from)
     root = found.root
     images = decoded(root, list(found.labels), image_size, cache, progress, max_megapixels)
     if images.bad and not skip_bad:
@@ -151,10 +164,11 @@ def load_folder(
         raise DataError(f"class without images: {found.classes[int(np.argmin(counts))]} in {root}")
     listed = [found.classes[label] for label in labels] if found.listed_in else None
     fingerprint = _fingerprint(images.paths, images.contents, listed)
+    by: Means = "list"
     if groups is None and found.groups:
         names, origin = [found.groups[path] for path in images.paths], f"the column group of {found.listed_in}"
     else:
-        names, origin = sources(root, images.paths, images.bad, groups, cache, fingerprint, progress)
+        names, origin, by = sources(root, images.paths, images.bad, groups, cache, fingerprint, progress, found_by)
     part_of, parts_from = _parts(found, parts, images.paths, images.bad)
     joined = join(zip(names, images.contents, strict=True))
     merged = len(set(names)) - len(set(joined.tolist()))
@@ -168,6 +182,8 @@ def load_folder(
         paths=images.paths,
         groups=joined,
         contents=images.contents,
+        groups_by=by,
+        found_by=(found_by or version()) if by == "pixels" else None,
         groups_from=origin,
         parts=part_of,
         parts_from=parts_from,
@@ -203,16 +219,17 @@ class Survey:
     side: int | None  # median of the shorter side of some files, pixels
     grouped: bool  # somebody says who shares a source
     imbalance: float  # images of the largest class over those of the smallest
+    proposal: Proposal | None  # who may share a source, where nobody says it
     some: tuple[Path, ...]  # of the files, evenly spaced
 
 
-def survey(source: str, cache: Path, groups: str | None = None) -> Survey:
+def survey(source: str, cache: Path, groups: str | None = None, labels_from: str = "first") -> Survey:
     """Look at a dataset; writes nothing. Raises DataError as `load` does."""
     if source in EMBEDDED and not (cache / source).exists():
         count, side, classes = {"digits": (1797, 8, 10), "tissue": (600, 96, 5)}[source]
-        return Survey(classes=classes, count=count, side=side, grouped=True, imbalance=1.0, some=())
+        return Survey(classes=classes, count=count, side=side, grouped=True, imbalance=1.0, proposal=None, some=())
     place = cache / source if source in EMBEDDED else _place(cache / source if source in FETCHED else source)
-    found = listing(place, cache)
+    found = listing(place, cache, labels_from)
     root, names = found.root, list(found.labels)
     some = tuple(root / name for name in names[:: max(1, len(names) // SURVEYED)][:SURVEYED])
     size = source_size(some)
@@ -225,6 +242,7 @@ def survey(source: str, cache: Path, groups: str | None = None) -> Survey:
         side=size and min(size),
         grouped=known,
         imbalance=float(counts.max() / max(1, counts.min())),
+        proposal=None if known else propose(names, [found.classes[label] for label in found.labels.values()]),
         some=some,
     )
 
@@ -244,6 +262,49 @@ def conflicting(dataset: ImageSet) -> int:
     for content, label in zip(dataset.contents, dataset.labels.tolist(), strict=True):
         labels.setdefault(content, set()).add(label)
     return sum(len(labels[content]) > 1 for content in dataset.contents)
+
+
+def proposal(dataset: ImageSet) -> Proposal | None:
+    """Who may share a source by the names of folders and files, where groups were found from the pixels."""
+    if dataset.groups_by != "pixels":
+        return None
+    return propose(dataset.paths, [dataset.classes[label] for label in dataset.labels.tolist()])
+
+
+SUSPECT_SHARE, SUSPECT_COUNT = 0.01, 10
+"""A group that was found from the pixels is suspicious with more than this share of the images, and more images."""
+SUSPECT_PATTERN = 1 / 3
+"""The share for folders and patterns: a patient may well have a hundredth of the images."""
+
+
+def suspicious(dataset: ImageSet) -> list[str]:
+    """What is odd about groups that were found, a line each: large ones, and those of several classes.
+
+    Nothing is odd about what a list says, nor about a patient with images of several classes.
+    """
+    if dataset.groups_by not in ("pixels", "pattern", "level"):
+        return []
+    total, sizes = len(dataset.labels), np.bincount(dataset.groups)
+    share = SUSPECT_SHARE if dataset.groups_by == "pixels" else SUSPECT_PATTERN
+    large = sizes > max(SUSPECT_COUNT, share * total)
+    lines = []
+    if large.any():
+        some = ", ".join(dataset.paths[i] for i in np.flatnonzero(dataset.groups == sizes.argmax())[:2])
+        lines.append(
+            f"suspicious groups: {large.sum()} with more than {max(SUSPECT_COUNT, int(share * total))} images, the "
+            f"largest with {sizes.max()} of {total} (for example {some})"
+        )
+    pairs = np.unique(np.stack([dataset.groups, dataset.labels]), axis=1)[0]
+    mixed = np.bincount(pairs, minlength=len(sizes)) > 1
+    if mixed.any() and dataset.groups_by == "pixels":
+        members = np.flatnonzero(dataset.groups == np.where(mixed, sizes, 0).argmax())
+        _, first = np.unique(dataset.labels[members], return_index=True)
+        some = ", ".join(dataset.paths[i] for i in members[first[:2]])
+        lines.append(
+            f"suspicious groups: {mixed.sum()} with images of several classes, the largest with "
+            f"{np.where(mixed, sizes, 0).max()} (for example {some})"
+        )
+    return lines
 
 
 def _fingerprint(paths: Sequence[str], contents: Sequence[str], labels: Sequence[str] | None) -> str:

@@ -1,7 +1,7 @@
 """How people keep labelled images: which files there are, and what folders and lists say of each.
 
-Read are class folders, the same inside folders named after parts (train, val, test), a CSV list, and the layout that
-Hugging Face calls imagefolder (metadata.csv).
+Read are class folders (the first or the last ones of each path), the same inside folders named after parts (train, val,
+test), a CSV list, and the layout that Hugging Face calls imagefolder (metadata.csv).
 """
 
 import csv
@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from data import DataError
@@ -28,6 +28,9 @@ PART_OF = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 """What parts are called, in lower case, and which one of ours that is."""
+
+IMAGES = {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+"""Endings of files that are missed where they lie in no class folder; what else lies there is left alone."""
 
 METADATA = "metadata.csv"
 PATHS, PARTS = ("path", "file_name"), ("part", "split")
@@ -50,12 +53,21 @@ class Listing:
     listed_in: str | None = None  # the list that gave the labels; None where folders did
 
 
-def listing(source: Path, cache: Path) -> Listing:
-    """What a folder, or a list of images, holds; our own `cache` inside it is left out. Raises DataError."""
+def listing(source: Path, cache: Path, labels_from: str = "first") -> Listing:
+    """What a folder, or a list of images, holds; our own `cache` inside it is left out. Raises DataError.
+
+    labels_from: "first", the class is the first folder of each path (inside a part), or "last", it is the last one.
+    """
+    if labels_from not in ("first", "last"):
+        raise DataError(f"labels_from = {labels_from!r}: allowed is first or last (folder of each path)")
     try:
-        found = _from_list(source) if source.is_file() else _from_folder(source, cache)
+        found = _from_list(source) if source.is_file() else _from_folder(source, cache, last=labels_from == "last")
     except OSError as error:
         raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
+    if labels_from == "last" and found.listed_in:
+        raise DataError(
+            f"labels_from = 'last' is for folders, and here {found.listed_in} names the files (leave it out)"
+        )
     if strange := [path for path in found.labels if not encodes(path)]:
         raise DataError(
             f"{len(strange)} file names are not UTF-8, for example {strange[0]!a} in {source} (rename them)"
@@ -85,7 +97,7 @@ def part_list(file: Path, paths: Iterable[str], left_out: Iterable[str]) -> dict
     return {path: found[path] for path in paths}
 
 
-def _from_folder(root: Path, cache: Path) -> Listing:
+def _from_folder(root: Path, cache: Path, *, last: bool) -> Listing:
     own = {cache.resolve(), *cache.resolve().parents}
 
     def inside(folder: Path) -> list[Path]:
@@ -96,7 +108,9 @@ def _from_folder(root: Path, cache: Path) -> Listing:
     folders = inside(root)
     parts = {folder: PART_OF[folder.name.lower()] for folder in folders if folder.name.lower() in PART_OF}
     if ("train" in parts.values() and len(parts) > 1) or (folders and len(parts) == len(folders)):
-        return _divided(root, folders, parts, inside)
+        return _divided(root, folders, parts, inside, last=last)
+    if last:
+        return _by_last_folder(root, [root], inside)
     classes = _class_folders(root, inside)
     _check_classes(root, classes, inside)
     return Listing(root=root, classes=tuple(classes), labels=_labels(root, classes, list(classes)))
@@ -112,7 +126,7 @@ def _is_imagefolder(folder: Path, inside: Inside) -> bool:
     return "file_name" in columns or not inside(folder)
 
 
-def _divided(root: Path, folders: list[Path], parts: Mapping[Path, str], inside: Inside) -> Listing:
+def _divided(root: Path, folders: list[Path], parts: Mapping[Path, str], inside: Inside, *, last: bool) -> Listing:
     """Folders named after parts, each with class folders, or with files and a metadata.csv."""
     if others := [folder.name for folder in folders if folder not in parts]:
         raise DataError(
@@ -121,6 +135,9 @@ def _divided(root: Path, folders: list[Path], parts: Mapping[Path, str], inside:
         )
     if any(_is_imagefolder(folder, inside) for folder in parts):
         return _with_metadata(root, list(parts), parts)
+    if last:
+        found = _by_last_folder(root, list(parts), inside)
+        return replace(found, parts=_part_of(root, found.labels, parts))
     classes = {folder: _class_folders(folder, inside) for folder in parts}
     names = sorted({name for found in classes.values() for name in found})
     if len(names) < 2:
@@ -129,8 +146,27 @@ def _divided(root: Path, folders: list[Path], parts: Mapping[Path, str], inside:
             "or list the images in a CSV file: path, label, part)"
         )
     labels = {path: number for found in classes.values() for path, number in _labels(root, found, names).items()}
-    part_of = {path: parts[folder] for folder in parts for path in labels if (root / path).is_relative_to(folder)}
-    return Listing(root=root, classes=tuple(names), labels=_sorted(labels), parts=part_of)
+    return Listing(root=root, classes=tuple(names), labels=_sorted(labels), parts=_part_of(root, labels, parts))
+
+
+def _part_of(root: Path, paths: Iterable[str], parts: Mapping[Path, str]) -> dict[str, str]:
+    return {path: parts[folder] for folder in parts for path in paths if (root / path).is_relative_to(folder)}
+
+
+def _by_last_folder(root: Path, places: list[Path], inside: Inside) -> Listing:
+    """Files below the folders in `places` (the root, or its parts), whose class is the folder that they lie in."""
+    for place in places:
+        if loose := [file for file in _visible(place)[1] if file.suffix.lower() in IMAGES]:
+            raise DataError(
+                f"labels_from = 'last': {len(loose)} images lie in no class folder, for example {loose[0]} (move them)"
+            )
+    files = [file for place in places for folder in inside(place) for file in _files(folder)]
+    names = sorted({file.parent.name for file in files})
+    if len(names) < 2:
+        lie = f"all files in {root} lie in folders named {names[0]}" if names else f"no files in the folders of {root}"
+        raise DataError(f"labels_from = 'last': {lie} (at least two classes are needed; or take labels_from=first)")
+    labels = {file.relative_to(root).as_posix(): names.index(file.parent.name) for file in files}
+    return Listing(root=root, classes=tuple(names), labels=_sorted(labels))
 
 
 def _class_folders(root: Path, inside: Inside) -> dict[str, Path]:

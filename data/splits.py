@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import DataError
-from data.datasets import ImageSet
+from data.datasets import ImageSet, proposal
 
 SHARES = {"train": 0.60, "val": 0.14, "cal": 0.06, "test": 0.20}
 """The protocol's parts: the search sees train and val; cal calibrates; test is opened once."""
@@ -17,6 +17,10 @@ RANDOM_TRAIN = 0.80
 """Share of training images in the published reference's split; the rest is val."""
 
 Index = NDArray[np.int64]
+
+
+class TooFewSourcesError(DataError):
+    """A class cannot be in every part without a source on both sides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +52,9 @@ def make_parts(labels: Index, groups: Index, classes: Sequence[str], paths: Sequ
 
     labels, groups: [N]. Large groups go first, each to the part whose squared shortfall shrinks most; the last
     groups of a class go where the class is still missing, so every part has every class. Deterministic in the seed.
-    Raises DataError when a class has fewer groups than there are parts.
+    Raises TooFewSourcesError when a class has fewer groups than there are parts.
     """
-    index = _whole(labels, groups, classes, SHARES, seed)
+    index = _whole(labels, groups, classes, paths, SHARES, seed)
     return Parts(hash=_hash(index, paths), **index)
 
 
@@ -61,16 +65,23 @@ def divide(dataset: ImageSet, seed: int, *, allow_leaks: bool = False) -> Parts:
         raise DataError(
             "allow_leaks = true would mark every number as leaky, and no source lies in several parts (leave it out)"
         )
-    if dataset.parts is None:
-        return make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, seed)
-    if pairs and not allow_leaks:
+    if pairs and dataset.parts and not allow_leaks:
         (one, other), part = pairs[0], dict(zip(dataset.paths, dataset.parts, strict=True))
         raise DataError(
             f"{len(pairs)} held-out images share a source with another part, for example {one} ({part[one]}) and "
             f"{other} ({part[other]}): divide them by source, let the parts be made here (--set parts=none), or accept "
-            "it (--set allow_leaks=true), which marks every number as leaky"
+            f"it (--set allow_leaks=true), which marks every number as leaky; groups are from {dataset.groups_from}"
         )
-    return given_parts(dataset, seed)
+    try:
+        if dataset.parts is not None:
+            return given_parts(dataset, seed)
+        return make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, seed)
+    except TooFewSourcesError as error:
+        ways = [f"groups are from {dataset.groups_from}", *([seen.line()] if (seen := proposal(dataset)) else [])]
+        files = np.bincount([label for label, _ in set(zip(dataset.labels.tolist(), dataset.contents, strict=True))])
+        if files.min() >= len(SHARES) and dataset.groups_by in ("pixels", "pattern", "level"):
+            ways.append("or count every image as a source of its own, whose copies may leak: --set groups=none")
+        raise DataError("; ".join([str(error), *ways])) from error
 
 
 def crossing(dataset: ImageSet) -> list[tuple[str, str]]:
@@ -111,7 +122,8 @@ def given_parts(dataset: ImageSet, seed: int) -> Parts:
     if len(missing) > 1:
         train = index["train"]
         _, own = np.unique(dataset.groups[train], return_inverse=True)
-        taken = _whole(dataset.labels[train], own, dataset.classes, missing, seed)
+        paths = [dataset.paths[i] for i in train]
+        taken = _whole(dataset.labels[train], own, dataset.classes, paths, missing, seed)
         index |= {name: train[part] for name, part in taken.items()}
     for name, part in index.items():
         if absent := sorted(set(range(len(dataset.classes))) - set(dataset.labels[part].tolist())):
@@ -123,19 +135,27 @@ def given_parts(dataset: ImageSet, seed: int) -> Parts:
 
 
 def _whole(
-    labels: Index, groups: Index, classes: Sequence[str], shares: Mapping[str, float], seed: int
+    labels: Index, groups: Index, classes: Sequence[str], paths: Sequence[str], shares: Mapping[str, float], seed: int
 ) -> dict[str, Index]:
     """Image indices of each part; no group is in two, every class in each."""
     table = _class_counts(labels, groups, len(classes))
-    _check_groups(table, classes, list(shares))
+    owned = (table > 0).sum(axis=0)
+    worst = int(owned.argmin())
+    if owned[worst] < len(shares):
+        raise TooFewSourcesError(
+            f"class {classes[worst]} has {table[:, worst].sum()} images of {owned[worst]} sources; the parts "
+            f"{', '.join(shares)} need at least {len(shares)} sources a class (add images, or leave it out)"
+            f"{_largest(table, worst, groups, paths)}"
+        )
     part_of = _assign(table, np.array(list(shares.values())) / sum(shares.values()), seed)
     index = {name: np.flatnonzero(part_of[groups] == number) for number, name in enumerate(shares)}
     for name, part in index.items():
         lacking = np.flatnonzero(np.bincount(labels[part], minlength=len(classes)) == 0)
         if len(lacking):
-            raise DataError(
+            raise TooFewSourcesError(
                 f"class {classes[lacking[0]]} has too few separate groups for the {name} part "
                 f"(its groups are shared with other classes); add images of new sources"
+                f"{_largest(table, int(lacking[0]), groups, paths)}"
             )
     owners = [set(groups[part].tolist()) for part in index.values()]
     assert sum(map(len, owners)) == len(set().union(*owners)), "a group on both sides of a split"
@@ -149,14 +169,19 @@ def _class_counts(labels: Index, groups: Index, classes: int) -> NDArray[np.int6
     return table
 
 
-def _check_groups(table: NDArray[np.int64], classes: Sequence[str], parts: Sequence[str]) -> None:
-    owned = (table > 0).sum(axis=0)
-    worst = int(owned.argmin())
-    if owned[worst] < len(parts):
-        raise DataError(
-            f"class {classes[worst]} has {table[:, worst].sum()} images of {owned[worst]} sources; "
-            f"the parts {', '.join(parts)} need at least {len(parts)} sources a class (add images, or leave it out)"
-        )
+NAMED = 3
+"""Groups that are named as the reason."""
+
+
+def _largest(table: NDArray[np.int64], label: int, groups: Index, paths: Sequence[str]) -> str:
+    """The largest groups that hold images of a class, with two files each; nothing where each is one image."""
+    sizes = np.where(table[:, label] > 0, table.sum(axis=1), 0)
+    largest = [group for group in np.argsort(-sizes, kind="stable")[:NAMED] if sizes[group] > 1]
+    named = [
+        f"{sizes[group]} images ({', '.join(paths[i] for i in np.flatnonzero(groups == group)[:2])})"
+        for group in largest
+    ]
+    return f"; taken for one source each: {', '.join(named)}" if named else ""
 
 
 def _assign(table: NDArray[np.int64], shares: NDArray[np.float64], seed: int) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ PLANNED = "planned"  # seconds of each stage, as they were expected
 STAGES = "stages"  # what the clock said when each stage ended
 PRETRAINED = "pretrained"  # how many pixels the pretrained rival sees, fixed before the test part is opened
 FINAL_STAGE = "final_stage"  # what the stage after the search does, fixed before its first epoch
+FOUND_BY = "groups_found_by"  # the version that found the groups from pixels
 CLOCK = "clock"  # seconds of work, and the process that adds to them
 
 # Of trials.

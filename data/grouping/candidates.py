@@ -8,7 +8,7 @@ from cv2.typing import MatLike
 from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 
-from data.grouping.registration import Codes, Described, Floats
+from data.grouping.description import Codes, Floats
 from data.grouping.settings import CELL, MAX_CELLS, MAX_HAMMING, RANKS, UNIT
 
 MAX_PAIRS = 12_000_000
@@ -17,16 +17,14 @@ MAX_PAIRS = 12_000_000
 Ints = NDArray[np.int64]
 
 
-def ranked_pairs(images: Sequence[Described]) -> list[Ints]:
-    """Batches of pairs [n, 2], one for each of RANKS, the nearest neighbours first."""
-    able = np.array([i for i, image in enumerate(images) if len(image.codes)], np.int64)
+def ranked_pairs(codes: Sequence[Codes], colour: Floats) -> list[Ints]:
+    """Batches of pairs [n, 2], one for each of RANKS, the nearest neighbours first; from descriptors, [n, 128] of each
+    image, and colour histograms [N, D]. An image without descriptors is in no pair."""
+    able = np.array([i for i, one in enumerate(codes) if len(one)], np.int64)
     if len(able) < 2:
         return []
     k = RANKS[-1][1]
-    tables = (
-        nearest(np.stack([images[i].colour for i in able]), k),
-        _by_votes([images[i].codes for i in able], k),
-    )
+    tables = (nearest(colour[able], k), _by_votes([codes[i] for i in able], k))
     batches, seen = [], np.zeros(0, np.int64)
     for start, stop in RANKS:
         keys = []

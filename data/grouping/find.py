@@ -1,42 +1,55 @@
 """Which images share a source? Found from pixels alone, so that a split can keep the copies together.
 
-Augmented copies (rotated, flipped, zoomed, re-encoded) show the same structures, so two images are siblings
-when one can be laid over the other. Four steps:
+Augmented copies (rotated, flipped, zoomed, re-encoded, brightened) show the same structures, so two images are siblings
+when one can be laid over the other and their fine detail agrees. Five steps:
 
-1. describe   SIFT keypoints of the grey image at a common size (Lowe 2004; RootSIFT, Arandjelovic and
-Zisserman 2012)
+1. describe   SIFT keypoints of the grey image at a common size (Lowe 2004; RootSIFT, Arandjelovic and Zisserman 2012)
               in a basis where mirroring only flips signs; colour histogram of the central disc; a thumbnail
-2. candidates the nearest images by colour, and by votes of quantised descriptors (Hamming embedding, Jegou et
-al.
+2. candidates the nearest images by colour, and by votes of quantised descriptors (Hamming embedding, Jegou et al.
               2008): some 20 pairs an image, whatever the number of images
-3. register   mutual matches that pass the ratio test vote for one transform, mirrored or not
-4. components pairs with at least MIN_INLIERS matches in agreement, and near duplicates, are connected
+3. register   mutual matches that pass the ratio test vote for one transform, mirrored or not; the images are laid over
+              each other by it, and a pair's likeness says how much agrees
+4. chance     random pairs of this folder say what unrelated images reach here; a pair must reach more
+5. groups     likest pairs first; what hangs by one pair that is not sure is asked again, and cut
 
 It cannot find patients: two tiles of one slide that do not overlap have nothing to register.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from data.cache import publish
+from data.grouping.belief import Sets, Tried, believed, random_pairs, reached_by_chance
 from data.grouping.candidates import near_duplicates, ranked_pairs
-from data.grouping.registration import (
-    Described,
-    Map,
-    Shelf,
-    count_inliers,
-    describe,
-    processes_map,
-)
-from data.grouping.settings import BRIDGES, CROSSING, LONELY, MIN_INLIERS, MIN_SIDE
+from data.grouping.crew import Map, processes_map
+from data.grouping.description import Shelf, describe
+from data.grouping.registration import likenesses
+from data.grouping.settings import BLIND, BRIDGES, CROSSING, LIKE, LONELY, MIN_SIDE
 
-BATCH = 256
-"""Pairs that a process registers at a time."""
+BATCH, KEPT = 256, 8192
+"""Pairs that a process registers at a time; pairs whose likeness is kept together."""
+EDGE = 12
+"""Pairs just above, and just below the decision, that are shown to people."""
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Close:
+    """A pair of images (by number) near the decision, how alike they are, and whether that was enough."""
+
+    pair: tuple[int, int]
+    likeness: float
+    joined: bool
 
 
 @dataclass(frozen=True)
@@ -44,14 +57,18 @@ class Groups:
     """Who belongs together, and how that was found.
 
     `group` [N] is 0-based and numbered by first member; `duplicates` are sets of images whose decoded pixels
-    are the same; `tried` and `joined` count the pairs that were registered and that agreed.
+    are the same; `tried` and `joined` count the pairs that were registered and that agreed; `limit` is the likeness
+    that a pair must reach in this folder, 0 to 1, and `told` whether copies can be told from others here.
     """
 
-    group: NDArray[np.int64]
+    group: Ints
     method: str
     duplicates: tuple[tuple[int, ...], ...]
     tried: int
     joined: int
+    limit: float
+    told: bool
+    close: tuple[Close, ...]
 
 
 def find_groups(
@@ -59,60 +76,151 @@ def find_groups(
     *,
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    keep: Path | None = None,
 ) -> Groups:
     """Partition images by common source: the same for any order of the paths and any number of processes.
 
-    `progress(done, total)` is called from this process. Raises OSError, naming the path, for a file that is
-    no image.
+    `progress(done, total)` is called from this process. `keep` is a folder for what is known on the way: found again
+    there, it is not made again. Raises OSError, naming the path, for a file that is no image.
     """
     tell = progress or (lambda done, total: None)
-    with processes_map(processes, len(paths)) as mapping:
-        return _found(paths, mapping, tell)
+    with ExitStack() as stack:
+        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="groups-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        mapping = stack.enter_context(processes_map(processes, len(paths)))
+        return _Search(folder, mapping, tell).run(paths)
 
 
-def _found(paths: Sequence[Path], mapping: Map, tell: Callable[[int, int], None]) -> Groups:
-    described: list[Described] = []
-    for one in mapping(describe, [str(path) for path in paths], 16):
-        described.append(one)
-        tell(len(described), 2 * len(paths))
-    # Exact duplicates are handled once, and in the order of their content: file names and their order decide
-    # nothing.
-    _, first, content = np.unique(
-        np.array([one.digest for one in described], dtype="V16"), return_index=True, return_inverse=True
-    )
-    images = [described[i] for i in first]
-    described.clear()
-    sets = _Sets(len(images))
-    with threadpool_limits(1):  # sums must not depend on the number of threads
-        if images:
-            for pair in near_duplicates(np.stack([image.thumb for image in images])):
-                sets.join(*pair)
-        batches = ranked_pairs(images)
-    total = sum(len(batch) for batch in batches) or 1
-    tried, joined = _register(
-        images,
-        batches,
-        sets,
-        mapping,
-        lambda done: tell(len(paths) + len(paths) * done // total, 2 * len(paths)),
-    )
-    tell(2 * len(paths), 2 * len(paths))
-    small = int(np.isin(content, [i for i, image in enumerate(images) if not len(image.codes)]).sum())
-    return Groups(
-        group=_numbered(sets.labels()[content]),
-        method=_sentence(len(paths), small, tried, joined),
-        duplicates=tuple(
-            sorted(tuple(np.flatnonzero(content == i).tolist()) for i in np.flatnonzero(np.bincount(content) > 1))
-        ),
-        tried=tried,
-        joined=joined,
-    )
+class _Search:
+    """One search: where descriptions lie, what runs the work, and whom to tell."""
+
+    def __init__(self, folder: Path, mapping: Map, tell: Callable[[int, int], None]) -> None:
+        self._folder, self._mapping, self._tell = folder, mapping, tell
+        self._shelf = Shelf(folder)
+        self._first: Ints = np.zeros(0, np.int64)
+        self._done = self._total = 0
+
+    def run(self, paths: Sequence[Path]) -> Groups:
+        total = len(paths)
+        for done in self._shelf.fill([str(path) for path in paths], lambda some: self._mapping(describe, some, 16)):
+            self._tell(done, 2 * total)
+        if not total:
+            return Groups(np.zeros(0, np.int64), _sentence(0, 0, 0, 0, LIKE), (), 0, 0, LIKE, True, ())
+        # Exact duplicates are handled once, and in the order of their content: file names and their order decide
+        # nothing.
+        _, self._first, content = np.unique(self._shelf.all("digest", total), return_index=True, return_inverse=True)
+        codes = [self._shelf.codes(i) for i in self._first.tolist()]
+        with threadpool_limits(1):  # sums must not depend on the number of threads
+            certain = _joined(len(codes), near_duplicates(self._shelf.all("thumb", total)[self._first]))
+            batches = ranked_pairs(codes, self._shelf.all("colour", total)[self._first])
+        empty = np.array([not len(one) for one in codes])
+        del codes
+        tried, limit = self._compared(batches, certain, total)
+        labels, _ = believed(tried, certain, limit) if limit < BLIND else (certain, [])
+        self._tell(2 * total, 2 * total)
+        joined = int((tried.like >= limit).sum()) if limit < BLIND else 0
+        return Groups(
+            group=_numbered(labels[content]),
+            method=_sentence(total, int(empty[content].sum()), len(tried.like), joined, limit),
+            duplicates=tuple(
+                sorted(tuple(np.flatnonzero(content == i).tolist()) for i in np.flatnonzero(np.bincount(content) > 1))
+            ),
+            tried=len(tried.like),
+            joined=joined,
+            limit=limit,
+            told=limit < BLIND,
+            close=self._close(tried, labels, limit),
+        )
+
+    def _compared(self, batches: Sequence[Ints], start: Ints, images: int) -> tuple[Tried, float]:
+        """The candidate pairs that were registered, and the likeness that counts as more than chance here."""
+        tried = Tried(len(self._first))
+        if not batches:
+            return tried, LIKE
+        drawn = _drawn(batches)
+        self._done, self._total = 0, len(drawn) + sum(len(batch) for batch in batches)
+        for number, batch in enumerate(batches[:-1]):
+            tried.add(batch, self._registered(batch, f"batch-{number}", images))
+        limit = reached_by_chance(tried, drawn, self._registered(drawn, "random", images))
+        last = batches[-1]
+        if limit < BLIND:
+            chosen = last[_last_chances(last, believed(tried, start, limit)[0])]
+            self._done += len(last) - len(chosen)
+            tried.add(chosen, self._registered(chosen, "batch-last", images))
+            _, wanted = believed(tried, start, limit)
+            more = np.array(wanted, np.int64).reshape(-1, 2)
+            tried.add(more, self._registered(more, "asked", images))
+        return tried, limit
+
+    def _registered(self, pairs: Ints, name: str, images: int) -> Floats:
+        """Likeness of pairs [n, 2] of different images [n]; kept in pieces."""
+        found = [np.zeros(0, np.float32)]
+        for number, start in enumerate(range(0, len(pairs), KEPT)):
+            some = self._first[pairs[start : start + KEPT]]
+            place = self._folder / f"{name}-{number:05d}"
+            if (known := _known(place, some)) is None:
+                jobs = [(str(self._folder), some[i : i + BATCH]) for i in range(0, len(some), BATCH)]
+                pieces = []
+                for piece in self._mapping(likenesses, jobs, 1):
+                    pieces.append(piece)
+                    ready = self._done + sum(map(len, pieces))
+                    self._tell(images + images * min(ready, self._total) // max(self._total, 1), 2 * images)
+                known = np.concatenate(pieces)
+                publish(place, partial(_keep, pairs=some, like=known))
+            self._done += len(some)
+            found.append(known)
+        return np.concatenate(found)
+
+    def _close(self, tried: Tried, labels: Ints, limit: float) -> tuple[Close, ...]:
+        """The pairs nearest to the decision, the likest first."""
+        above, below = np.flatnonzero(tried.like >= limit), np.flatnonzero((tried.like < limit) & (tried.like > 0))
+        near = [*above[np.argsort(tried.like[above], kind="stable")[:EDGE]].tolist()]
+        near += below[np.argsort(-tried.like[below], kind="stable")[:EDGE]].tolist()
+        pairs = [(*tried.pairs[i].tolist(), float(tried.like[i])) for i in near]
+        return tuple(
+            Close((int(self._first[a]), int(self._first[b])), round(like, 4), bool(labels[a] == labels[b]))
+            for a, b, like in sorted(pairs, key=lambda one: (-one[2], one[:2]))
+        )
 
 
-def _sentence(count: int, small: int, tried: int, joined: int) -> str:
+def _joined(count: int, pairs: Iterable[tuple[int, int]]) -> Ints:
+    """A label for each image [N], the same for near duplicates."""
+    sets = Sets(count)
+    for pair in pairs:
+        sets.join(*pair)
+    return sets.labels()
+
+
+def _drawn(batches: Sequence[Ints]) -> Ints:
+    """Random pairs [n, 2] of the images that can be registered, which are those among the candidates."""
+    able = np.unique(np.concatenate(batches))
+    return able[random_pairs(len(able))]
+
+
+def _known(place: Path, pairs: Ints) -> Floats | None:
+    """What an interrupted search kept of these pairs."""
+    try:
+        like = np.load(place / "like.npy")
+        return like if np.array_equal(np.load(place / "pairs.npy"), pairs) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _keep(folder: Path, pairs: Ints, like: Floats) -> None:
+    np.save(folder / "pairs.npy", pairs)
+    np.save(folder / "like.npy", like)
+
+
+def _sentence(count: int, small: int, tried: int, joined: int, limit: float) -> str:
+    if tried and limit >= BLIND:
+        return (
+            "only exact and near duplicates: random images of this folder are as alike as copies would be "
+            f"(chance reaches {limit:.2f}), so who shares a source is not known"
+        )
     registered = (
-        f"registration ({MIN_INLIERS} or more SIFT matches under one affine transform, mirrored or not)"
-        f" joined {joined:,} of {tried:,} candidate pairs; exact and near duplicates joined too"
+        f"registration (SIFT matches under one affine transform, mirrored or not, and the same fine detail: more than "
+        f"the {limit:.2f} that chance may reach here) joined {joined:,} of {tried:,} candidate pairs; exact and near "
+        "duplicates joined too"
     )
     alone = (
         f"only exact and near duplicates for {small:,} of {count:,} images,"
@@ -121,26 +229,7 @@ def _sentence(count: int, small: int, tried: int, joined: int) -> str:
     return alone if small == count else f"{registered}; {alone}" if small else registered
 
 
-class _Sets:
-    """Disjoint sets of 0..n-1 (union-find); the smallest member stands for its set."""
-
-    def __init__(self, n: int) -> None:
-        self.parent = list(range(n))
-
-    def find(self, i: int) -> int:
-        while self.parent[i] != i:
-            self.parent[i] = i = self.parent[self.parent[i]]
-        return i
-
-    def join(self, a: int, b: int) -> None:
-        a, b = self.find(a), self.find(b)
-        self.parent[max(a, b)] = min(a, b)
-
-    def labels(self) -> NDArray[np.int64]:
-        return np.array([self.find(i) for i in range(len(self.parent))], np.int64)
-
-
-def _numbered(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def _numbered(labels: Ints) -> Ints:
     _, first, back = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[back].astype(np.int64)
 
@@ -162,34 +251,3 @@ def _last_chances(batch: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray
     lonely = np.bincount(label)[ends].min(axis=1) <= LONELY if len(batch) else bridge
     chosen: NDArray[np.bool_] = bridge | lonely
     return chosen
-
-
-def _register(
-    images: Sequence[Described],
-    batches: Sequence[NDArray[np.int64]],
-    sets: _Sets,
-    mapping: Map,
-    tell: Callable[[int], None],
-) -> tuple[int, int]:
-    """Join the candidate pairs that register; returns how many were tried and joined.
-
-    Pairs already connected through others are skipped: that saves work and cannot change the components.
-    """
-    done = tried = joined = 0
-    with tempfile.TemporaryDirectory(prefix="groups-") as folder:
-        Shelf.save(Path(folder), images)  # the processes map one copy into memory
-        for number, batch in enumerate(batches, 1):
-            label = sets.labels()
-            worth = label[batch[:, 0]] != label[batch[:, 1]]
-            if number == len(batches):
-                worth &= _last_chances(batch, label)
-            pairs = batch[worth]
-            jobs = [(folder, pairs[i : i + BATCH]) for i in range(0, len(pairs), BATCH)]
-            done += len(batch) - len(pairs)
-            for (_, job), counts in zip(jobs, mapping(count_inliers, jobs, 1), strict=True):
-                agree = counts >= MIN_INLIERS
-                for a, b in job[agree].tolist():
-                    sets.join(a, b)
-                done, tried, joined = done + len(job), tried + len(job), joined + int(agree.sum())
-                tell(done)
-    return tried, joined

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import ImageOps
 
 from data.grouping.candidates import nearest_of
-from data.grouping.registration import processes_map
+from data.grouping.crew import processes_map
 from data.grouping.settings import MIN_SIDE
 from data.images import opened, to_rgb
 

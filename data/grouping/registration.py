@@ -1,152 +1,124 @@
-"""One image described, two images laid over each other: the part of `groups` that looks at pixels."""
+"""Two images laid over each other: how much of what both should show agrees."""
 
-import ctypes
-import hashlib
-import math
-import os
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
-from functools import lru_cache
-from multiprocessing import parent_process
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
-from PIL import ImageOps
-from threadpoolctl import threadpool_limits
 
-from data import processes
+from data.grouping.description import Floats, Grey, Sketch, shelf
 from data.grouping.settings import (
+    CELLS,
+    FEW_CELLS,
+    FINE,
     FITS,
-    KEYPOINTS,
+    LAID,
+    MAX_GROWTH,
     MAX_SKEW,
     MIN_INLIERS,
-    MIN_SIDE,
+    MOST_CELLS,
     NEAR,
     NEARER,
+    NOISE,
     RATIO,
     SIDE,
     STIFF,
-    UNIT,
+    STRUCTURE,
 )
-from data.images import opened, to_rgb
 
-Codes = NDArray[np.int8]
-Floats = NDArray[np.float32]
 Complexes = NDArray[np.complex64]
+Matrix = NDArray[np.float64]
 
 
-class Described(NamedTuple):
-    """One image: hash of its decoded pixels; thumbnail uint8 [16, 16, 3]; colour histogram [512] of unit
-    length; keypoints [n, 4] (x, y, log of size, angle in radians); descriptors [n, 128]. n = 0 where it
-    cannot be registered."""
+class Agreement(NamedTuple):
+    """How many matches agree on one transform, and that transform: [2, 3], from one image's places at SIDE to the
+    other's."""
 
-    digest: bytes
-    thumb: NDArray[np.uint8]
-    colour: Floats
-    points: Floats
-    codes: Codes
+    inliers: int
+    transform: Matrix
 
 
-def describe(path: str) -> Described:
-    """Decode and describe one file. Raises OSError, naming it, if it is no image."""
-    try:
-        with opened(Path(path)) as image:
-            pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
-    except Exception as error:
-        raise OSError(f"{path}: cannot be read as an image ({error})") from error
-    height, width = pixels.shape[:2]
-    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, person=f"{height}x{width}".encode()[:16]).digest()
-    thumb = cv2.resize(pixels, (16, 16), interpolation=cv2.INTER_AREA)
-    scale = SIDE / (height * width) ** 0.5
-    target = (max(8, round(width * scale)), max(8, round(height * scale)))
-    scaled = cv2.resize(pixels, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    points, codes = _keypoints(scaled) if min(height, width) >= MIN_SIDE else _no_keypoints()
-    return Described(digest, thumb.astype(np.uint8), _colour(scaled), points, codes)
+def likenesses(job: tuple[str, NDArray[np.int64]]) -> Floats:
+    """`likeness` of pairs [n, 2] of images on the shelf in a folder."""
+    images = shelf(job[0])
+    return np.array([likeness(images[a], images[b]) for a, b in job[1].tolist()], np.float32)
 
 
-def _no_keypoints() -> tuple[Floats, Codes]:
-    return np.zeros((0, 4), np.float32), np.zeros((0, 128), np.int8)
+def likeness(one: Sketch, other: Sketch) -> float:
+    """How far one image is a copy of the other, 0 to 1: the share of keypoints that both should show and that agree on
+    one transform, times the correlation of fine detail when they are laid over each other so.
+
+    Neither depends on exposure. Unrelated things of one kind have the same outlines, and so some matches; copies have
+    the same fine detail too. 0 where fewer than MIN_INLIERS agree.
+    """
+    found = agreement(one, other)
+    if found is None or found.inliers < MIN_INLIERS:
+        return 0.0
+    back = cv2.invertAffineTransform(found.transform)
+    shown = min(
+        _inside(one.points, found.transform, other.grey.shape),
+        _inside(other.points, back, one.grey.shape),
+    )
+    share = min(1.0, found.inliers / max(shown, 1))
+    return share * max(0.0, fine_detail(one.grey, other.grey, found.transform))
 
 
-def _colour(pixels: MatLike) -> Floats:
-    """Square root of the LAB histogram of the central disc: rotation and flips leave it as it is."""
-    height, width = pixels.shape[:2]
-    disc = np.zeros((height, width), np.uint8)
-    cv2.circle(disc, (width // 2, height // 2), min(height, width) // 2, (255,), -1)
-    lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
-    # Tissue is pink and violet: finer bins around the neutral axis; what lies outside is left out of the
-    # histogram.
-    histogram = cv2.calcHist([lab], [0, 1, 2], disc, [8, 8, 8], [0, 256, 100, 200, 80, 180]).ravel()
-    unit: Floats = np.sqrt(histogram / max(float(histogram.sum()), 1.0)).astype(np.float32)
-    return unit
+def _inside(points: Floats, transform: MatLike, shape: tuple[int, ...]) -> int:
+    """How many keypoints lie inside the other image, whose grey image has this shape."""
+    places = points[:, :2] @ transform[:, :2].T + transform[:, 2]
+    limit = np.array([shape[1], shape[0]]) * (SIDE / LAID)
+    return int(((places >= 0) & (places < limit)).all(axis=1).sum())
 
 
-def _keypoints(pixels: MatLike) -> tuple[Floats, Codes]:
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    detector = cv2.SIFT_create(nfeatures=KEYPOINTS)  # type: ignore[attr-defined]
-    found, raw = detector.detectAndCompute(grey, None)
-    if raw is None or len(found) < MIN_INLIERS:
-        return _no_keypoints()
-    points = np.array([(k.pt[0], k.pt[1], np.log(k.size), np.deg2rad(k.angle)) for k in found], np.float32)
-    root = np.sqrt(raw / (raw.sum(axis=1, keepdims=True) + 1e-6))
-    # The descriptor of a mirrored patch has its 4x4 grid turned over and its 8 directions reversed. Kept are
-    # sum and difference of the two halves that change places, so that mirroring is a change of sign in the
-    # second half.
-    grid = root.reshape(-1, 4, 4, 8)
-    mirrored = grid[:, ::-1, :, (-np.arange(8)) % 8]
-    halves = np.concatenate([(grid + mirrored)[:, :2], (grid - mirrored)[:, :2]], axis=1) / 2**0.5
-    return points, np.clip(np.rint(halves.reshape(-1, 128) * UNIT), -127, 127).astype(np.int8)
+def fine_detail(one: Grey, other: Grey, transform: Matrix) -> float:
+    """Correlation of detail smaller than FINE, the other image laid over the one, that four fifths of all cells reach.
+
+    Only cells with structure count. A stamp, a scale bar, a frame or a background that is the same in all images says
+    little so, while something else fills a fifth of the image. 0 where too few cells can be compared.
+    """
+    small = transform.copy()
+    small[:, 2] *= LAID / SIDE
+    height, width = one.shape
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(other, small, (width, height), flags=flags)
+    covered = cv2.warpAffine(
+        np.full(other.shape, 255, np.uint8), small, (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    )
+    inside = (cv2.erode(covered, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_REPLICATE) > 0).astype(np.float32)
+    x, y = _detail(one) * inside, _detail(moved) * inside
+    grid = (max(2, round(CELLS * width / LAID)), max(2, round(CELLS * height / LAID)))
+    there, sx, sy, xx, yy, xy = (
+        cv2.resize(values, grid, interpolation=cv2.INTER_AREA) for values in (inside, x, y, x * x, y * y, x * y)
+    )
+    weight = np.maximum(there, 1e-6)
+    vx, vy = xx / weight - (sx / weight) ** 2, yy / weight - (sy / weight) ** 2
+    usable = (there > 0.6) & (np.maximum(vx, vy) > STRUCTURE**2)
+    if usable.sum() < FEW_CELLS:
+        return 0.0
+    product = xy / weight - sx * sy / weight**2
+    cells = product[usable] / np.sqrt((vx[usable] + NOISE**2) * (vy[usable] + NOISE**2))
+    return float(np.quantile(cells, MOST_CELLS))
 
 
-class Shelf:
-    """Keypoints and descriptors of many images in files, mapped into memory by every process that needs
-    them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.points, self.codes = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("points", "codes"))
-        self.start = np.load(folder / "start.npy")
-
-    def __getitem__(self, i: int) -> tuple[Floats, Floats]:
-        rows = slice(self.start[i], self.start[i + 1])
-        return np.asarray(self.points[rows]), np.asarray(self.codes[rows], np.float32) / UNIT
-
-    @staticmethod
-    def save(folder: Path, images: Sequence[Described]) -> None:
-        """Write what `Shelf(folder)` reads."""
-        nothing = _no_keypoints()
-        np.save(folder / "start.npy", np.cumsum([0, *(len(image.codes) for image in images)]))
-        np.save(folder / "points.npy", np.concatenate([nothing[0], *(image.points for image in images)]))
-        np.save(folder / "codes.npy", np.concatenate([nothing[1], *(image.codes for image in images)]))
+def _detail(grey: MatLike) -> Floats:
+    values = grey.astype(np.float32)
+    return (values - cv2.GaussianBlur(values, (0, 0), FINE)).astype(np.float32)
 
 
-@lru_cache(maxsize=1)
-def _shelf(folder: str) -> Shelf:
-    return Shelf(Path(folder))
-
-
-def count_inliers(job: tuple[str, NDArray[np.int64]]) -> NDArray[np.int64]:
-    """`inliers` of pairs [n, 2] of images on the shelf in a folder."""
-    shelf = _shelf(job[0])
-    return np.array([inliers(shelf[a], shelf[b]) for a, b in job[1].tolist()], np.int64)
-
-
-def inliers(one: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> int:
-    """How many keypoints of one image lie where the best similarity transform, mirrored or not, puts them in
-    the other."""
-    (p, a), (q, b) = one, other
+def agreement(one: Sketch, other: Sketch) -> Agreement | None:
+    """The transform, upright or mirrored, on which most matches of keypoints agree."""
+    p, q, a, b = one.points, other.points, one.codes, other.codes
+    if min(len(p), len(q)) < MIN_INLIERS:
+        return None
     even, odd = a[:, :64] @ b[:, :64].T, a[:, 64:] @ b[:, 64:].T
-    mirror = np.array([-1, 1, 1, -1], np.float32)
     upright = _agreeing(p, q, *_matches(even + odd))
+    mirror = np.array([-1, 1, 1, -1], np.float32)
     turned = q * mirror + np.array([0, 0, 0, np.pi], np.float32)  # x -> -x, angle -> pi - angle
-    return max(upright, _agreeing(p, turned, *_matches(even - odd)))
+    mirrored = _agreeing(p, turned, *_matches(even - odd))
+    if mirrored is not None and (upright is None or mirrored.inliers > upright.inliers):
+        return Agreement(mirrored.inliers, mirrored.transform * np.array([[-1.0], [1.0]]))
+    return upright
 
 
 def _matches(similarity: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -161,14 +133,14 @@ def _matches(similarity: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return rows[keep], best[keep]
 
 
-def _agreeing(p: Floats, q: Floats, i: NDArray[np.int64], j: NDArray[np.int64]) -> int:
+def _agreeing(p: Floats, q: Floats, i: NDArray[np.int64], j: NDArray[np.int64]) -> Agreement | None:
     """The largest number of matches under one transform of the plane (points are complex numbers).
 
     Every match alone names a transform, by the sizes and angles of its keypoints; the three with most support
     are fitted again to those that support them (least squares), until these stay the same.
     """
     if len(i) < MIN_INLIERS:
-        return 0
+        return None
     zp, zq = p[i, 0] + 1j * p[i, 1], q[j, 0] + 1j * q[j, 1]
     growth, angle = q[j, 2] - p[i, 2], q[j, 3] - p[i, 3]
     turn = np.exp(growth + 1j * angle)
@@ -177,95 +149,42 @@ def _agreeing(p: Floats, q: Floats, i: NDArray[np.int64], j: NDArray[np.int64]) 
     near &= np.abs(growth[:, None] - growth) < 0.45
     near &= np.abs(np.angle(turn[:, None] / turn)) < 0.5
     support = near.sum(axis=1)
-    best = 0
+    best: Agreement | None = None
     for seed in np.argsort(-support, kind="stable")[:3]:
         if support[seed] >= 3:
-            best = max(best, _fitted(zp, zq, near[seed]))
+            found = _fitted(zp, zq, near[seed])
+            if found is not None and (best is None or found.inliers > best.inliers):
+                best = found
     return best
 
 
-def _fitted(zp: Complexes, zq: Complexes, chosen: NDArray[np.bool_]) -> int:
+def _fitted(zp: Complexes, zq: Complexes, chosen: NDArray[np.bool_]) -> Agreement | None:
     """Matches that agree with z -> turn * z + skew * conj(z) + shift, fitted to the chosen ones and then to
     those that agree: an affine transform in complex numbers, a similarity where skew is 0 (to which few
-    matches are held)."""
+    matches are held). None where the transform is absurd: such join unrelated images."""
     for _ in range(FITS):
         start, goal = zp[chosen].mean(), zq[chosen].mean()
         arms = np.stack([zp - start, np.conj(zp - start)], axis=1)
         some = arms[chosen]
         normal = np.conj(some.T) @ some + np.diag([1.0, STIFF])
         turn, skew = np.linalg.solve(normal, np.conj(some.T) @ (zq[chosen] - goal))
-        if abs(skew) > MAX_SKEW * abs(turn):
-            return 0
+        if abs(skew) > MAX_SKEW * abs(turn) or not 1 / MAX_GROWTH < abs(turn) < MAX_GROWTH:
+            return None
         again = np.abs(arms @ np.array([turn, skew]) + goal - zq) < NEARER * max(1.0, abs(turn))
         if again.sum() < 3:
-            return 0
+            return None
         if (again == chosen).all():
             break
         chosen = again
     # One place with several orientations counts once.
-    return min(len(np.unique(np.round(z[chosen] / 3))) for z in (zp, zq))
-
-
-PR_SET_PDEATHSIG = 1
-"""From linux/prctl.h: the signal that a process gets when its parent dies."""
-
-Map = Callable[[Callable[[Any], Any], Sequence[Any], int], Iterator[Any]]
-"""map(function, items, chunk), in order."""
-
-
-ALONE_SECONDS = 1.0
-"""Of work before other processes are started, which takes longer than that."""
-
-
-@contextmanager
-def processes_map(processes: int | None, count: int) -> Iterator[Map]:
-    """A map over so many processes, one thread in each.
-
-    None: over one for each core, but in this one until `ALONE_SECONDS` of work are done: little work ends sooner so.
-    """
-    workers = min(processes or os.cpu_count() or 1, count // 32)
-    alone = math.inf if workers <= 1 else 0.0 if processes else ALONE_SECONDS
-    threads = cv2.getNumThreads()
-    with ExitStack() as stack:
-        pool: list[ProcessPoolExecutor] = []
-
-        def mapping(function: Callable[[Any], Any], items: Sequence[Any], chunk: int) -> Iterator[Any]:
-            nonlocal alone
-            for number, item in enumerate(items):
-                if alone <= 0:
-                    pool.extend([] if pool else [stack.enter_context(_pool(workers))])
-                    yield from pool[0].map(function, items[number:], chunksize=chunk)
-                    return
-                began = time.monotonic()
-                found = function(item)
-                alone -= time.monotonic() - began
-                yield found
-
-        try:
-            cv2.setNumThreads(1)
-            stack.enter_context(threadpool_limits(1))
-            yield mapping
-        finally:
-            cv2.setNumThreads(threads)
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # Not forked: the threads of torch and BLAS do not survive it.
-    started = processes.pool(workers, _start_worker)
-    try:
-        yield started
-    finally:
-        started.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread; the keyboard's interrupt is the parent's business; nobody outlives a parent that is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = parent_process()
-    if parent is not None and not parent.is_alive():  # it died before we could ask to follow it
-        os._exit(1)
-    cv2.setNumThreads(1)
-    threadpool_limits(1)
+    count = min(len(np.unique(np.round(z[chosen] / 3))) for z in (zp, zq))
+    shift = goal - turn * start - skew * np.conj(start)
+    return Agreement(
+        count,
+        np.array(
+            [
+                [turn.real + skew.real, skew.imag - turn.imag, shift.real],
+                [turn.imag + skew.imag, turn.real - skew.real, shift.imag],
+            ]
+        ),
+    )

@@ -5,16 +5,19 @@ A change of the method that no setting shows must change METHOD.
 
 import hashlib
 
-METHOD = "SIFT, Hamming votes, affine registration, components"
+BEFORE = "f9fd0efa36e5"
+"""The version by which studies found their groups that do not say by which."""
+
+METHOD = "SIFT, Hamming votes, affine registration, fine detail, chance of the folder"
 
 SIDE = 192
-"""Images are compared at this size: the square root of their area, pixels."""
+"""Keypoints are found at this size: the square root of the image's area, pixels."""
+LAID = 144
+"""Images are laid over each other at this size."""
 MIN_SIDE = 64
 """An image with a shorter side below this (pixels) has too few keypoints to register."""
-KEYPOINTS = 200
-MIN_INLIERS = 7
-"""Matches agreeing on one transform. Fixed on the colon classes of LC25000: from 4 to 10 it changes nothing
-there; 6 is what chance reaches."""
+KEYPOINTS, FAINT = 200, 0.005
+"""The strongest keypoints of an image, down to this contrast (dark images have few above OpenCV's own limit, 0.04)."""
 RATIO = 0.85
 """Ratio test: distance to the best match over distance to the second best (Lowe 2004 has 0.8; agreement is
 checked later)."""
@@ -23,6 +26,28 @@ NEAR, NEARER = 0.0625 * SIDE, 0.02 * SIDE
 STIFF, MAX_SKEW, FITS = (NEARER / 0.3) ** 2, 0.35, 5
 """Ridge (pixels squared) on the skew of a transform, its limit as a share of the scaling, rounds of
 fitting."""
+MAX_GROWTH = 2.0
+"""A copy is at most so much larger or smaller: transforms of absurd scale agree by chance."""
+MIN_INLIERS = 7
+"""Matches that must agree on one transform at least; 6 is what chance reaches on tissue."""
+FINE, CELLS = 1.5, 8
+"""Detail smaller than this (pixels at LAID) is compared, in so many cells along a side."""
+STRUCTURE, NOISE, FEW_CELLS = 1.5, 0.7, 12
+"""Standard deviation (grey levels) from which a cell shows something, that of a blank wall's JPEG, and the fewest cells
+that can be compared."""
+MOST_CELLS = 0.2
+"""Two images are as alike as this quantile of their cells: the least alike fifth is let go (glare, dust, a border)."""
+LIKE, SURE = 0.08, 0.3
+"""Likeness from which a pair may be copies, and from which it needs no other pair's word. Fixed on four folders (hands:
+chance reaches 0.04; of the copies in LC25000 and of the magnetic tiles 98 and 97 % reach 0.08); on others it is chance,
+measured there, that decides."""
+RANDOM_PAIRS, TAIL, MISTAKES = 5000, 64, 0.05
+"""Random pairs that say what chance reaches, how many of the highest tell how it goes on, and how many pairs of a whole
+folder chance may join."""
+EVERYBODY = 0.2
+"""Where more than this share of random pairs are surely alike, all images look alike: that is no sign of copies."""
+BLIND = 0.6
+"""Where chance reaches this, copies cannot be told from others."""
 UNIT = 180.0
 """Descriptor values are kept as int8, in units of 1 / UNIT."""
 
@@ -38,6 +63,8 @@ LONELY = 2
 """Images in a group of at most this size are compared with more candidates."""
 CROSSING, BRIDGES = 4, 2
 """Two groups with so many candidate pairs between them are compared by so many of these."""
+ASKED = 6
+"""Further pairs of two groups that are tried before one pair alone, not sure, joins them."""
 
 
 def version() -> str:

@@ -1,6 +1,7 @@
-"""Who shares a source, and how that is known: a list, a pattern on names, or the pixels."""
+"""Who shares a source, and how that is known: a list, folders, a pattern on names, or the pixels."""
 
 import csv
+import fcntl
 import io
 import logging
 import re
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,9 @@ GROUPS = "groups.json"
 
 logger = logging.getLogger(__name__)
 
+Means = Literal["list", "pattern", "level", "pixels", "files"]
+"""By what groups are known; files: each is a source of its own."""
+
 
 def sources(
     root: Path,
@@ -33,22 +38,31 @@ def sources(
     cache: Path,
     fingerprint: str,
     progress: Progress | None,
-) -> tuple[list[str], str]:
+    found_by: str | None = None,
+) -> tuple[list[str], str, Means]:
     """The source of each image, as a name, and how it is known. `left_out` are files that a list may still name.
 
+    found_by: the version that found the groups which are wanted, where they come from pixels; None for this one.
+
     groups: None (groups.csv in the folder, else as "auto"), "auto" (from the pixels), "none" (every image its own), the
-    name of a CSV file, or a pattern on paths with a part named group, such as "(?P<group>patient\\d+)_.*".
+    name of a CSV file, "level:2" (the second folder of each path), or a pattern on paths with a part named group, such
+    as "(?P<group>patient\\d+)_.*".
     """
     listed = root / "groups.csv"
     if groups is None and listed.is_file():
-        return read_groups(listed, paths, left_out), "groups.csv"
+        return read_groups(listed, paths, left_out), "groups.csv", "list"
     if groups in (None, "auto"):
-        return found_groups(root, paths, cache, fingerprint, progress)
+        return *found_groups(root, paths, cache, fingerprint, progress, found_by), "pixels"
     if groups == "none":
-        return list(paths), "exact duplicates only"
+        return list(paths), "exact duplicates only", "files"
     if groups.lower().endswith(".csv"):
-        return read_groups(at_home(groups), paths, left_out), Path(groups).name
-    return match_groups(groups, paths), f"the pattern {groups}"
+        return read_groups(at_home(groups), paths, left_out), Path(groups).name, "list"
+    if groups.startswith("level:"):
+        level = groups.removeprefix("level:")
+        if not re.fullmatch("[1-9][0-9]?", level):
+            raise DataError(f"groups = {groups!r}: level: and a number from 1 is needed (level:1 is the first folder)")
+        return level_groups(int(level), paths), f"the folders of level {level}", "level"
+    return match_groups(groups, paths), f"the pattern {groups}", "pattern"
 
 
 class Kept(BaseModel):
@@ -58,23 +72,27 @@ class Kept(BaseModel):
     group: list[int]
 
 
+class GroupsGoneError(DataError):
+    """Groups that another version found are wanted, and are no longer kept: found anew they would be others."""
+
+
 def found_groups(
-    root: Path, paths: Sequence[str], cache: Path, fingerprint: str, progress: Progress | None
+    root: Path,
+    paths: Sequence[str],
+    cache: Path,
+    fingerprint: str,
+    progress: Progress | None,
+    found_by: str | None = None,
 ) -> tuple[list[str], str]:
-    """Groups found from the pixels (see data/grouping/find.py), kept in `cache` for the next start."""
-    kept = cache / f"groups-{fingerprint[:24]}-{version()}"
+    """Groups found from the pixels (see data/grouping/find.py), kept in `cache` for the next start.
 
-    def write(folder: Path) -> None:
-        from data.grouping.find import find_groups  # OpenCV and k-means: seconds to import, and needed once a folder
-
-        tell = progress or (lambda what, done, total: None)
-        found = find_groups([root / path for path in paths], progress=lambda d, t: tell("finding groups", d, t))
-        kept = Kept(method=found.method, group=found.group.tolist())
-        (folder / GROUPS).write_text(kept.model_dump_json(), encoding="utf-8")
-
+    Raises GroupsGoneError where those that another version found are wanted and not there.
+    """
+    kept = cache / f"groups-{fingerprint[:24]}-{found_by or version()}"
+    others = found_by not in (None, version())
     for again in (False, True):
-        if not kept.is_dir():
-            publish(kept, write)
+        if not kept.is_dir() and not others:
+            _find(kept, [root / path for path in paths], progress)
         try:
             content = Kept.model_validate_json(read_file(kept / GROUPS))
             names = [str(number) for number in content.group]
@@ -82,11 +100,59 @@ def found_groups(
                 raise ValueError(f"{len(names)} groups for {len(paths)} images")
             return names, f"{content.method}; this finds copies, not patients"
         except (OSError, ValueError) as error:
+            if others:
+                raise GroupsGoneError(f"the groups that an earlier version found are no longer in {kept}") from error
             if again:
                 raise
             logger.warning(f"the groups kept in {kept} were altered ({error}); they are found again")
             shutil.rmtree(kept, ignore_errors=True)
     raise AssertionError("the second attempt returns or raises")
+
+
+def _find(kept: Path, files: Sequence[Path], progress: Progress | None) -> None:
+    """Find groups and keep them. A search that was interrupted goes on with what lies beside."""
+    from data.grouping.find import find_groups  # OpenCV and k-means: seconds to import, and needed once a folder
+
+    tell = progress or (lambda what, done, total: None)
+    work = kept.with_name(f"{kept.name}.work")
+
+    def write(folder: Path) -> None:
+        with only_one(work) as mine:  # of two at once, one leaves nothing behind if it is stopped
+            found = find_groups(files, progress=lambda d, t: tell("finding groups", d, t), keep=work if mine else None)
+        content = Kept(method=found.method, group=found.group.tolist())
+        (folder / GROUPS).write_text(content.model_dump_json(), encoding="utf-8")
+
+    publish(kept, write)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[bool]:
+    """Whether this process alone works in a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("wb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def level_groups(level: int, paths: Sequence[str]) -> list[str]:
+    """The folder of each path at a level, 1 being the first; DataError when it cannot divide the images."""
+    folders = [path.split("/")[:-1] for path in paths]
+    if lacking := [path for path, inside in zip(paths, folders, strict=True) if len(inside) < level]:
+        raise DataError(
+            f"groups = 'level:{level}': {len(lacking)} of {len(paths)} images have no such folder, for example "
+            f"{lacking[0]} (levels count the folders of a path from 1; or name the groups by a pattern or a CSV list)"
+        )
+    names = [inside[level - 1] for inside in folders]
+    if len(set(names)) == 1:
+        raise DataError(
+            f"groups = 'level:{level}' puts all {len(paths)} images into one group: {names[0]!r} (take another level)"
+        )
+    return names
 
 
 def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ import typer
 
 from data.public import FETCHED
 from study.cli.console import err, print_csv, print_table
-from study.cli.options import AsCsv, AsJson, CsvSafe, SkipBad, group
+from study.cli.options import AsCsv, AsJson, CsvSafe, Groups, LabelsFrom, SkipBad, group
 
 if TYPE_CHECKING:
     from data.datasets import ImageSet
@@ -25,9 +25,6 @@ IMAGE_SIZE = 128
 Folder = Annotated[
     str, typer.Argument(metavar="DIR|CSV", help="A folder of class folders, a CSV list, digits, or tissue.")
 ]
-Groups = Annotated[
-    str | None, typer.Option(help="CSV file, pattern with (?P<group>...), auto (pixels) or none; else groups.csv.")
-]
 PartsOption = Annotated[
     str | None,
     typer.Option("--parts", help="CSV file (path, part), or none; else what folder or list say, if anything."),
@@ -35,15 +32,24 @@ PartsOption = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Of the parts; a study's own is 0 unless set.")]
 
 
-def _load(folder: str, groups: str | None, parts: str | None, seed: int, skip_bad: bool) -> tuple[ImageSet, Parts]:
-    from data.datasets import load
+def _load(
+    folder: str, groups: str | None, parts: str | None, labels_from: str, seed: int, skip_bad: bool
+) -> tuple[ImageSet, Parts]:
+    from data.datasets import load, proposal
     from data.public import known
     from data.splits import crossing, divide
     from study.cli.display import show
 
     with show(err) as display:
         dataset = load(
-            folder, IMAGE_SIZE, CACHE, groups=groups, parts=parts, skip_bad=skip_bad, progress=display.images
+            folder,
+            IMAGE_SIZE,
+            CACHE,
+            groups=groups,
+            parts=parts,
+            labels_from=labels_from,
+            skip_bad=skip_bad,
+            progress=display.images,
         )
     if recognised := known.recognise(dataset.classes):
         spec = recognised[1]
@@ -57,7 +63,10 @@ def _load(folder: str, groups: str | None, parts: str | None, seed: int, skip_ba
             f"leak: {len(pairs)} held-out images share a source with another part, for example {one} with {other}",
             markup=False,
         )
-    return dataset, divide(dataset, seed, allow_leaks=bool(pairs))
+    divided = divide(dataset, seed, allow_leaks=bool(pairs))
+    if seen := proposal(dataset):
+        err.print(seen.line(study=False), markup=False, highlight=False, soft_wrap=True)
+    return dataset, divided
 
 
 @app.command(epilog="Example: study data audit my_images --html audit.html")
@@ -65,6 +74,7 @@ def audit(
     folder: Folder,
     groups: Groups = None,
     parts: PartsOption = None,
+    labels_from: LabelsFrom = "first",
     seed: Seed = 0,
     as_json: AsJson = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page with thumbnails here.")] = None,
@@ -76,7 +86,7 @@ def audit(
     from study.cli.display import show
     from study.result.audit_page import SUSPECT, audit_page, tables
 
-    dataset, divided = _load(folder, groups, parts, seed, skip_bad)
+    dataset, divided = _load(folder, groups, parts, labels_from, seed, skip_bad)
     with err.status("judging the splits") if err.is_terminal else show(err):
         found = examine(dataset, divided, seed)
     if page:
@@ -96,6 +106,7 @@ def split(
     folder: Folder,
     groups: Groups = None,
     parts: PartsOption = None,
+    labels_from: LabelsFrom = "first",
     seed: Seed = 0,
     as_csv: AsCsv = False,
     csv_safe: CsvSafe = False,
@@ -104,7 +115,7 @@ def split(
     """The parts that a study of this folder and seed uses; as CSV: path, label, group and part of every image."""
     from data.audit import part_counts, split_rows
 
-    dataset, divided = _load(folder, groups, parts, seed, skip_bad)
+    dataset, divided = _load(folder, groups, parts, labels_from, seed, skip_bad)
     if as_csv or csv_safe:
         print_csv(("path", "label", "group", "part"), split_rows(dataset, divided), safe=csv_safe)
         return
@@ -114,13 +125,13 @@ def split(
 
 
 @app.command(epilog="Example: study data bad my_images --csv > bad.csv")
-def bad(folder: Folder, as_csv: AsCsv = False, csv_safe: CsvSafe = False) -> None:
+def bad(folder: Folder, labels_from: LabelsFrom = "first", as_csv: AsCsv = False, csv_safe: CsvSafe = False) -> None:
     """The files that cannot be read as images, and why."""
     from data.datasets import unreadable
     from study.cli.display import show
 
     with show(err) as display:
-        found = unreadable(folder, IMAGE_SIZE, CACHE, display.images)
+        found = unreadable(folder, IMAGE_SIZE, CACHE, display.images, labels_from=labels_from)
     if as_csv or csv_safe:
         print_csv(("path", "why"), list(found.items()), safe=csv_safe)
         return

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from data.datasets import conflicting
+from data.datasets import conflicting, proposal, suspicious
 from models.bundle.card import INCOMPLETE, Origin, StudyCard, beaten, percent
 from study.cli.console import duration, err, out, plain, storage_option
 from study.config.plan import CONFIRM_SEEDS, Planned, in_words
@@ -99,6 +99,13 @@ class Display:
         self._opened = opened
         if clash := conflicting(opened.dataset):
             err.print(f"{clash} files stand in several classes with the same content (see: study data audit)")
+        for line in suspicious(opened.dataset):
+            look = f"study data audit {_as_options(opened.study.config)} --html audit.html"
+            self._say(
+                f"{line}: look at them ({look}), and say who shares a source if they are wrong (--set groups=...)"
+            )
+        if seen := proposal(opened.dataset):
+            self._say(seen.line())
         self._started = time.monotonic()
         if opened.study.planned():
             self._say(f"decided: {in_words(opened.study.config)}")
@@ -230,6 +237,12 @@ def _summary_rows(name: str, card: StudyCard) -> list[tuple[str, str]]:
         *([("balanced", f"{percent(test.balanced_accuracy)}, the mean recall of the classes")] if unequal else []),
         ("report", "report.html and card.json in the model folder"),
     ]
+
+
+def _as_options(config: StudyConfig) -> str:
+    """The images and groups of a study as `study data` takes them."""
+    groups = "" if config.groups is None else f" --groups {quote(config.groups)}"
+    return f"{quote(config.data)}{groups}" + (" --labels-from last" if config.labels_from == "last" else "")
 
 
 def _trainings(config: StudyConfig) -> int:

@@ -14,7 +14,7 @@ import typer
 
 from study import StudyError
 from study.cli.console import err, one_line, print_csv, print_table
-from study.cli.options import AsCsv, AsJson, CsvSafe, OneDevice, SkipBad, choose_device
+from study.cli.options import AsCsv, AsJson, CsvSafe, Groups, LabelsFrom, OneDevice, SkipBad, choose_device
 
 if TYPE_CHECKING:
     from models.bundle.card import Card
@@ -152,9 +152,8 @@ def _show_table(rows: list[Row], top: int | None, sets: bool) -> None:
 def evaluate(
     model: Model,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of class folders.")],
-    groups: Annotated[
-        str | None, typer.Option(help="CSV file, pattern with (?P<group>...), auto (pixels) or none; else groups.csv.")
-    ] = None,
+    groups: Groups = None,
+    labels_from: LabelsFrom = "first",
     as_json: AsJson = False,
     device: OneDevice = "auto",
     skip_bad: SkipBad = False,
@@ -166,7 +165,15 @@ def evaluate(
 
     bundle = load(model).to(choose_device(device))
     with show(err) as display:
-        found = score_folder(bundle, folder, CACHE, groups=groups, skip_bad=skip_bad, progress=display.images)
+        found = score_folder(
+            bundle,
+            folder,
+            CACHE,
+            groups=groups,
+            labels_from=labels_from,
+            skip_bad=skip_bad,
+            progress=display.images,
+        )
     for line in found.warnings:
         err.print(line, markup=False, soft_wrap=True)
     if as_json:

@@ -36,6 +36,11 @@ Settings = Annotated[
         autocompletion=settings,
     ),
 ]
+Groups = Annotated[
+    str | None,
+    typer.Option(help="CSV file, level:2, pattern with (?P<group>...), auto (pixels) or none; else groups.csv."),
+]
+LabelsFrom = Annotated[str, typer.Option("--labels-from", help="Which folder of a path is the class: first, or last.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")]
 Storage = Annotated[str, typer.Option(help="Database of studies: sqlite:///FILE or postgresql+psycopg://...")]
 Device = Annotated[

@@ -57,6 +57,7 @@ class Images:
     side: int | None  # median shorter side of the files, pixels; None where unknown
     grouped: bool  # somebody says who shares a source
     imbalance: float = 1.0  # images of the largest class over those of the smallest
+    proposal: str | None = None  # who may share a source, and how to say it
 
 
 def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, network: Cost) -> float:

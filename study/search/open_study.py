@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
 from study import StudyError
-from study.attributes import ASKED, BASELINE, CONFIG, CONTRACT, PLANNED, STAGES, kept
+from study.attributes import ASKED, BASELINE, CONFIG, CONTRACT, FOUND_BY, PLANNED, STAGES, kept
 from study.config.plan import ENDS, Planned, Stage, taken
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
@@ -140,12 +140,13 @@ def open_study(
     asked: Asked | None = None,
     planned: Planned | None = None,
     *,
+    found_by: str | None = None,
     update: bool = True,
 ) -> OpenStudy:
     """Create the study, or open it after comparing its contract with this one.
 
-    Raises StudyError that names the fields that differ. Without `update` the stored configuration stays as it was last
-    given.
+    Raises StudyError that names the fields that differ. found_by: the version that found the groups from pixels.
+    Without `update` the stored configuration stays as it was last given.
     """
     contract = contract_of(config, fingerprint, split_hash)
     if name in study_names(storage):
@@ -161,6 +162,7 @@ def open_study(
     )
     opened = _handle(study, storage, config, folder)
     new = CONTRACT not in study.user_attrs  # or killed just here before
+    opened.remember(FOUND_BY, found_by)
     if planned and opened.planned() is None:
         opened.remember(PLANNED, planned.model_dump(mode="json"))
     if new and asked and asked.autos:

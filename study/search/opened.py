@@ -4,12 +4,15 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import torch
 from pydantic import JsonValue
 
-from data import DataError, Progress, at_home, datasets
+from data import Progress, at_home, datasets
 from data.datasets import ImageSet
+from data.grouping.settings import BEFORE
+from data.grouping.sources import GroupsGoneError
 from data.public import FETCHED
 from data.splits import Parts, divide, listed, random_parts
 from models.files import write_json
@@ -18,6 +21,7 @@ from study.config.plan import Planned
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.search.open_study import OpenStudy, open_study
+from study.search.settle import kept
 from study.storage.door import check_storage, load_study, open_storage, runs_folder, study_names
 from study.storage.lean import LeanStorage
 from study.storage.locks import alone
@@ -53,7 +57,13 @@ def open_all(
     """Load the images, then create the study or compare it. Raises DataError and StudyError, and then made nothing."""
     runs = runs_folder(url, config.runs)
     check_storage(url)  # before the images are read, which may take minutes
-    dataset, parts = load_parts(config, runs, progress)
+    try:
+        dataset, parts = load_parts(config, runs, progress, _found_by(name, url))
+    except GroupsGoneError as error:
+        raise StudyError(
+            f"{error}: found anew, the parts would be others, and what was scored could not be compared "
+            f"(begin a new study: study run --data {quote(config.data)} --name {quote(f'{name}-2')})"
+        ) from error
     storage = open_storage(url, create=create)
     folder = runs / name
     with alone(storage, folder):
@@ -63,7 +73,16 @@ def open_all(
         if identity and not owns_folder(name, folder, storage, identity):
             _tell_of_no_files(name, folder, storage, end=not create)
         study = open_study(
-            storage, name, config, dataset.fingerprint, parts.hash, folder, asked, planned, update=create
+            storage,
+            name,
+            config,
+            dataset.fingerprint,
+            parts.hash,
+            folder,
+            asked,
+            planned,
+            found_by=dataset.found_by,
+            update=create,
         )
         claim_folder(study.study, folder, storage)
         write_json(folder / "parts.json", listed(parts, dataset.paths))
@@ -108,14 +127,24 @@ def with_absolute_data(asked: Asked) -> Asked:
     return Asked({**asked.fields, **changes})
 
 
-def load_parts(config: StudyConfig, runs: Path, progress: Progress | None) -> tuple[ImageSet, Parts]:
-    """The images of a study and how they are divided. Raises DataError."""
+def _found_by(name: str, url: str) -> str | None:
+    """The version that found the groups of a study, which keeps them; None for a new one."""
+    known = kept(name, url)
+    return None if known is None else known.found_by or BEFORE
+
+
+def load_parts(
+    config: StudyConfig, runs: Path, progress: Progress | None, found_by: str | None = None
+) -> tuple[ImageSet, Parts]:
+    """The images of a study and how they are divided; found_by: see `sources`. Raises DataError."""
     dataset = datasets.load(
         config.data,
         config.image_size,
         runs / "cache",
         groups=config.groups,
         parts=config.parts,
+        found_by=found_by,
+        labels_from=config.labels_from,
         skip_bad=config.skip_bad,
         max_megapixels=config.max_megapixels,
         progress=progress,
@@ -124,7 +153,4 @@ def load_parts(config: StudyConfig, runs: Path, progress: Progress | None) -> tu
         raise StudyError(f"positive: no class {strange[0]!r} (there are: {', '.join(dataset.classes)})")
     if config.protocol == "random":
         return dataset, random_parts(len(dataset.labels), dataset.paths, config.seed)
-    try:
-        return dataset, divide(dataset, config.seed, allow_leaks=config.allow_leaks)
-    except DataError as error:
-        raise DataError(f"{error}; groups are from {dataset.groups_from}") from error
+    return dataset, divide(dataset, config.seed, allow_leaks=config.allow_leaks)

@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 
 from data.datasets import Survey, survey
 from study import StudyError
-from study.attributes import ASKED, CONFIG, PLANNED, STAGES
+from study.attributes import ASKED, CONFIG, FOUND_BY, PLANNED, STAGES
 from study.attributes import kept as attribute
 from study.config.expect import Images, Throughput
 from study.config.plan import ENDS, Planned, Stage, measuring_seconds, plan, taken
@@ -58,10 +58,17 @@ def look(
     """What a plan needs: the images from outside, and the machine, measured for some seconds. Writes nothing."""
     data, groups, hours, runs = (asked.fields.get(key) for key in ("data", "groups", "hours", "runs"))
     cache = runs_folder(url, runs if isinstance(runs, str) else None) / "cache"
-    seen: Survey = survey(str(data or "digits"), cache, groups if isinstance(groups, str) else None)
+    labels_from = str(asked.fields.get("labels_from") or "first")
+    seen: Survey = survey(str(data or "digits"), cache, groups if isinstance(groups, str) else None, labels_from)
     seconds = measuring_seconds(float(hours) if isinstance(hours, int | float) else None)
     throughput = measure(device, min(most, 0.9 * seconds), seen.some, tell)
-    images = Images(count=seen.count, side=seen.side, grouped=seen.grouped, imbalance=seen.imbalance)
+    images = Images(
+        count=seen.count,
+        side=seen.side,
+        grouped=seen.grouped,
+        imbalance=seen.imbalance,
+        proposal=seen.proposal.line() if seen.proposal else None,
+    )
     return images, throughput
 
 
@@ -72,6 +79,7 @@ class Kept:
     config: StudyConfig
     asked: JsonValue  # the fields as they were given; None where nothing was left to a plan
     planned: Planned | None
+    found_by: str | None  # the version that found the groups, where that was noted
     spent: float  # seconds
     taken: dict[Stage, float]  # seconds of each stage that has ended
 
@@ -96,6 +104,7 @@ def kept(name: str, url: str) -> Kept | None:
         asked=attribute(attributes, ASKED, dict[str, JsonValue]),
         planned=attribute(attributes, PLANNED, Planned),
         spent=Clock(storage, study._study_id).spent(),
+        found_by=attribute(attributes, FOUND_BY, str),
         taken=taken(attribute(attributes, STAGES, ENDS) or {}),
     )
 

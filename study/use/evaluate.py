@@ -41,6 +41,7 @@ def evaluate(
     cache: Path,
     *,
     groups: str | None = None,
+    labels_from: str = "first",
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -48,13 +49,14 @@ def evaluate(
 
     Raises StudyError when it has one that the model does not know, and DataError for what is wrong with the folder.
     """
-    _check_classes(bundle, folder, cache)
+    _check_classes(bundle, folder, cache, labels_from)
     most = bundle.setting("max_megapixels", MOST_MEGAPIXELS)
     dataset = load(
         str(folder),
         bundle.image_size,
         cache,
         groups=groups,
+        labels_from=labels_from,
         skip_bad=skip_bad,
         max_megapixels=most,
         progress=progress,
@@ -73,10 +75,10 @@ def evaluate(
     )
 
 
-def _check_classes(bundle: Bundle, folder: Path, cache: Path) -> None:
+def _check_classes(bundle: Bundle, folder: Path, cache: Path, labels_from: str) -> None:
     if not folder.exists():
         raise DataError(f"no such folder: {folder} (give a folder of class folders, or a CSV list)")
-    unknown = [name for name in listing(folder, cache).classes if name not in bundle.classes]
+    unknown = [name for name in listing(folder, cache, labels_from).classes if name not in bundle.classes]
     if unknown:
         raise StudyError(
             f"{folder} has classes that the model does not know: {', '.join(unknown)} "

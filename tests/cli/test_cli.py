@@ -280,12 +280,12 @@ SURFACE = {
     "predict": [
         *("--json", "--jsonl", "--csv", "--csv-safe", "--top", "--explain", "--set-level", "--device", "--skip-bad")
     ],
-    "evaluate": ["--groups", "--json", "--device", "--skip-bad"],
+    "evaluate": ["--groups", "--labels-from", "--json", "--device", "--skip-bad"],
     "serve": ["--port", "--device"],
     "dashboard": ["--storage", "--port", "--write"],
-    "data audit": ["--groups", "--parts", "--seed", "--json", "--html", "--skip-bad"],
-    "data split": ["--groups", "--parts", "--seed", "--csv", "--csv-safe", "--skip-bad"],
-    "data bad": ["--csv", "--csv-safe"],
+    "data audit": ["--groups", "--parts", "--labels-from", "--seed", "--json", "--html", "--skip-bad"],
+    "data split": ["--groups", "--parts", "--labels-from", "--seed", "--csv", "--csv-safe", "--skip-bad"],
+    "data bad": ["--labels-from", "--csv", "--csv-safe"],
     "data fetch": [],
     "models fetch": [],
     "help": [],

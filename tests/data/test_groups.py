@@ -4,14 +4,18 @@ import csv
 import math
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFilter
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from data.grouping import candidates
+from data.grouping import belief, candidates, description, find
 from data.grouping.find import Groups, find_groups
 from data.grouping.leak import share_with_sibling
 from data.public import tissue
@@ -81,6 +85,7 @@ def test_copies_are_found_and_sources_are_not_merged(copies: tuple[list[Path], n
     assert np.array_equal(found.group, truth)  # numbered by first member
     assert found.group.dtype == np.int64
     assert "registration" in found.method
+    assert found.told
     assert found.duplicates == ()
     done = [a for a, _ in seen]
     assert done == sorted(done)
@@ -180,6 +185,122 @@ def test_votes_are_added_up_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) 
     for keys, weights in votes:
         tally.add(keys, weights)
     assert len(tally.often()[0]) <= 100
+
+
+def cover(image: Image.Image, seed: int, kind: str) -> Image.Image:
+    """The image with what all images of a folder share: a background around it, a frame, or a stamp."""
+    side = image.width
+    if kind == "stamp":
+        pen = ImageDraw.Draw(image)
+        pen.rectangle((6, 6, side * 0.6, side * 0.3), fill="white")
+        for line in range(3):
+            pen.text((10, 8 + 12 * line), f"Ward {seed} / lens {7 - line}", fill="black")
+        return image
+    shared = draw(seed, side)
+    part = 0.72 if kind == "frame" else 0.6
+    inner = image.resize((round(side * part),) * 2, Image.Resampling.BICUBIC)
+    mask = Image.new("L", inner.size, 255 if kind == "frame" else 0)
+    if kind == "background":
+        ImageDraw.Draw(mask).ellipse((0, 0, *inner.size), fill=255)
+    shared.paste(inner, ((side - inner.width) // 2,) * 2, mask)
+    return shared
+
+
+@pytest.mark.slow
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 10**6), kind=st.sampled_from(["plain", "stamp", "frame", "background"]))
+def test_what_all_images_share_makes_no_group_and_copies_are_found(seed: int, kind: str) -> None:
+    """24 unrelated images, and copies of 8 of them: turned, cropped and brightened."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths, truth = [], []
+        for source in range(24):
+            image = draw(seed + 1 + source)
+            image = image if kind == "plain" else cover(image, seed, kind)
+            paths.append(save(image, Path(folder) / f"{source}.jpeg"))
+            truth.append(source)
+            if source % 3 == 0:
+                copy = turn(image, 18 if source % 2 else -11).crop((9, 4, 155, 150)).resize(image.size)
+                paths.append(
+                    save(ImageEnhance.Brightness(mirror(copy)).enhance(1.2), Path(folder) / f"{source}c.jpeg", 80)
+                )
+                truth.append(source)
+        found = find_groups(paths, processes=1).group
+    pairs = {(int(a), int(b)) for a, b in zip(*np.triu_indices(len(truth), 1), strict=True)}
+    joined = {(a, b) for a, b in pairs if found[a] == found[b]}
+    true = {(a, b) for a, b in pairs if truth[a] == truth[b]}
+    assert joined <= true
+    assert len(joined) >= 6
+
+
+def test_another_exposure_is_a_copy(tmp_path: Path) -> None:
+    """Dark and bright, as OpenCV's own limit of contrast would not see them."""
+    paths = []
+    for seed in range(6):
+        grey = draw(seed).convert("L").convert("RGB")
+        for k, factor in enumerate((0.15, 0.4, 0.9)):
+            dim = ImageEnhance.Contrast(ImageEnhance.Brightness(grey).enhance(factor)).enhance(0.8)
+            paths.append(save(dim, tmp_path / f"{seed}-{k}.png"))
+    assert find_groups(paths, processes=1).group.tolist() == [i // 3 for i in range(18)]
+
+
+def test_what_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(description, "BLOCK", 16)
+    monkeypatch.setattr(find, "KEPT", 128)
+    paths = [save(draw(seed // 2), tmp_path / f"{seed}.jpeg", 70 + seed) for seed in range(40)]
+    whole = find_groups(paths, processes=1)
+
+    class StopError(Exception):
+        """As a kill would."""
+
+    def stop(after: int) -> Callable[[int, int], None]:
+        def tell(done: int, total: int) -> None:
+            if done >= after:
+                raise StopError
+
+        return tell
+
+    for after in (20, 60):  # among the descriptions, and among the pairs
+        with pytest.raises(StopError):
+            find_groups(paths, processes=1, keep=tmp_path / "kept", progress=stop(after))
+    there = sorted(place.name for place in (tmp_path / "kept").iterdir())
+    assert "block-00001" in there
+    assert any(name.startswith("batch-0") for name in there)
+    blocks = (tmp_path / "kept" / "block-00000").stat().st_mtime_ns
+    again = find_groups(paths, processes=1, keep=tmp_path / "kept")
+    assert np.array_equal(again.group, whole.group)
+    assert again.close == whole.close
+    assert (tmp_path / "kept" / "block-00000").stat().st_mtime_ns == blocks
+
+
+def test_chance_is_measured_and_what_hangs_by_a_thread_is_cut() -> None:
+    rng = np.random.default_rng(0)
+    tried, drawn = belief.Tried(100), belief.random_pairs(100)
+    nothing = belief.reached_by_chance(tried, drawn, np.zeros(len(drawn), np.float32))
+    assert nothing == belief.LIKE
+    alike = belief.reached_by_chance(tried, drawn, rng.exponential(0.04, len(drawn)).astype(np.float32))
+    assert 0.3 < alike < 0.65  # 0.04 * log(4950 / 0.05) = 0.46
+    # Two triples that agree among themselves, and one weak pair across: asked for more, then cut.
+    inner = [(0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5)]
+    tried.add(np.array([*inner, (2, 3)]), np.array([0.5] * 6 + [0.15], np.float32))
+    labels, wanted = belief.believed(tried, np.arange(100), 0.1)
+    assert labels[:6].tolist() == [0, 0, 0, 3, 3, 3]
+    assert wanted
+    assert all((a < 3) != (b < 3) for a, b in wanted)
+    tried.add(np.array(wanted), np.full(len(wanted), 0.12, np.float32))  # they do agree
+    assert belief.believed(tried, np.arange(100), 0.1)[0][:6].tolist() == [0] * 6
+
+
+@pytest.mark.slow
+def test_a_folder_in_which_all_look_alike_says_so(tmp_path: Path) -> None:
+    paths = []
+    for seed in range(40):  # one picture with a small dot in another place
+        image = draw(77)
+        x, y = np.random.default_rng(seed).integers(10, 140, 2).tolist()
+        ImageDraw.Draw(image).ellipse((x, y, x + 9, y + 9), fill="black")
+        paths.append(save(ImageEnhance.Brightness(image).enhance(0.6 + 0.02 * seed), tmp_path / f"{seed}.png"))
+    found = find_groups(paths, processes=1)
+    assert not found.told
+    assert "who shares a source is not known" in found.method
 
 
 def children(pid: int) -> set[int]:

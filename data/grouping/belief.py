@@ -1,0 +1,127 @@
+"""Which pairs of images are believed to be copies: what chance reaches in a folder, and groups whose members agree."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.grouping.settings import ASKED, EVERYBODY, LIKE, MISTAKES, RANDOM_PAIRS, SURE, TAIL
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+class Sets:
+    """Disjoint sets of 0..n-1 (union-find); the smallest member stands for its set."""
+
+    def __init__(self, n: int) -> None:
+        self.parent = list(range(n))
+        self.members = {i: [i] for i in range(n)}
+
+    def find(self, i: int) -> int:
+        while self.parent[i] != i:
+            self.parent[i] = i = self.parent[self.parent[i]]
+        return i
+
+    def join(self, a: int, b: int) -> None:
+        a, b = sorted((self.find(a), self.find(b)))
+        if a != b:
+            self.parent[b] = a
+            self.members[a] += self.members.pop(b)
+
+    def labels(self) -> Ints:
+        return np.array([self.find(i) for i in range(len(self.parent))], np.int64)
+
+
+class Tried:
+    """Pairs of images that were compared, and how alike they are."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.pairs: Ints = np.zeros((0, 2), np.int64)
+        self.like: Floats = np.zeros(0, np.float32)
+        self._partners: list[dict[int, float]] = [{} for _ in range(count)]
+
+    def add(self, pairs: Ints, like: Floats) -> None:
+        """Pairs [n, 2] and their likeness [n]; none of them twice."""
+        self.pairs, self.like = np.concatenate([self.pairs, pairs]), np.concatenate([self.like, like])
+        for (a, b), value in zip(pairs.tolist(), like.tolist(), strict=True):
+            self._partners[a][b] = self._partners[b][a] = value
+
+    def between(self, some: list[int], others: list[int]) -> list[float]:
+        """Likeness of all tried pairs with one image among `some`, and one among `others`."""
+        few, many = sorted((some, others), key=len)
+        wanted = set(many)
+        return [value for i in few for j, value in self._partners[i].items() if j in wanted]
+
+    def fresh(self, some: list[int], others: list[int], count: int) -> list[tuple[int, int]]:
+        """Pairs of the two that were not tried yet, at most so many, taken evenly."""
+        few, many = sorted((sorted(some), sorted(others)), key=lambda one: (len(one), one))
+        step = max(1, len(few) * len(many) // (4 * count))
+        places = range(0, len(few) * len(many), step)
+        pairs = [(few[k % len(few)], many[(k + k // len(few)) % len(many)]) for k in places]
+        untried = dict.fromkeys((min(a, b), max(a, b)) for a, b in pairs if b not in self._partners[a])
+        return list(untried)[:count]
+
+
+def random_pairs(count: int) -> Ints:
+    """Pairs of 0..count-1 [n, 2], drawn without regard to anything; all there are, where these are few."""
+    total = count * (count - 1) // 2
+    if total <= RANDOM_PAIRS:
+        return np.stack(np.triu_indices(count, 1), axis=1).astype(np.int64)
+    drawn = np.sort(np.random.default_rng(0).integers(0, count, (2 * RANDOM_PAIRS, 2)), axis=1)
+    _, first = np.unique(drawn[:, 0] * count + drawn[:, 1], return_index=True)
+    pairs = drawn[np.sort(first)]
+    return np.asarray(pairs[pairs[:, 0] != pairs[:, 1]][:RANDOM_PAIRS])
+
+
+def reached_by_chance(tried: Tried, pairs: Ints, like: Floats) -> float:
+    """The likeness that hardly any pair of unrelated images in a folder reaches, from random pairs [n, 2] of it.
+
+    The highest of them are continued as an exponential tail to as many pairs as the folder has; its slope is from
+    their median, so that some copies among them do not count. Random pairs that are surely copies are left out, as are
+    others of the same group by sure pairs alone, unless nearly everything is.
+    """
+    sure = Sets(tried.count)
+    for a, b in tried.pairs[tried.like >= SURE].tolist():
+        sure.join(a, b)
+    label = sure.labels()
+    copies = (label[pairs[:, 0]] == label[pairs[:, 1]]) | (like >= SURE)
+    if copies.mean() <= EVERYBODY:
+        like = like[~copies]
+    few = min(TAIL, len(like) // 10)
+    if few < 2:
+        return LIKE
+    top = np.sort(like)[::-1][: few + 1].astype(np.float64)
+    excess = float(np.median(top[:few]) - top[few]) / np.log(2)
+    beyond = np.log(few / len(like) * tried.count * (tried.count - 1) / 2 / MISTAKES)
+    return max(LIKE, float(top[few] + excess * beyond))
+
+
+def believed(tried: Tried, start: Ints, limit: float) -> tuple[Ints, list[tuple[int, int]]]:
+    """A group number for each image [N] from the tried pairs that reach the limit, and what else should be tried.
+
+    The likest pairs come first. A sure one joins two groups alone, as does one of two single images; any other needs a
+    second that agrees and a quarter of all that were tried between the two groups, or half where all were. What hangs
+    by a thread is left apart, and further pairs across are named. start [N]: groups that are certain.
+    """
+    sets = Sets(tried.count)
+    for i, label in enumerate(start.tolist()):
+        sets.join(i, label)
+    wanted: dict[tuple[int, int], None] = {}
+    reach = np.flatnonzero(tried.like >= limit)
+    order = reach[np.lexsort((tried.pairs[reach, 1], tried.pairs[reach, 0], -tried.like[reach]))]
+    for (a, b), value in zip(tried.pairs[order].tolist(), tried.like[order].tolist(), strict=True):
+        a, b = sets.find(a), sets.find(b)
+        if a == b:
+            continue
+        one, other = sets.members[a], sets.members[b]
+        if value < max(SURE, limit) and len(one) + len(other) > 2:
+            found = tried.between(one, other)
+            agree = sum(like >= limit for like in found)
+            several = agree >= 2 and agree * 4 >= len(found)
+            most = agree * 2 >= len(found) == len(one) * len(other)
+            if not (several or most):
+                if len(found) < ASKED:
+                    wanted |= dict.fromkeys(tried.fresh(one, other, ASKED))
+                continue
+        sets.join(a, b)
+    return sets.labels(), list(wanted)

@@ -1,0 +1,130 @@
+"""What folders and file names say of patients: a way to keep each one on one side, which a person may take or leave."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from shlex import quote
+
+from data import DataError
+from data.grouping.sources import level_groups, match_groups
+
+LEAST, LEAST_IN_CLASS = 8, 4
+"""Patients that are worth a proposal, in all and in each class: with fewer in a class a study is refused."""
+LARGEST = 1 / 3
+"""Share of all images that one patient has at most; what has more is a kind of images."""
+MOST_CLASSES = 10
+"""Names of folders that each patient's folder may hold."""
+
+WORDS = ("patient", "pat", "pt", "subject", "subj", "sub", "person", "donor", "case", "slide", "wsi")
+"""What stands before the number of a patient, the one that holds the others first."""
+COUNTERS = ("im", "pi", "dc", "x", "y", "z", "r", "c")
+"""Letters before numbers that are no patients: of images, rows and columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """Fields that would keep each patient on one side, and what they were seen by."""
+
+    seen: str
+    fields: dict[str, str]  # labels_from, groups
+
+    def line(self, *, study: bool = True) -> str:
+        """What was seen and what to type: as settings of a study, or as options of `study data`."""
+        typed = (
+            f"--set {quote(f'{name}={value}')}" if study else f"--{name.replace('_', '-')} {quote(value)}"
+            for name, value in self.fields.items()
+        )
+        return f"{self.seen}: to keep each on one side: {' '.join(typed)}"
+
+
+def propose(paths: Sequence[str], classes: Sequence[str]) -> Proposal | None:
+    """What the paths propose, given the class of each image; None where they name no patients."""
+    if not paths:
+        return None
+    return _of_levels(paths, classes) or _of_top_folders(paths, classes) or _of_names(paths, classes)
+
+
+def _of_levels(paths: Sequence[str], classes: Sequence[str]) -> Proposal | None:
+    """Folders such as class/patient: the first level whose folders divide every class."""
+    for level in range(1, min(path.count("/") for path in paths) + 1):
+        names = [path.split("/")[level - 1] for path in paths]
+        if _divide(names, classes):
+            return Proposal(seen=_seen("folders", names), fields={"groups": f"level:{level}"})
+    return None
+
+
+def _of_top_folders(paths: Sequence[str], classes: Sequence[str]) -> Proposal | None:
+    """Folders such as patient/class whose patients were taken for classes: each holds folders of the same few."""
+    folders = [path.split("/")[:-1] for path in paths]
+    levels = {inside.index(name) if name in inside else -1 for inside, name in zip(folders, classes, strict=True)}
+    level = levels.pop()
+    if levels or level < 0 or any(len(inside) < level + 2 for inside in folders):
+        return None
+    last = [inside[-1] for inside in folders]
+    if not 2 <= len(set(last)) <= min(MOST_CLASSES, len(set(classes)) // 2):
+        return None
+    if not _divide(classes, last) or not all(any(map(str.isdigit, name)) for name in classes):
+        return None
+    assert level_groups(level + 1, paths) == list(classes)
+    return Proposal(
+        seen=f"{_seen('folders', classes)} with the classes {', '.join(sorted(set(last))[:3])} inside",
+        fields={"labels_from": "last", "groups": f"level:{level + 1}"},
+    )
+
+
+def _of_names(paths: Sequence[str], classes: Sequence[str]) -> Proposal | None:
+    """File names such as P017_0042.png, case12-slide3-004.jpg and patient_007_img_1.jpg."""
+    files = [path.rpartition("/")[2] for path in paths]
+    for kind in (
+        *(rf"(?:^|[_\- ])((?i:{word})[_\- ]?)(\d+)(?=(\D))" for word in WORDS),
+        r"^([A-Za-z]{1,2})(\d+)([_\- ])",
+    ):
+        first = re.search(kind, files[0])
+        if first is None or first[1].lower() in COUNTERS:
+            continue
+        found = [match for match in (re.search(kind, file) for file in files) if match]
+        names = [match[1] + match[2] for match in found]
+        heads = sorted({match[1] for match in found})
+        if len(found) < len(files) or len(heads) > LEAST_IN_CLASS or not _divide(names, classes):
+            continue
+        for pattern in _patterns(heads, {match[3] for match in found}):
+            if _matched(pattern, paths) == names:
+                return Proposal(seen=_seen("file names", names), fields={"groups": pattern})
+    return None
+
+
+def _patterns(heads: Sequence[str], ends: set[str]) -> Iterator[str]:
+    """Patterns for names with one of the heads before a number, the shortest first; the others are for odd folders."""
+    head = re.escape(heads[0]) if len(heads) == 1 else f"(?:{'|'.join(map(re.escape, heads))})"
+    end = re.escape(*ends) if len(ends) == 1 else r"\D"
+    core = rf"(?P<group>{head}\d+){end}".replace(r"\-", "-").replace(r"\ ", " ")
+    yield core
+    yield rf"{core}[^/]*$"
+    yield rf"(?:^|/){core}[^/]*$"
+
+
+def _matched(pattern: str, paths: Sequence[str]) -> list[str] | None:
+    try:
+        return match_groups(pattern, paths)
+    except DataError:
+        return None
+
+
+def _divide(names: Sequence[str], classes: Sequence[str]) -> bool:
+    """Whether these may be the images' patients: many of several images each, in every class, none with most images."""
+    sizes = Counter(names)
+    owned = Counter(name for name, _ in set(zip(classes, names, strict=True)))
+    return (
+        len(sizes) >= LEAST
+        and 2 * len(sizes) < len(names)
+        and max(sizes.values()) <= LARGEST * len(names)
+        and min(owned.values()) >= LEAST_IN_CLASS
+    )
+
+
+def _seen(what: str, names: Sequence[str]) -> str:
+    """Such as "the file names look like patients (P017: 12 images, 41 of them)"."""
+    sizes = Counter(names)
+    first = min(sizes)
+    return f"the {what} look like patients ({first}: {sizes[first]} images, {len(sizes)} of them)"
