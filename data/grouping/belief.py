@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from data.grouping.settings import ASKED, EVERYBODY, LIKE, MISTAKES, RANDOM_PAIRS, SURE, TAIL
+from data.grouping.settings import ASKED, EVERYBODY, LIKE, RANDOM_PAIRS, SEVERAL, SURE, TAIL
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -74,33 +74,36 @@ def random_pairs(count: int) -> Ints:
 
 
 def reached_by_chance(tried: Tried, pairs: Ints, like: Floats) -> float:
-    """The likeness that hardly any pair of unrelated images in a folder reaches, from random pairs [n, 2] of it.
+    """The likeness that one pair of unrelated images in a folder may reach, from random pairs [n, 2] of it.
 
-    The highest of them are continued as an exponential tail to as many pairs as the folder has; its slope is from
-    their median, so that some copies among them do not count. Random pairs that are surely copies are left out, as are
-    others of the same group by sure pairs alone, unless nearly everything is.
+    Three quantiles, each for a quarter of the pairs above the one before, tell how the tail falls off; it is continued
+    so, no slower than an exponential one, to as many pairs as the folder has. Random pairs that are surely copies are
+    left out, as are others of the same group by sure pairs alone, unless nearly everything is.
     """
     sure = Sets(tried.count)
-    for a, b in tried.pairs[tried.like >= SURE].tolist():
+    for a, b in tried.pairs[tried.like >= SURE * LIKE].tolist():
         sure.join(a, b)
     label = sure.labels()
-    copies = (label[pairs[:, 0]] == label[pairs[:, 1]]) | (like >= SURE)
+    copies = (label[pairs[:, 0]] == label[pairs[:, 1]]) | (like >= SURE * LIKE)
     if copies.mean() <= EVERYBODY:
         like = like[~copies]
-    few = min(TAIL, len(like) // 10)
-    if few < 2:
+    share = TAIL / max(len(like), 1)
+    if 16 * share > 1:
         return LIKE
-    top = np.sort(like)[::-1][: few + 1].astype(np.float64)
-    excess = float(np.median(top[:few]) - top[few]) / np.log(2)
-    beyond = np.log(few / len(like) * tried.count * (tried.count - 1) / 2 / MISTAKES)
-    return max(LIKE, float(top[few] + excess * beyond))
+    first, second, third = map(float, np.quantile(like, [1 - 16 * share, 1 - 4 * share, 1 - share]))
+    if third <= second:
+        return max(LIKE, third)
+    falls = min(1.0, (third - second) / max(second - first, 1e-9))
+    quarters = np.log(share * tried.count * (tried.count - 1) / 2) / np.log(4)
+    beyond = (third - second) * falls ** np.arange(1, max(1, round(quarters)) + 1)
+    return max(LIKE, third + float(beyond.sum()))
 
 
 def believed(tried: Tried, start: Ints, limit: float) -> tuple[Ints, list[tuple[int, int]]]:
     """A group number for each image [N] from the tried pairs that reach the limit, and what else should be tried.
 
     The likest pairs come first. A sure one joins two groups alone, as does one of two single images; any other needs a
-    second that agrees and a quarter of all that were tried between the two groups, or half where all were. What hangs
+    second that agrees and a tenth of all that were tried between the two groups, or half where all were. What hangs
     by a thread is left apart, and further pairs across are named. start [N]: groups that are certain.
     """
     sets = Sets(tried.count)
@@ -114,14 +117,13 @@ def believed(tried: Tried, start: Ints, limit: float) -> tuple[Ints, list[tuple[
         if a == b:
             continue
         one, other = sets.members[a], sets.members[b]
-        if value < max(SURE, limit) and len(one) + len(other) > 2:
+        if value < SURE * limit and len(one) + len(other) > 2:
             found = tried.between(one, other)
             agree = sum(like >= limit for like in found)
-            several = agree >= 2 and agree * 4 >= len(found)
+            several = agree >= 2 and agree >= SEVERAL * len(found)
             most = agree * 2 >= len(found) == len(one) * len(other)
             if not (several or most):
-                if len(found) < ASKED:
-                    wanted |= dict.fromkeys(tried.fresh(one, other, ASKED))
+                wanted |= dict.fromkeys(tried.fresh(one, other, ASKED))
                 continue
         sets.join(a, b)
     return sets.labels(), list(wanted)

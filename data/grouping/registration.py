@@ -1,5 +1,8 @@
 """Two images laid over each other: how much of what both should show agrees."""
 
+import math
+from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 import cv2
@@ -46,8 +49,9 @@ def likenesses(job: tuple[str, NDArray[np.int64]]) -> Floats:
 
 
 def likeness(one: Sketch, other: Sketch) -> float:
-    """How far one image is a copy of the other, 0 to 1: the share of keypoints that both should show and that agree on
-    one transform, times the correlation of fine detail when they are laid over each other so.
+    """How far one image is a copy of the other, 0 to 1: of the keypoints that both should show the share that agree on
+    one transform (its square root: resampling loses many), times the correlation of fine detail when they are laid
+    over each other so.
 
     Neither depends on exposure. Unrelated things of one kind have the same outlines, and so some matches; copies have
     the same fine detail too. 0 where fewer than MIN_INLIERS agree.
@@ -61,7 +65,7 @@ def likeness(one: Sketch, other: Sketch) -> float:
         _inside(other.points, back, one.grey.shape),
     )
     share = min(1.0, found.inliers / max(shown, 1))
-    return share * max(0.0, fine_detail(one.grey, other.grey, found.transform))
+    return math.sqrt(share) * max(0.0, fine_detail(one.grey, other.grey, found.transform))
 
 
 def _inside(points: Floats, transform: MatLike, shape: tuple[int, ...]) -> int:
@@ -74,9 +78,12 @@ def _inside(points: Floats, transform: MatLike, shape: tuple[int, ...]) -> int:
 def fine_detail(one: Grey, other: Grey, transform: Matrix) -> float:
     """Correlation of detail smaller than FINE, the other image laid over the one, that four fifths of all cells reach.
 
-    Only cells with structure count. A stamp, a scale bar, a frame or a background that is the same in all images says
-    little so, while something else fills a fifth of the image. 0 where too few cells can be compared.
+    Each cell of a grid may be off by a pixel, as no transform fits everywhere, and only cells with structure count. A
+    stamp, a scale bar, a frame or a background that is the same in all images says little so, while something else
+    fills a fifth of the image. 0 where too few cells can be compared.
     """
+    if np.linalg.det(transform[:, :2]) ** 2 > 1:  # lay the coarser one over the finer, or its detail is lost
+        one, other, transform = other, one, np.asarray(cv2.invertAffineTransform(transform), np.float64)
     small = transform.copy()
     small[:, 2] *= LAID / SIDE
     height, width = one.shape
@@ -87,18 +94,32 @@ def fine_detail(one: Grey, other: Grey, transform: Matrix) -> float:
     )
     inside = (cv2.erode(covered, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_REPLICATE) > 0).astype(np.float32)
     x, y = _detail(one) * inside, _detail(moved) * inside
-    grid = (max(2, round(CELLS * width / LAID)), max(2, round(CELLS * height / LAID)))
-    there, sx, sy, xx, yy, xy = (
-        cv2.resize(values, grid, interpolation=cv2.INTER_AREA) for values in (inside, x, y, x * x, y * y, x * y)
-    )
-    weight = np.maximum(there, 1e-6)
-    vx, vy = xx / weight - (sx / weight) ** 2, yy / weight - (sy / weight) ** 2
-    usable = (there > 0.6) & (np.maximum(vx, vy) > STRUCTURE**2)
+    ys = np.stack([np.roll(y, step, (0, 1)) for step in product((-1, 0, 1), (-1, 0, 1))])
+    weight = _in_cells(inside) + np.float32(1e-6)
+    mean_x, mean_y = _in_cells(x) / weight, _in_cells(ys) / weight
+    var_x = np.maximum(_in_cells(x * x) / weight - mean_x**2, 0)
+    var_y = np.maximum(_in_cells(ys * ys) / weight - mean_y**2, 0)
+    usable = (weight > 0.6) & (np.maximum(var_x, var_y[4]) > STRUCTURE**2)
     if usable.sum() < FEW_CELLS:
         return 0.0
-    product = xy / weight - sx * sy / weight**2
-    cells = product[usable] / np.sqrt((vx[usable] + NOISE**2) * (vy[usable] + NOISE**2))
-    return float(np.quantile(cells, MOST_CELLS))
+    product_xy = _in_cells(x * ys) / weight - mean_x * mean_y
+    cells = (product_xy / np.sqrt((var_x + NOISE**2) * (var_y + NOISE**2))).max(axis=0)
+    return float(np.quantile(cells[usable], MOST_CELLS))
+
+
+def _in_cells(values: Floats) -> Floats:
+    """The mean of each cell of a grid [..., H, W] -> [..., rows, columns], CELLS along a side of a square image."""
+    height, width = values.shape[-2:]
+    return np.asarray(_cells_of(height) @ values @ _cells_of(width).T, np.float32)
+
+
+@lru_cache(maxsize=256)
+def _cells_of(length: int) -> Floats:
+    """Which share of which pixel makes the cells along one side: [cells, length]."""
+    count = max(2, round(CELLS * length / LAID))
+    member = np.arange(length) * count // length == np.arange(count)[:, None]
+    shares: Floats = (member / member.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def _detail(grey: MatLike) -> Floats:

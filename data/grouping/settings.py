@@ -37,16 +37,15 @@ STRUCTURE, NOISE, FEW_CELLS = 1.5, 0.7, 12
 that can be compared."""
 MOST_CELLS = 0.2
 """Two images are as alike as this quantile of their cells: the least alike fifth is let go (glare, dust, a border)."""
-LIKE, SURE = 0.08, 0.3
-"""Likeness from which a pair may be copies, and from which it needs no other pair's word. Fixed on four folders (hands:
-chance reaches 0.04; of the copies in LC25000 and of the magnetic tiles 98 and 97 % reach 0.08); on others it is chance,
-measured there, that decides."""
-RANDOM_PAIRS, TAIL, MISTAKES = 5000, 64, 0.05
-"""Random pairs that say what chance reaches, how many of the highest tell how it goes on, and how many pairs of a whole
-folder chance may join."""
+LIKE, SURE = 0.3, 1.4
+"""Likeness from which a pair may be copies, and how many times more needs no other pair's word. Fixed on three folders:
+of unrelated hands the likest pair reaches 0.31, the tenth 0.16; of the copies in LC25000 and of the magnetic tiles 99 %
+reach 0.40 and 0.32. On others it is chance, measured there, that decides."""
+RANDOM_PAIRS, TAIL = 5000, 32
+"""Random pairs that say what chance reaches, and how many of the highest its tail begins with."""
 EVERYBODY = 0.2
 """Where more than this share of random pairs are surely alike, all images look alike: that is no sign of copies."""
-BLIND = 0.6
+BLIND = 0.75
 """Where chance reaches this, copies cannot be told from others."""
 UNIT = 180.0
 """Descriptor values are kept as int8, in units of 1 / UNIT."""
@@ -63,8 +62,9 @@ LONELY = 2
 """Images in a group of at most this size are compared with more candidates."""
 CROSSING, BRIDGES = 4, 2
 """Two groups with so many candidate pairs between them are compared by so many of these."""
-ASKED = 6
-"""Further pairs of two groups that are tried before one pair alone, not sure, joins them."""
+ASKED, SEVERAL = 6, 0.1
+"""Further pairs of two groups that are tried before one pair alone, not sure, joins them; the share of all that were
+tried which must agree then, two at least."""
 
 
 def version() -> str:
