@@ -110,14 +110,15 @@ def thumbnails(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.stack(small).astype(np.uint8)
 
 
-def leak(dataset: ImageSet, held_out: Ints) -> dict[str, float]:
-    """Share of held-out images with a sibling among the others: by the groups, and by the second detector."""
+def leak(dataset: ImageSet, held_out: Ints) -> dict[str, float | None]:
+    """Share of held-out images with a sibling among the others: by the groups, and by the second detector (None where
+    it cannot tell)."""
     held = np.zeros(len(dataset.labels), bool)
     held[held_out] = True
     files: list[Path] = [dataset.root / path for path in dataset.paths]
     return {
         "by_groups": float(np.isin(dataset.groups[held], dataset.groups[~held]).mean()),
-        "by_second_detector": share_with_sibling(files, held),
+        "by_second_detector": share_with_sibling(files, held).share,
     }
 
 

@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import re
 import stat
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data import DataError
+from data.formats import jpeg2000
+from data.formats.jpeg import MOST_SCANS, check_segments, jpeg_scans
 
 DECODING = "RGB, EXIF orientation applied, squashed to the square, bilinear, JPEG draft at twice the size"
 """How images are decoded; recorded with every cache and model."""
@@ -34,8 +35,6 @@ IN_FLIGHT = 32e6
 """Pixels that all threads of a process decode at once; a larger image has its turn alone."""
 SMALL = 4e6
 """Pixels of an image that waits for no large one."""
-MOST_SCANS = 64
-"""Most scans of a JPEG: each goes through the whole image once more. A progressive one usually has ten."""
 
 # Blocks that the system takes back at once: smaller ones stay with the thread that asked for them.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
@@ -70,7 +69,7 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
     """An image of one of FORMATS about to be decoded; Pillow's errors are the caller's."""
     with (
         io.BytesIO(source) if isinstance(source, bytes) else _regular(source) as handle,
-        Image.open(handle, formats=FORMATS) as image,
+        Image.open(check_segments(handle), formats=FORMATS) as image,
     ):
         yield image
 
@@ -161,12 +160,18 @@ class _Held:
 
 
 def _held(image: Image.Image, source: Path | bytes, image_size: int) -> _Held:
-    """What an image takes that is about to be decoded. Raises DataError for a JPEG of too many scans."""
+    """What an image takes that is about to be decoded. Raises DataError where it is too much."""
     whole = image.width * image.height
     if image.format == "TIFF":
-        tile = image.tag_v2.get(322, 0) * image.tag_v2.get(323, 0)  # type: ignore[attr-defined]
-        if isinstance(tile, int) and tile > whole:
+        wide, high = (image.tag_v2.get(tag, 0) for tag in (322, 323))  # type: ignore[attr-defined]
+        if not (isinstance(wide, int) and isinstance(high, int)):  # a text, so many times, has any length
+            raise DataError("broken image (the size of its tiles is no number)")
+        if (tile := wide * high) > whole:
             return _Held(tile, tile, f" in tiles of {tile / 1e6:.0f} megapixels")
+    if image.format == "JPEG2000":
+        grid = jpeg2000.check(read_file(source) if isinstance(source, Path) else source)
+        if grid > whole:
+            return _Held(grid, grid, f" on a grid of {grid / 1e6:.0f} megapixels")
     if image.format not in ("JPEG", "MPO"):
         return _Held(whole, whole)
     _reduce(image, image_size)
@@ -177,30 +182,6 @@ def _held(image: Image.Image, source: Path | bytes, image_size: int) -> _Held:
     if not split and not image.info.get("progressive"):
         return _Held(reduced, reduced)
     return _Held(whole, reduced + 3 * whole // 2)  # all coefficients of all scans, two bytes each
-
-
-def jpeg_scans(content: bytes) -> tuple[int, bool]:
-    """How many scans a JPEG has, and whether its first one holds only some of the components.
-
-    libjpeg then keeps the coefficients of all of them, as it does of a progressive one. What is broken ends the count.
-    """
-    place, components, scans, split = 2, 0, 0, False
-    while (found := _MARKER.search(content, place)) and found.end() + 2 <= len(content):
-        kind, place = found.group()[-1], found.end()
-        if kind == 0xD9:  # the end
-            break
-        length = int.from_bytes(content[place : place + 2], "big")
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and place + 8 <= len(content):
-            components = content[place + 7]
-        if kind == 0xDA and place + 3 <= len(content):
-            scans += 1
-            split = split or (scans == 1 and content[place + 2] < components)
-        place += length
-    return scans, split
-
-
-_MARKER = re.compile(rb"\xff+[\x02-\xcf\xd8-\xfe]", re.DOTALL)
-"""The beginning of a segment; within a scan FF is followed by 0 or a restart."""
 
 
 def _reduce(image: Image.Image, image_size: int) -> None:

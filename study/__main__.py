@@ -11,6 +11,7 @@ from study.storage.processes import now
 def main() -> None:
     """Import the command and run it."""
     began = now()
+    _open_streams()
     _in_utf8()
     try:
         from study.cli import main as command
@@ -19,15 +20,29 @@ def main() -> None:
     command(began)
 
 
+def _open_streams() -> None:
+    """Let what was closed before we began lead nowhere: the next file that is opened would be in its place."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8")
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
+
+
 def _in_utf8() -> None:
-    """Begin again in Python's UTF-8 mode where the locale has another encoding.
+    """Begin again, once, in Python's UTF-8 mode where the locale has another encoding.
 
     Names of files are bytes, which that mode takes as they are and others refuse; what is printed is UTF-8 then, too.
     """
-    if sys.flags.utf8_mode or locale.getencoding().lower().replace("-", "") == "utf8":
+    if sys.flags.utf8_mode or os.environ.get("PYTHONUTF8") == "1":
         return
-    os.environ["PYTHONUTF8"] = "1"
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if locale.getencoding().lower().replace("-", "") == "utf8":
+        return
+    os.environ["PYTHONUTF8"] = "1"  # for the processes that we start
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

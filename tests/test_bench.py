@@ -23,7 +23,7 @@ WORDS = {
     "dashboard": "--trials 60 --epochs 6 --patience 60",
     "decoding": "--images 20 --side 64 --runs 2 --many 50",
     "engines": "--only ours --tasks tiny",
-    "groups": "TISSUE --processes 1 2 --halves --second",
+    "groups": "TISSUE shapes --processes 1 2 --sizes 60 --second",
     "imbalance": "--epochs 6 --seeds 2",
     "overhead": "--sizes 20 --trials 2 --samplers tpe --workers 2 --crew-trials 6",
     "peers": "TISSUE --minutes 0.6 --only ours,recipe",

@@ -24,6 +24,7 @@ FLOORS = [
     ["data.cache"],
     ["data.processes"],
     ["data.images"],
+    ["data.formats"],
     ["errors"],
 ]
 HEIGHT = {package: len(FLOORS) - level for level, floor in enumerate(FLOORS) for package in floor}

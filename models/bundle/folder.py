@@ -174,7 +174,7 @@ def _load_folder(path: Path) -> Bundle:
     return Bundle(predictor=predictor, classes=card.classes, image_size=config.image_size, card=card)
 
 
-MOST_TEXT, MOST_BYTES = 2**26, 2**33
+MOST_TEXT, MOST_BYTES = 2**24, 2**33
 """Bytes of a card or a configuration, and of a file with weights."""
 
 

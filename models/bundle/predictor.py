@@ -1,5 +1,6 @@
 """A network in use: uint8 images in, calibrated probabilities out."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from models.cnn import CNN, fused, prepare
 from models.precision import full_precision
 from models.scores.transforms import by_view, seen
 from models.scores.views import AS_IT_IS, View
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor(nn.Module):
@@ -58,6 +61,18 @@ class Bundle:
     classes: tuple[str, ...]
     image_size: int
     card: Card | None = None  # a checkpoint of the reference has none
+    allowed: float | None = None  # megapixels of an image, where the user has said it
+
+    def megapixels(self, most: float) -> float:
+        """The largest image that is decoded: what the user allows, else what the card says, which is no more than
+        `most`, since it may be a stranger's."""
+        asked = self.setting("max_megapixels", most)
+        if self.allowed is None and asked > most:
+            logger.warning(
+                f"the model's card allows images of {asked:g} megapixels; {most:g} is what is decoded here (allow more "
+                "with --max-megapixels)"
+            )
+        return self.allowed or min(asked, most)
 
     def setting(self, name: str, default: float) -> float:
         """A positive number of the study's configuration, where the model has one; what is none limits nothing."""

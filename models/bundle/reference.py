@@ -6,6 +6,7 @@ The layout is dict(model_state_dict, config, val_accuracy, class_names, training
 
 import io
 import pickle
+import pickletools
 import warnings
 import zipfile
 from pathlib import Path
@@ -28,7 +29,7 @@ BASE_FILTERS = 32
 def read_checkpoint(path: Path) -> tuple[CNN, CNNConfig, tuple[str, ...]]:
     """Network, architecture and class names; the image size is read off the first dense layer. Raises ModelError."""
     try:
-        _check_packing(path)
+        _check_content(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the one line below says what is wrong
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -42,12 +43,44 @@ def read_checkpoint(path: Path) -> tuple[CNN, CNNConfig, tuple[str, ...]]:
     return model, config, classes
 
 
-def _check_packing(path: Path) -> None:
-    """torch packs nothing: what is packed may be any number of times larger than its file. Raises ModelError."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as packed:
-            if sum(one.file_size for one in packed.infolist()) > path.stat().st_size:
-                raise ModelError("it is packed")
+MOST_PICKLE = 4 << 20
+"""Bytes of a checkpoint that are no numbers of tensors."""
+
+TENSORS = frozenset(
+    {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
+    | {f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16")}
+    | {f"torch {kind}Storage" for kind in ("Long", "Int", "Short", "Char", "Byte", "Bool")}
+)
+"""What a pickle of tensors and plain containers names; torch allows more, such as a bytearray of any length."""
+
+NAMING = frozenset({"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
+"""Other ways to name something; torch writes none of them."""
+
+
+def _check_content(path: Path) -> None:
+    """Raise ModelError for what may be any number of times larger than its file: packed, or made by what it names."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":  # as torch tells its two layouts apart: the older one is five pickles in a row
+            file.seek(0)
+            some = io.BytesIO(file.read(MOST_PICKLE))
+            for _ in range(5):
+                _check_pickle(some)
+            return
+    with zipfile.ZipFile(path) as packed:
+        names = [one.filename.lower() for one in packed.infolist()]
+        if sum(one.file_size for one in packed.infolist()) > path.stat().st_size or len(set(names)) < len(names):
+            raise ModelError("it is packed")
+        for one in packed.infolist():
+            if one.filename.lower().endswith(".pkl"):
+                if one.file_size > MOST_PICKLE:
+                    raise ModelError("it holds more than tensors and plain containers")
+                _check_pickle(io.BytesIO(packed.read(one)))
+
+
+def _check_pickle(content: io.BytesIO) -> None:
+    for operation, what, _ in pickletools.genops(content):
+        if operation.name in NAMING or (operation.name == "GLOBAL" and what not in TENSORS):
+            raise ModelError(f"it holds more than tensors and plain containers: {str(what)[:100]}")
 
 
 MOST_CLASSES = 100_000

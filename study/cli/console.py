@@ -54,7 +54,7 @@ def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str
     """A plain table on stdout; nothing in it is cut."""
     shown = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for name in head:
-        shown.add_column(escape(plain(name)), overflow="fold")
+        shown.add_column(escape(one_line(name)), overflow="fold")
     for row in rows:
         shown.add_row(*(escape(plain(str(value))) for value in row))
     # A pipe has no width to fit into: each row stays on one line.
@@ -72,7 +72,11 @@ def print_csv(head: Sequence[str], rows: Iterable[Iterable[Any]], *, safe: bool,
 
 def _harmless(cell: str) -> str:
     """What a spreadsheet takes for text: a quote before it, as OWASP advises, and wherever one could part the cell."""
-    return re.sub(r"(^|[;,|\t\r\n])(\s*[=+\-@\t\r])", r"\1'\2", cell)
+    return RUN.sub(r"\1'\2", cell)
+
+
+RUN = re.compile(r"(^|[;,|\t\r\n])([\s\x00-\x1f\x85\ufeff\u200b-\u200f\u2060]*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20])")
+"""What a spreadsheet runs, also behind what nobody sees, or in the wide form of a character; so in serve.html, too."""
 
 
 def storage_option(storage: str) -> str:

@@ -18,18 +18,25 @@ Place = Annotated[str, typer.Argument(help="A SQLite file, sqlite:///FILE, or po
 @app.command(epilog="Example: study db copy optuna.db postgresql+psycopg://me@host/studies")
 def copy(source: Place, target: Place) -> None:
     """Copy a SQLite file, or all studies to or from PostgreSQL, also while workers write; the copy is checked."""
+    from sqlalchemy.engine import URL
+
     from study.storage.door import masked, open_storage, parse_url, sqlite_file, storage_trouble
     from study.storage.sqlite import copy_file
     from study.storage.transfer import transfer
 
     quiet_optuna()
-    addresses = [place if "://" in place else f"sqlite:///{place}" for place in (source, target)]
-    kinds = [parse_url(address).get_backend_name() for address in addresses]
-    if kinds == ["sqlite", "sqlite"]:
-        first, second = (sqlite_file(parse_url(address)) for address in addresses)
+    places = [
+        parse_url(place) if "://" in place else URL.create("sqlite", database=place) for place in (source, target)
+    ]
+    if all(place.get_backend_name() == "sqlite" for place in places):
+        first, second = map(sqlite_file, places)
         copy_file(first, second)
         sys.stdout.write(f"{second}\n")
         return
+    addresses = [place if "://" in place else f"sqlite:///{place}" for place in (source, target)]
+    for place, address in zip(places, addresses, strict=True):
+        if parse_url(address) != place:
+            raise StudyError(f"{place.database}: the name of this file cannot stand in an address (rename it)")
     with storage_trouble(addresses[0]):
         origin = open_storage(addresses[0], create=False, write=False)
     with storage_trouble(addresses[1]):

@@ -6,7 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated
 
@@ -14,7 +14,17 @@ import typer
 
 from study import StudyError
 from study.cli.console import err, one_line, print_csv, print_table
-from study.cli.options import AsCsv, AsJson, CsvSafe, Groups, LabelsFrom, OneDevice, SkipBad, choose_device
+from study.cli.options import (
+    AsCsv,
+    AsJson,
+    CsvSafe,
+    Groups,
+    LabelsFrom,
+    MaxMegapixels,
+    OneDevice,
+    SkipBad,
+    choose_device,
+)
 
 if TYPE_CHECKING:
     from models.bundle.card import Card
@@ -43,6 +53,7 @@ def predict(
     ] = None,
     device: OneDevice = "auto",
     skip_bad: SkipBad = False,
+    max_megapixels: MaxMegapixels = None,
 ) -> None:
     """Class and probabilities of each image. A file that cannot be read has an error in its row: exit code 1."""
     from models.bundle.folder import load
@@ -55,7 +66,7 @@ def predict(
     for stream in (sys.stdin, sys.stdout):  # names of files need not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")
-    bundle = load(model).to(choose_device(device))
+    bundle = replace(load(model), allowed=max_megapixels).to(choose_device(device))
     threshold = threshold_of(bundle.card.conformal if bundle.card else None, set_level)
     files = find_images(images, lambda: sys.stdin)
     if warning := unlike_training(bundle, files):
@@ -141,9 +152,9 @@ def _show_table(rows: list[Row], top: int | None, sets: bool) -> None:
             lines.append((one_line(row["path"]), "", one_line(row["error"]), *([""] if sets else [])))
             continue
         pairs = row["probabilities"]
-        shown = ", ".join(f"{name} {percent(value)}" for name, value in pairs.items())
+        shown = one_line(", ".join(f"{name} {percent(value)}" for name, value in pairs.items()))
         value = shown if top else percent(pairs[row["label"]])
-        inside = "{" + ", ".join(row.get("set", [])) + "}" + (" abstains" if row.get("abstain") else "")
+        inside = "{" + one_line(", ".join(row.get("set", []))) + "}" + (" abstains" if row.get("abstain") else "")
         lines.append((one_line(row["path"]), one_line(row["label"]), value, *([inside] if sets else [])))
     print_table(("path", "label", "probability", *(["prediction set"] if sets else [])), lines)
 
@@ -157,13 +168,14 @@ def evaluate(
     as_json: AsJson = False,
     device: OneDevice = "auto",
     skip_bad: SkipBad = False,
+    max_megapixels: MaxMegapixels = None,
 ) -> None:
     """Score a model on labelled images of another centre, as the study scored it on its own."""
     from models.bundle.folder import load
     from study.cli.display import show
     from study.use.evaluate import evaluate as score_folder
 
-    bundle = load(model).to(choose_device(device))
+    bundle = replace(load(model), allowed=max_megapixels).to(choose_device(device))
     with show(err) as display:
         found = score_folder(
             bundle,
@@ -203,6 +215,6 @@ def _show_scores(found: Evaluation, card: Card | None) -> None:
     lines = []
     for name, counts in there:
         row = scores.of_class(name)
-        lines.append((name, *(f"{row[key]:.3f}" for key in SHOWN), sum(counts)))
+        lines.append((one_line(name), *(f"{row[key]:.3f}" for key in SHOWN), sum(counts)))
     print_table(("class", "precision", "recall", "F1", "images"), lines)
-    print_table(("true \\ predicted", *found.classes), [(name, *counts) for name, counts in there])
+    print_table(("true \\ predicted", *found.classes), [(one_line(name), *counts) for name, counts in there])

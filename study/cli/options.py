@@ -65,6 +65,10 @@ AsCsv = Annotated[
     bool, typer.Option("--csv", help="CSV on stdout, as it is: cells may begin with =, which spreadsheets run.")
 ]
 CsvSafe = Annotated[bool, typer.Option("--csv-safe", help="CSV whose cells no spreadsheet runs.")]
+MaxMegapixels = Annotated[
+    float | None,
+    typer.Option(min=0, max=1000, help="Larger images count as unreadable; default: as in the study, up to 100."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 

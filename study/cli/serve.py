@@ -1,5 +1,6 @@
 """`study serve`: models in a browser, on this machine alone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from study import StudyError
 from study.cli.console import err
-from study.cli.options import OneDevice, choose_device
+from study.cli.options import MaxMegapixels, OneDevice, choose_device
 
 app = typer.Typer()
 
@@ -16,7 +17,7 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="On this machine alone
 
 
 @app.command(epilog="Example: study serve runs/quick-digits/model")
-def serve(models: Models, port: Port = 8000, device: OneDevice = "auto") -> None:
+def serve(models: Models, port: Port = 8000, device: OneDevice = "auto", max_megapixels: MaxMegapixels = None) -> None:
     """A page where dropped images get labels and what speaks for them, and POST /predict; Ctrl-C ends it."""
     from models.bundle.folder import load
     from study.signals import Stopped, stoppable
@@ -28,7 +29,7 @@ def serve(models: Models, port: Port = 8000, device: OneDevice = "auto") -> None
             f"serving needs {error.name}, which is not installed (pip install 'fastapi' 'uvicorn' 'python-multipart')"
         ) from error
     chosen = choose_device(device)
-    served = [Served(_name(model), load(model).to(chosen)) for model in models]
+    served = [Served(_name(model), replace(load(model), allowed=max_megapixels).to(chosen)) for model in models]
     with stoppable():
         try:
             run(served, port, lambda address: err.print(address, soft_wrap=True, highlight=False))

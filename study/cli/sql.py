@@ -19,8 +19,8 @@ from study.storage.recipes import RECIPES, SECONDS
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 LONGEST_SECONDS = 1_000_000
-SHOWN = 1000
-"""Rows of a table on the screen."""
+SHOWN, WIDEST, LARGEST = 1000, 2000, 1 << 20
+"""Rows of a table on the screen, characters of a cell of it, and of all cells."""
 
 
 @app.command(epilog="Example: study sql 'SELECT number, value FROM trials_flat ORDER BY value DESC LIMIT 5'")
@@ -81,23 +81,32 @@ def sql(
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], most: int = SHOWN, advice: str = "") -> None:
     rows = iter(rows)
-    shown = [tuple(_short(value) for value in row) for row in itertools.islice(rows, most)]
+    shown: list[tuple[str, ...]] = []
+    size, cut = 0, False
+    while len(shown) < most and size < LARGEST and (row := next(rows, None)) is not None:
+        cut |= any(isinstance(value, str | bytes) and len(value) > WIDEST for value in row)
+        shown.append(tuple(_short(value) for value in row))
+        size += sum(map(len, shown[-1]))
     print_table(head, shown)
-    if next(rows, None) is not None:
+    if cut:
+        err.print(f"the first {WIDEST} characters of a cell; all of them with --csv or --json")
+    if size >= LARGEST and len(shown) < most and next(rows, None) is not None:
+        err.print(f"the first {len(shown)} rows, which are large; all of them with --csv or --json")
+    elif next(rows, None) is not None:
         err.print(f"the first {most} rows; all of them with --csv or --json{advice}")
 
 
-def _short(value: object) -> object:
+def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return "" if value is None else value
+    return "" if value is None else str(value[:WIDEST] if isinstance(value, str | bytes) else value)
 
 
 def _json(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     between = "["
     for row in rows:
         fields = {name: _plain(value) for name, value in zip(head, row, strict=True)}
-        sys.stdout.write(f"{between}\n{json.dumps(fields, ensure_ascii=False)}")
+        sys.stdout.write(f"{between}\n{json.dumps(fields, ensure_ascii=sys.stdout.isatty())}")
         between = ","
     sys.stdout.write("[]\n" if between == "[" else "\n]\n")
 

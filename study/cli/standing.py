@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from study import StudyError
 from study.attributes import REPLAY_DIFFERS
-from study.cli.console import storage_option
+from study.cli.console import one_line, storage_option
 from study.search.open_study import OpenStudy, existing
 from study.search.standing import search_seconds, winner
 from study.storage.door import load_study, open_storage, storage_trouble, study_names
@@ -87,7 +87,7 @@ def _unfinished(trials: list[FrozenTrial], held: dict[int, str]) -> Row:
 
 
 def lines(value: JsonValue) -> JsonValue:
-    """A table of trials, one per line; everything else as it is."""
+    """A table of trials, one per line; everything else in one."""
     if isinstance(value, dict) and all(key.isdecimal() for key in value):
-        return "\n".join(f"{key}: {text}" for key, text in value.items())
-    return value
+        return "\n".join(f"{key}: {one_line(str(text))}" for key, text in value.items())
+    return one_line(value) if isinstance(value, str) else value

@@ -9,7 +9,7 @@ import typer
 
 from study import StudyError
 from study.cli.complete import studies
-from study.cli.console import err, out, print_table, quiet_optuna, storage_option
+from study.cli.console import err, one_line, out, print_table, quiet_optuna, storage_option
 from study.cli.options import AsJson, Storage
 from study.storage.names import DEFAULT_URL
 
@@ -37,7 +37,9 @@ def status(
         sys.stdout.write(json.dumps(rows if name is None else rows[0], indent=2) + "\n")
         return
     for row in rows:
-        print_table(("", str(row["name"])), [(key, lines(value)) for key, value in row.items() if key != "name"])
+        print_table(
+            ("", str(row["name"])), [(one_line(key), lines(value)) for key, value in row.items() if key != "name"]
+        )
     if not rows:
         err.print("no studies yet; start one with: study run")
 

@@ -75,7 +75,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
         (
             name if name == "random" else ours,
             percent(leaks[name]["by_groups"]),
-            percent(leaks[name]["by_second_detector"]),
+            _told(leaks[name]["by_second_detector"]),
             percent(scores[name]["majority"]),
             percent(scores[name]["trees"]),
         )
@@ -94,6 +94,10 @@ def tables(found: dict[str, Any]) -> list[Table]:
             splits,
         ),
     ]
+
+
+def _told(share: float | None) -> str:
+    return "cannot tell: all look alike" if share is None else percent(share)
 
 
 def _strip(dataset: ImageSet, name: str, images: list[int]) -> str:

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from study import StudyError
+from study.storage.tables import ended_after, irregular, stranger
 
 DEFAULT_URL = "sqlite:///optuna.db"
 
@@ -28,15 +29,26 @@ def check_name(name: str) -> str:
     return name
 
 
+SECONDS, MOST_NAMES, LONGEST_ROW = 0.3, 1000, 1 << 20
+"""What a shell waits for, how many names it is offered, and bytes of the rows they stand in."""
+
+
 def names_in(file: Path) -> list[str]:
-    """The studies of a SQLite file that this program could have named; none where it cannot be read.
+    """The studies of a SQLite file that this program could have named; none where it cannot be read at once.
 
     For a shell that completes a word: nothing is imported that takes time, and names that another program chose are
     left out, since a shell may obey what is in them.
     """
     try:
-        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=0.5)) as database:
-            rows = database.execute("SELECT study_name FROM studies ORDER BY study_id").fetchall()
-    except sqlite3.Error:
+        if irregular(file):
+            return []
+        address = f"{file.resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True, timeout=SECONDS)) as database:
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_ROW)
+            with ended_after(database, SECONDS):
+                if stranger(database):
+                    return []
+                rows = database.execute(f"SELECT study_name FROM studies ORDER BY rowid LIMIT {MOST_NAMES}").fetchall()
+    except (sqlite3.Error, OSError):
         return []
     return [name for (name,) in rows if isinstance(name, str) and is_name(name)]

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary, ref
 from sqlalchemy import Connection, Engine, event
 
 from study import StudyError
+from study.storage.tables import BESIDE, LONGEST_VALUE, SECONDS, ended_after, irregular, stranger
 
 PATIENCE = 600.0
 """Seconds to wait for another program's lock before giving up."""
@@ -52,6 +53,9 @@ def check_file(file: Path, *, create: bool, write: bool = True) -> None:
         if file.is_dir():
             raise StudyError(f"{file} is a folder, not a database (name a file in it, such as {file / 'optuna.db'})")
         raise StudyError(f"{file} is a device or a pipe, not a database (name a file with --storage sqlite:///FILE)")
+    real = Path(os.path.realpath(file))  # SQLite, too, keeps beside the file itself what lies beside it
+    if odd := irregular(real):
+        raise StudyError(f"{odd} is no file, and SQLite would wait for it (see what it is, then remove it)")
     if not write:
         return
     kind = file_system(file)
@@ -60,23 +64,23 @@ def check_file(file: Path, *, create: bool, write: bool = True) -> None:
             f"{file} lies on a network file system ({kind}), where SQLite's locks cannot be trusted (put it on a local "
             "disk with --storage sqlite:////PLACE/optuna.db, or use PostgreSQL: --storage postgresql+psycopg://...)"
         )
-    target = file if file.exists() else file.parent
-    if not os.access(target, os.W_OK) or not os.access(file.parent, os.W_OK):
+    target = real if real.exists() else real.parent
+    if not os.access(target, os.W_OK) or not os.access(real.parent, os.W_OK):
         raise StudyError(f"cannot write {file}: no permission (name another place with --storage sqlite:///FILE)")
 
 
 def check_tables(connection: sqlite3.Connection, file: Path) -> None:
-    """Raise StudyError for a trigger, or a view in the place of one of Optuna's tables: either may be endless."""
+    """Raise StudyError for what would be obeyed, or be endless, in the place of one of Optuna's tables."""
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
     try:
-        found = connection.execute(
-            "SELECT name, type FROM sqlite_master WHERE type = 'trigger' OR type = 'view' AND ("
-            "lower(name) IN ('studies', 'trials', 'alembic_version', 'version_info', 'leases') "
-            "OR name LIKE 'trial\\_%' ESCAPE '\\' OR name LIKE 'study\\_%' ESCAPE '\\')"
-        ).fetchone()
-    except sqlite3.DatabaseError:  # locked, or no database: what is asked next says so
-        return
+        with ended_after(connection, SECONDS):
+            found = stranger(connection)
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_ERROR):
+            return  # locked, or no database: what is asked next says so
+        found = f"tables cannot be looked at: {error}"
     if found:
-        raise StudyError(f"{file} is no database of studies: its {found[0]} is a {found[1]} (name another --storage)")
+        raise StudyError(f"{file} is no database of studies: its {found} (name another --storage)")
 
 
 def file_system(file: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
@@ -85,7 +89,7 @@ def file_system(file: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
         lines = os.fsdecode(mounts.read_bytes()).splitlines()
     except OSError:
         return ""
-    place = file.resolve()
+    place = Path(os.path.realpath(file))
     best, kind = -1, ""
     for line in lines:
         _, point, found, *_ = line.split(" ")
@@ -109,17 +113,14 @@ def writer(file: Path) -> Callable[[], sqlite3.Connection]:
     return connect
 
 
-BESIDE = ("-wal", "-shm", "-journal")
-"""Endings of what SQLite keeps beside a database that is open, or that a kill has left."""
-
-
 def reader(file: Path) -> Callable[[], sqlite3.Connection]:
     """Makes connections that cannot write, and that no writer's lock keeps waiting."""
 
     def connect() -> sqlite3.Connection:
-        address = f"{file.absolute().as_uri()}?mode=ro"
-        if not os.access(file.parent, os.W_OK):  # SQLite wants to make files beside it, unless nothing can change
-            _check_at_rest(file)
+        real = file.resolve()  # what SQLite keeps beside it lies there
+        address = f"{real.as_uri()}?mode=ro"
+        if not os.access(real.parent, os.W_OK):  # SQLite wants to make files beside it, unless nothing can change
+            _check_at_rest(real)
             address += "&immutable=1"
         connection = sqlite3.connect(address, uri=True, timeout=SLICE, check_same_thread=False)
         check_tables(connection, file)
@@ -251,7 +252,7 @@ def copy_file(source: Path, target: Path) -> None:
     Raises StudyError when the target exists or the copy is not whole.
     """
     check_file(source, create=False, write=False)
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise StudyError(f"{target} exists already (name another place, or remove it first)")
     for left in [target.with_name(target.name + ending) for ending in BESIDE]:
         if left.exists():
@@ -274,6 +275,7 @@ def _copy(origin: sqlite3.Connection, target: Path, mark: int | None = None) -> 
     """False when the target exists with another content. Raises sqlite3.Error and OSError; then there is no target."""
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     copy = sqlite3.connect(part)
+    copy.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
     try:
         origin.backup(copy)  # all pages in one read: nobody's commit starts it over
         copy.execute("PRAGMA journal_mode=DELETE")  # one file, that may be carried away as it is

@@ -50,7 +50,7 @@ def evaluate(
     Raises StudyError when it has one that the model does not know, and DataError for what is wrong with the folder.
     """
     _check_classes(bundle, folder, cache, labels_from)
-    most = bundle.setting("max_megapixels", MOST_MEGAPIXELS)
+    most = bundle.megapixels(MOST_MEGAPIXELS)
     dataset = load(
         str(folder),
         bundle.image_size,

@@ -55,7 +55,7 @@ class Model:
         size = self.bundle.image_size
         try:
             if isinstance(image, str | Path):
-                return decode(Path(image), size, self.bundle.setting("max_megapixels", MOST_MEGAPIXELS))
+                return decode(Path(image), size, self.bundle.megapixels(MOST_MEGAPIXELS))
             if isinstance(image, Image.Image):
                 return squashed(ImageOps.exif_transpose(image), size)
             return squashed(Image.fromarray(image), size)

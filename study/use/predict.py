@@ -164,7 +164,7 @@ def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[Predicted]:
     So every processor is busy whether decoding or the network takes longer; several threads for one small network
     would mostly wait for each other. On a GPU the networks take turns.
     """
-    most = bundle.setting("max_megapixels", MOST_MEGAPIXELS)
+    most = bundle.megapixels(MOST_MEGAPIXELS)
     network = nullcontext() if bundle.predictor.mean.device.type == "cpu" else Lock()
 
     def predicted(batch: list[Path]) -> Predicted:

@@ -36,6 +36,7 @@ from models.bundle.folder import WEIGHTS
 from models.bundle.predictor import Bundle
 from study import StudyError
 from study.result.html import picture
+from study.storage.names import is_name
 from study.use.guard import MOST_UPLOAD, Guard, busy
 from study.use.predict import Pixels, Row, labelled, threshold_of
 
@@ -73,7 +74,7 @@ class Network:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.threshold = threshold_of(bundle.card.conformal if bundle.card else None, None)
-        self.most = bundle.setting("max_megapixels", MOST_MEGAPIXELS)
+        self.most = bundle.megapixels(MOST_MEGAPIXELS)
         side = max(SIDE, bundle.image_size)
         self.batch, self.explained = (max(1, count * SIDE**2 // side**2) for count in (BATCH, EXPLAINED))
         self.most_at_once = min(MOST_AT_ONCE, max(MOST_IMAGES, MOST_PIXELS // bundle.image_size**2))
@@ -348,7 +349,7 @@ def described(served: Served) -> dict[str, Any]:
         low, high = card.test.accuracy_interval
         test = card.test
         found["test"] = {"accuracy": test.accuracy, "low": low, "high": high, "images": test.images}
-    if card.study:
+    if card.study and is_name(card.study.name):  # the page shows it in a command
         found["study"] = {"name": card.study.name, "trial": card.study.trial}
     if card.final:
         found["parameters"] = card.final.num_params
@@ -370,4 +371,10 @@ def run(models: Sequence[Served], port: int, ready: Callable[[str], None]) -> No
             access_log=False,
             timeout_graceful_shutdown=END_SECONDS,
         )
+        logging.getLogger("uvicorn.error").addFilter(_told)
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _told(record: logging.LogRecord) -> bool:
+    """Whether a record of the log is for the user: what is cut off when the server is told to end is no error."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

@@ -278,10 +278,11 @@ SURFACE = {
     "retrain": ["--trial", "--storage", "--device"],
     "status": ["--storage", "--json", "--watch"],
     "predict": [
-        *("--json", "--jsonl", "--csv", "--csv-safe", "--top", "--explain", "--set-level", "--device", "--skip-bad")
+        *("--json", "--jsonl", "--csv", "--csv-safe", "--top", "--explain", "--set-level", "--device", "--skip-bad"),
+        "--max-megapixels",
     ],
-    "evaluate": ["--groups", "--labels-from", "--json", "--device", "--skip-bad"],
-    "serve": ["--port", "--device"],
+    "evaluate": ["--groups", "--labels-from", "--json", "--device", "--skip-bad", "--max-megapixels"],
+    "serve": ["--port", "--device", "--max-megapixels"],
     "dashboard": ["--storage", "--port", "--write"],
     "data audit": ["--groups", "--parts", "--labels-from", "--seed", "--json", "--html", "--skip-bad"],
     "data split": ["--groups", "--parts", "--labels-from", "--seed", "--csv", "--csv-safe", "--skip-bad"],

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -26,13 +27,15 @@ from data.grouping import sources
 from models.bundle.card import StudyCard
 from models.bundle.folder import read_card
 from models.bundle.readable import markdown
-from study.cli.console import plain, print_csv, storage_option
+from study.cli.console import RUN, plain, print_csv, storage_option
+from study.cli.model import _show_table
 from study.dashboard import application
 from study.storage.door import parse_url
 from study.storage.views import COLUMNS
 from tests import killer
 from tests.conftest import Shell, shrink, tiny_options
 
+PAGE = (Path(__file__).parents[2] / "study" / "use" / "serve.html").read_text(encoding="utf-8")
 DATABASES = Path(__file__).parents[1] / "storage" / "databases"
 
 
@@ -473,6 +476,7 @@ def test_a_database_that_is_a_pipe_or_a_device(shell: Shell, tmp_path: Path, kin
     ("cell", "safe"),
     [
         *[("=1+1", "'=1+1"), ("x;=1+1", "x;'=1+1"), ("a,@b", "a,'@b"), ("a\n-b", "a\n'-b"), ("\tx", "'\tx")],
+        *[("\ufeff=1+1", "'\ufeff=1+1"), ("\uff1d1+1", "'\uff1d1+1"), ("x;\u200b\uff20a", "x;'\u200b\uff20a")],
         *[("a=b", "a=b"), ("plain", "plain"), ("", "")],
     ],
 )
@@ -480,6 +484,7 @@ def test_no_part_of_a_cell_is_run_by_a_spreadsheet(cell: str, safe: str) -> None
     content = io.StringIO()
     print_csv(["name"], [["x", cell]], safe=True, to=content)
     assert list(csv.reader(io.StringIO(content.getvalue())))[1] == ["x", safe]
+    assert f"const RUN = /{RUN.pattern}/g;" in PAGE  # what the page of `study serve` saves is no less safe
 
 
 @pytest.mark.timeout(60)
@@ -488,3 +493,68 @@ def test_a_pattern_that_takes_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(DataError, match="takes too long on these names"):
         sources.match_groups("(?P<group>(a+)+)$", ["a" * 60 + "!"])
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_line_feed_in_a_name_of_a_study_or_a_class_forges_no_row(
+    shell: Shell, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optuna.create_study(study_name="s\nforged  100.0 %", storage=f"sqlite:///{tmp_path}/optuna.db")
+    code, out, err = shell("status")
+    assert code == 0
+    assert "s\\nforged" in out
+    row: Any = {
+        "path": "x.png",
+        "label": "a\nforged  b",
+        "probabilities": {"a\nforged  b": 1.0},
+        "set": ["a\nforged  b"],
+    }
+    for top in (None, 1):
+        _show_table([row], top, sets=True)
+    out += capsys.readouterr().out
+    assert not [line for line in (out + err).splitlines() if line.strip().startswith("forged")]
+
+
+@pytest.mark.parametrize("name", ["q?c.db", "a#b.db", "100%.db"])
+def test_a_copy_has_the_name_that_was_given(shell: Shell, tmp_path: Path, name: str) -> None:
+    optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
+    assert shell("db", "copy", "optuna.db", name) == (0, f"{name}\n", "")
+    assert sorted(file.name for file in tmp_path.glob("*")) == sorted(["optuna.db", name])
+    code, _, err = shell("db", "copy", name, "postgresql+psycopg://me@127.0.0.1:9/x")
+    assert (code, err.count("\n"), "cannot stand in an address" in err) == (2, 1, "?" in name)
+
+
+def test_json_on_a_terminal_holds_no_control_character(shell: Shell, tmp_path: Path) -> None:
+    optuna.create_study(study_name="s\x9b2J\u202e", storage=f"sqlite:///{tmp_path}/optuna.db")
+    reader, writer = pty.openpty()
+    words = ["sql", "SELECT study_name FROM studies", "--json"]
+    subprocess.run([sys.executable, "-m", "study", *words], stdout=writer, cwd=tmp_path, check=True)
+    os.close(writer)
+    said = os.read(reader, 4096).decode()
+    os.close(reader)
+    assert "\\u009b2J\\u202e" in said
+    assert "\x9b2J\u202e" in shell(*words)[1]  # in a pipe as it is
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_what_is_closed_before_we_begin_leads_nowhere(tmp_path: Path, streams: str) -> None:
+    optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
+    command = f"{shlex.quote(sys.executable)} -m study status {streams}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("options", [["-E"], ["-I"], []])
+def test_another_locale_starts_us_again_once(tmp_path: Path, options: list[str]) -> None:
+    """Also where the environment is not looked at, or UTF-8 refused for good: for ever, before."""
+    command = [sys.executable, *options, "-X", "utf8=0", "-c", "from study.__main__ import main; main()", "--version"]
+    places = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHONUTF8"))
+    }
+    environment |= {"LC_ALL": "en_US.ISO-8859-1", "PYTHONPATH": places, "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("archstudy ")

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from PIL import Image
 from data import DataError, images
 from data.cache import INDEX, PIXELS, decoded
 from data.datasets import load, load_folder
+from data.formats import jpeg2000
 from data.grouping.sources import GROUPS, found_groups
 from data.images import decode, source_size
 from study.use.predict import find_images
@@ -300,3 +302,104 @@ def test_a_progressive_jpeg_counts_with_all_its_pixels(tmp_path: Path) -> None:
                 decode(tmp_path / "one.jpg", 16, most=1.0)
         else:
             assert decode(tmp_path / "one.jpg", 16, most=1.0).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("kind", [2, 5, 11, 12])  # text, fraction, and numbers with a point
+def test_tiles_whose_size_is_no_number_are_refused_unmultiplied(kind: int) -> None:
+    """Text three billion times over is 3 GB."""
+    tags = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 16, 279: 256}
+    tags |= {322: 8, 323: 3_000_000_000}
+    entries = b"".join(
+        struct.pack("<HHII", tag, kind if tag == 322 else 4, 2 if tag == 322 and kind == 2 else 1, value)
+        for tag, value in tags.items()
+    )
+    content = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + bytes(1000)
+    with pytest.raises(DataError, match="broken image \\(the size of its tiles is no number\\)"):
+        decode(content, 8)
+
+
+def jp2(
+    *segments: bytes, side: int = 16, tile: int = 16, components: int = 3, block: int = 4, layers: int = 1
+) -> bytes:
+    """A JPEG 2000 of no pixels, whose code blocks have 4 << `block` samples a side, in a file with a box too many."""
+
+    def box(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(content), kind) + content
+
+    def segment(kind: int, content: bytes) -> bytes:
+        return struct.pack(">HH", kind, 2 + len(content)) + content
+
+    size = struct.pack(">H8IH", 0, side, side, 0, 0, tile, tile, 0, 0, components) + b"\7\1\1" * components
+    style = struct.pack(">BBHB5B", 0, 0, layers, 0, 0, block, block, 0, 1)
+    header = segment(0xFF51, size) + segment(0xFF52, style) + segment(0xFF5C, b"\x40\x40") + b"".join(segments)
+    part = segment(0xFF90, struct.pack(">HIBB", 0, 0, 0, 1)) + b"\xff\x93" + bytes(64) + b"\xff\xd9"
+    about = box(b"ihdr", struct.pack(">IIH4B", side, side, 3, 7, 7, 0, 0)) + box(b"colr", b"\1\0\0\0\0\0\x10")
+    start = box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
+    return start + box(b"jp2h", about) + box(b"free", b"1234") + box(b"jp2c", b"\xff\x4f" + header + part)
+
+
+BLOCKS_OF_ONE = struct.pack(">HH3B5B", 0xFF53, 10, 0, 1, 0, 0, 0, 0, 1, 0)  # of the first component, by precincts
+PART_WITHIN_ITSELF = struct.pack(">HHHIBBHHH", 0xFF90, 10, 0, 12, 0, 1, 0xFF64, 2, 0xFF93)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (jp2(components=16_384), "16384 components, more than the 4"),
+        (jp2(side=400, tile=2), "40000 tiles, more than the 4096"),
+        (jp2(side=3000, tile=3000, block=0), "1687500 code blocks, more than the 1048576"),
+        (jp2(BLOCKS_OF_ONE, side=3000, tile=3000), "27000000 code blocks, more than the 1048576"),
+        (jp2(struct.pack(">HHBB", 0xFF30, 4, 0, 0)), "the JPEG 2000 header holds ff30"),
+        (jp2(PART_WITHIN_ITSELF), "ends before it begins"),
+        (jp2(struct.pack(">HH", 0xFF64, 2) * 70_000), "more than 65536 segments"),
+        (jp2()[:120], "its JPEG 2000 header ends too early"),
+    ],
+    ids=["components", "tiles", "blocks", "precincts", "unknown", "endless", "segments", "short"],
+)
+def test_what_a_jpeg_2000_would_keep_is_counted(content: bytes, said: str) -> None:
+    """Its decoder keeps a record of each tile, component and code block: 1.7 GB of a file of 49 kB."""
+    with pytest.raises(DataError, match=said):
+        decode(content, 8)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"no_jp2": True},
+        {"tile_size": (64, 64), "codeblock_size": (16, 16)},
+        {"precinct_size": (64, 64), "codeblock_size": (32, 32), "plt": True, "comment": "x"},
+        {"irreversible": True, "quality_layers": [80, 40, 20]},
+        {"num_resolutions": 1},
+    ],
+    ids=str,
+)
+def test_usual_jpeg_2000s_are_decoded(mode: str, options: dict[str, object]) -> None:
+    content = io.BytesIO()
+    Image.fromarray(random_images(1, 200)[0]).convert(mode).save(content, "JPEG2000", **options)
+    assert decode(content.getvalue(), 8).shape == (8, 8, 3)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_keep_the_count_of_a_jpeg_2000_busy(content: bytes) -> None:
+    for start in (b"\xff\x4f\xff\x51", jp2()[:-100], jp2()[:-70]):
+        with suppress(DataError):
+            jpeg2000.check(start + content)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("between", [b"", b"\xff\xd8", b"\xff\xff", b"x"])
+def test_a_jpeg_of_many_segments_is_refused_unread(tmp_path: Path, between: bytes) -> None:
+    """Pillow copies all Exif data once more for each piece of it: 24 seconds of a file of 4 MB."""
+    usual = jpeg_that_says(16, 16, split=False)
+    piece = between + b"\xff\xe1\x00\x09Exif\0\0A"
+    for count, refused in ((0, False), (400, False), (400_000, True)):
+        (tmp_path / "x.jpg").write_bytes(usual[:2] + b"\xff\xe1\x00\x0aExif\0\0AB" + piece * count + usual[2:])
+        if refused:
+            with pytest.raises(DataError, match="a JPEG with more than 512 segments"):
+                decode(tmp_path / "x.jpg", 8)
+            assert source_size([tmp_path / "x.jpg"]) is None
+        elif not count or between != b"\xff\xd8":  # libjpeg takes no second beginning
+            assert decode(tmp_path / "x.jpg", 8).shape == (8, 8, 3)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -235,3 +236,67 @@ def test_a_limit_that_is_none_limits_as_usual(limit: Any) -> None:
         predictor=Predictor(build_cnn(SMALL), *([(0.5,) * 3] * 2), 1.0), classes=("a",), image_size=8, card=card
     )
     assert model.setting("max_megapixels", 100.0) == 100.0
+
+
+def test_what_a_card_allows_is_no_more_than_usual_unless_the_user_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """A stranger's card of a billion megapixels lifts no limit."""
+    for asked, allowed, taken in ((1e9, None, 100.0), (20.0, None, 20.0), (1e9, 300.0, 300.0), (20.0, 300.0, 300.0)):
+        card = Card.model_construct(study=Origin.model_construct(config={"max_megapixels": asked}))
+        predictor = Predictor(build_cnn(SMALL), *([(0.5,) * 3] * 2), 1.0)
+        model = Bundle(predictor=predictor, classes=("a",), image_size=8, card=card, allowed=allowed)
+        caplog.clear()
+        assert model.megapixels(100.0) == taken
+        assert bool(caplog.messages) == (asked > 100 and allowed is None)
+
+
+class Made:
+    """What a pickle makes of a few bytes."""
+
+    def __init__(self, *how: Any) -> None:
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        return self.how
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_checkpoint_that_makes_bytes_of_a_number_is_refused(tmp_path: Path, packed: bool, protocol: int) -> None:
+    """torch allows a bytearray: 4 GB of a file of 460 bytes."""
+    content = pickle.dumps({"model_state_dict": Made(bytearray, (4_000_000_000,))}, protocol)
+    if packed:
+        with zipfile.ZipFile(tmp_path / "x.pth", "w") as file:
+            file.writestr("archive/data.pkl", content)
+            file.writestr("archive/version", "3\n")
+            file.writestr("archive/byteorder", "little")
+    else:
+        first = [0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}]
+        (tmp_path / "x.pth").write_bytes(b"".join(pickle.dumps(one, 2) for one in first) + content)
+    assert "it holds more than tensors and plain containers" in refused(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_checkpoints_of_either_layout_and_any_kind_of_numbers_are_read(tmp_path: Path, zipped: bool) -> None:
+    write_checkpoint(tmp_path / "x.pth")
+    content = torch.load(tmp_path / "x.pth", weights_only=True)
+    for kind in (torch.float64, torch.float16, torch.bfloat16):
+        content["model_state_dict"]["features.0.bias"] = torch.nn.Parameter(torch.zeros(32, dtype=kind))
+        torch.save(content, tmp_path / "y.pth", _use_new_zipfile_serialization=zipped)
+        assert bundle.load(tmp_path / "y.pth").classes == ("a", "b")
+
+
+def test_two_files_of_one_name_in_a_checkpoint_are_refused(tmp_path: Path) -> None:
+    """torch may read another one than the one that was looked at."""
+    write_checkpoint(tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth", "a") as packed:
+        (name,) = (one for one in packed.namelist() if one.endswith("data.pkl"))
+        packed.writestr(name.upper(), packed.read(name))
+    with pytest.raises(ModelError, match="it is packed"):
+        bundle.load(tmp_path / "x.pth")
+
+
+def test_a_card_of_many_small_things_is_not_read(copied: tuple[Path, dict[str, Any]]) -> None:
+    """60 MB of them take 2 GB."""
+    folder, _ = copied
+    (folder / bundle.CARD).write_text("[" + "{}," * 10_000_000 + "{}]")
+    assert "is not a file of this program" in refused(folder)

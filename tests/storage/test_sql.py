@@ -586,6 +586,18 @@ def test_limit_and_timeout(shell: Shell, tmp_path: Path) -> None:
     assert (code, "no answer within 0.5 seconds" in err, "--timeout MORE" in err) == (2, True, True)
 
 
+def test_a_table_on_the_screen_has_an_end(shell: Shell, tmp_path: Path) -> None:
+    """A thousand rows of 16 MB are no table; all of them come as CSV."""
+    optuna.create_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
+    rows = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r WHERE x < 900)"
+    for large, cut in (("hex(zeroblob(1000000))", True), ("hex(zeroblob(900))", False), ("zeroblob(2000000)", True)):
+        code, out, err = shell("sql", f"{rows} SELECT {large} AS x FROM r", "--timeout", 60)
+        assert (code, len(out) < 3 << 20) == (0, True)
+        assert ("the first 2000 characters of a cell; all of them with --csv or --json" in err) is cut
+        assert re.search(r"the first \d+ rows, which are large; all of them with --csv or --json", err)
+    assert len(shell("sql", "SELECT hex(zeroblob(100000)) AS x", "--csv")[1]) > 200_000
+
+
 def test_a_table_of_the_same_name_stays(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True)
     with storage.engine.begin() as connection:

@@ -224,6 +224,8 @@ def test_slow_images_hold_up_neither_another_client_nor_the_end(model: Path, ima
         os.kill(started.process.pid, signal.SIGINT)
         assert started.process.wait(20) == 130  # all of them would take twice as long
         assert many.exception()  # it was cut off
+        assert started.process.stderr is not None
+        assert "Traceback" not in started.process.stderr.read()
 
 
 def test_a_crowd_is_served(server: Server, images: list[Path]) -> None:
@@ -369,3 +371,14 @@ class TestPage:
         page.close()
         both.process.terminate()
         assert both.process.wait(5) == 143
+
+
+def test_a_name_that_a_shell_would_obey_is_in_no_command(model: Path) -> None:
+    """The page shows a command to copy, with the name that a stranger's card gives its study."""
+    loaded = load(model)
+    assert loaded.card
+    assert loaded.card.study
+    for name, shown in (("s-1", True), ("x; touch PWNED #", False)):
+        card = loaded.card.model_copy(update={"study": loaded.card.study.model_copy(update={"name": name})})
+        found = serve.described(serve.Served("s", replace(loaded, card=card)))
+        assert ("study" in found) is shown

@@ -1,0 +1,79 @@
+"""What a SQLite file of a stranger may hold in the place of tables: whether it may be asked at all.
+
+Nothing is imported that takes time, since a shell asks while it completes a word.
+"""
+
+import re
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LONGEST_VALUE = 16 << 20
+"""Bytes of one value, or of a row: what an expression makes of a few bytes of a file is limited, too."""
+BESIDE = ("-wal", "-shm", "-journal")
+"""Endings of what SQLite keeps beside a database that is open, or that a kill has left."""
+
+SECONDS = 5.0
+"""What looking at the tables may take; it takes a millisecond."""
+
+OURS = re.compile(r"studies|trials|alembic_version|version_info|leases|trial_.*|study_.*", re.IGNORECASE | re.DOTALL)
+
+
+def irregular(file: Path) -> Path | None:
+    """The database, or what lies beside it, where it is no regular file: SQLite would wait for it for ever."""
+    for one in (file, *(file.with_name(file.name + ending) for ending in BESIDE)):
+        try:
+            if not stat.S_ISREG(one.stat().st_mode):
+                return one
+        except FileNotFoundError:
+            continue
+    return None
+
+
+@contextmanager
+def ended_after(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
+    """End what a connection is asked within, once it has taken so long: it raises sqlite3.OperationalError then."""
+    end = time.monotonic() + seconds
+    connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)
+
+
+def stranger(connection: sqlite3.Connection) -> str | None:
+    """What in a database is none of studies, in words: a trigger, or what may be endless in the place of a table.
+
+    Raises sqlite3.Error where it cannot be read. SQLite says what each is; older ones than 3.37 tell by its text.
+    """
+    kept = connection.text_factory
+    connection.text_factory = lambda content: content.decode(errors="replace")
+    try:
+        return _stranger(connection)
+    finally:
+        connection.text_factory = kept
+
+
+def _stranger(connection: sqlite3.Connection) -> str | None:
+    found = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' OR sql LIKE 'CREATE%TRIGGER%BEGIN%END%'"
+    ).fetchone()
+    if found:
+        return f"{found[0]} is a trigger"
+    kinds = connection.execute("SELECT name, type, sql LIKE 'CREATE%VIRTUAL%TABLE%' FROM sqlite_master").fetchall()
+    tables = {name: "virtual table" if virtual else kind for name, kind, virtual in kinds if kind in ("table", "view")}
+    for name, kind in tables.items():
+        if kind != "table" and OURS.fullmatch(name):
+            return f"{name} is a {kind}"
+    for schema, name, kind, *_ in connection.execute("PRAGMA table_list").fetchall():
+        if schema == "main" and kind != "table" and OURS.fullmatch(name):
+            return f"{name} is a {kind if kind == 'view' else f'{kind} table'}"
+    for name in filter(OURS.fullmatch, tables):
+        quoted = '"' + name.replace('"', '""') + '"'
+        for _, column, *_, hidden in connection.execute(f"PRAGMA table_xinfo({quoted})").fetchall():
+            if hidden:
+                return f"{name} has a column {column} that is computed"
+    return None
