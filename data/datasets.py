@@ -15,7 +15,7 @@ from data import DataError, Progress, at_home
 from data.cache import decoded, publish
 from data.grouping.proposals import Proposal, propose
 from data.grouping.settings import version
-from data.grouping.sources import Means, join, sources
+from data.grouping.sources import Close, Means, Sources, join, sources
 from data.images import MOST_MEGAPIXELS, source_size
 from data.layout import Listing, encodes, listing, part_list
 from data.public import FETCHED, tissue
@@ -41,6 +41,8 @@ class ImageSet:
     groups: NDArray[np.int64]  # [N], images of one source share a number
     groups_by: Means
     found_by: str | None  # the version that found the groups from pixels
+    close: tuple[Close, ...]  # pairs near the decision of that
+    told: bool  # whether copies could be told from others
     groups_from: str  # how the groups are known, for people
     parts: tuple[str, ...] | None  # [N], train, val, cal or test, where the images come divided
     parts_from: str | None  # what says so, for people
@@ -164,14 +166,15 @@ def load_folder(
         raise DataError(f"class without images: {found.classes[int(np.argmin(counts))]} in {root}")
     listed = [found.classes[label] for label in labels] if found.listed_in else None
     fingerprint = _fingerprint(images.paths, images.contents, listed)
-    by: Means = "list"
     if groups is None and found.groups:
-        names, origin = [found.groups[path] for path in images.paths], f"the column group of {found.listed_in}"
+        listed_groups = [found.groups[path] for path in images.paths]
+        known = Sources(listed_groups, f"the column group of {found.listed_in}", "list")
     else:
-        names, origin, by = sources(root, images.paths, images.bad, groups, cache, fingerprint, progress, found_by)
+        known = sources(root, images.paths, images.bad, groups, cache, fingerprint, progress, found_by)
+    origin = known.origin
     part_of, parts_from = _parts(found, parts, images.paths, images.bad)
-    joined = join(zip(names, images.contents, strict=True))
-    merged = len(set(names)) - len(set(joined.tolist()))
+    joined = join(zip(known.names, images.contents, strict=True))
+    merged = len(set(known.names)) - len(set(joined.tolist()))
     if merged:
         origin += f"; identical files in several groups joined {merged + 1} or more of them"
     return ImageSet(
@@ -182,8 +185,10 @@ def load_folder(
         paths=images.paths,
         groups=joined,
         contents=images.contents,
-        groups_by=by,
-        found_by=(found_by or version()) if by == "pixels" else None,
+        groups_by=known.by,
+        found_by=(found_by or version()) if known.by == "pixels" else None,
+        close=known.close,
+        told=known.told,
         groups_from=origin,
         parts=part_of,
         parts_from=parts_from,
@@ -288,6 +293,11 @@ def suspicious(dataset: ImageSet) -> list[str]:
     share = SUSPECT_SHARE if dataset.groups_by == "pixels" else SUSPECT_PATTERN
     large = sizes > max(SUSPECT_COUNT, share * total)
     lines = []
+    if not dataset.told:
+        lines.append(
+            "who shares a source is not known: random images here are as alike as copies would be, and only identical "
+            "and nearly identical ones are kept together (name the sources, if some images have one in common)"
+        )
     if large.any():
         some = ", ".join(dataset.paths[i] for i in np.flatnonzero(dataset.groups == sizes.argmax())[:2])
         lines.append(

@@ -33,6 +33,7 @@ from data.grouping.crew import Map, processes_map
 from data.grouping.description import Shelf, describe
 from data.grouping.registration import likenesses
 from data.grouping.settings import BLIND, BRIDGES, CROSSING, LIKE, LONELY, MIN_SIDE
+from data.grouping.sources import Close
 
 BATCH, KEPT = 256, 8192
 """Pairs that a process registers at a time; pairs whose likeness is kept together."""
@@ -41,15 +42,6 @@ EDGE = 12
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Close:
-    """A pair of images (by number) near the decision, how alike they are, and whether that was enough."""
-
-    pair: tuple[int, int]
-    likeness: float
-    joined: bool
 
 
 @dataclass(frozen=True)
@@ -178,7 +170,7 @@ class _Search:
         near += below[np.argsort(-tried.like[below], kind="stable")[:EDGE]].tolist()
         pairs = [(*tried.pairs[i].tolist(), float(tried.like[i])) for i in near]
         return tuple(
-            Close((int(self._first[a]), int(self._first[b])), round(like, 4), bool(labels[a] == labels[b]))
+            Close(int(self._first[a]), int(self._first[b]), round(like, 4), bool(labels[a] == labels[b]))
             for a, b, like in sorted(pairs, key=lambda one: (-one[2], one[:2]))
         )
 

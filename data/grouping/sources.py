@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,27 @@ Means = Literal["list", "pattern", "level", "pixels", "files"]
 """By what groups are known; files: each is a source of its own."""
 
 
+class Close(NamedTuple):
+    """Two images (by number) near the decision of a search for groups: how alike they are, 0 to 1, and whether they
+    came into one group."""
+
+    one: int
+    other: int
+    likeness: float
+    joined: bool
+
+
+class Sources(NamedTuple):
+    """The source of each image, as a name; how it is known, for people; by what; and of a search in the pixels the
+    pairs near its decision, and whether copies could be told from others."""
+
+    names: list[str]
+    origin: str
+    by: Means
+    close: tuple[Close, ...] = ()
+    told: bool = True
+
+
 def sources(
     root: Path,
     paths: Sequence[str],
@@ -39,8 +60,8 @@ def sources(
     fingerprint: str,
     progress: Progress | None,
     found_by: str | None = None,
-) -> tuple[list[str], str, Means]:
-    """The source of each image, as a name, and how it is known. `left_out` are files that a list may still name.
+) -> Sources:
+    """Who shares a source. `left_out` are files that a list may still name.
 
     found_by: the version that found the groups which are wanted, where they come from pixels; None for this one.
 
@@ -50,19 +71,19 @@ def sources(
     """
     listed = root / "groups.csv"
     if groups is None and listed.is_file():
-        return read_groups(listed, paths, left_out), "groups.csv", "list"
+        return Sources(read_groups(listed, paths, left_out), "groups.csv", "list")
     if groups in (None, "auto"):
-        return *found_groups(root, paths, cache, fingerprint, progress, found_by), "pixels"
+        return found_groups(root, paths, cache, fingerprint, progress, found_by)
     if groups == "none":
-        return list(paths), "exact duplicates only", "files"
+        return Sources(list(paths), "exact duplicates only", "files")
     if groups.lower().endswith(".csv"):
-        return read_groups(at_home(groups), paths, left_out), Path(groups).name, "list"
+        return Sources(read_groups(at_home(groups), paths, left_out), Path(groups).name, "list")
     if groups.startswith("level:"):
         level = groups.removeprefix("level:")
         if not re.fullmatch("[1-9][0-9]?", level):
             raise DataError(f"groups = {groups!r}: level: and a number from 1 is needed (level:1 is the first folder)")
-        return level_groups(int(level), paths), f"the folders of level {level}", "level"
-    return match_groups(groups, paths), f"the pattern {groups}", "pattern"
+        return Sources(level_groups(int(level), paths), f"the folders of level {level}", "level")
+    return Sources(match_groups(groups, paths), f"the pattern {groups}", "pattern")
 
 
 class Kept(BaseModel):
@@ -70,6 +91,8 @@ class Kept(BaseModel):
 
     method: str
     group: list[int]
+    close: tuple[Close, ...] = ()
+    told: bool = True
 
 
 class GroupsGoneError(DataError):
@@ -83,7 +106,7 @@ def found_groups(
     fingerprint: str,
     progress: Progress | None,
     found_by: str | None = None,
-) -> tuple[list[str], str]:
+) -> Sources:
     """Groups found from the pixels (see data/grouping/find.py), kept in `cache` for the next start.
 
     Raises GroupsGoneError where those that another version found are wanted and not there.
@@ -98,7 +121,10 @@ def found_groups(
             names = [str(number) for number in content.group]
             if len(names) != len(paths):
                 raise ValueError(f"{len(names)} groups for {len(paths)} images")
-            return names, f"{content.method}; this finds copies, not patients"
+            if any(not 0 <= number < len(paths) for pair in content.close for number in pair[:2]):
+                raise ValueError("a pair of images that are not there")
+            said = f"{content.method}; this finds copies, not patients"
+            return Sources(names, said, "pixels", content.close, content.told)
         except (OSError, ValueError) as error:
             if others:
                 raise GroupsGoneError(f"the groups that an earlier version found are no longer in {kept}") from error
@@ -119,7 +145,7 @@ def _find(kept: Path, files: Sequence[Path], progress: Progress | None) -> None:
     def write(folder: Path) -> None:
         with only_one(work) as mine:  # of two at once, one leaves nothing behind if it is stopped
             found = find_groups(files, progress=lambda d, t: tell("finding groups", d, t), keep=work if mine else None)
-        content = Kept(method=found.method, group=found.group.tolist())
+        content = Kept(method=found.method, group=found.group.tolist(), close=found.close, told=found.told)
         (folder / GROUPS).write_text(content.model_dump_json(), encoding="utf-8")
 
     publish(kept, write)

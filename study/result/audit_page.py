@@ -37,8 +37,21 @@ def audit_page(dataset: ImageSet, found: dict[str, Any], largest: list[NDArray[n
         "<h2>Groups with several classes</h2>",
         *(_strip(dataset, name, images) for name, images in clashing),
         "" if clashing else "<p>None.</p>",
+        *_near_the_decision(dataset),
     ]
     return document("data audit", "".join(body))
+
+
+def _near_the_decision(dataset: ImageSet) -> list[str]:
+    """The pairs that were only just joined, and those that were only just not."""
+    if not dataset.close:
+        return []
+    shown = ["<h2>Pairs at the edge of the decision</h2>"]
+    for joined, title in ((True, "joined"), (False, "kept apart")):
+        pairs = [pair for pair in dataset.close if pair.joined == joined]
+        shown += [f"<h3>{title}</h3>"] if pairs else []
+        shown += [_strip(dataset, f"likeness {pair.likeness:.2f}", [pair.one, pair.other]) for pair in pairs]
+    return shown
 
 
 def _lines(lines: list[str]) -> str:

@@ -17,7 +17,7 @@ from data import DataError
 from data import audit as audit_room
 from data.audit import audit
 from data.datasets import ImageSet, load_folder
-from data.public import known
+from data.public import known, tissue
 from data.splits import make_parts
 from tests.conftest import Shell, random_images
 
@@ -65,6 +65,16 @@ def test_the_shell_prints_tables_json_and_a_page(shell: Shell, clashing: Path, t
     assert "http" not in page
     code, out, _ = shell("data", "audit", clashing, "--json")
     assert json.loads(out)["images"] == 91
+
+
+@pytest.mark.slow
+def test_the_page_shows_pairs_at_the_edge_of_the_decision(shell: Shell) -> None:
+    folder = tissue.generate(Path("tissue"), sources=4, copies=2, size=96)
+    assert shell("data", "audit", folder, "--groups", "auto", "--html", "audit.html")[0] == 0
+    page = Path("audit.html").read_text()
+    edge = page.split("Pairs at the edge of the decision")[1]
+    assert "likeness 0." in edge
+    assert edge.count("<img") >= 2
 
 
 def test_trees_are_bounded_in_images_and_in_memory(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:

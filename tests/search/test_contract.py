@@ -1,12 +1,19 @@
 """What defines a study, compared with what an earlier version wrote down."""
 
+import json
+import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from data.grouping.settings import BEFORE, version
 from study import StudyError
 from study.config.schema import StudyConfig
 from study.search.contract import DEFAULTS, compare, contract_of
+from tests.conftest import Shell, tiny_options
 
 
 def test_a_contract_of_a_version_without_some_fields_is_the_same(tiny: Callable[..., StudyConfig]) -> None:
@@ -23,3 +30,40 @@ def test_a_contract_of_a_version_without_some_fields_is_the_same(tiny: Callable[
         compare("s", {**kept, DEFAULTS: {**unnamed, "head": "gap"}}, wanted)
     with pytest.raises(StudyError, match=r"tta \(was none, now flips\)"):
         compare("s", kept, contract_of(tiny(tta="flips"), "d", "p"))
+
+
+def noted(change: str | None = None) -> list[str]:
+    """Which version found the groups of the only study; `change` is SQL for that."""
+    with closing(sqlite3.connect("optuna.db")) as database, database:
+        if change:
+            database.execute(change)
+        query = "SELECT value_json FROM study_user_attributes WHERE key = 'groups_found_by'"
+        return [json.loads(value) for (value,) in database.execute(query)]
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_with_the_groups_that_an_earlier_method_found(shell: Shell, tissue_folder: Path) -> None:
+    """As one looks that the commit before began: nothing is noted, and the cache has the name of the old method."""
+    folder = Path(shutil.copytree(tissue_folder, "images"))
+    (folder / "groups.csv").unlink()
+    options = tiny_options(folder, trials=1, final_epochs=1)
+    assert shell("run", *options, "--name", "s")[0] == 0
+    assert noted() == [version()]
+    assert noted("DELETE FROM study_user_attributes WHERE key = 'groups_found_by'") == []
+    (found,) = Path("runs/cache").glob(f"groups-*-{version()}")
+    kept = found.with_name(found.name.replace(version(), BEFORE))
+    found.rename(kept)
+    parts = Path("runs/s/parts.json").read_bytes()
+
+    assert shell("resume", "s", "--trials", "2")[0] == 0
+    assert noted() == [BEFORE]
+    assert Path("runs/s/parts.json").read_bytes() == parts
+    assert not found.exists()  # they were not found anew
+
+    shutil.rmtree(kept)
+    code, _, err = shell("resume", "s", "--trials", "3")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "found anew, the parts would be others" in err
+    assert f"study run --data {folder.resolve()} --name s-2" in err
+    assert shell("run", *options, "--name", "s-2")[0] == 0
