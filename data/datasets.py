@@ -13,9 +13,10 @@ from PIL import Image
 
 from data import DataError, Progress, at_home
 from data.cache import decoded, publish
+from data.grouping.belief import Close
 from data.grouping.proposals import Proposal, propose
 from data.grouping.settings import version
-from data.grouping.sources import Close, Means, Sources, join, sources
+from data.grouping.sources import Means, Sources, join, sources
 from data.images import MOST_MEGAPIXELS, source_size
 from data.layout import Listing, encodes, listing, part_list
 from data.public import FETCHED, tissue

@@ -1,5 +1,7 @@
 """Which pairs of images are believed to be copies: what chance reaches in a folder, and groups whose members agree."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,6 +9,16 @@ from data.grouping.settings import ASKED, EVERYBODY, LIKE, RANDOM_PAIRS, SEVERAL
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+
+
+class Close(NamedTuple):
+    """Two images (by number) near the decision of a search for groups: how alike they are, 0 to 1, and whether they
+    came into one group."""
+
+    one: int
+    other: int
+    likeness: float
+    joined: bool
 
 
 class Sets:

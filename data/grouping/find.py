@@ -27,13 +27,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from data.cache import publish
-from data.grouping.belief import Sets, Tried, believed, random_pairs, reached_by_chance
+from data.grouping.belief import Close, Sets, Tried, believed, random_pairs, reached_by_chance
 from data.grouping.candidates import near_duplicates, ranked_pairs
 from data.grouping.crew import Map, processes_map
 from data.grouping.description import Shelf, describe
 from data.grouping.registration import likenesses
 from data.grouping.settings import BLIND, BRIDGES, CROSSING, LIKE, LONELY, MIN_SIDE
-from data.grouping.sources import Close
 
 BATCH, KEPT = 256, 8192
 """Pairs that a process registers at a time; pairs whose likeness is kept together."""

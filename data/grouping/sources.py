@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from data import DataError, Progress, at_home
 from data.cache import publish
+from data.grouping.belief import Close
 from data.grouping.settings import version
 from data.images import read_file, read_text
 
@@ -28,16 +29,6 @@ logger = logging.getLogger(__name__)
 
 Means = Literal["list", "pattern", "level", "pixels", "files"]
 """By what groups are known; files: each is a source of its own."""
-
-
-class Close(NamedTuple):
-    """Two images (by number) near the decision of a search for groups: how alike they are, 0 to 1, and whether they
-    came into one group."""
-
-    one: int
-    other: int
-    likeness: float
-    joined: bool
 
 
 class Sources(NamedTuple):
