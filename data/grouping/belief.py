@@ -108,7 +108,7 @@ def reached_by_chance(tried: Tried, pairs: Ints, like: Floats) -> float:
     falls = min(1.0, (third - second) / max(second - first, 1e-9))
     quarters = np.log(share * tried.count * (tried.count - 1) / 2) / np.log(4)
     beyond = (third - second) * falls ** np.arange(1, max(1, round(quarters)) + 1)
-    return max(LIKE, third + float(beyond.sum()))
+    return min(1.0, max(LIKE, third + float(beyond.sum())))
 
 
 def believed(tried: Tried, start: Ints, limit: float) -> tuple[Ints, list[tuple[int, int]]]:

@@ -33,6 +33,8 @@ CONNECT_SECONDS = 10.0
 """For an address to answer."""
 END_SECONDS = 3.0
 """For workers to give their trials back, before Ray ends their places: less than a stopped command gives itself."""
+SILENCE = 30.0
+"""Seconds without any news before that is said: a worker that dies whenever it starts has none."""
 LAST_PATIENCE = 30.0
 """Seconds for the other workers once one has found that there is nothing left to do."""
 
@@ -141,8 +143,14 @@ def _follow(ray: Any, places: list[Any]) -> Iterator[Any]:
     asked = {place.news.remote(): place for place in places}
     nodes = _alive(ray)
     over = math.inf  # when there was nothing left to do
+    heard = said = now()
     while asked and now() < over + LAST_PATIENCE:
         ready, _ = ray.wait(list(asked), timeout=1.0)  # a signal gets through
+        if ready:
+            heard = said = now()
+        elif now() > said + SILENCE:
+            said = now()
+            logger.warning(f"no worker has said anything for {said - heard:.0f} s (Ray's logs say why, if they die)")
         for one in ready:
             place = asked.pop(one)
             for news in ray.get(one):

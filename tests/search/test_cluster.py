@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -54,6 +55,23 @@ def test_gpus_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
         cluster._gpus(1, [0, 0.5], 2)
     assert cluster._gpus(1, [1, 1], 3) == 1
     assert "room for 2 of 3 workers" in caplog.text
+
+
+def test_silence_is_said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies whenever it starts is started again without end, and has no news."""
+    monkeypatch.setattr(cluster, "SILENCE", 0.02)
+    place = SimpleNamespace(news=SimpleNamespace(remote=lambda: "question"))
+    rounds = iter(range(100))
+
+    def wait(asked: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        time.sleep(0.01)
+        return (asked, []) if next(rounds) == 8 else ([], asked)
+
+    ray = SimpleNamespace(wait=wait, get=lambda one: [None], kill=lambda one: None, nodes=list)
+    assert list(cluster._follow(ray, [place])) == []
+    lines = [record.message for record in caplog.records]
+    assert 1 < len(lines) < 8
+    assert all("no worker has said anything for" in line for line in lines)
 
 
 def test_options_of_a_cluster_are_refused_without_one(shell: Shell) -> None:
