@@ -1,5 +1,7 @@
 """95 % intervals that resample groups: images of one source are one piece of evidence, not many."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,8 @@ RESAMPLES = 2000
 """Bootstrap draws for an interval."""
 AUROC_RESAMPLES = 500
 """Fewer where every draw has to walk through all images."""
+DRAWN_AT_ONCE = 1 << 20
+"""Numbers of a bootstrap that are in memory: 8 bytes each."""
 
 
 def group_sums(values: Floats, groups: Ints) -> Floats:
@@ -28,17 +32,32 @@ def group_labels(labels: Ints, groups: Ints) -> Ints:
 
 def draw(strata: Ints, seed: int, resamples: int) -> Ints:
     """How often each group is drawn, with replacement within its stratum: [resamples, G]."""
-    rng = np.random.default_rng(seed)
     drawn = np.zeros((resamples, len(strata)), np.int64)
-    for stratum in np.unique(strata):
-        mine = np.flatnonzero(strata == stratum)
-        drawn[:, mine] = rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=resamples)
+    for rows, mine, times in _draws(strata, seed, resamples):
+        drawn[rows, mine] = times
     return drawn
 
 
 def resampled_sums(values: Floats, labels: Ints, groups: Ints, seed: int, resamples: int = RESAMPLES) -> Floats:
     """Sums of values [N, M] over groups drawn with replacement within classes: [resamples, M]."""
-    return np.asarray(draw(group_labels(labels, groups), seed, resamples) @ group_sums(values, groups))
+    sums = group_sums(values, groups)
+    total = np.zeros((resamples, values.shape[1]))
+    for rows, mine, times in _draws(group_labels(labels, groups), seed, resamples):
+        total[rows] += times @ sums[mine]
+    return total
+
+
+def _draws(strata: Ints, seed: int, resamples: int) -> Iterator[tuple[slice, Ints, Ints]]:
+    """Which draws, which groups, and how often each of them is drawn [draws, groups]; so many numbers at a time that
+    they fit."""
+    rng = np.random.default_rng(seed)
+    for stratum in np.unique(strata):
+        mine = np.flatnonzero(strata == stratum)
+        step = max(1, DRAWN_AT_ONCE // len(mine))
+        for start in range(0, resamples, step):
+            count = min(step, resamples - start)
+            times = rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=count)
+            yield slice(start, start + count), mine, times
 
 
 def percentiles(draws: Floats) -> Interval:

@@ -1,10 +1,13 @@
 """Scores against scikit-learn and by hand; intervals and sets that keep their promise for images of new sources."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn import metrics
 
 from models import ModelError
+from models.scores import intervals
 from models.scores.calibration import calibration_error, fit_temperature, reliability, risk_coverage, softmax
 from models.scores.conformal import Refused, Sets, abstains, describe, prediction_sets, threshold
 from models.scores.evaluation import by_group, compare, cutoff_at, score
@@ -249,3 +252,18 @@ def test_no_class_or_several_is_no_answer() -> None:
     sets = prediction_sets(np.array([[0.9, 0.1], [0.5, 0.5], [0.6, 0.4]]), threshold=0.3)
     assert abstains(sets).tolist() == [False, True, True]
     assert abstains(prediction_sets(np.array([[0.55, 0.45]]), threshold=0.6)).tolist() == [True]
+
+
+def test_the_bootstrap_takes_little_memory_and_gives_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20,000 held-out images, each a source of its own: 2,000 draws of them all would be 320 MB."""
+    rng = np.random.default_rng(0)
+    labels, groups, right = rng.integers(0, 2, 20_000), np.arange(20_000), rng.random(20_000) < 0.9
+    tracemalloc.start()
+    whole = intervals.accuracy_interval(right, labels, groups, 0)
+    assert tracemalloc.get_traced_memory()[1] < 64e6
+    tracemalloc.stop()
+    assert whole[0] < 0.9 < whole[1]
+    few = (right[:200], labels[:200], groups[:200] // 2, 0)
+    at_once = intervals.accuracy_interval(*few)
+    monkeypatch.setattr(intervals, "DRAWN_AT_ONCE", 1000)
+    assert intervals.accuracy_interval(*few) == at_once
