@@ -32,7 +32,7 @@ from data.grouping.candidates import near_duplicates, ranked_pairs
 from data.grouping.crew import Map, processes_map
 from data.grouping.description import Shelf, describe
 from data.grouping.registration import likenesses
-from data.grouping.settings import BLIND, BRIDGES, CROSSING, LIKE, LONELY, MIN_SIDE
+from data.grouping.settings import BLIND, BRIDGES, CROSSING, LIKE, LONELY, MIN_SIDE, RARE
 
 BATCH, KEPT = 256, 8192
 """Pairs that a process registers at a time; pairs whose likeness is kept together."""
@@ -135,7 +135,8 @@ class _Search:
         limit = reached_by_chance(tried, drawn, self._registered(drawn, "random", images))
         last = batches[-1]
         if limit < BLIND:
-            chosen = last[_last_chances(last, believed(tried, start, limit)[0])]
+            promising = float((tried.like[-len(batches[-2]) :] >= limit).mean()) >= RARE
+            chosen = last[_last_chances(last, believed(tried, start, limit)[0])] if promising else last[:0]
             self._done += len(last) - len(chosen)
             tried.add(chosen, self._registered(chosen, "batch-last", images))
             _, wanted = believed(tried, start, limit)

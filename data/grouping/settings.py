@@ -60,6 +60,8 @@ CELL, MAX_CELLS = 200, 128**2
 
 LONELY = 2
 """Images in a group of at most this size are compared with more candidates."""
+RARE = 0.001
+"""Where a smaller share of a batch's pairs agree, the next one, of pairs that are less alike, is not tried."""
 CROSSING, BRIDGES = 4, 2
 """Two groups with so many candidate pairs between them are compared by so many of these."""
 ASKED, SEVERAL = 6, 0.1
