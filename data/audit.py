@@ -15,7 +15,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from data.datasets import ImageSet
 from data.grouping.candidates import near_duplicates
 from data.grouping.leak import share_with_sibling
-from data.images import opened
+from data.images import opened, source_size
 from data.public.known import recognise
 from data.splits import SHARES, Parts, crossing, random_parts
 
@@ -31,14 +31,19 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
-def audit(dataset: ImageSet, parts: Parts, seed: int) -> dict[str, Any]:
+def audit(dataset: ImageSet, parts: Parts | None, seed: int) -> dict[str, Any]:
     """Everything about a dataset and its parts, as plain values (fractions, not percent).
 
     The share of held-out images with a copy in training is judged by a detector that did not make the groups; the two
-    baselines (majority class; trees on colour and gradient histograms) are scored on the random split and on ours.
+    baselines (majority class; trees on colour and gradient histograms) are scored on the random split and on ours, if
+    there are parts.
     """
     random = random_parts(len(dataset.labels), dataset.paths, seed)
-    known = recognise(dataset.classes)
+    files = [dataset.root / path for path in dataset.paths]
+    known = recognise(dataset.classes, len(files), source_size(files))
+    compared = {"random": (random.train, random.val)}
+    if parts:
+        compared["grouped"] = (np.concatenate([parts.train, parts.val, parts.cal]), parts.test)
     counts = np.bincount(dataset.labels)
     sizes = Counter(np.bincount(dataset.groups).tolist())
     largest = max(sizes)
@@ -60,21 +65,16 @@ def audit(dataset: ImageSet, parts: Parts, seed: int) -> dict[str, Any]:
         "crossing": [list(pair) for pair in crossing(dataset)],
         "largest_group": largest,
         "suspect": largest > max(20, GIANT * len(dataset.labels)),
-        "held_out_with_sibling": {
-            "random": leak(dataset, random.val),
-            "grouped": leak(dataset, parts.test),
-        },
-        "baselines": {
-            "random": baselines(dataset, random.train, random.val, seed),
-            "grouped": baselines(dataset, np.concatenate([parts.train, parts.val, parts.cal]), parts.test, seed),
-        },
+        "held_out_with_sibling": {name: leak(dataset, held) for name, (_, held) in compared.items()},
+        "baselines": {name: baselines(dataset, *pair, seed) for name, pair in compared.items()},
+        "account": list(dataset.account),
     }
 
 
-def part_counts(dataset: ImageSet, parts: Parts, label: int) -> dict[str, int]:
-    """Images and sources of a class, and its images in each part."""
+def part_counts(dataset: ImageSet, parts: Parts | None, label: int) -> dict[str, int]:
+    """Images and sources of a class, and its images in each part where there are parts."""
     mine = dataset.labels == label
-    inside = {name: int(mine[getattr(parts, name)].sum()) for name in SHARES}
+    inside = {name: int(mine[getattr(parts, name)].sum()) for name in SHARES} if parts else {}
     return {"images": int(mine.sum()), "sources": len(np.unique(dataset.groups[mine])), **inside}
 
 

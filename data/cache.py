@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from data import DataError, Progress
-from data.images import DECODING, MOST_MEGAPIXELS, decode, read_file
+from data.formats.ranges import Kind, Ranges, UnknownRangeError, in_words, range_of
+from data.images import DECODING, MOST_MEGAPIXELS, decode, decoding, has_more_bits, measured, read_file
 
 PIXELS, INDEX, LOOK = "images.bin", "index.json", "look"
 
@@ -44,6 +45,11 @@ class Decoded:
     paths: tuple[str, ...]  # [N], relative
     contents: tuple[str, ...]  # [N], SHA-256 of each file
     bad: dict[str, str]  # relative path -> why it cannot be read
+    ranges: Ranges  # by which numbers of more than 8 bits became pixels; none where all images have 8
+
+
+class _EarlierError(ValueError):
+    """The pixels were made by a version that measured no ranges, and some files need them."""
 
 
 class _OtherFilesError(ValueError):
@@ -59,6 +65,7 @@ class Index(BaseModel):
     contents: tuple[str, ...]
     bad: dict[str, str]
     sample: str | None = None
+    ranges: dict[Kind, tuple[float, float]] | None = None  # None: of a version that did not know of any
 
 
 def decoded(
@@ -68,37 +75,130 @@ def decoded(
     cache: Path,
     progress: Progress | None = None,
     most: float = MOST_MEGAPIXELS,
+    ranges: Ranges | None = None,
 ) -> Decoded:
     """The images at `paths` below `root`, from the cache where they are in it, else decoded into it.
 
+    ranges: of numbers of more than 8 bits, where a model has them already; else they are measured over these files.
     Raises DataError when the disk is full, the cache cannot be written, or the folder changes meanwhile.
     """
-    key = _key(root, paths, image_size, most)
-    place = cache / f"images-{key[:24]}"
-    if place.is_dir():
+    work = _Work(root, paths, image_size, cache, most, progress)
+    found = work.found_or_made({})
+    if found is None or (found.ranges and ranges not in (None, found.ranges)):
+        found = work.found_or_made(work.measured() if ranges is None else ranges, own=ranges is not None)
+    assert found is not None
+    if found.ranges:
+        how = "as in the model's training" if ranges else "the least and the most in all of these files"
+        logger.warning(f"images of 16 or 32 bits: black to white are {in_words(found.ranges)} ({how})")
+    if ranges is None and len(found.images) > 1 and _of_one_colour(found.images):
+        colour = tuple(found.images[0, 0, 0].tolist())
+        raise DataError(
+            f"all images decode to one colour: {colour} in red, green and blue, 0 to 255, in each of {len(found.paths)}"
+            " (nothing can be learned from them: look at some, and convert them to 8 bits that show what they hold)"
+        )
+    return found
+
+
+def _of_one_colour(images: NDArray[np.uint8]) -> bool:
+    return all((image == images[0, 0, 0]).all() for image in images)  # ends at the first that is not
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Images that are wanted from the cache."""
+
+    root: Path
+    paths: Sequence[str]
+    image_size: int
+    cache: Path
+    most: float
+    progress: Progress | None
+
+    def found_or_made(self, ranges: Ranges, *, own: bool = False) -> Decoded | None:
+        """From the cache, else decoded into it; None where ranges would be needed, and none are given.
+
+        own: they are a model's, so the pixels lie apart from those of the folder's own ranges.
+        """
+        key = self._key(ranges if own else {})
+        place = self.cache / f"images-{key[:24]}"
+        if found := self._found(place):
+            return found
         try:
+            look = _look(self.root, self.paths)
+            publish(place, lambda part: _write(part, self, ranges, look))
+        except UnknownRangeError:
+            return None
+        except OSError as error:
+            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise DataError(f"cannot write the image cache in {self.cache}: {reason}") from error
+        if self._key(ranges if own else {}) != key:
+            shutil.rmtree(place, ignore_errors=True)
+            raise DataError(f"{self.root} changed while its images were read (try again when it rests)")
+        return _open(place)
+
+    def _key(self, ranges: Ranges) -> str:
+        return _key(self.root, self.paths, self.image_size, self.most, ranges)
+
+    def _found(self, place: Path) -> Decoded | None:
+        if not place.is_dir():
+            return None
+        try:
+            _bring_up_to_date(place, self.root)
             found = _open(place)
-            _check_files(place, root, paths, found, progress)
+            _check_files(place, self.root, self.paths, found, self.progress)
             return found
         except (OSError, ValueError) as error:  # what can be made again is not worth an error
-            what = "is of other files" if isinstance(error, _OtherFilesError) else "was altered"
+            kinds: dict[type[Exception], str] = {
+                _OtherFilesError: "is of other files",
+                _EarlierError: "is an earlier version's",
+            }
+            what = kinds.get(type(error), "was altered")
             logger.warning(f"the image cache {place} {what} ({error}); the images are decoded again")
             shutil.rmtree(place, ignore_errors=True)
-    try:
-        look = _look(root, paths)
-        publish(place, lambda part: _write(part, root, paths, image_size, most, look, progress))
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise DataError(f"cannot write the image cache in {cache}: {reason}") from error
-    if _key(root, paths, image_size, most) != key:
-        shutil.rmtree(place, ignore_errors=True)
-        raise DataError(f"{root} changed while its images were read (try again when it rests)")
-    return _open(place)
+            return None
+
+    def measured(self) -> Ranges:
+        """The range of each kind of numbers of more than 8 bits, over all files; those that cannot be read say it
+        where they are decoded."""
+
+        def one(path: str) -> tuple[Kind, float, float] | None:
+            try:
+                return measured(self.root / path, self.most)
+            except (DataError, OSError):
+                return None
+
+        ends: dict[Kind, list[float]] = {}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for number, found in enumerate(pool.map(one, self.paths), 1):
+                if found:
+                    ends.setdefault(found[0], []).extend(found[1:])
+                if self.progress:
+                    self.progress("measuring the range", number, len(self.paths))
+        if not ends:
+            raise DataError(f"{self.root} changed while its images were read (try again when it rests)")
+        return {kind: range_of(kind, min(some), max(some)) for kind, some in ends.items()}
 
 
-def _key(root: Path, paths: Sequence[str], image_size: int, most: float = MOST_MEGAPIXELS) -> str:
+def _bring_up_to_date(place: Path, root: Path) -> None:
+    """Note in an earlier version's cache that no file needs a range; raise _EarlierError where one does."""
+    index = Index.model_validate_json(read_file(place / INDEX))
+    if index.ranges is not None:
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        if any(pool.map(lambda path: has_more_bits(root / path), index.paths)):
+            raise _EarlierError("it took 0 to 65535 for granted where files have 16 bits")
+    with suppress(OSError):  # a cache that may only be read is as good
+        part = place / f"{INDEX}.{os.getpid()}.part"
+        part.write_text(index.model_copy(update={"ranges": {}}).model_dump_json(), encoding="utf-8")
+        part.replace(place / INDEX)
+
+
+def _key(
+    root: Path, paths: Sequence[str], image_size: int, most: float = MOST_MEGAPIXELS, ranges: Ranges | None = None
+) -> str:
     """Changes with any file's name, size or modification time, and with how images are decoded."""
     limit = "" if most == MOST_MEGAPIXELS else f" up to {most} megapixels"
+    limit += f" with {sorted(ranges.items())}" if ranges else ""
     total = hashlib.sha256(f"{DECODING} {image_size} Pillow {PIL.__version__}{limit}\n".encode())
     for path in paths:
         try:
@@ -152,7 +252,7 @@ def _open(place: Path) -> Decoded:
     images = np.memmap(place / PIXELS, np.uint8, "c", shape=shape) if count else np.zeros(shape, np.uint8)
     if index.sample not in (None, _sample(images)):  # caches of earlier versions have none
         raise ValueError("other pixels")
-    return Decoded(images=images, paths=index.paths, contents=index.contents, bad=index.bad)
+    return Decoded(images=images, paths=index.paths, contents=index.contents, bad=index.bad, ranges=index.ranges or {})
 
 
 def _sample(images: NDArray[np.uint8]) -> str:
@@ -212,50 +312,52 @@ def _now(folder: Path) -> float:
         return os.fstat(handle.fileno()).st_mtime
 
 
-def _write(
-    part: Path, root: Path, paths: Sequence[str], image_size: int, most: float, look: str, progress: Progress | None
-) -> None:
-    row = 3 * image_size * image_size
+def _write(part: Path, work: _Work, ranges: Ranges, look: str) -> None:
+    size, paths = work.image_size, work.paths
+    row = 3 * size * size
     with (part / PIXELS).open("wb") as handle:
         if paths and hasattr(os, "posix_fallocate"):  # a full disk is noticed now, not after an hour
             os.posix_fallocate(handle.fileno(), 0, row * len(paths))
-        good, bad = _decode_into(handle, root, paths, image_size, most, progress)
+        good, bad = _decode_into(handle, work, ranges)
         handle.truncate(row * len(good))
     columns = list(zip(*good, strict=True)) or [(), ()]
-    shape = (len(good), image_size, image_size, 3)
+    shape = (len(good), size, size, 3)
     index = Index(
-        image_size=image_size,
+        image_size=size,
+        decoding=decoding(ranges),
         paths=columns[0],
         contents=columns[1],
         bad=bad,
         sample=_sample(np.memmap(part / PIXELS, np.uint8, "r", shape=shape)) if good else None,
+        ranges=dict(ranges),
     )
     (part / INDEX).write_text(index.model_dump_json(), encoding="utf-8")
     (part / LOOK).write_text(look, encoding="utf-8")  # as it was before the files were read
 
 
-def _decode_into(
-    handle: IO[bytes], root: Path, paths: Sequence[str], image_size: int, most: float, progress: Progress | None
-) -> tuple[list[tuple[str, str]], dict[str, str]]:
+def _decode_into(handle: IO[bytes], work: _Work, ranges: Ranges) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Append the images to `handle`, in order; threads are enough, since Pillow lets go of the interpreter lock.
 
-    Returns ((path, hash of the file) of each image written, path -> why not of the others).
+    Returns ((path, hash of the file) of each image written, path -> why not of the others). Raises UnknownRangeError
+    at the first file of more than 8 bits where no ranges are given.
     """
     good: list[tuple[str, str]] = []
     bad: dict[str, str] = {}
 
     def one(path: str) -> tuple[NDArray[np.uint8], str] | str:
         try:
-            content = read_file(root / path)
-            return decode(content, image_size, most), hashlib.sha256(content).hexdigest()
+            content = read_file(work.root / path)
+            return decode(content, work.image_size, work.most, ranges), hashlib.sha256(content).hexdigest()
         except DataError as error:
+            if isinstance(error, UnknownRangeError) and not ranges:
+                raise
             return str(error)
         except OSError as error:
             return error.strerror or str(error)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), CHUNK):  # in chunks: what is decoded waits in memory to be written
-            chunk = paths[start : start + CHUNK]
+        for start in range(0, len(work.paths), CHUNK):  # in chunks: what is decoded waits in memory to be written
+            chunk = work.paths[start : start + CHUNK]
             for path, result in zip(chunk, pool.map(one, chunk), strict=True):
                 if isinstance(result, str):
                     bad[path] = result
@@ -263,6 +365,6 @@ def _decode_into(
                     image, content = result
                     handle.write(image.tobytes())
                     good.append((path, content))
-                if progress:
-                    progress("decoding", len(good) + len(bad), len(paths))
+                if work.progress:
+                    work.progress("decoding", len(good) + len(bad), len(work.paths))
     return good, bad

@@ -3,8 +3,9 @@
 import csv
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,17 @@ from PIL import Image
 
 from data import DataError, Progress, at_home
 from data.cache import decoded, publish
+from data.formats.ranges import Ranges
 from data.grouping.belief import Close
 from data.grouping.proposals import Proposal, propose
 from data.grouping.settings import version
 from data.grouping.sources import Means, Sources, join, sources
 from data.images import MOST_MEGAPIXELS, source_size
-from data.layout import Listing, encodes, listing, part_list
+from data.layout.found import Listing, account
+from data.layout.listing import encodes, listing
+from data.layout.lists import part_list
 from data.public import FETCHED, tissue
+from data.suspicions import Suspicion, suspicions
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +54,10 @@ class ImageSet:
     parts_from: str | None  # what says so, for people
     contents: tuple[str, ...]  # [N], SHA-256 of each file
     fingerprint: str  # SHA-256 over relative paths and file contents
+    ranges: Ranges  # by which numbers of more than 8 bits became pixels; none where all images have 8
     skipped: dict[str, str]  # files left out on request (relative path), and why
     synthetic: bool
+    account: tuple[str, ...] = ()  # what was found and what was left out, in lines
 
     @property
     def left_out(self) -> list[str]:
@@ -66,9 +73,12 @@ def load(
     groups: str | None = None,
     parts: str | None = None,
     labels_from: str = "first",
+    without: Sequence[str] = (),
+    only: str | None = None,
     found_by: str | None = None,
     skip_bad: bool = False,
     max_megapixels: float = MOST_MEGAPIXELS,
+    ranges: Ranges | None = None,
     progress: Progress | None = None,
 ) -> ImageSet:
     """Load an embedded dataset by name, or images by path (see load_folder); embedded ones are written to `cache`."""
@@ -80,18 +90,28 @@ def load(
         groups=groups,
         parts=parts,
         labels_from=labels_from,
+        without=without,
+        only=only,
         found_by=found_by,
         skip_bad=skip_bad,
         max_megapixels=max_megapixels,
+        ranges=ranges,
         progress=progress,
     )
 
 
 def unreadable(
-    source: str, image_size: int, cache: Path, progress: Progress | None = None, *, labels_from: str = "first"
+    source: str,
+    image_size: int,
+    cache: Path,
+    progress: Progress | None = None,
+    *,
+    labels_from: str = "first",
+    without: Sequence[str] = (),
+    only: str | None = None,
 ) -> dict[str, str]:
     """The files of a folder or a list (relative path) that are no images, and why. Raises DataError as `load` does."""
-    found = listing(_place(source), cache, labels_from)
+    found = listing(_place(source), cache, labels_from, without=without, only=only)
     return decoded(found.root, list(found.labels), image_size, cache, progress).bad
 
 
@@ -145,20 +165,23 @@ def load_folder(
     groups: str | None = None,
     parts: str | None = None,
     labels_from: str = "first",
+    without: Sequence[str] = (),
+    only: str | None = None,
     found_by: str | None = None,
     skip_bad: bool = False,
     max_megapixels: float = MOST_MEGAPIXELS,
+    ranges: Ranges | None = None,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """The images of a folder or a list (see layout.py), decoded once into `cache`, and their sources (see sources).
+    """The images of a folder or a list (see data/layout/), decoded once into `cache`, and their sources (see sources).
 
     parts: a CSV file with the columns path and part; "none" passes over how the images come divided. labels_from:
-    "first" or "last" folder of each path. found_by: see `sources`. Raises DataError with one line that says what
-    is wrong.
+    "first" or "last" folder of each path. without, only: see `listing`. found_by: see `sources`. Raises DataError with
+    one line that says what is wrong.
     """
-    found = listing(root, cache, labels_from)
+    found = listing(root, cache, labels_from, without=without, only=only)
     root = found.root
-    images = decoded(root, list(found.labels), image_size, cache, progress, max_megapixels)
+    images = decoded(root, list(found.labels), image_size, cache, progress, max_megapixels, ranges)
     if images.bad and not skip_bad:
         raise DataError(_bad_files(images.bad, len(found.labels)))
     labels = np.array([found.labels[path] for path in images.paths], np.int64)
@@ -166,14 +189,15 @@ def load_folder(
     if 0 in counts:
         raise DataError(f"class without images: {found.classes[int(np.argmin(counts))]} in {root}")
     listed = [found.classes[label] for label in labels] if found.listed_in else None
-    fingerprint = _fingerprint(images.paths, images.contents, listed)
+    fingerprint = fingerprint_of(images.paths, images.contents, listed)
+    gone = [*images.bad, *found.left_out]
     if groups is None and found.groups:
         listed_groups = [found.groups[path] for path in images.paths]
         known = Sources(listed_groups, f"the column group of {found.listed_in}", "list")
     else:
-        known = sources(root, images.paths, images.bad, groups, cache, fingerprint, progress, found_by)
+        known = sources(root, images.paths, gone, groups, cache, fingerprint, progress, found_by)
     origin = known.origin
-    part_of, parts_from = _parts(found, parts, images.paths, images.bad)
+    part_of, parts_from = _parts(found, parts, images.paths, gone)
     joined = join(zip(known.names, images.contents, strict=True))
     merged = len(set(known.names)) - len(set(joined.tolist()))
     if merged:
@@ -194,7 +218,9 @@ def load_folder(
         parts=part_of,
         parts_from=parts_from,
         fingerprint=fingerprint,
+        ranges=images.ranges,
         skipped=images.bad,
+        account=tuple(account(found, images.bad)),
         synthetic=all(name.startswith("synthetic_") for name in found.classes),
     )
 
@@ -212,7 +238,9 @@ def _parts(
     file = at_home(asked)
     if file.suffix.lower() != ".csv":
         raise DataError(f"parts = {asked!r}: neither a CSV file (path, part) nor none")
-    listed = part_list(file, paths, bad)
+    if not file.is_file():
+        raise DataError(f"parts = {asked!r}: no such file (give a CSV file with the columns path and part)")
+    listed = part_list(file, paths, bad) if paths else {}
     return tuple(listed[path] for path in paths), file.name
 
 
@@ -225,32 +253,69 @@ class Survey:
     side: int | None  # median of the shorter side of some files, pixels
     grouped: bool  # somebody says who shares a source
     imbalance: float  # images of the largest class over those of the smallest
-    proposal: Proposal | None  # who may share a source, where nobody says it
-    some: tuple[Path, ...]  # of the files, evenly spaced
+    proposal: Proposal | None = None  # who may share a source, where nobody says it
+    some: tuple[Path, ...] = ()  # of the files, evenly spaced
+    divided: bool = False  # the images come in parts
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # of each class: images, and sources at most
+    account: tuple[str, ...] = ()  # what was found and what was left out, in lines
+    suspicions: tuple[Suspicion, ...] = ()
 
 
-def survey(source: str, cache: Path, groups: str | None = None, labels_from: str = "first") -> Survey:
+def survey(
+    source: str,
+    cache: Path,
+    groups: str | None = None,
+    labels_from: str = "first",
+    *,
+    parts: str | None = None,
+    without: Sequence[str] = (),
+    only: str | None = None,
+    skip_bad: bool = False,
+) -> Survey:
     """Look at a dataset; writes nothing. Raises DataError as `load` does."""
     if source in EMBEDDED and not (cache / source).exists():
         count, side, classes = {"digits": (1797, 8, 10), "tissue": (600, 96, 5)}[source]
-        return Survey(classes=classes, count=count, side=side, grouped=True, imbalance=1.0, proposal=None, some=())
+        return Survey(classes=classes, count=count, side=side, grouped=True, imbalance=1.0)
     place = cache / source if source in EMBEDDED else _place(cache / source if source in FETCHED else source)
-    found = listing(place, cache, labels_from)
+    found = listing(place, cache, labels_from, without=without, only=only)
     root, names = found.root, list(found.labels)
+    labels = [found.classes[label] for label in found.labels.values()]
     some = tuple(root / name for name in names[:: max(1, len(names) // SURVEYED)][:SURVEYED])
     size = source_size(some)
-    listed = found.groups is not None or (root / "groups.csv").is_file()
-    known = groups not in (None, "auto") or (groups is None and listed)
+    owners, known = _said_sources(found, groups, cache, skip_bad=skip_bad)
     counts = np.bincount(list(found.labels.values()), minlength=len(found.classes))
+    owned = Counter(label for label, _ in set(zip(labels, owners, strict=True)))
+    divided = _parts(found, parts, () if skip_bad else names, found.left_out)[1] is not None
     return Survey(
         classes=len(found.classes),
         count=len(names),
         side=size and min(size),
         grouped=known,
         imbalance=float(counts.max() / max(1, counts.min())),
-        proposal=None if known else propose(names, [found.classes[label] for label in found.labels.values()]),
+        proposal=None if known else propose(names, labels),
         some=some,
+        divided=divided,
+        sizes={name: (int(counts[number]), owned[name]) for number, name in enumerate(found.classes)},
+        account=tuple(account(found)),
+        suspicions=tuple(suspicions(root, names, labels)),
     )
+
+
+def _said_sources(found: Listing, groups: str | None, cache: Path, *, skip_bad: bool) -> tuple[list[str], bool]:
+    """The source of each image as far as somebody says it (else each is its own), and whether somebody does.
+
+    Where unreadable files may go, a list need not name them: then it is only looked for.
+    """
+    names, listed = list(found.labels), found.root / "groups.csv"
+    if groups is None and found.groups:
+        return [found.groups[path] for path in names], True
+    if groups == "auto" or (groups is None and not listed.is_file()):
+        return names, False
+    if skip_bad:
+        if groups and groups.lower().endswith(".csv") and not at_home(groups).is_file():
+            raise DataError(f"groups = {groups!r}: no such file")
+        return names, True
+    return sources(found.root, names, found.left_out, groups, cache, "", None).names, True
 
 
 def _bad_files(bad: dict[str, str], total: int) -> str:
@@ -268,6 +333,12 @@ def conflicting(dataset: ImageSet) -> int:
     for content, label in zip(dataset.contents, dataset.labels.tolist(), strict=True):
         labels.setdefault(content, set()).add(label)
     return sum(len(labels[content]) > 1 for content in dataset.contents)
+
+
+def odd(dataset: ImageSet) -> list[Suspicion]:
+    """What is odd about the images of a dataset, see data/suspicions.py."""
+    labels = [dataset.classes[label] for label in dataset.labels.tolist()]
+    return suspicions(dataset.root, dataset.paths, labels, dataset.images, dataset.contents)
 
 
 def proposal(dataset: ImageSet) -> Proposal | None:
@@ -318,8 +389,8 @@ def suspicious(dataset: ImageSet) -> list[str]:
     return lines
 
 
-def _fingerprint(paths: Sequence[str], contents: Sequence[str], labels: Sequence[str] | None) -> str:
-    """`labels`: where a list gives them; else the paths hold them."""
+def fingerprint_of(paths: Sequence[str], contents: Sequence[str], labels: Sequence[str] | None) -> str:
+    """What images hash to by their paths and contents, and by their labels where a list gives them."""
     total = hashlib.sha256()
     for number, (path, content) in enumerate(zip(paths, contents, strict=True)):
         label = f"\0{labels[number]}" if labels else ""

@@ -19,9 +19,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from data import DataError
 from data.formats import jpeg2000
 from data.formats.jpeg import MOST_SCANS, check_segments, jpeg_scans
+from data.formats.ranges import AS_16_BITS, Kind, Ranges, as_grey, extremes, kind_of, range_of, unusual
 
 DECODING = "RGB, EXIF orientation applied, squashed to the square, bilinear, JPEG draft at twice the size"
 """How images are decoded; recorded with every cache and model."""
+
+OTHERS = {
+    "HEIC": (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"),
+    "AVIF": (b"avif", b"avis"),
+}
+"""Formats of phones and browsers that are not read, by the brands in the first box of such a file."""
+JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+"""How a file of JPEG XL begins."""
 
 SAMPLE = 200
 
@@ -119,35 +128,95 @@ def _room_for(pixels: int) -> AbstractContextManager[None]:
     return (_small_room if pixels <= SMALL else _room).taken(pixels)
 
 
-def decode(source: Path | bytes, image_size: int, most: float = MOST_MEGAPIXELS) -> NDArray[np.uint8]:
+def decode(
+    source: Path | bytes, image_size: int, most: float = MOST_MEGAPIXELS, ranges: Ranges | None = AS_16_BITS
+) -> NDArray[np.uint8]:
     """One image file as RGB uint8 [S, S, 3]: squashed to the square, bilinear with antialiasing.
 
     JPEGs are first reduced by their own transform to no less than twice the size wanted (Pillow's draft mode: on
     768-pixel tiles nearly twice as fast, mean difference a quarter of a grey level). `source`: a file, or its content;
-    `most`: megapixels. Of several frames the first is taken. Raises DataError when it is no image, or too large a one.
+    `most`: megapixels; `ranges`: of numbers of more than 8 bits, None for the image's own. Of several frames the first
+    is taken. Raises DataError when it is no image, or too large a one.
     """
-    try:
+    with _in_words(source):
         with opened(source) as image:
-            width, height = image.size
-            held = _held(image, source, image_size)
-            if held.pixels > most * 1e6:
-                raise DataError(
-                    f"{width} x {height} pixels{held.why}, more than the {most:g} megapixels that are allowed"
-                )
+            held = _admitted(image, source, image_size, most)
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 _say_frames()
         with _room_for(held.room):
-            return _decoded(source, image_size)
+            return _decoded(source, image_size, ranges)
+
+
+def measured(source: Path | bytes, most: float = MOST_MEGAPIXELS) -> tuple[Kind, float, float] | None:
+    """The kind of numbers in an image file with the least and the largest of them; None for an image of 8 bits.
+
+    Raises DataError as `decode` does.
+    """
+    with _in_words(source):
+        with opened(source) as image:
+            kind = kind_of(image)
+            if kind is None:
+                return None
+            held = _admitted(image, source, 1, most)
+        with _room_for(held.room), opened(source) as image:
+            found = extremes(image)
+            return found and (kind, *found)
+
+
+def has_more_bits(file: Path) -> bool:
+    """Whether a file holds numbers of more than 8 bits, by its header alone."""
+    try:
+        with opened(file) as image:
+            return kind_of(image) is not None
+    except Exception:  # what is wrong with a file is said where it is decoded
+        return False
+
+
+@contextmanager
+def _in_words(source: Path | bytes) -> Iterator[None]:
+    """Turn whatever goes wrong with an image into a DataError that says it."""
+    try:
+        yield
     except Image.DecompressionBombError as error:  # where another program in this process has set Pillow's own limit
         raise DataError("too many pixels for an image (possible decompression bomb)") from error
     except UnidentifiedImageError as error:
-        raise DataError("not an image") from error
+        other = _other_format(source)
+        raise DataError(f"{other}, which is not read (convert to JPEG or PNG)" if other else "not an image") from error
     except DataError:
         raise
     except OSError as error:
         raise DataError(error.strerror or f"broken image ({error})") from error
     except Exception as error:  # Pillow's many decoders raise whatever broken bytes make them raise
         raise DataError(f"broken image ({error})") from error
+
+
+def _other_format(source: Path | bytes) -> str | None:
+    """The name of an image format that is not read, by the file's content."""
+    if isinstance(source, bytes):
+        begin = source[:64]
+    else:
+        with _regular(source) as handle:
+            begin = handle.read(64)
+    if begin.startswith(JPEG_XL):
+        return "JPEG XL"
+    if begin[4:8] != b"ftyp":
+        return None
+    box = begin[8 : min(64, int.from_bytes(begin[:4], "big"))]
+    brands = [box[:4], *(box[at : at + 4] for at in range(8, len(box), 4))]  # between them stands a version
+    # AVIF files name HEIC's general brand, too.
+    return next((name for name in ("AVIF", "HEIC") if set(brands) & set(OTHERS[name])), None)
+
+
+def _admitted(image: Image.Image, source: Path | bytes, image_size: int, most: float) -> "_Held":
+    """What an image takes that is about to be decoded. Raises DataError where it is more than is allowed."""
+    width, height = image.size
+    held = _held(image, source, image_size)
+    if held.pixels > most * 1e6:
+        raise DataError(
+            f"{width} x {height} pixels{held.why}, more than the {most:g} megapixels that are allowed "
+            "(max_megapixels can allow more)"
+        )
+    return held
 
 
 @dataclass(frozen=True)
@@ -189,22 +258,27 @@ def _reduce(image: Image.Image, image_size: int) -> None:
     image.draft("RGB", (2 * image_size, 2 * image_size))
 
 
-def _decoded(source: Path | bytes, image_size: int) -> NDArray[np.uint8]:
+def _decoded(source: Path | bytes, image_size: int, ranges: Ranges | None) -> NDArray[np.uint8]:
     """In a function of its own: when it returns, the whole image is gone."""
     with opened(source) as image:
         _reduce(image, image_size)
         ImageOps.exif_transpose(image, in_place=True)
-        return squashed(image, image_size)
+        return squashed(image, image_size, ranges)
 
 
-def squashed(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
+def squashed(image: Image.Image, image_size: int, ranges: Ranges | None = AS_16_BITS) -> NDArray[np.uint8]:
     """An image of any mode as RGB uint8 [S, S, 3]."""
-    return np.asarray(to_rgb(image).resize((image_size, image_size), Image.Resampling.BILINEAR))
+    return np.asarray(to_rgb(image, ranges).resize((image_size, image_size), Image.Resampling.BILINEAR))
 
 
 @cache
 def _say_frames() -> None:
     logger.warning("some files hold several frames or pages: the first of each is taken")
+
+
+@cache
+def _say_16_bits() -> None:
+    logger.warning("some files hold numbers of 16 or 32 bits: 0 is taken for black and 65535 for white")
 
 
 def source_size(files: Sequence[Path]) -> tuple[int, int] | None:
@@ -222,14 +296,24 @@ def source_size(files: Sequence[Path]) -> tuple[int, int] | None:
     return width, height
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB from any mode: 16-bit greys scaled to 8 bits, transparency laid on white."""
-    if image.mode == "F":
-        raise DataError("floating-point pixels, whose range is not known (convert the image to 8 or 16 bits)")
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = np.clip(np.asarray(image, np.int64) // 257, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
+def to_rgb(image: Image.Image, ranges: Ranges | None = None) -> Image.Image:
+    """RGB from any mode: numbers of more than 8 bits as their `ranges` say, transparency laid on white.
+
+    Without ranges an image of such numbers has its own, which does where images are compared with each other.
+    """
+    if kind := kind_of(image):
+        if ranges is None:
+            found = extremes(image)
+            ranges = {kind: range_of(kind, *found) if found else (0.0, 1.0)}
+        elif ranges is AS_16_BITS and kind in ranges:
+            _say_16_bits()
+        return Image.fromarray(as_grey(image, kind, ranges)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def decoding(ranges: Ranges) -> str:
+    """How images are decoded, with the range of numbers of more than 8 bits where those were measured."""
+    return f"{DECODING}; black to white: {words}" if (words := unusual(ranges)) else DECODING

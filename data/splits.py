@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data import DataError
-from data.datasets import ImageSet, proposal
+from data.datasets import ImageSet, Survey, proposal
 
 SHARES = {"train": 0.60, "val": 0.14, "cal": 0.06, "test": 0.20}
 """The protocol's parts: the search sees train and val; cal calibrates; test is opened once."""
@@ -84,6 +85,24 @@ def divide(dataset: ImageSet, seed: int, *, allow_leaks: bool = False) -> Parts:
         raise DataError("; ".join([str(error), *ways])) from error
 
 
+def refuse_too_few(seen: Survey) -> None:
+    """Raise DataError where a class cannot be in every part, as far as that is seen before the images are read."""
+    if seen.divided or not seen.sizes:
+        return
+    worst = min(seen.sizes, key=lambda name: seen.sizes[name][1])
+    images, owned = seen.sizes[worst]
+    if owned < len(SHARES):
+        ways = [seen.proposal.line()] if seen.proposal else []
+        raise DataError("; ".join([_too_few(worst, images, owned, SHARES), *ways]))
+
+
+def _too_few(name: str, images: int, owned: int, shares: Mapping[str, float]) -> str:
+    return (
+        f"class {name} has {images} images of {owned} sources; the parts {', '.join(shares)} need at least "
+        f"{len(shares)} sources a class (add images, or leave it out: --set {quote(f'without={name}')})"
+    )
+
+
 def crossing(dataset: ImageSet) -> list[tuple[str, str]]:
     """Held-out images of a divided dataset with an image of the same source in another part: (path, that one's path).
 
@@ -129,7 +148,8 @@ def given_parts(dataset: ImageSet, seed: int) -> Parts:
         if absent := sorted(set(range(len(dataset.classes))) - set(dataset.labels[part].tolist())):
             raise DataError(
                 f"{dataset.parts_from}: no image of {dataset.classes[absent[0]]} in {name}, so no score would say "
-                "anything of it (add some, leave the class out, or let the parts be made here: --set parts=none)"
+                "anything of it (add some, leave the class out with --set without=NAME, or let the parts be made "
+                "here: --set parts=none)"
             )
     return Parts(hash=_hash(index, dataset.paths), **index)
 
@@ -142,11 +162,8 @@ def _whole(
     owned = (table > 0).sum(axis=0)
     worst = int(owned.argmin())
     if owned[worst] < len(shares):
-        raise TooFewSourcesError(
-            f"class {classes[worst]} has {table[:, worst].sum()} images of {owned[worst]} sources; the parts "
-            f"{', '.join(shares)} need at least {len(shares)} sources a class (add images, or leave it out)"
-            f"{_largest(table, worst, groups, paths)}"
-        )
+        counts = int(table[:, worst].sum()), int(owned[worst])
+        raise TooFewSourcesError(f"{_too_few(classes[worst], *counts, shares)}{_largest(table, worst, groups, paths)}")
     part_of = _assign(table, np.array(list(shares.values())) / sum(shares.values()), seed)
     index = {name: np.flatnonzero(part_of[groups] == number) for number, name in enumerate(shares)}
     for name, part in index.items():

@@ -1,5 +1,7 @@
 """The program's entry: imports take seconds, in which Ctrl-C must not show our insides."""
 
+import codecs
+import io
 import locale
 import os
 import signal
@@ -29,7 +31,22 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8")
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
-    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace")
+    codecs.register_error(SHOWABLE, _showable)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr writes such characters as numbers
+        sys.stdout.reconfigure(errors=SHOWABLE)
+
+
+SHOWABLE = "study-showable"
+"""The error handler of what we print: nothing that a terminal or a pipe cannot show ends a command."""
+
+
+def _showable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Bytes of a file's name that are no text as they are; "?" for each other character that cannot be encoded."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    some = error.object[error.start : error.end]
+    return b"".join(bytes([ord(one) - 0xDC00]) if "\udc80" <= one <= "\udcff" else b"?" for one in some), error.end
 
 
 def _in_utf8() -> None:

@@ -2,33 +2,51 @@
 
 import logging
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from shlex import quote
 
 import torch
+from optuna.trial import TrialState
 
 from data import Progress
 from study import StudyError
 from study.config.plan import Planned
 from study.config.resolve import Asked
 from study.forkserver import gather
-from study.result.final import Outcome, finish
+from study.result.final import Outcome, finish, finished_card, next_place
 from study.result.helpers import train_on
 from study.result.refit import FinalEpoch
-from study.search.contract import stored_config
+from study.result.scoring import openings
+from study.search.contract import check_images, files_of, stored_config
 from study.search.devices import spread
 from study.search.engine import Engine
 from study.search.local import local_processes
+from study.search.open_study import OpenStudy
 from study.search.opened import Opened, open_all, with_absolute_data
-from study.search.settle import kept, settle
+from study.search.settle import Kept, kept, settle
 from study.search.standing import search_seconds, winner
 from study.search.trial import TrialNews, Watch, objective
-from study.search.worker import search, work_on
+from study.search.worker import budget_reached, search, work_on
 from study.storage.door import check_storage, load_study, open_storage, storage_trouble
 from study.storage.locks import FINAL, alone
 from study.storage.names import check_name
 from study.storage.processes import now
 
+
+@dataclass(frozen=True)
+class Finished:
+    """News, and the only one: the study has its model, and nothing was added to it."""
+
+    directory: Path
+    more: str  # what adds to it, to be typed
+
+
 News = Planned | Opened | TrialNews | FinalEpoch | Outcome
+
+ONLY_TYPED = ("trials", "hours", "positive", "leaky_score", "pretrained")
+"""Fields that make a study longer, or its report another one: unless they are typed, they stay as they were."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,22 +62,23 @@ def run(
     watch: Watch | None = None,
     searching: bool = True,
     engine: Engine | None = None,
-) -> Iterator[News]:
+) -> Iterator[News | Finished]:
     """Search to the budget, then train, score and export; yields news.
 
-    Finishes what an earlier run left. While another process runs the same study, this one works beside it. `since`:
-    when this command began, by processes.now. `devices`: workers spread over them (study.search.devices), and
-    the first one is for everything else. `watch` is told of each training step in this process. Without `searching`
-    the final stage comes at once. `engine`: what runs the workers; by default this process is the only one, or starts
-    the others.
+    Finishes what an earlier run left; of a finished study to which nothing is added the only news is Finished. While
+    another process runs the same study, this one works beside it. `since`: when this command began, by processes.now.
+    `devices`: workers spread over them (study.search.devices), and the first one is for everything else. `watch` is
+    told of each training step in this process. Without `searching` the final stage comes at once. `engine`: what runs
+    the workers; by default this process is the only one, or starts the others.
     """
     began = now() if since is None else since
     device = torch.device(devices[0])
-    asked = with_absolute_data(asked)
     measured = None if progress is None else partial(progress, "measuring")
     with storage_trouble(url):
         check_storage(url)
-        config, planned = settle(asked, check_name(name), url, device, measured)
+        before = kept(check_name(name), url)
+        asked = with_absolute_data(_without_defaults(asked, before))
+        config, planned = settle(asked, name, url, device, measured)
         settled = now() - began
         if planned:
             yield planned
@@ -79,6 +98,12 @@ def run(
             config, planned = settle(asked, name, url, device, measured)
             opened = open_all(config, name, url, progress, create=True, asked=asked, planned=planned)
         study = opened.study
+        ended = not searching or _searched(study)
+        if ended and finished_card(study.folder / "model", study, config, opened.dataset):
+            yield Finished(study.folder / "model", _adding(study, name))
+            return
+        if openings(study) and (not ended or (before and config.pretrained and not before.config.pretrained)):
+            _tell_of_openings(study)
         already = search_seconds(study.own_trials())
         with study.while_it_exists(), study.clock.running(began, already):
             done = len(study.own_trials())
@@ -96,6 +121,40 @@ def run(
             helpers = partial(_helped, engine, name, url, devices, config.workers) if engine else None
             with alone(study.storage, study.folder, FINAL, _waiting):
                 yield from finish(study, work, None, study.folder / "model", watch=watch, helpers=helpers)
+
+
+def _without_defaults(asked: Asked, before: Kept | None) -> Asked:
+    """What was asked for, where nobody typed it as a study that exists has it: defaults add nothing."""
+    if before is None or asked.given is None:
+        return asked
+    there = before.config.model_dump(mode="json")
+    return Asked({**asked.fields, **{key: there[key] for key in ONLY_TYPED if key not in asked.given}})
+
+
+def _searched(study: OpenStudy) -> bool:
+    """Whether nothing is left to search: all trials that were wanted have ended, or the time for them is over."""
+    enough = budget_reached(study.own_trials(), stored_config(study.study)) and not study.trials(TrialState.RUNNING)
+    return study.has_trained() and (enough or study.search_seconds_left() <= 0)
+
+
+def _adding(study: OpenStudy, name: str) -> str:
+    """The command that adds to a study: trials, or hours, or both where both are used up."""
+    config, own = stored_config(study.study), study.own_trials()
+    more = f" --trials {2 * len(own)}" if budget_reached(own, config) else ""
+    if config.hours is not None and study.search_seconds_left() <= 0:
+        more += f" --hours {2 * config.hours:g}"
+    return f"study resume {quote(name)}{more}"
+
+
+def _tell_of_openings(study: OpenStudy) -> None:
+    """That the test part was opened, before time is spent on opening it again."""
+    opened, model = len(openings(study)), study.folder / "model"
+    times = "once" if opened == 1 else f"{opened} times"
+    keeps = f"; the model in {model} is then kept in {next_place(model)}" if model.exists() else ""
+    logger.warning(
+        f"the test part was opened {times} in this study, and will be opened again if another trial wins, or is "
+        f"compared: the score is then optimistic{keeps}"
+    )
 
 
 def _helped(
@@ -118,7 +177,9 @@ def retrain(
 ) -> Iterator[News]:
     """Train a trial's architecture again from fresh weights; the winner into model/, another beside it."""
     with storage_trouble(url):
-        config = stored_config(load_study(open_storage(url, create=False, write=False), name))
+        found = load_study(open_storage(url, create=False, write=False), name)
+        config = stored_config(found)
+        check_images(config, name, files_of(found, url))
         opened = open_all(config, name, url, progress)
         study = opened.study
         best = winner(study)

@@ -21,7 +21,7 @@ FLOORS = [
     ["models.bundle", "models.training", "data"],
     ["models.scores", "data.grouping", "data.public"],
     ["models"],
-    ["data.cache"],
+    ["data.cache", "data.layout"],
     ["data.processes"],
     ["data.images"],
     ["data.formats"],

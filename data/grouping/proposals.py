@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
 
@@ -31,11 +31,15 @@ class Proposal:
 
     def line(self, *, study: bool = True) -> str:
         """What was seen and what to type: as settings of a study, or as options of `study data`."""
-        typed = (
-            f"--set {quote(f'{name}={value}')}" if study else f"--{name.replace('_', '-')} {quote(value)}"
-            for name, value in self.fields.items()
-        )
-        return f"{self.seen}: to keep each on one side: {' '.join(typed)}"
+        return f"{self.seen}: to keep each on one side: {typed(self.fields, study=study)}"
+
+
+def typed(fields: Mapping[str, str], *, study: bool) -> str:
+    """Fields as settings of a study, or as options of `study data`."""
+    return " ".join(
+        f"--set {quote(f'{name}={value}')}" if study else f"--{name.replace('_', '-')} {quote(value)}"
+        for name, value in fields.items()
+    )
 
 
 def propose(paths: Sequence[str], classes: Sequence[str]) -> Proposal | None:

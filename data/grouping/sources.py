@@ -1,8 +1,6 @@
 """Who shares a source, and how that is known: a list, folders, a pattern on names, or the pixels."""
 
-import csv
 import fcntl
-import io
 import logging
 import re
 import shutil
@@ -21,7 +19,9 @@ from data import DataError, Progress, at_home
 from data.cache import publish
 from data.grouping.belief import Close
 from data.grouping.settings import version
-from data.images import read_file, read_text
+from data.images import read_file
+from data.layout.names import normal, refuse_alike
+from data.layout.tables import Table, read_table
 
 GROUPS = "groups.json"
 
@@ -164,7 +164,7 @@ def level_groups(level: int, paths: Sequence[str]) -> list[str]:
             f"groups = 'level:{level}': {len(lacking)} of {len(paths)} images have no such folder, for example "
             f"{lacking[0]} (levels count the folders of a path from 1; or name the groups by a pattern or a CSV list)"
         )
-    names = [inside[level - 1] for inside in folders]
+    names = [normal(inside[level - 1]) for inside in folders]
     if len(set(names)) == 1:
         raise DataError(
             f"groups = 'level:{level}' puts all {len(paths)} images into one group: {names[0]!r} (take another level)"
@@ -188,7 +188,7 @@ def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:
             f"groups = {pattern!r} matches {len(paths) - len(missing)} of {len(paths)} images; "
             f"not, for example: {', '.join(missing[:3])}"
         )
-    names = [match["group"] for match in matches if match]
+    names = [normal(match["group"]) for match in matches if match]
     if len(set(names)) == 1:
         raise DataError(f"groups = {pattern!r} puts all {len(paths)} images into one group: {names[0]!r}")
     return names
@@ -225,15 +225,13 @@ def read_groups(listed: Path, paths: Sequence[str], left_out: Iterable[str] = ()
     there.
     """
     try:
-        text = read_text(listed)
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        columns = rows.fieldnames or []
-        key = next((name for name in ("group", "group_id") if name in columns), None)
-        if key is None or "path" not in columns:
-            raise DataError(f"{listed} needs the columns path and group; it has: {', '.join(columns) or 'none'}")
-        found = _groups_of(rows, key, listed)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the groups in {listed}: {error}") from error
+        table = read_table(listed)
+    except OSError as error:
+        raise DataError(f"cannot read the groups in {listed}: {error.strerror}") from error
+    key = next((name for name in ("group", "group_id") if name in table.columns), None)
+    if key is None or "path" not in table.columns:
+        raise DataError(f"{listed} needs the columns path and group; it has: {', '.join(table.columns) or 'none'}")
+    found = _groups_of(table, key, listed)
     missing = [path for path in paths if path not in found]
     extra = sorted(found.keys() - set(paths) - set(left_out))
     problems = [
@@ -247,16 +245,18 @@ def read_groups(listed: Path, paths: Sequence[str], left_out: Iterable[str] = ()
     return [found[path] for path in paths]
 
 
-def _groups_of(rows: "csv.DictReader[str]", key: str, listed: Path) -> dict[str, str]:
+def _groups_of(table: Table, key: str, listed: Path) -> dict[str, str]:
     """Path -> group; every row must name both, and no path may have two groups."""
     found: dict[str, str] = {}
-    for row in rows:
-        if not row["path"] or not row[key]:
-            raise DataError(f"{listed}, line {rows.line_num}: a row needs a path and a {key}")
-        path = _normal(row["path"])
-        group = f"{row.get('label') or ''}/{row[key]}" if key == "group_id" else row[key]
+    for line, row in table.rows:
+        named, own = row["path"], normal(row[key] or "")
+        if not named or not own:
+            raise DataError(f"{listed}, line {line}: a row needs a path and a {key}")
+        path = _normal(named)
+        group = f"{normal(row.get('label') or '')}/{own}" if key == "group_id" else own
         if found.setdefault(path, group) != group:
-            raise DataError(f"{listed}, line {rows.line_num}: {path} stands in two groups, {found[path]} and {group}")
+            raise DataError(f"{listed}, line {line}: {path} stands in two groups, {found[path]} and {group}")
+    refuse_alike(found.values(), "groups", listed)
     return found
 
 

@@ -29,6 +29,7 @@ class Known:
     title: str
     classes: tuple[tuple[str, ...], ...]  # the folder names in use, one tuple for each convention
     images: int
+    side: int  # pixels, width and height
     licence: str
     citation: str
     get: str  # how to get it
@@ -49,6 +50,7 @@ KNOWN = {
             ),
         ),
         images=25_000,
+        side=768,
         licence="free for research, as its authors state",
         citation="Borkowski et al., Lung and Colon Cancer Histopathological Image Dataset, arXiv:1912.12142, 2019",
         get="download the archive lung_colon_image_set from its authors and give the folder: study run --data FOLDER",
@@ -72,6 +74,7 @@ KNOWN = {
             ),
         ),
         images=70_000,
+        side=28,
         licence="MIT",
         citation="Xiao, Rasul and Vollgraf, Fashion-MNIST, arXiv:1708.07747, 2017",
         get="study data fetch fashion-mnist",
@@ -81,6 +84,7 @@ KNOWN = {
         title="CIFAR-10, small photographs",
         classes=(("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),),
         images=60_000,
+        side=32,
         licence="none stated; free for research by custom",
         citation="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
         get="study data fetch cifar10",
@@ -94,11 +98,18 @@ def normal(name: str) -> str:
     return "_".join(part for part in "".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
-def recognise(classes: Iterable[str]) -> tuple[str, Known] | None:
-    """The known dataset whose class names these are (all of them, or two and more), if any."""
+def recognise(classes: Iterable[str], images: int, size: tuple[int, int] | None) -> tuple[str, Known] | None:
+    """The known dataset that these are images of, if any: names, count and size (width, height) together must fit.
+
+    All of its classes with at most as many images, or some of them with exactly as many.
+    """
     names = {normal(name) for name in classes}
     for key, known in KNOWN.items():
-        if len(names) >= 2 and any(names <= set(convention) for convention in known.classes):
+        whole = next((convention for convention in known.classes if names <= set(convention)), None)
+        if whole is None or len(names) < 2 or size != (known.side, known.side):
+            continue
+        most = known.images * len(names) // len(whole)
+        if images == most or (images < most and len(names) == len(whole)):
             return key, known
     return None
 

@@ -1,6 +1,6 @@
 """The card of a model folder, card.json: what a program or a person must know of the model, in one schema."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, ValidationError, field_validator
 
@@ -39,6 +39,10 @@ Positive = Annotated[float, Field(ge=1e-4, le=1e4)]
 Pixels = Annotated[int, Field(ge=1)]
 
 
+Ranges = dict[Literal["whole", "float"], tuple[FiniteFloat, FiniteFloat]]
+"""What is black and what is white, by the kind of numbers in a file."""
+
+
 class Section(BaseModel):
     """A part of the card. Fields of later versions are passed over."""
 
@@ -50,9 +54,18 @@ class Preprocessing(Section):
 
     size: Pixels  # height and width
     decoding: str = ""
+    ranges: Ranges = {}  # of numbers of more than 8 bits
     mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     std: tuple[Positive, Positive, Positive]
     views: tuple[View, ...] = AS_IT_IS  # of an image, whose probabilities are averaged
+
+    @field_validator("ranges")
+    @classmethod
+    def _ordered(cls, ranges: Ranges) -> Ranges:
+        for low, high in ranges.values():
+            if not low < high:
+                raise ValueError(f"{low} to {high} is no range")
+        return ranges
 
     @field_validator("views")
     @classmethod
@@ -252,8 +265,8 @@ def parsed(raw: dict[str, JsonValue], kind: type[Kind]) -> Kind:
 
 
 def percent(share: float) -> str:
-    """0.97531 -> "97.5 %"."""
-    return f"{100 * share:.1f} %"
+    """0.97531 -> "97.5 %"; less than all is never "100.0 %"."""
+    return "over 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
 
 
 def beaten(card: Card) -> list[str]:

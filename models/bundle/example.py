@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 here = Path(__file__).parent
 card = json.loads((here / "card.json").read_text(encoding="utf-8"))
 size = card["preprocessing"]["size"]
+ranges = {"whole": (0, 65535), **card["preprocessing"].get("ranges", {})}  # of numbers of more than 8 bits
 formats = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs
 
 
@@ -17,8 +18,10 @@ def pixels(path: str) -> np.ndarray:
     image: Image.Image = Image.open(path, formats=formats)
     image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at no less than twice the size, as in training
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey
-        image = Image.fromarray(np.clip(np.asarray(image, np.int64) // 257, 0, 255).astype(np.uint8))
+    if image.mode[0] in "IF":  # grey of 16 or 32 bits
+        low, high = ranges["float" if image.mode == "F" else "whole"]
+        values = np.nan_to_num(np.asarray(image, np.float64), nan=low, posinf=high, neginf=low)
+        image = Image.fromarray(np.clip((values - low) * 255 / (high - low), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))

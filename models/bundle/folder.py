@@ -7,6 +7,7 @@ calibrated probabilities. This program itself loads the safetensors only: data, 
 import copy
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,10 +31,13 @@ from models.scores.views import AS_IT_IS, View
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"
 PROGRAM, ONNX, CHECKPOINT = "model.pt2", "model.onnx", "model.pth"
-EXAMPLE, READABLE = "example.py", "MODEL_CARD.md"
+EXAMPLE, READABLE, SEEN = "example.py", "MODEL_CARD.md", "seen.txt"
 
-FILES = (WEIGHTS, CONFIG, PROGRAM, ONNX, CHECKPOINT, EXAMPLE, READABLE)
+FILES = (WEIGHTS, CONFIG, PROGRAM, ONNX, CHECKPOINT, EXAMPLE, READABLE, SEEN)
 """What the card lists with hashes; the report beside them is no part of the model."""
+
+SEEN_DIGITS = 16
+"""64 bits of a hash: of a million images and a million others, none is taken for another one by chance."""
 
 RUNNABLE = (
     ".safetensors",
@@ -53,8 +57,12 @@ RUNNABLE = (
 """Endings of files that somebody might take for the model or run; only those that the card lists may be there."""
 
 
-def save(directory: Path, model: CNN, config: CNNConfig, card: Kind, images: NDArray[np.uint8]) -> Kind:
+def save(
+    directory: Path, model: CNN, config: CNNConfig, card: Kind, images: NDArray[np.uint8], seen: Iterable[str] = ()
+) -> Kind:
     """Write the model in all its formats, an example and the card; returns the card as written.
+
+    `seen`: SHA-256 of each image file that the model, or what was decided about it, has seen.
 
     The card goes last, with the hash of each file, so that a folder whose writing was cut off is noticed. Every format
     is compared with `model`, in full precision on the CPU, on some uint8 `images` [N, S, S, 3], and timed.
@@ -74,6 +82,7 @@ def save(directory: Path, model: CNN, config: CNNConfig, card: Kind, images: NDA
         expected = export.run_module(_predictor(trained.model, card, AS_IT_IS))(images)
     formats |= _as_checkpoint(directory, once, config, card, expected, images)
     files.write(directory / EXAMPLE, Path(export.__file__).with_name(EXAMPLE).read_bytes())
+    _write_seen(directory / SEEN, seen)
     card = card.model_copy(update={"weights_sha256": digest, "formats": formats})
     files.write(directory / READABLE, markdown(card).encode())
     hashes = {name: files.file_hash(directory / name) for name in FILES if (directory / name).exists()}
@@ -125,6 +134,25 @@ def _as_checkpoint(
     read = export.run_module(load_reference(directory / CHECKPOINT).predictor)
     note = "" if card.preprocessing.views == AS_IT_IS else "one view only: its layout has no place for several"
     return {CHECKPOINT: Format(max_difference=export.compare(read, expected, images), note=note)}
+
+
+def _write_seen(file: Path, seen: Iterable[str]) -> None:
+    """The beginning of each hash, a line each and sorted; no file where nothing is known."""
+    lines = sorted({f"{digest[:SEEN_DIGITS]}\n" for digest in seen})
+    if lines:
+        files.write(file, "".join(lines).encode())
+    else:
+        file.unlink(missing_ok=True)
+
+
+def seen_images(directory: Path) -> frozenset[str] | None:
+    """The first SEEN_DIGITS of the SHA-256 of each file that a model has seen; None where its folder does not say.
+
+    Raises ModelError as `load` does.
+    """
+    if not directory.is_dir() or SEEN not in read_card(directory, Card).files:
+        return None
+    return frozenset(_text(directory / SEEN).decode().split())
 
 
 def save_weights(file: Path, model: nn.Module) -> str:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.bundle.card import Card
+from models.bundle.card import Card, Ranges
 from models.cnn import CNN, fused, prepare
 from models.precision import full_precision
 from models.scores.transforms import by_view, seen
@@ -62,6 +62,11 @@ class Bundle:
     image_size: int
     card: Card | None = None  # a checkpoint of the reference has none
     allowed: float | None = None  # megapixels of an image, where the user has said it
+
+    @property
+    def ranges(self) -> Ranges:
+        """What was black and what white in the training's images; none where all of them had 8 bits."""
+        return self.card.preprocessing.ranges if self.card else {}
 
     def megapixels(self, most: float) -> float:
         """The largest image that is decoded: what the user allows, else what the card says, which is no more than

@@ -70,7 +70,7 @@ def _scores(card: Card, test: HeldOutScores) -> Lines:
         ("macro F1", f"{test.macro_f1:.3f}"),
         ("negative log likelihood", f"{test.nll:.3f}"),
         ("all seeds", ", ".join(map(percent, seeds)) if len(seeds) > 1 else None),
-        ("openings of the test part", card.test_openings),
+        ("openings of the test part", _openings(card)),
     ]
     rows: list[tuple[Cell, ...]] = [
         (in_markdown(name), *(f"{row[key]:.3f}" for key in SHOWN), int(row["support"]))
@@ -81,8 +81,15 @@ def _scores(card: Card, test: HeldOutScores) -> Lines:
     return [*_table(("score", "value"), _known(facts)), "", *classes, *(["", *more] if more else [])]
 
 
+def _openings(card: Card) -> Cell:
+    """How often the test part was opened by then, and which of these the scores are from."""
+    if card.test_opening is None or card.test_openings == 1:
+        return card.test_openings
+    return f"{card.test_openings}; these scores are from opening {card.test_opening.number}"
+
+
 def _data(card: Card, data: Data) -> Lines:
-    size = data.source_size
+    size, ranges = data.source_size, card.preprocessing.ranges
     facts: list[tuple[str, Cell]] = [
         ("source", in_markdown(data.source)),
         ("images", data.images),
@@ -90,6 +97,10 @@ def _data(card: Card, data: Data) -> Lines:
         ("groups (images of one source)", data.groups),
         ("how the groups are known", in_markdown(data.groups_from)),
         ("parts, images", ", ".join(f"{part} {count}" for part, count in data.parts.items())),
+        (
+            "of 16 or 32 bits, black to white",
+            ", ".join(f"{kind} numbers {low:.6g} to {high:.6g}" for kind, (low, high) in ranges.items()) or None,
+        ),
         ("unreadable, left out", len(data.skipped) or None),
         ("synthetic", "yes: no score here says anything about real images" if card.synthetic_data else None),
     ]
@@ -117,7 +128,7 @@ def _protocol(card: Card) -> Lines:
         if len(views) > 1
         else None,
         None if study is None or study.complete else f"- {INCOMPLETE}",
-        "- The interval resamples groups, not images.",
+        "- The interval is over groups, not images.",
     ]
 
 

@@ -15,11 +15,14 @@ from typing_extensions import TypedDict  # pydantic reads the one of typing from
 from models.precision import full_precision
 from models.scores.calibration import Bin, brier, calibration_error, risk_coverage, softmax
 from models.scores.intervals import (
+    ENOUGH,
     Interval,
     accuracy_interval,
     auroc_interval,
-    class_intervals,
+    balanced_interval,
     difference_interval,
+    f1_interval,
+    fewest_groups,
     group_labels,
     group_sums,
 )
@@ -68,15 +71,18 @@ class Positive(Rates):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupScores:
-    """What probabilities are worth, one vote a group. Fractions, not percent; intervals are 95 %, over groups."""
+    """What probabilities are worth, one vote a group. Fractions, not percent; intervals are 95 %, over groups.
+
+    An interval of a mean over classes is None where a class has too few groups.
+    """
 
     groups: int
     accuracy: float
     accuracy_interval: Interval
     balanced_accuracy: float
-    balanced_accuracy_interval: Interval
-    macro_f1: float
-    macro_f1_interval: Interval
+    balanced_accuracy_interval: Interval | None
+    macro_f1: float  # over the classes that occur
+    macro_f1_interval: Interval | None
     auroc: float | None  # mean over classes of one against the rest; None where a class is missing
     auroc_interval: Interval | None
     nll: float  # negative log likelihood, nats per vote, after temperature
@@ -88,6 +94,8 @@ class GroupScores:
     confusion: list[list[int]]  # rows: true class; columns: predicted
     positive: Positive | None  # None where no class is named positive
     averages: dict[str, ClassScores] = field(default_factory=dict)  # over the classes
+    recall_intervals: dict[str, Interval] = field(default_factory=dict)  # of each class that occurs
+    no_interval: str = ""  # why means over classes have none
 
     def of_class(self, name: str) -> ClassScores:
         """The row of one class in the report."""
@@ -145,11 +153,10 @@ def score(
     groups: Ints,
     classes: Sequence[str],
     temperature: float,
-    seed: int,
     positive: Sequence[str] = (),
     cutoff: float | None = None,
 ) -> Scores:
-    """All scores of logits [N, K] (or [V, N, K]: see softmax) against labels [N]; intervals resample groups [N].
+    """All scores of logits [N, K] (or [V, N, K]: see softmax) against labels [N]; intervals are over groups [N].
 
     For the rest see against_rest.
     """
@@ -160,17 +167,17 @@ def score(
     every = list(range(len(classes)))
     columns = metrics.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
     rows = [_class_scores(*row) for row in zip(*columns, strict=True)]  # by place, since a class may have any name
-    wide = class_intervals(predicted, labels, groups, len(classes), seed)
-    auroc, auroc_range = _auroc(probabilities, np.eye(len(classes), dtype=bool)[labels], labels, groups, seed)
+    right, there = predicted == labels, np.unique(labels)
+    auroc, auroc_range = _auroc(probabilities, np.eye(len(classes), dtype=bool)[labels], labels, groups)
     return Scores(
         images=len(labels),
         groups=len(np.unique(groups)),
-        accuracy=float((predicted == labels).mean()),
-        accuracy_interval=accuracy_interval(predicted == labels, labels, groups, seed),
+        accuracy=float(right.mean()),
+        accuracy_interval=accuracy_interval(right, labels, groups),
         balanced_accuracy=mean_recall(predicted, labels),
-        balanced_accuracy_interval=wide["balanced_accuracy"],
-        macro_f1=float(metrics.f1_score(labels, predicted, labels=every, average="macro", zero_division=0)),
-        macro_f1_interval=wide["macro_f1"],
+        balanced_accuracy_interval=balanced_interval(right, labels, groups),
+        macro_f1=float(metrics.f1_score(labels, predicted, labels=there, average="macro", zero_division=0)),
+        macro_f1_interval=f1_interval(predicted, labels, groups),
         auroc=auroc,
         auroc_interval=auroc_range,
         nll=float(metrics.log_loss(labels, probabilities, labels=every)),
@@ -182,8 +189,10 @@ def score(
         majority=float(np.bincount(labels).max() / len(labels)),
         report=dict(zip(classes, rows, strict=True)),
         averages=_averages(rows),
+        recall_intervals={classes[one]: _share(right, labels == one, groups)[1] for one in there},
+        no_interval=_too_few(labels, groups, classes),
         confusion=metrics.confusion_matrix(labels, predicted, labels=every).tolist(),
-        positive=against_rest(probabilities, labels, groups, classes, positive, cutoff, seed) if positive else None,
+        positive=against_rest(probabilities, labels, groups, classes, positive, cutoff) if positive else None,
     )
 
 
@@ -196,6 +205,18 @@ def _class_scores(precision: float, recall: float, f1: float, support: float) ->
     }
 
 
+def _share(right: NDArray[np.bool_], mine: NDArray[np.bool_], groups: Ints) -> tuple[float, Interval]:
+    """The share of my images that are right [N], with its interval."""
+    same = np.zeros(int(mine.sum()), np.int64)
+    return float(right[mine].mean()), accuracy_interval(right[mine], same, groups[mine])
+
+
+def _too_few(labels: Ints, groups: Ints, classes: Sequence[str]) -> str:
+    """Why means over classes have no interval; nothing where they have."""
+    label, count = fewest_groups(labels, groups)
+    return "" if count >= ENOUGH else f"{classes[label]} has {count} of the {ENOUGH} groups that are needed"
+
+
 def _averages(rows: Sequence[ClassScores]) -> dict[str, ClassScores]:
     """Over the classes: each alike, and by their number of images."""
     table = np.array([list(row.values()) for row in rows])
@@ -205,7 +226,7 @@ def _averages(rows: Sequence[ClassScores]) -> dict[str, ClassScores]:
 
 
 def _auroc(
-    scores: Floats, truth: NDArray[np.bool_], labels: Ints, groups: Ints, seed: int
+    scores: Floats, truth: NDArray[np.bool_], labels: Ints, groups: Ints
 ) -> tuple[float | None, Interval | None]:
     """Mean area under the ROC curves of scores [N, C] against truth [N, C], with its interval; None where undefined."""
     from sklearn.metrics import roc_auc_score
@@ -213,7 +234,7 @@ def _auroc(
     if (truth.all(axis=0) | ~truth.any(axis=0)).any():
         return None, None
     areas = [roc_auc_score(hit, column) for column, hit in zip(scores.T, truth.T, strict=True)]
-    return float(np.mean(areas)), auroc_interval(scores, truth, labels, groups, seed)
+    return float(np.mean(areas)), auroc_interval(scores, truth, labels, groups)
 
 
 def mean_recall(predicted: Ints, labels: Ints) -> float:
@@ -228,7 +249,6 @@ def against_rest(
     classes: Sequence[str],
     positive: Sequence[str],
     cutoff: float | None,
-    seed: int,
 ) -> Positive:
     """Positive classes against the others: sensitivity and specificity of the label that is predicted, and AUROC.
 
@@ -236,28 +256,25 @@ def against_rest(
     """
     names = np.isin(np.array(classes), list(positive))
     truth, mass = names[labels], probabilities[:, names].sum(axis=1)
-    auroc, interval = _auroc(mass[:, None], truth[:, None], labels, groups, seed)
+    auroc, interval = _auroc(mass[:, None], truth[:, None], truth.astype(np.int64), groups)
     at_cutoff = None
     if cutoff is not None:
-        above = _rates(mass > cutoff, truth, groups, seed)
+        above = _rates(mass > cutoff, truth, groups)
         at_cutoff = RatesAtCutoff(wanted=SPECIFICITY, cutoff=cutoff, cutoff_from="cal", **vars(above))
     return Positive(
         classes=list(positive),
         auroc=auroc,
         auroc_interval=interval,
         at_specificity=at_cutoff,
-        **vars(_rates(names[probabilities.argmax(axis=1)], truth, groups, seed)),
+        **vars(_rates(names[probabilities.argmax(axis=1)], truth, groups)),
     )
 
 
-def _rates(called: NDArray[np.bool_], truth: NDArray[np.bool_], groups: Ints, seed: int) -> Rates:
+def _rates(called: NDArray[np.bool_], truth: NDArray[np.bool_], groups: Ints) -> Rates:
     """Sensitivity and specificity of images that are called positive [N]."""
 
     def share(mine: NDArray[np.bool_], right: NDArray[np.bool_]) -> tuple[float, Interval] | tuple[None, None]:
-        if not mine.any():
-            return None, None
-        same = np.zeros(int(mine.sum()), np.int64)
-        return float(right[mine].mean()), accuracy_interval(right[mine], same, groups[mine], seed)
+        return _share(right, mine, groups) if mine.any() else (None, None)
 
     sensitivity, specificity = share(truth, called), share(~truth, ~called)
     return Rates(
@@ -286,7 +303,7 @@ def by_group(logits: Floats, labels: Ints, groups: Ints, temperature: float) -> 
 
 
 def compare(
-    shipped: Ints, other: Ints, labels: Ints, groups: Ints, seed: int, *, name: str, trial: int | None, leaky: bool
+    shipped: Ints, other: Ints, labels: Ints, groups: Ints, *, name: str, trial: int | None, leaky: bool
 ) -> Comparison:
     """Another model's predicted labels [N] beside the shipped one's."""
     one, two = shipped == labels, other == labels
@@ -295,10 +312,10 @@ def compare(
         trial=trial,
         leaky=leaky,
         accuracy=float(two.mean()),
-        accuracy_interval=accuracy_interval(two, labels, groups, seed),
+        accuracy_interval=accuracy_interval(two, labels, groups),
         balanced_accuracy=mean_recall(other, labels),
         difference=float(one.mean() - two.mean()),
-        difference_interval=difference_interval(one, two, labels, groups, seed),
+        difference_interval=difference_interval(one, two, labels, groups),
     )
 
 

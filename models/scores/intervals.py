@@ -1,6 +1,11 @@
-"""95 % intervals that resample groups: images of one source are one piece of evidence, not many."""
+"""95 % intervals over groups: images of one source are one piece of evidence, not many.
 
-from collections.abc import Iterator
+A score is read as a share seen in so many independent trials as its spread over the groups says (Korn and Graubard
+1998), and gets the exact binomial interval of that share (Clopper and Pearson 1934). So it is never of width zero, and
+never ends at 1 with a mistake in sight.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +14,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Interval = tuple[float, float]
 
-RESAMPLES = 2000
-"""Bootstrap draws for an interval."""
-AUROC_RESAMPLES = 500
-"""Fewer where every draw has to walk through all images."""
-DRAWN_AT_ONCE = 1 << 20
-"""Numbers of a bootstrap that are in memory: 8 bytes each."""
+TAIL = 0.025
+"""Probability on either side of an interval."""
+FREEDOM = 4
+"""Degrees of freedom below which a spread over groups says nothing."""
+ENOUGH = 4
+"""Groups of each class that the interval of a mean over classes needs (scripts/bench/coverage.py)."""
 
 
 def group_sums(values: Floats, groups: Ints) -> Floats:
@@ -30,119 +35,142 @@ def group_labels(labels: Ints, groups: Ints) -> Ints:
     return np.asarray(group_sums(np.eye(int(labels.max()) + 1)[labels], groups).argmax(axis=1))
 
 
-def draw(strata: Ints, seed: int, resamples: int) -> Ints:
-    """How often each group is drawn, with replacement within its stratum: [resamples, G]."""
-    drawn = np.zeros((resamples, len(strata)), np.int64)
-    for rows, mine, times in _draws(strata, seed, resamples):
-        drawn[rows, mine] = times
-    return drawn
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How much a score would vary over other groups of the same classes."""
+
+    variance: float
+    freedom: int  # degrees of: groups less classes
+    kurtosis: float  # of what the groups add: large where a few groups make the whole spread
+    least: float  # independent trials that the groups are worth if all images of one group agree
+    most: float  # if they have nothing to do with each other
+
+    def trials(self, variance: float) -> float:
+        """Independent trials the score is worth, where one trial has this variance.
+
+        Fewer where few groups say so, by Student's t; its degrees of freedom are half of those that a kurtosis leaves
+        to a variance, since rare bad groups are missed more often than seen. Where next to nothing or no spread is
+        known, one trial for each group.
+        """
+        from scipy.special import stdtrit  # imported late: half a second, and needed once
+
+        if self.freedom < FREEDOM or self.variance <= 1e-12 * variance:  # beyond the digits of a sum
+            return self.least
+        freedom = max(1.0, self.freedom / max(1.0, self.kurtosis - 1))
+        few = stdtrit(max(1.0, self.most - 1), 1 - TAIL) / stdtrit(freedom, 1 - TAIL)
+        return float(np.clip(variance / self.variance * few**2, self.least, self.most))
 
 
-def resampled_sums(values: Floats, labels: Ints, groups: Ints, seed: int, resamples: int = RESAMPLES) -> Floats:
-    """Sums of values [N, M] over groups drawn with replacement within classes: [resamples, M]."""
-    sums = group_sums(values, groups)
-    total = np.zeros((resamples, values.shape[1]))
-    for rows, mine, times in _draws(group_labels(labels, groups), seed, resamples):
-        total[rows] += times @ sums[mine]
-    return total
+def spread(adds: Floats, weights: Floats, labels: Ints, groups: Ints) -> Spread:
+    """Spread of a score over groups, from what each image adds to it beside its mean [N], and its weight [N].
+
+    Groups vary within their class, or about the mean where they are alone in it.
+    """
+    sums, worth = group_sums(np.stack([adds, weights], axis=1), groups).T
+    strata = group_labels(labels, groups)
+    count = np.bincount(strata)[strata]
+    centre = np.where(count > 1, np.bincount(strata, sums)[strata] / count, 0)
+    parts = count / np.maximum(1, count - 1) * (sums - centre) ** 2
+    variance = float(parts.sum())
+    return Spread(
+        variance=variance,
+        freedom=len(sums) - len(np.unique(strata)),
+        kurtosis=len(parts) * float(((parts / variance) ** 2).sum()) if variance else 0.0,
+        least=float(1 / (worth**2).sum()),
+        most=float(1 / (weights**2).sum()),
+    )
 
 
-def _draws(strata: Ints, seed: int, resamples: int) -> Iterator[tuple[slice, Ints, Ints]]:
-    """Which draws, which groups, and how often each of them is drawn [draws, groups]; so many numbers at a time that
-    they fit."""
-    rng = np.random.default_rng(seed)
-    for stratum in np.unique(strata):
-        mine = np.flatnonzero(strata == stratum)
-        step = max(1, DRAWN_AT_ONCE // len(mine))
-        for start in range(0, resamples, step):
-            count = min(step, resamples - start)
-            times = rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=count)
-            yield slice(start, start + count), mine, times
+def fewest_groups(labels: Ints, groups: Ints) -> tuple[int, int]:
+    """The class that the fewest groups have images of, and how many they are."""
+    counts = {int(label): len(np.unique(groups[labels == label])) for label in np.unique(labels)}
+    label = min(counts, key=lambda one: counts[one])
+    return label, counts[label]
 
 
-def percentiles(draws: Floats) -> Interval:
-    """The middle 95 % of bootstrap draws; undefined ones (NaN) are left out."""
-    low, high = np.nanquantile(draws, [0.025, 0.975])
+def evenly(labels: Ints, by_class: bool = False) -> Floats:
+    """Weights [N] that sum to 1: all images alike, or all classes that occur."""
+    counts = np.bincount(labels)
+    return 1 / counts[labels] / np.count_nonzero(counts) if by_class else np.full(len(labels), 1 / len(labels))
+
+
+def binomial_interval(share: float, trials: float) -> Interval:
+    """Exact 95 % interval of a share seen in so many independent trials, which need not be whole (Clopper, Pearson)."""
+    from scipy.special import betaincinv  # imported late: half a second, and needed once
+
+    hits = share * trials
+    low = betaincinv(hits, trials - hits + 1, TAIL) if share > 0 else 0.0
+    high = betaincinv(hits + 1, trials - hits, 1 - TAIL) if share < 1 else 1.0
     return float(low), float(high)
 
 
-def accuracy_interval(
-    correct: NDArray[np.bool_], labels: Ints, groups: Ints, seed: int, resamples: int = RESAMPLES
-) -> Interval:
-    """95 % interval of the accuracy: percentile bootstrap over groups within classes.
+def accuracy_interval(correct: NDArray[np.bool_], labels: Ints, groups: Ints) -> Interval:
+    """95 % interval of the accuracy.
 
-    Images of one group are copies or neighbours of each other, so the group is the unit that is drawn. Without an
-    error (or without a hit) every draw is the same: then Wilson's interval with the number of groups as n.
+    Without an error (or without a hit) nothing is known of how images of one group agree: then each is one trial.
     """
-    if correct.all() or not correct.any():
-        return wilson(float(correct.all()), len(np.unique(groups)))
-    values = np.stack([correct, np.ones(len(correct))], axis=1).astype(np.float64)
-    hits, size = resampled_sums(values, labels, groups, seed, resamples).T
-    return percentiles(hits / size)
+    share = float(correct.mean())
+    weights = evenly(labels)
+    found = spread(weights * (correct - share), weights, labels, groups)
+    return binomial_interval(share, found.trials(share * (1 - share)))
 
 
-def difference_interval(
-    one: NDArray[np.bool_], other: NDArray[np.bool_], labels: Ints, groups: Ints, seed: int
-) -> Interval:
-    """95 % interval of accuracy(one) - accuracy(other) on the same images: both are scored on the same drawn groups.
+def balanced_interval(correct: NDArray[np.bool_], labels: Ints, groups: Ints) -> Interval | None:
+    """95 % interval of the balanced accuracy; None where a class has too few groups."""
+    recall = np.bincount(labels, correct) / np.maximum(1, np.bincount(labels))
+    adds = evenly(labels, by_class=True) * (correct - recall[labels])
+    return _mean_interval(1.0 if correct.all() else float(recall[np.unique(labels)].mean()), adds, labels, groups)
 
-    Where the two are right and wrong on the same images every draw is 0: then as far as Wilson's upper end of a
-    share of disagreements that was seen 0 times in so many groups, either way.
+
+def difference_interval(one: NDArray[np.bool_], other: NDArray[np.bool_], labels: Ints, groups: Ints) -> Interval:
+    """95 % interval of accuracy(one) - accuracy(other) on the same images.
+
+    The images that one of the two alone names rightly, with one trial more for each side (Bonett and Price 2012).
     """
-    if (one == other).all():
-        end = wilson(0.0, len(np.unique(groups)))[1]
-        return -end, end
-    values = np.stack([one.astype(np.float64) - other, np.ones(len(one))], axis=1)
-    gained, size = resampled_sums(values, labels, groups, seed).T
-    return percentiles(gained / size)
+    gained, weights = one.astype(np.float64) - other, evenly(labels)
+    adds = weights * (gained - gained.mean())
+    trials = spread(adds, weights, labels, groups).trials(float(gained.var()))
+    up, down = ((trials * np.mean(gained == side) + 1) / (trials + 2) for side in (1, -1))
+    half = 1.959964 * np.sqrt((up + down - (up - down) ** 2) / (trials + 2))
+    return max(-1.0, float(up - down - half)), min(1.0, float(up - down + half))
 
 
-def class_intervals(predicted: Ints, labels: Ints, groups: Ints, classes: int, seed: int) -> dict[str, Interval]:
-    """95 % intervals of balanced accuracy and macro-F1, by the same bootstrap.
-
-    Without an error both are Wilson's with the groups that a mean over classes is worth: K^2 / sum(1 / groups of k).
-    """
-    if (predicted == labels).all():
-        owned = np.bincount(group_labels(labels, groups), minlength=int(labels.max()) + 1)
-        owned = np.maximum(1, owned[np.unique(labels)])
-        interval = wilson(1.0, float(len(owned) ** 2 / (1 / owned).sum()))
-        return {"balanced_accuracy": interval, "macro_f1": interval}
-    true, named = np.eye(classes)[labels], np.eye(classes)[predicted]
-    sums = resampled_sums(np.hstack([true * named, true, named]), labels, groups, seed)
-    hits, support, calls = np.split(sums, 3, axis=1)
-    with np.errstate(invalid="ignore"):
-        recall = hits / support  # NaN where a class does not occur
-    f1 = 2 * hits / np.maximum(1, support + calls)
-    return {"balanced_accuracy": percentiles(np.nanmean(recall, axis=1)), "macro_f1": percentiles(f1.mean(axis=1))}
+def f1_interval(predicted: Ints, labels: Ints, groups: Ints) -> Interval | None:
+    """95 % interval of macro F1 over the classes that occur; None where one of them has too few groups."""
+    there = np.unique(labels)
+    true, named = labels[:, None] == there, predicted[:, None] == there
+    total = (true.astype(np.float64) + named).sum(axis=0)
+    f1 = 2 * (true & named).sum(axis=0) / total
+    adds = (2.0 * (true & named) - f1 * (true.astype(np.float64) + named)) / total
+    value = 1.0 if (predicted == labels).all() else float(f1.mean())
+    return _mean_interval(value, adds.mean(axis=1), labels, groups)
 
 
-def auroc_interval(scores: Floats, truth: NDArray[np.bool_], labels: Ints, groups: Ints, seed: int) -> Interval:
+def auroc_interval(scores: Floats, truth: NDArray[np.bool_], labels: Ints, groups: Ints) -> Interval | None:
     """95 % interval of the mean area under the ROC curves of scores [N, C] against truth [N, C], ties counted half.
 
-    `labels` [N] are the strata. Every column needs both outcomes.
+    From the share of the others that each image is on the right side of (DeLong 1988, Obuchowski 1997). Every column
+    needs both outcomes. None where a class has too few groups.
     """
-    _, inverse = np.unique(groups, return_inverse=True)
-    drawn = draw(group_labels(labels, groups), seed, AUROC_RESAMPLES)
-    means = [
-        np.mean([_weighted_auroc(column, hit, weights) for column, hit in zip(scores.T, truth.T, strict=True)], axis=0)
-        for weights in (chunk[:, inverse] for chunk in np.array_split(drawn, AUROC_RESAMPLES // 25))
-    ]
-    return percentiles(np.concatenate(means))
+    areas, adds = zip(*(_placements(*column) for column in zip(scores.T, truth.T, strict=True)), strict=True)
+    return _mean_interval(float(np.mean(areas)), np.mean(adds, axis=0), labels, groups)
 
 
-def _weighted_auroc(scores: Floats, truth: NDArray[np.bool_], weights: Ints) -> Floats:
-    """One area for each row of weights [R, N]; NaN where an outcome was not drawn."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    hits = np.add.reduceat(weights[:, order] * truth[order], starts, axis=1)
-    misses = np.add.reduceat(weights[:, order] * ~truth[order], starts, axis=1)
-    below = np.cumsum(misses, axis=1) - misses
-    with np.errstate(invalid="ignore"):
-        return np.asarray((hits * (below + misses / 2)).sum(axis=1) / (hits.sum(axis=1) * misses.sum(axis=1)))
+def _placements(scores: Floats, truth: NDArray[np.bool_]) -> tuple[float, Floats]:
+    """The area of one column [N], and what each image adds to it, less its part of the mean: [N]."""
+    hits, misses = np.sort(scores[truth]), np.sort(scores[~truth])
+    ranks = [np.searchsorted(misses, scores[truth], side) for side in ("left", "right")]
+    others = [np.searchsorted(hits, scores[~truth], side) for side in ("left", "right")]
+    above = (ranks[0] + ranks[1]) / 2 / len(misses)
+    below = 1 - (others[0] + others[1]) / 2 / len(hits)
+    area, adds = float(above.mean()), np.zeros(len(scores))
+    adds[truth], adds[~truth] = (above - area) / len(hits), (below - area) / len(misses)
+    return area, adds
 
 
-def wilson(share: float, n: float, z: float = 1.959964) -> Interval:
-    """Wilson's 95 % score interval of a share seen in n independent trials."""
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def _mean_interval(value: float, adds: Floats, labels: Ints, groups: Ints) -> Interval | None:
+    """95 % interval of a mean over classes, by what each image adds to it beside its mean [N]."""
+    if fewest_groups(labels, groups)[1] < ENOUGH:
+        return None
+    found = spread(adds, evenly(labels, by_class=True), labels, groups)
+    return binomial_interval(value, found.trials(value * (1 - value)))

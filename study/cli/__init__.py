@@ -28,7 +28,7 @@ from study.cli import plan as plan_command
 from study.cli import serve as serve_command
 from study.cli import sql as sql_commands
 from study.cli import status as status_command
-from study.cli.console import PlainLog, err, plain, quiet_optuna, storage_option
+from study.cli.console import PlainLog, err, out, plain, quiet_optuna, storage_option
 from study.cli.habits import help_of, root, versions
 from study.cli.options import (
     Address,
@@ -59,7 +59,7 @@ from study.storage.names import DEFAULT_URL, check_name
 if TYPE_CHECKING:
     from study.cli.display import Display
     from study.config.resolve import Asked
-    from study.launch import News
+    from study.launch import Finished, News
     from study.search.engine import Engine
 
 app = typer.Typer(
@@ -126,11 +126,13 @@ def resume(
 ) -> None:
     """Go on with a study, by its name alone; with more trials, hours or workers if you like."""
     from study.config.resolve import Asked
-    from study.search.contract import stored_config
+    from study.search.contract import check_images, files_of, stored_config
     from study.storage.door import load_study, open_storage
 
     quiet_optuna()
-    config = stored_config(load_study(open_storage(storage, create=False, write=False), check_name(name)))
+    study = load_study(open_storage(storage, create=False, write=False), check_name(name))
+    config = stored_config(study)
+    check_images(config, name, files_of(study, storage))
     asked = Asked(config.changed(trials=trials, hours=hours, workers=workers).model_dump(mode="json"))
     chosen = choose_engine(engine, address, gpus_per_worker)
     _run(asked, name, storage, device, chosen, searching=not finish, quiet=quiet)
@@ -212,7 +214,7 @@ def _run(
     devices = choose_devices(device)
     check_name(name)
 
-    def start(display: Display) -> Iterator[News]:
+    def start(display: Display) -> Iterator[News | Finished]:
         watch, since = display.watch, BEGAN.get()
         return launch.run(
             *(asked, name, storage, devices, display.images),
@@ -229,7 +231,7 @@ def _run(
 def _follow(
     name: str,
     storage: str,
-    start: Callable[[Display], Iterator[News]],
+    start: Callable[[Display], Iterator[News | Finished]],
     *,
     quiet: bool = False,
     more: str = "",
@@ -237,18 +239,37 @@ def _follow(
 ) -> None:
     """Run a study to its end before the user's eyes, and say how to go on where it is stopped."""
     from study.cli.display import show
+    from study.launch import Finished
     from study.signals import Stopped, stoppable
+
+    finished: list[Finished] = []
+
+    def going_on(news: Iterator[News | Finished]) -> Iterator[News]:
+        for item in news:
+            if isinstance(item, Finished):
+                finished.append(item)
+            else:
+                yield item
 
     quiet_optuna()
     stopped = "stopped; nothing is lost. Go on with"
     with stoppable(f"\n{stopped} the same command\n"), show(err, quiet=quiet, first=first) as display:
         try:
-            display.follow(start(display))
+            display.follow(going_on(start(display)))
         except Stopped as stop:
             resume = f"study resume {quote(name)}{more}{storage_option(storage)}"
             err.print(f"{stopped} {'the same command' if not display.opened else resume}", markup=False)
             raise typer.Exit(stop.exit_code) from None
-    display.summary(name, storage)
+    for item in finished:
+        out.print(
+            f"{name} is finished, and nothing was added: the model is in {item.directory}, the report is "
+            f"{item.directory / 'report.html'} (to add: {item.more}{storage_option(storage)})",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    if not finished:
+        display.summary(name, storage)
 
 
 def _fail(message: str) -> NoReturn:

@@ -95,6 +95,14 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def size_in_words(count: int) -> str:
+    """1234567 bytes -> "1.2 MB"."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
 def quiet_optuna() -> None:
     """Let Optuna say what matters alone: the rest is what we say ourselves."""
     import optuna

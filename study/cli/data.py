@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data import DataError
 from data.public import FETCHED
 from study.cli.console import err, print_csv, print_table
-from study.cli.options import AsCsv, AsJson, CsvSafe, Groups, LabelsFrom, SkipBad, group
+from study.cli.options import AsCsv, AsJson, CsvSafe, Groups, LabelsFrom, Only, SkipBad, Storage, Without, group
+from study.storage.names import DEFAULT_URL
 
 if TYPE_CHECKING:
     from data.datasets import ImageSet
@@ -33,11 +35,18 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the parts; a study's own is 0
 
 
 def _load(
-    folder: str, groups: str | None, parts: str | None, labels_from: str, seed: int, skip_bad: bool
-) -> tuple[ImageSet, Parts]:
-    from data.datasets import load, proposal
+    folder: str,
+    groups: str | None,
+    parts: str | None,
+    labels_from: str,
+    without: list[str] | None,
+    only: str | None,
+    skip_bad: bool,
+) -> ImageSet:
+    """The images, with the first words on them."""
+    from data.datasets import load, odd, proposal
+    from data.images import source_size
     from data.public import known
-    from data.splits import crossing, divide
     from study.cli.display import show
 
     with show(err) as display:
@@ -48,25 +57,34 @@ def _load(
             groups=groups,
             parts=parts,
             labels_from=labels_from,
+            without=without or (),
+            only=only,
             skip_bad=skip_bad,
             progress=display.images,
         )
-    if recognised := known.recognise(dataset.classes):
+    _say(*dataset.account, *(one.line(study=False) for one in odd(dataset)))
+    size = source_size([dataset.root / path for path in dataset.paths])
+    if recognised := known.recognise(dataset.classes, len(dataset.paths), size):
         spec = recognised[1]
-        err.print(
-            f"{spec.title}: {len(dataset.labels):,} of {spec.images:,} images; licence: {spec.licence}", markup=False
-        )
-        err.print(f"cite: {spec.citation}\nmind: {spec.leak}", markup=False)
+        _say(f"{spec.title}: {len(dataset.labels):,} of {spec.images:,} images; licence: {spec.licence}")
+        _say(f"cite: {spec.citation}", f"mind: {spec.leak}")
+    if seen := proposal(dataset):
+        _say(seen.line(study=False))
+    return dataset
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _divided(dataset: ImageSet, seed: int) -> Parts:
+    from data.splits import crossing, divide
+
     if pairs := crossing(dataset):
         one, other = pairs[0]
-        err.print(
-            f"leak: {len(pairs)} held-out images share a source with another part, for example {one} with {other}",
-            markup=False,
-        )
-    divided = divide(dataset, seed, allow_leaks=bool(pairs))
-    if seen := proposal(dataset):
-        err.print(seen.line(study=False), markup=False, highlight=False, soft_wrap=True)
-    return dataset, divided
+        _say(f"leak: {len(pairs)} held-out images share a source with another part, for example {one} with {other}")
+    return divide(dataset, seed, allow_leaks=bool(pairs))
 
 
 @app.command(epilog="Example: study data audit my_images --html audit.html")
@@ -75,6 +93,8 @@ def audit(
     groups: Groups = None,
     parts: PartsOption = None,
     labels_from: LabelsFrom = "first",
+    without: Without = None,
+    only: Only = None,
     seed: Seed = 0,
     as_json: AsJson = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page with thumbnails here.")] = None,
@@ -86,7 +106,11 @@ def audit(
     from study.cli.display import show
     from study.result.audit_page import SUSPECT, audit_page, tables
 
-    dataset, divided = _load(folder, groups, parts, labels_from, seed, skip_bad)
+    dataset, divided = _load(folder, groups, parts, labels_from, without, only, skip_bad), None
+    try:
+        divided = _divided(dataset, seed)
+    except DataError as error:  # this is the look before: what there is is shown all the same
+        _say(f"a study would be refused: {error}")
     with err.status("judging the splits") if err.is_terminal else show(err):
         found = examine(dataset, divided, seed)
     if page:
@@ -107,6 +131,8 @@ def split(
     groups: Groups = None,
     parts: PartsOption = None,
     labels_from: LabelsFrom = "first",
+    without: Without = None,
+    only: Only = None,
     seed: Seed = 0,
     as_csv: AsCsv = False,
     csv_safe: CsvSafe = False,
@@ -115,7 +141,8 @@ def split(
     """The parts that a study of this folder and seed uses; as CSV: path, label, group and part of every image."""
     from data.audit import part_counts, split_rows
 
-    dataset, divided = _load(folder, groups, parts, labels_from, seed, skip_bad)
+    dataset = _load(folder, groups, parts, labels_from, without, only, skip_bad)
+    divided = _divided(dataset, seed)
     if as_csv or csv_safe:
         print_csv(("path", "label", "group", "part"), split_rows(dataset, divided), safe=csv_safe)
         return
@@ -125,13 +152,22 @@ def split(
 
 
 @app.command(epilog="Example: study data bad my_images --csv > bad.csv")
-def bad(folder: Folder, labels_from: LabelsFrom = "first", as_csv: AsCsv = False, csv_safe: CsvSafe = False) -> None:
+def bad(
+    folder: Folder,
+    labels_from: LabelsFrom = "first",
+    without: Without = None,
+    only: Only = None,
+    as_csv: AsCsv = False,
+    csv_safe: CsvSafe = False,
+) -> None:
     """The files that cannot be read as images, and why."""
     from data.datasets import unreadable
     from study.cli.display import show
 
     with show(err) as display:
-        found = unreadable(folder, IMAGE_SIZE, CACHE, display.images, labels_from=labels_from)
+        found = unreadable(
+            folder, IMAGE_SIZE, CACHE, display.images, labels_from=labels_from, without=without or (), only=only
+        )
     if as_csv or csv_safe:
         print_csv(("path", "why"), list(found.items()), safe=csv_safe)
         return
@@ -146,3 +182,24 @@ def fetch(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(FETCHED)
 
     folder = known.fetch(name, CACHE)
     sys.stdout.write(f"{folder}\n")
+
+
+@app.command(epilog="Example: study data clean --dry-run")
+def clean(
+    storage: Storage = DEFAULT_URL,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+) -> None:
+    """Remove from runs/cache what no study of the database needs: decoded images, found groups, leftovers."""
+    from study.cli.console import quiet_optuna, size_in_words
+    from study.search.unneeded import remove, unneeded
+    from study.storage.door import storage_trouble
+
+    quiet_optuna()
+    with storage_trouble(storage):
+        found = unneeded(storage)
+    gone = found if dry_run else list(remove(found))
+    if gone:
+        print_table(("folder", "takes", "what"), [(one.place, size_in_words(one.size), one.what) for one in gone])
+    total = size_in_words(sum(one.size for one in gone))
+    said = f"would remove {len(gone)} folders, {total}" if dry_run else f"removed {len(gone)} folders, {total}"
+    err.print(f"{said}; what studies need stays, and what is less than an hour old", markup=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from data.datasets import conflicting, proposal, suspicious
+from data.datasets import conflicting, odd, proposal, suspicious
 from models.bundle.card import INCOMPLETE, Origin, StudyCard, beaten, percent
 from study.cli.console import duration, err, out, plain, storage_option
 from study.config.plan import CONFIRM_SEEDS, Planned, in_words
@@ -97,6 +97,8 @@ class Display:
 
     def _open(self, opened: Opened) -> None:
         self._opened = opened
+        for line in (*opened.dataset.account, *(one.line() for one in odd(opened.dataset))):
+            self._say(line)
         if clash := conflicting(opened.dataset):
             err.print(f"{clash} files stand in several classes with the same content (see: study data audit)")
         for line in suspicious(opened.dataset):
@@ -242,7 +244,10 @@ def _summary_rows(name: str, card: StudyCard) -> list[tuple[str, str]]:
 def _as_options(config: StudyConfig) -> str:
     """The images and groups of a study as `study data` takes them."""
     groups = "" if config.groups is None else f" --groups {quote(config.groups)}"
-    return f"{quote(config.data)}{groups}" + (" --labels-from last" if config.labels_from == "last" else "")
+    chosen = [f" --without {quote(name)}" for name in config.without]
+    chosen += [] if config.only is None else [f" --only {quote(config.only)}"]
+    chosen += [" --labels-from last"] if config.labels_from == "last" else []
+    return f"{quote(config.data)}{groups}{''.join(chosen)}"
 
 
 def _trainings(config: StudyConfig) -> int:

@@ -22,13 +22,16 @@ from study.cli.options import (
     LabelsFrom,
     MaxMegapixels,
     OneDevice,
+    Only,
     SkipBad,
+    Without,
     choose_device,
 )
 
 if TYPE_CHECKING:
     from models.bundle.card import Card
-    from study.use.evaluate import Evaluation
+    from models.scores.evaluation import Scores
+    from study.use.evaluate import Evaluation, Seen
     from study.use.predict import Row
 
 app = typer.Typer()
@@ -63,9 +66,8 @@ def predict(
     as_csv = as_csv or csv_safe
     if as_json + as_jsonl + as_csv > 1:
         raise StudyError("--json, --jsonl and --csv exclude each other")
-    for stream in (sys.stdin, sys.stdout):  # names of files need not be UTF-8
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
+    if isinstance(sys.stdin, io.TextIOWrapper):  # names of files need not be UTF-8
+        sys.stdin.reconfigure(errors="surrogateescape")
     bundle = replace(load(model), allowed=max_megapixels).to(choose_device(device))
     threshold = threshold_of(bundle.card.conformal if bundle.card else None, set_level)
     files = find_images(images, lambda: sys.stdin)
@@ -165,6 +167,8 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of class folders.")],
     groups: Groups = None,
     labels_from: LabelsFrom = "first",
+    without: Without = None,
+    only: Only = None,
     as_json: AsJson = False,
     device: OneDevice = "auto",
     skip_bad: SkipBad = False,
@@ -181,8 +185,11 @@ def evaluate(
             bundle,
             folder,
             CACHE,
+            home=model,
             groups=groups,
             labels_from=labels_from,
+            without=without or (),
+            only=only,
             skip_bad=skip_bad,
             progress=display.images,
         )
@@ -191,18 +198,19 @@ def evaluate(
     if as_json:
         sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n")
         return
-    _show_scores(found, bundle.card)
+    if found.scores:
+        _show_scores(found, found.scores, bundle.card)
 
 
-def _show_scores(found: Evaluation, card: Card | None) -> None:
+def _show_scores(found: Evaluation, scores: Scores, card: Card | None) -> None:
     from models.bundle.card import percent
     from models.bundle.readable import SHOWN
 
-    scores = found.scores
     low, high = scores.accuracy_interval
     rows = [
         ("accuracy", f"{percent(scores.accuracy)}, 95 % interval {percent(low)} to {percent(high)}"),
         ("on", f"{scores.images} images of {scores.groups} groups ({found.groups_from})"),
+        *([("left out as trained on", _of_seen(found.seen))] if found.seen else []),
         ("most frequent class", percent(scores.majority)),
         ("balanced accuracy", percent(scores.balanced_accuracy)),
         ("macro F1", f"{scores.macro_f1:.3f}"),
@@ -218,3 +226,9 @@ def _show_scores(found: Evaluation, card: Card | None) -> None:
         lines.append((one_line(name), *(f"{row[key]:.3f}" for key in SHOWN), sum(counts)))
     print_table(("class", "precision", "recall", "F1", "images"), lines)
     print_table(("true \\ predicted", *found.classes), [(one_line(name), *counts) for name, counts in there])
+
+
+def _of_seen(seen: Seen) -> str:
+    """How it is known that none of the images was trained on, or how many were left out."""
+    near = seen.unknown if seen.by_pixels is None else f"{seen.by_pixels} more by nearly the same pixels"
+    return f"{seen.by_content} of {seen.images} by content; {near}"

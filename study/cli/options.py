@@ -41,6 +41,12 @@ Groups = Annotated[
     typer.Option(help="CSV file, level:2, pattern with (?P<group>...), auto (pixels) or none; else groups.csv."),
 ]
 LabelsFrom = Annotated[str, typer.Option("--labels-from", help="Which folder of a path is the class: first, or last.")]
+Without = Annotated[
+    list[str] | None, typer.Option("--without", metavar="CLASS", help="A class that is left out; repeatable.")
+]
+Only = Annotated[
+    str | None, typer.Option("--only", metavar="GLOB", help="Names of the files that are taken, such as '*.jpg'.")
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable files out.")]
 Storage = Annotated[str, typer.Option(help="Database of studies: sqlite:///FILE or postgresql+psycopg://...")]
 Device = Annotated[

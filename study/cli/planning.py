@@ -42,8 +42,8 @@ def show(asked: Asked, name: str | None, storage: str, device: str, as_json: boo
         images, throughput = look(
             asked, storage, torch.device(devices[0]), lambda done, total: display.images("measuring", done, total)
         )
-    if images.proposal:
-        err.print(images.proposal, markup=False, highlight=False, soft_wrap=True)
+    for line in (*images.account, *([images.proposal] if images.proposal else [])):
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
     config, planned = plan(asked, images, throughput)
     assert planned is not None  # there are hours
     others = {f"{other:g}": _with(asked, other, images, throughput) for other in OTHERS}

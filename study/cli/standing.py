@@ -8,10 +8,11 @@ from pydantic import JsonValue
 
 from study import StudyError
 from study.attributes import REPLAY_DIFFERS
-from study.cli.console import one_line, storage_option
+from study.cli.console import one_line, size_in_words, storage_option
 from study.search.open_study import OpenStudy, existing
 from study.search.standing import search_seconds, winner
-from study.storage.door import load_study, open_storage, storage_trouble, study_names
+from study.search.unneeded import size_of
+from study.storage.door import load_study, open_storage, runs_folder, storage_trouble, study_names
 from study.storage.lean import LeanStorage
 from study.storage.leases import holders
 
@@ -84,6 +85,16 @@ def _unfinished(trials: list[FrozenTrial], held: dict[int, str]) -> Row:
         elif trial.state == TrialState.WAITING:
             waiting[str(trial.number)] = "enqueued; tried before new ones are drawn"
     return {name: rows for name, rows in (("running_trials", running), ("waiting_trials", waiting)) if rows}
+
+
+def folder_in_words(storage: str) -> str | None:
+    """What the files of all studies take, and how much of that is the cache; None where there are none."""
+    runs = runs_folder(storage)
+    if not runs.is_dir():
+        return None
+    whole, cache = size_of(runs), size_of(runs / "cache")
+    clean = f"study data clean{storage_option(storage)}"
+    return f"{runs} takes {size_in_words(whole)}, {size_in_words(cache)} of it the cache (what no study needs: {clean})"
 
 
 def lines(value: JsonValue) -> JsonValue:

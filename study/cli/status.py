@@ -28,7 +28,7 @@ def status(
     if watch:
         _watch(name, storage, as_json)
         return
-    from study.cli.standing import lines, rows_of
+    from study.cli.standing import folder_in_words, lines, rows_of
 
     rows = rows_of(name, storage)
     if name is not None and rows[0].keys() == {"name", "note"}:
@@ -42,6 +42,8 @@ def status(
         )
     if not rows:
         err.print("no studies yet; start one with: study run")
+    if name is None and (taken := folder_in_words(storage)):
+        err.print(taken, markup=False, highlight=False, soft_wrap=True)
 
 
 def _watch(name: str | None, storage: str, as_json: bool) -> None:

@@ -58,6 +58,7 @@ class Images:
     grouped: bool  # somebody says who shares a source
     imbalance: float = 1.0  # images of the largest class over those of the smallest
     proposal: str | None = None  # who may share a source, and how to say it
+    account: tuple[str, ...] = ()  # what was found and left out, and what is odd, in lines
 
 
 def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, network: Cost) -> float:

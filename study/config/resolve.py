@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from pydantic import JsonValue, ValidationError
 
@@ -27,6 +28,7 @@ class Asked:
     """A study as it was asked for: all fields that were given or that the preset gives, some of them perhaps "auto"."""
 
     fields: dict[str, JsonValue]
+    given: frozenset[str] | None = None  # what somebody typed, or a study file says; None: all of them
 
     @property
     def autos(self) -> tuple[str, ...]:
@@ -56,6 +58,7 @@ def ask(file: Path | None, overrides: Mapping[str, JsonValue]) -> Asked:
     Raises StudyError with one line.
     """
     fields = read_toml(file) if file else {}
+    given = frozenset((*fields, *(name.partition(".")[0] for name in overrides)))
     fields.update({name: value for name, value in overrides.items() if "." not in name})
     data = fields.get("data", "digits")
     preset = fields.setdefault("preset", "quick" if data == "digits" else "auto")
@@ -64,17 +67,19 @@ def ask(file: Path | None, overrides: Mapping[str, JsonValue]) -> Asked:
     for name, value in overrides.items():
         table = name.partition(".")[0]
         if "." in name:  # one field of a table: the rest of it comes from the preset
-            given = PRESETS[preset].get(table, {})
-            fields.setdefault(table, deepcopy(given) if isinstance(given, dict) else {})
+            usual = PRESETS[preset].get(table, {})
+            fields.setdefault(table, deepcopy(usual) if isinstance(usual, dict) else {})
             set_field(fields, name, value)
     planned = PRESETS[preset].get("starts") == "auto"
     without: dict[str, JsonValue] = {"baseline": {}} if planned else {"baseline": {}, "starts": []}
     whole: dict[str, JsonValue] = {**PRESETS[preset], **without, **fields}
-    asked = Asked(whole)
+    asked = Asked(whole, given)
     try:
         config = StudyConfig.model_validate({**whole, **{name: STANDING_IN[name] for name in asked.autos}})
     except ValidationError as error:
         raise StudyError(in_one_line(error)) from error
+    if "without" in fields:
+        whole["without"] = list(config.without)
     if "baseline" not in fields:
         whole["baseline"] = dict(_with_preset_baseline(config, PRESETS[preset]).baseline)
     if "starts" not in fields and not planned:
@@ -120,6 +125,8 @@ def read_toml(file: Path) -> dict[str, JsonValue]:
         return tomllib.loads(read_text(file))
     except FileNotFoundError as error:
         raise StudyError(f"no such study file: {file}") from error
+    except IsADirectoryError as error:
+        raise StudyError(f"{file} is a folder, not a study file; did you mean --data {quote(str(file))}?") from error
     except (OSError, UnicodeDecodeError, DataError) as error:
         raise StudyError(f"cannot read {file}: {error}") from error
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:  # brackets in brackets; numbers too long

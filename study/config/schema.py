@@ -81,6 +81,10 @@ class StudyConfig(BaseModel):
     labels_from: Literal["first", "last"] = Field(
         "first", description="which folder of a path (inside a part) is the class: first, or last as in patient/class"
     )
+    without: tuple[str, ...] = Field((), description="classes that are left out")
+    only: str | None = Field(
+        None, min_length=1, description="names of the files that are taken, such as *.jpg; all others are left out"
+    )
     parts: str | None = Field(
         None,
         description="how the images come divided: a CSV file (path, part), or none to pass over what folders and lists "
@@ -178,6 +182,13 @@ class StudyConfig(BaseModel):
     @classmethod
     def _listed(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("without", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        """One name may stand alone; a class named 3 looks like a number."""
+        names = value if isinstance(value, list | tuple) else [value]
+        return tuple(str(name) if isinstance(name, int | float) else name for name in names)
 
     @field_validator("hours", "checkpoint_seconds", "near_starts", "max_megapixels", mode="before")
     @classmethod

@@ -29,6 +29,7 @@ def audit_page(dataset: ImageSet, found: dict[str, Any], largest: list[NDArray[n
         f"<p>{found['images']} images, {found['groups']} groups ({html.escape(found['groups_from'])}).</p>",
         *([f'<p class="warn">{html.escape(found["leak_note"])}</p>'] if found["leak_note"] else []),
         *([f'<p class="warn">{SUSPECT}</p>'] if found["suspect"] else []),
+        _lines(found["account"]),
         *(f"<h2>{title}</h2>{table(head, rows)}" for title, head, rows in tables(found)),
         *([f"<h2>Unreadable files left out</h2>{_lines(found['unreadable'])}"] if found["unreadable"] else []),
         *([f"<h2>Leaks across the parts</h2>{_lines(crossing)}"] if crossing else []),
@@ -92,7 +93,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
             percent(scores[name]["majority"]),
             percent(scores[name]["trees"]),
         )
-        for name in ("random", "grouped")
+        for name in leaks
     ]
     return [
         (

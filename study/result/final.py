@@ -1,5 +1,6 @@
 """From a searched study to a model folder: chosen, trained from fresh weights, test opened once, written."""
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Generator, Iterator
@@ -10,15 +11,16 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel
 
-from data.images import DECODING, source_size
+from data.datasets import ImageSet
+from data.images import decoding, source_size
 from data.splits import random_parts
-from models import files
+from models import ModelError, files
 from models.bundle import folder as bundle
 from models.bundle.card import Data, Final, Leaky, Opening, Origin, Preprocessing, StudyCard
 from models.bundle.reference import IMAGENET
 from study import StudyError
 from study.attributes import BASELINE, MODELS, NUM_PARAMS, PRETRAINED, number
-from study.config.schema import Rival
+from study.config.schema import Rival, StudyConfig
 from study.result.pretrained import SHARE, NoRivalError, Pretrained, fit
 from study.result.refit import (
     FinalEpoch,
@@ -71,7 +73,7 @@ def finish(
     is used again unless `fresh`; a folder that already holds this result is left as it is. `helpers` train
     what they can before. The last item is the Outcome.
     """
-    done = _finished_card(directory, study, work, trial)
+    done = finished_card(directory, study, work.config, work.dataset, trial)
     if done and not fresh:
         yield Outcome(directory, done)
         return
@@ -205,7 +207,9 @@ def _write(
 ) -> StudyCard:
     """The bundle and the report; the mark that all is done goes last."""
     some = work.dataset.images[work.parts.train[:64]]
-    card = bundle.save(directory, shipped.model, architecture(work, trial), card, some)
+    seen = [work.dataset.contents[i] for part in ("train", "val", "cal") for i in getattr(work.parts, part)]
+    _keep(study, work, directory, card, shipped.digest)
+    card = bundle.save(directory, shipped.model, architecture(work, trial), card, some, seen)
     from study.result.report import write_report  # plotly takes a while to import, and is needed at the end alone
 
     write_report(directory, study, work.config, card, shipped.epochs, mistakes)
@@ -238,6 +242,35 @@ class Written(BaseModel):
     leaky: bool
 
 
+def _keep(study: OpenStudy, work: Workspace, directory: Path, card: StudyCard, digest: str) -> None:
+    """Move a whole model of other weights, or of another opening, out of the way: model becomes model-1, or model-2."""
+    try:
+        before = bundle.read_card(directory, StudyCard)
+    except (OSError, ModelError):  # none, or half of one
+        return
+    if (before.weights_sha256, before.test_opening.number) == (digest, card.test_opening.number):
+        return
+    place = next_place(directory)
+    moved = {_path(work, directory): _path(work, place)}
+    rows: list[Written] = study.attribute(MODELS, list[Written]) or []
+    rows = [row.model_copy(update={"path": moved.get(row.path, row.path)}) for row in rows]
+    study.remember(MODELS, [row.model_dump() for row in rows])  # first: killed between the two, it is done again
+    directory.rename(place)
+    files.flush(place.parent)
+    logger.warning(f"the model that was in {directory} is kept in {place}")
+
+
+def next_place(directory: Path) -> Path:
+    """Where a model folder is kept when another model takes its place: the first of model-1, model-2 that is free."""
+    places = (directory.with_name(f"{directory.name}-{number}") for number in itertools.count(1))
+    return next(place for place in places if not place.exists())
+
+
+def _path(work: Workspace, directory: Path) -> str:
+    """A model folder as SQL names it."""
+    return str(directory.relative_to(work.folder) if directory.is_relative_to(work.folder) else directory)
+
+
 def _remember(study: OpenStudy, work: Workspace, directory: Path, card: StudyCard) -> None:
     """Write down the last model in each folder of the study."""
     row = Written(
@@ -246,7 +279,7 @@ def _remember(study: OpenStudy, work: Workspace, directory: Path, card: StudyCar
         accuracy=card.test.accuracy,
         low=card.test.accuracy_interval[0],
         high=card.test.accuracy_interval[1],
-        path=str(directory.relative_to(work.folder) if directory.is_relative_to(work.folder) else directory),
+        path=_path(work, directory),
         opening=card.test_opening.number,
         leaky=card.leaky,
     )
@@ -255,7 +288,9 @@ def _remember(study: OpenStudy, work: Workspace, directory: Path, card: StudyCar
     study.remember(MODELS, [other.model_dump() for other in (*kept, row)])
 
 
-def _finished_card(directory: Path, study: OpenStudy, work: Workspace, trial: FrozenTrial | None) -> StudyCard | None:
+def finished_card(
+    directory: Path, study: OpenStudy, config: StudyConfig, dataset: ImageSet, trial: FrozenTrial | None = None
+) -> StudyCard | None:
     """The card of a folder that was finished for this trial, history and number of openings; None when work is left."""
     try:
         mark = Mark.model_validate_json((directory / FINISHED).read_bytes())
@@ -271,10 +306,11 @@ def _finished_card(directory: Path, study: OpenStudy, work: Workspace, trial: Fr
         card.study.trials == len(study.own_trials())
         and card.study.winner == winner(study).number
         and card.test_openings == len(openings(study))
-        and card.study.config.get("positive") == list(work.config.positive)
-        and card.study.config.get("leaky_score") == work.config.leaky_score
+        and card.study.config.get("positive") == list(config.positive)
+        and card.study.config.get("leaky_score") == config.leaky_score
+        and card.study.config.get("pretrained", config.pretrained) == config.pretrained
         # Parts that came with the images stay when their groups change; intervals do not.
-        and (card.data is None or card.data.groups == int(work.dataset.groups.max()) + 1)
+        and (card.data is None or card.data.groups == int(dataset.groups.max()) + 1)
     )
     return card if same and current else None
 
@@ -296,7 +332,13 @@ def _card(
         leaky=work.leaky,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         classes=dataset.classes,
-        preprocessing=Preprocessing(size=config.image_size, decoding=DECODING, views=work.views, **IMAGENET),
+        preprocessing=Preprocessing(
+            size=config.image_size,
+            decoding=decoding(dataset.ranges),
+            ranges=dict(dataset.ranges),
+            views=work.views,
+            **IMAGENET,
+        ),
         temperature=scored.temperature,
         conformal=scored.conformal,
         versions=versions(work.device),

@@ -83,6 +83,13 @@ def _figure(figure: go.Figure) -> str:
     return f'<div class="figure">{drawn}</div>'
 
 
+def _openings(card: StudyCard) -> str:
+    return (
+        f"The test part was opened {card.test_openings} times in this study, and the scores here are from opening "
+        f"{card.test_opening.number}; they are optimistic."
+    )
+
+
 def _score(card: StudyCard) -> str:
     test, opening = card.test, card.test_openings
     low, high = test.accuracy_interval
@@ -90,13 +97,13 @@ def _score(card: StudyCard) -> str:
         *([card.mark] if card.mark else []),
         *([] if card.study.complete else [INCOMPLETE]),
         *(["The images are synthetic: no score here says anything about tissue."] if card.synthetic_data else []),
-        *([f"The test part was opened {opening} times in this study; the score is optimistic."] if opening > 1 else []),
+        *([_openings(card)] if opening > 1 else []),
     ]
     seeds = card.test_accuracy_of_seeds
     spread = f"; all {len(seeds)} seeds: {', '.join(percent(seed) for seed in seeds)}" if len(seeds) > 1 else ""
     parts = [
         f'<p class="score">{card.score_name.capitalize()} {percent(test.accuracy)}</p>',
-        f"<p>95 % interval {percent(low)} to {percent(high)} (resampling {test.groups} groups, {test.images} "
+        f"<p>95 % interval {percent(low)} to {percent(high)} (over {test.groups} groups, {test.images} "
         f"images){spread}. Always naming the most frequent class gives {percent(test.majority)}.</p>",
         *(f'<p class="warn">{html.escape(warning)}</p>' for warning in (*warnings, *beaten(card))),
         table(("on the held-out images", "value", "95 % interval"), _score_rows(test)),
@@ -110,21 +117,27 @@ def _score(card: StudyCard) -> str:
 
 
 def _score_rows(test: HeldOutScores) -> list[Row]:
+    why = f"none: {test.no_interval}" if test.no_interval else ""
+    balanced, f1 = test.balanced_accuracy_interval, test.macro_f1_interval
     rows = [
-        ("accuracy", test.accuracy, test.accuracy_interval),
-        ("balanced accuracy (mean recall of the classes)", test.balanced_accuracy, test.balanced_accuracy_interval),
-        ("macro F1", test.macro_f1, test.macro_f1_interval),
-        ("AUROC (mean of one class against the rest)", test.auroc, test.auroc_interval),
-        ("negative log likelihood (nats per image)", test.nll, None),
-        ("Brier score (0 is perfect, 2 the worst)", test.brier, None),
-        ("expected calibration error, after temperature scaling", test.calibration_error, None),
-        ("expected calibration error, before", test.calibration_error_before, None),
+        ("accuracy", test.accuracy, _interval(test.accuracy_interval)),
+        ("balanced accuracy (mean recall of the classes)", test.balanced_accuracy, _interval(balanced, why)),
+        ("macro F1", test.macro_f1, _interval(f1, why)),
+        ("AUROC (mean of one class against the rest)", test.auroc, _interval(test.auroc_interval, why)),
+        ("negative log likelihood (nats per image)", test.nll, ""),
+        ("Brier score (0 is perfect, 2 the worst)", test.brier, ""),
+        ("expected calibration error, after temperature scaling", test.calibration_error, ""),
+        ("expected calibration error, before", test.calibration_error_before, ""),
     ]
-    return [(words, round(value, 4), _interval(bounds)) for words, value, bounds in rows if value is not None]
+    return [(words, round(value, 4), ends) for words, value, ends in rows if value is not None]
 
 
-def _interval(bounds: Interval | None) -> str:
-    return "{:.4f} to {:.4f}".format(*bounds) if bounds else ""
+def _interval(bounds: Interval | None, otherwise: str = "") -> str:
+    """The ends of an interval, of which an upper one below 1 is not rounded to 1; or why there is none."""
+    if bounds is None:
+        return otherwise
+    low, high = bounds
+    return f"{low:.4f} to {high if high == 1 else min(high, 0.9999):.4f}"
 
 
 def _positive_rows(found: Positive) -> list[Row]:
@@ -133,11 +146,12 @@ def _positive_rows(found: Positive) -> list[Row]:
         ("specificity", found.specificity, found.specificity_interval),
         ("auroc", found.auroc, found.auroc_interval),
     ]
+    none = "none: too few groups"
     if above := found.at_specificity:
         where = f"at the cutoff from {above.cutoff_from}"
         rows.append((f"sensitivity {where}", above.sensitivity, above.sensitivity_interval))
         rows.append((f"specificity {where}", above.specificity, above.specificity_interval))
-    shown: list[Row] = [(words, round(value, 4), _interval(b)) for words, value, b in rows if value is not None]
+    shown: list[Row] = [(words, round(value, 4), _interval(b, none)) for words, value, b in rows if value is not None]
     return [("classes", ", ".join(found.classes), ""), *shown]
 
 
@@ -200,10 +214,11 @@ def _classes(card: StudyCard) -> str:
     rows: list[Row] = []
     for name in card.classes:
         row = card.test.of_class(name)
-        shares = (round(row["precision"], 4), round(row["recall"], 4), round(row["f1-score"], 4))
+        recall = card.test.recall_intervals.get(name)
+        shares = (round(row["precision"], 4), round(row["recall"], 4), _interval(recall), round(row["f1-score"], 4))
         rows.append((name, *shares, int(row["support"])))
     drawn = _figure(figures.confusion(card.test.confusion, card.classes))
-    return table(("class", "precision", "recall", "F1", "images"), rows) + drawn
+    return table(("class", "precision", "recall", "95 % interval", "F1", "images"), rows) + drawn
 
 
 def _mistakes(mistakes: list[Mistake]) -> str:

@@ -207,9 +207,10 @@ def _features(work: Workspace, backbone: Backbone, side: int, index: Ints) -> Fl
             if side == work.config.image_size:
                 pixels = np.ascontiguousarray(work.dataset.images[some])
             else:
+                read = partial(decode, image_size=side, most=work.config.max_megapixels, ranges=work.dataset.ranges)
                 files = [work.dataset.root / work.dataset.paths[i] for i in some]
                 try:
-                    pixels = np.stack(list(pool.map(partial(decode, image_size=side), files)))
+                    pixels = np.stack(list(pool.map(read, files)))
                 except DataError as error:
                     raise NoRivalError(f"an image cannot be read any more: {error}") from error
             parts.append(backbone.features(torch.from_numpy(pixels).to(work.device)).cpu().double().numpy())

@@ -30,7 +30,6 @@ from models.scores.evaluation import (
 )
 from models.scores.intervals import accuracy_interval
 from models.scores.views import AS_IT_IS
-from models.training.recipe import derive_seed
 from study.attributes import OPENINGS
 from study.result.pretrained import Pretrained
 from study.result.refit import Trained
@@ -134,7 +133,7 @@ def score_all(
     labels, groups = _truth(work, work.held_out)
     logits = _logits(work, shipped[0].model, work.held_out)
     cal = _logits(work, shipped[0].model, "cal") if len(work.parts.cal) else None
-    temperature = 1.0 if cal is None else fit_temperature(cal, _truth(work, "cal")[0])
+    temperature = 1.0 if cal is None else fit_temperature(cal, *_truth(work, "cal"))
     named = softmax(logits, temperature).argmax(axis=1)
     held_out = getattr(work.parts, work.held_out)
     answers: list[tuple[str, int | None, Ints]] = [("trees", None, forest.labels(held_out))]
@@ -144,13 +143,12 @@ def score_all(
         answers.append(("one view", None, logits[0].argmax(axis=1)))
     answers += [(role, trial, _named(work, one)) for role, trial, one in rivals]
     every = [named, *(_named(work, one) for one in shipped[1:])]
-    seed = derive_seed(work.config.seed, "bootstrap")
     return Scored(
         temperature=temperature,
         test=_scores(work, logits, cal, temperature),
         accuracy_of_seeds=[float((one == labels).mean()) for one in every],
         comparison=[
-            compare(named, other, labels, groups, seed, name=role, trial=trial, leaky=work.leaky)
+            compare(named, other, labels, groups, name=role, trial=trial, leaky=work.leaky)
             for role, trial, other in answers
         ],
         conformal=None if cal is None else _conformal(work, cal, logits, temperature),
@@ -162,7 +160,7 @@ def leaky_row(work: Workspace, one: Trained) -> Leaky:
     """Accuracy on the held-out images of the published split, marked."""
     labels, groups = _truth(work, work.held_out)
     right = _named(work, one) == labels
-    interval = accuracy_interval(right, labels, groups, derive_seed(work.config.seed, "bootstrap"))
+    interval = accuracy_interval(right, labels, groups)
     return Leaky(leaky=True, accuracy=float(right.mean()), accuracy_interval=interval, images=len(labels))
 
 
@@ -180,7 +178,7 @@ def _named(work: Workspace, one: Trained) -> Ints:
     """The classes that a network names on the held-out part; what a mean over views names depends on a temperature."""
     temperature = 1.0
     if work.views != AS_IT_IS and len(work.parts.cal):
-        temperature = fit_temperature(_logits(work, one.model, "cal"), _truth(work, "cal")[0])
+        temperature = fit_temperature(_logits(work, one.model, "cal"), *_truth(work, "cal"))
     return np.asarray(softmax(_logits(work, one.model, work.held_out), temperature).argmax(axis=1))
 
 
@@ -191,9 +189,8 @@ def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: fl
     cutoff = None
     if positive and cal is not None:
         cutoff = cutoff_at(softmax(cal, temperature), _truth(work, "cal")[0], classes, positive)
-    seed = derive_seed(work.config.seed, "bootstrap")
-    images = score(logits, labels, groups, classes, temperature, seed, positive, cutoff)
-    votes = score(*by_group(logits, labels, groups, temperature), classes, 1.0, seed, positive)
+    images = score(logits, labels, groups, classes, temperature, positive, cutoff)
+    votes = score(*by_group(logits, labels, groups, temperature), classes, 1.0, positive)
     bins = reliability(softmax(logits, temperature), labels)
     return HeldOutScores(**vars(images), by_group=without_images(votes), reliability=bins)
 

@@ -5,15 +5,24 @@ changed half-way is no study.
 """
 
 import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
+from typing import NamedTuple
 
 import optuna
 from optuna.study._frozen import FrozenStudy
 from pydantic import JsonValue, ValidationError
 from pydantic_core import to_jsonable_python
 
+from data import at_home
 from data.augment import Augment
+from data.cache import INDEX, Index
+from data.datasets import EMBEDDED, fingerprint_of
+from data.images import read_file
+from data.public import FETCHED
 from study import StudyError
 from study.attributes import CONFIG
 from study.config.schema import MAY_CHANGE, STORED, StudyConfig, in_one_line
@@ -23,17 +32,31 @@ from study.storage.door import runs_folder
 Contract = dict[str, JsonValue]
 """Field -> value, as JSON; a stored one is never rewritten."""
 
+
+class Images(NamedTuple):
+    """The images that are there for a study."""
+
+    folder: Path  # of the study's files
+    data: str  # where the images are
+    contents: Mapping[str, str]  # path -> hash of each file
+
+
 DEFAULTS = "defaults"
 """The parameters that the space does not name, with the values they had when the study was made."""
 
 
-def contract_of(config: StudyConfig, fingerprint: str, split_hash: str) -> Contract:
-    """What defines a study: configuration, images and parts."""
+PIXELS = "pixels"
+"""How numbers of more than 8 bits became pixels, where earlier versions did it otherwise."""
+
+
+def contract_of(config: StudyConfig, fingerprint: str, split_hash: str, pixels: str = "") -> Contract:
+    """What defines a study: configuration, images, how they are read, and parts."""
     unnamed = {name: value for name, value in fixed(config.space).items() if name not in config.space}
-    return {**config.contract(), DEFAULTS: dict(unnamed), "data content": fingerprint, "parts": split_hash}
+    read: Contract = {PIXELS: pixels} if pixels else {}
+    return {**config.contract(), DEFAULTS: dict(unnamed), "data content": fingerprint, **read, "parts": split_hash}
 
 
-def compare(name: str, kept: Contract, wanted: Contract) -> None:
+def compare(name: str, kept: Contract, wanted: Contract, images: Images) -> None:
     """Raise StudyError that names the fields in which a stored contract differs from the one that is wanted."""
     old, new = flatten(_completed(kept, wanted)), flatten(wanted)
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
@@ -42,18 +65,81 @@ def compare(name: str, kept: Contract, wanted: Contract) -> None:
     if len(differing) > 1 and "parts" in differing:  # a consequence of the others
         differing.remove("parts")
     by_content = {
-        "data content": "the images (files were added, removed or altered)",
+        "data content": f"the images ({changed(images, str(kept.get('data content')))})",
         "parts": "the parts (other groups put the images elsewhere)",
     }
     shown = [
         by_content.get(key) or f"{key} (was {_short(old.get(key))}, now {_short(new.get(key))})"
         for key in differing[:5]
     ]
+    if PIXELS in differing and PIXELS not in old:
+        shown[differing.index(PIXELS)] = (
+            f"how its images of 16 or 32 bits are read (an earlier version took 0 to 65535 for granted, so that they "
+            f"were nearly black or white; black to white are now {new[PIXELS]})"
+        )
     more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-    raise StudyError(
-        f"the study {name!r} exists with another definition: {', '.join(shown)}{more} "
-        f"(go on with the old one: study resume {quote(name)}; or start another with --name)"
+    by_images = not {"data content", PIXELS, "parts"}.isdisjoint(differing)  # whatever is typed, they are others now
+    go_on = (
+        f"with other images it is another study: {again(f'{name}-2', images.folder, images.data)}"
+        if by_images
+        else f"go on with the old one: study resume {quote(name)}; or start another with --name"
     )
+    raise StudyError(f"the study {name!r} exists with another definition: {', '.join(shown)}{more} ({go_on})")
+
+
+def again(name: str, folder: Path, data: str) -> str:
+    """What to type for a study by the definition in this folder, under a name, on other images."""
+    file = folder / "model" / "study.toml"
+    return f"study run {f'{quote(str(file))} ' if file.is_file() else ''}--data {quote(data)} --name {quote(name)}"
+
+
+def check_images(config: StudyConfig, name: str, folder: Path) -> None:
+    """Raise StudyError where the images of a study that exists are no longer where they were."""
+    if config.data in (*EMBEDDED, *FETCHED) or at_home(config.data).exists():
+        return
+    there = (folder / "model" / "study.toml").is_file()
+    moved = again(name, folder, "NEW") if there else f"ln -s NEW {quote(config.data)}"
+    raise StudyError(
+        f"the images of {name!r} lay in {config.data}, where nothing is now (put them back, or name their new place: "
+        f"{moved})"
+    )
+
+
+def changed(images: Images, content: str) -> str:
+    """Which files differ from those that a study began with, whose content had this hash, in words.
+
+    The names are those in its list of parts; what the files held is known while their decoded pixels are kept.
+    """
+    now, before = images.contents, names_in_parts(images.folder / "parts.json")
+    kept = next(
+        (one for one in _decoded(images.folder.parent / "cache") if fingerprint_of(*one, None) == content), ((), ())
+    )
+    altered = {path for path, held in zip(*kept, strict=True) if now.get(path, held) != held}
+    kinds = {"added": now.keys() - before, "removed": before - now.keys(), "altered": altered}
+    said = [f"{what}: {_some(sorted(names))}" for what, names in kinds.items() if names and before]
+    return "; ".join(said) or "some files were altered, or their labels"
+
+
+def names_in_parts(file: Path) -> set[str]:
+    """The images in a study's list of parts; none where it cannot be read."""
+    try:
+        parts = json.loads(read_file(file))
+    except (OSError, ValueError):
+        return set()
+    listed = [part for part in parts.values() if isinstance(part, list)] if isinstance(parts, dict) else []
+    return {name for part in listed for name in part if isinstance(name, str)}
+
+
+def _decoded(cache: Path) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+    """Paths and hashes of the files in each cache of pixels."""
+    for file in cache.glob(f"images-*/{INDEX}"):
+        with suppress(OSError, ValueError):
+            index = Index.model_validate_json(read_file(file))
+            yield index.paths, index.contents
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _completed(kept: Contract, wanted: Contract) -> Contract:

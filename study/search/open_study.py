@@ -2,10 +2,11 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -21,7 +22,7 @@ from study.config.plan import ENDS, Planned, Stage, taken
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.config.space import distributions
-from study.search.contract import Contract, compare, contract_of, files_of, stored_config
+from study.search.contract import Contract, Images, compare, contract_of, files_of, stored_config
 from study.search.members import Membership
 from study.search.sampling import make_pruner, make_sampler
 from study.storage import views
@@ -141,16 +142,19 @@ def open_study(
     planned: Planned | None = None,
     *,
     found_by: str | None = None,
+    pixels: str = "",
+    contents: Mapping[str, str] = MappingProxyType({}),
     update: bool = True,
 ) -> OpenStudy:
     """Create the study, or open it after comparing its contract with this one.
 
-    Raises StudyError that names the fields that differ. found_by: the version that found the groups from pixels.
+    Raises StudyError that names the fields that differ. found_by: the version that found the groups from pixels;
+    pixels: how images of more than 8 bits are read; contents: the hash of each file, to say which have changed.
     Without `update` the stored configuration stays as it was last given.
     """
-    contract = contract_of(config, fingerprint, split_hash)
+    contract = contract_of(config, fingerprint, split_hash, pixels)
     if name in study_names(storage):
-        _check(load_study(storage, name), contract)
+        _check(load_study(storage, name), contract, Images(folder, config.data, contents))
     views.refresh(storage.engine, distributions(config.space))
     study = optuna.create_study(
         study_name=name,
@@ -200,7 +204,7 @@ def _handle(study: optuna.Study, storage: LeanStorage, config: StudyConfig, fold
     )
 
 
-def _check(found: optuna.Study, contract: Contract) -> None:
+def _check(found: optuna.Study, contract: Contract, images: Images) -> None:
     """Raise StudyError where a study of that name is another one."""
     name, there = found.study_name, kept(found.user_attrs, CONTRACT, Contract)
     if there is None and any(trial.state != TrialState.WAITING for trial in found.get_trials(deepcopy=False)):
@@ -211,4 +215,4 @@ def _check(found: optuna.Study, contract: Contract) -> None:
             "(choose another --name, or make it anew with direction='maximize')"
         )
     if there is not None:
-        compare(name, there, contract)
+        compare(name, there, contract, images)

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from data import Progress, at_home, datasets
 from data.datasets import ImageSet
+from data.formats.ranges import unusual
 from data.grouping.settings import BEFORE
 from data.grouping.sources import GroupsGoneError
 from data.public import FETCHED
@@ -21,7 +22,7 @@ from study.config.plan import Planned
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.search.open_study import OpenStudy, open_study
-from study.search.settle import kept
+from study.search.settle import check_positive, kept
 from study.storage.door import check_storage, load_study, open_storage, runs_folder, study_names
 from study.storage.lean import LeanStorage
 from study.storage.locks import alone
@@ -82,6 +83,8 @@ def open_all(
             asked,
             planned,
             found_by=dataset.found_by,
+            pixels=unusual(dataset.ranges),
+            contents=dict(zip(dataset.paths, dataset.contents, strict=True)),
             update=create,
         )
         claim_folder(study.study, folder, storage)
@@ -145,12 +148,13 @@ def load_parts(
         parts=config.parts,
         found_by=found_by,
         labels_from=config.labels_from,
+        without=config.without,
+        only=config.only,
         skip_bad=config.skip_bad,
         max_megapixels=config.max_megapixels,
         progress=progress,
     )
-    if strange := [name for name in config.positive if name not in dataset.classes]:
-        raise StudyError(f"positive: no class {strange[0]!r} (there are: {', '.join(dataset.classes)})")
+    check_positive(config.positive, dataset.classes)
     if config.protocol == "random":
         return dataset, random_parts(len(dataset.labels), dataset.paths, config.seed)
     return dataset, divide(dataset, config.seed, allow_leaks=config.allow_leaks)

@@ -1,8 +1,9 @@
 """From what was asked for to a plain configuration: planned for a new study, agreed with an existing one."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from shlex import quote
 
 import torch
@@ -10,6 +11,7 @@ from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 
 from data.datasets import Survey, survey
+from data.splits import refuse_too_few
 from study import StudyError
 from study.attributes import ASKED, CONFIG, FOUND_BY, PLANNED, STAGES
 from study.attributes import kept as attribute
@@ -58,8 +60,7 @@ def look(
     """What a plan needs: the images from outside, and the machine, measured for some seconds. Writes nothing."""
     data, groups, hours, runs = (asked.fields.get(key) for key in ("data", "groups", "hours", "runs"))
     cache = runs_folder(url, runs if isinstance(runs, str) else None) / "cache"
-    labels_from = str(asked.fields.get("labels_from") or "first")
-    seen: Survey = survey(str(data or "digits"), cache, groups if isinstance(groups, str) else None, labels_from)
+    seen = _survey(asked, str(data or "digits"), cache, groups if isinstance(groups, str) else None)
     seconds = measuring_seconds(float(hours) if isinstance(hours, int | float) else None)
     throughput = measure(device, min(most, 0.9 * seconds), seen.some, tell)
     images = Images(
@@ -68,8 +69,35 @@ def look(
         grouped=seen.grouped,
         imbalance=seen.imbalance,
         proposal=seen.proposal.line() if seen.proposal else None,
+        account=(*seen.account, *(one.line() for one in seen.suspicions)),
     )
     return images, throughput
+
+
+def _survey(asked: Asked, data: str, cache: Path, groups: str | None) -> Survey:
+    """The images as far as names tell. Raises DataError and StudyError for what a study would refuse by these."""
+    given = asked.fields
+    parts, without, only, positive = (given.get(key) for key in ("parts", "without", "only", "positive"))
+    seen = survey(
+        data,
+        cache,
+        groups,
+        str(given.get("labels_from") or "first"),
+        parts=parts if isinstance(parts, str) else None,
+        without=[str(name) for name in without] if isinstance(without, list) else (),
+        only=only if isinstance(only, str) else None,
+        skip_bad=bool(given.get("skip_bad")),
+    )
+    check_positive([str(name) for name in positive] if isinstance(positive, list) else [], list(seen.sizes))
+    if given.get("protocol") != "random":
+        refuse_too_few(seen)
+    return seen
+
+
+def check_positive(positive: Sequence[str], classes: Sequence[str]) -> None:
+    """Raise StudyError for a finding that is no class; without classes nothing is known yet."""
+    if classes and (strange := [name for name in positive if name not in classes]):
+        raise StudyError(f"positive: no class {strange[0]!r} (there are: {', '.join(classes)})")
 
 
 @dataclass(frozen=True)

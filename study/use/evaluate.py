@@ -1,9 +1,11 @@
 """A saved model on labelled images that its study has never seen: those of another centre, say."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import torch
@@ -11,22 +13,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data import DataError, Progress
+from data.cache import INDEX, PIXELS, Index
 from data.datasets import ImageSet, load
-from data.images import MOST_MEGAPIXELS
-from data.layout import listing
+from data.formats.ranges import AS_16_BITS
+from data.images import MOST_MEGAPIXELS, read_file
+from data.layout.listing import listing
+from models.bundle.folder import SEEN_DIGITS, seen_images
 from models.bundle.predictor import Bundle
 from models.scores.evaluation import Scores, predict_logits, score
 from study import StudyError
 from study.use.predict import unlike_training
 
 BATCH = 64
+THUMB = 16
+"""Side of the thumbnails that near copies are found by, pixels."""
+
+Ints = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """How many of the images a model has seen in its study, to train, to choose or to calibrate it."""
+
+    images: int  # that were looked at
+    by_content: int  # the same file
+    by_pixels: int | None  # nearly the same pixels; None where that could not be looked for
+    unknown: str  # why not
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The scores of a model on a folder, and what a reader must know beside them."""
 
-    scores: Scores
+    scores: Scores | None  # none where all of the images were trained on
+    seen: Seen | None  # None where the model does not say what it has seen
     classes: list[str]  # of the model
     absent_classes: list[str]  # of these, in the folder
     groups_from: str
@@ -40,16 +61,21 @@ def evaluate(
     folder: Path,
     cache: Path,
     *,
+    home: Path | None = None,
     groups: str | None = None,
     labels_from: str = "first",
+    without: Sequence[str] = (),
+    only: str | None = None,
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score a model on a folder of class folders, which may lack classes of the model.
 
+    Images that it was trained on are left out, where the model's own folder, `home`, says which they were.
+
     Raises StudyError when it has one that the model does not know, and DataError for what is wrong with the folder.
     """
-    _check_classes(bundle, folder, cache, labels_from)
+    _check_classes(bundle, folder, cache, labels_from, without, only)
     most = bundle.megapixels(MOST_MEGAPIXELS)
     dataset = load(
         str(folder),
@@ -57,59 +83,137 @@ def evaluate(
         cache,
         groups=groups,
         labels_from=labels_from,
+        without=without,
+        only=only,
         skip_bad=skip_bad,
         max_megapixels=most,
+        ranges=bundle.ranges or AS_16_BITS,
         progress=progress,
     )
     number = {name: index for index, name in enumerate(bundle.classes)}
     labels = np.array([number[name] for name in dataset.classes], np.int64)[dataset.labels]
-    absent = [name for name in bundle.classes if name not in dataset.classes]
+    seen, new = _seen(bundle, home, dataset)
+    there = {bundle.classes[label] for label in labels[new]}
+    absent = [name for name in bundle.classes if name not in there] if len(new) else []
     return Evaluation(
-        scores=_scores(bundle, dataset, labels),
+        scores=_scores(bundle, dataset, labels, new) if len(new) else None,
+        seen=seen,
         classes=list(bundle.classes),
         absent_classes=absent,
         groups_from=dataset.groups_from,
         content=dataset.fingerprint,
         skipped=dataset.left_out,
-        warnings=_warnings(bundle, dataset, absent),
+        warnings=_warnings(bundle, dataset, absent, seen, len(new)),
     )
 
 
-def _check_classes(bundle: Bundle, folder: Path, cache: Path, labels_from: str) -> None:
+def _check_classes(
+    bundle: Bundle, folder: Path, cache: Path, labels_from: str, without: Sequence[str], only: str | None
+) -> None:
     if not folder.exists():
         raise DataError(f"no such folder: {folder} (give a folder of class folders, or a CSV list)")
-    unknown = [name for name in listing(folder, cache, labels_from).classes if name not in bundle.classes]
+    there = listing(folder, cache, labels_from, without=without, only=only).classes
+    unknown = [name for name in there if name not in bundle.classes]
     if unknown:
         raise StudyError(
             f"{folder} has classes that the model does not know: {', '.join(unknown)} "
-            f"(it knows: {', '.join(bundle.classes)}; rename the folders, or move them elsewhere)"
+            f"(it knows: {', '.join(bundle.classes)}; rename the folders, or leave them out: "
+            f"--without {quote(unknown[0])})"
         )
 
 
-def _scores(bundle: Bundle, dataset: ImageSet, labels: NDArray[np.int64]) -> Scores:
-    """As the study scores its own test part; macro F1 over the classes that are there."""
+def _seen(bundle: Bundle, home: Path | None, dataset: ImageSet) -> tuple[Seen | None, Ints]:
+    """How many images the model has seen, and which it has not [n]: by content, and by pixels where those are kept."""
+    known = None if home is None else seen_images(home)
+    if known is None or home is None:
+        return None, np.arange(len(dataset.labels))
+    same = np.array([content[:SEEN_DIGITS] in known for content in dataset.contents])
+    cache, near = home.absolute().parent.parent / "cache", np.zeros(len(same), bool)
+    unknown = ""
+    if bundle.image_size < THUMB:
+        unknown = f"images of {bundle.image_size} pixels are too small to tell near copies from others"
+    elif (pixels := _pixels_of(cache, bundle.image_size, known)) is None:
+        unknown = f"their pixels are not in {cache} (evaluate the model where its study was made)"
+    else:
+        from data.grouping.candidates import near_duplicates  # imported late: it takes a second
+
+        thumbs = np.concatenate([_thumbs(dataset.images), _thumbs(pixels)])
+        pairs = np.array(list(near_duplicates(thumbs)), np.int64).reshape(-1, 2)
+        across = np.sort(pairs, axis=1)[(pairs >= len(same)).sum(axis=1) == 1]
+        near[across[:, 0]] = True
+        near &= ~same
+    count = None if unknown else int(near.sum())
+    return (
+        Seen(images=len(same), by_content=int(same.sum()), by_pixels=count, unknown=unknown),
+        np.flatnonzero(~(same | near)),
+    )
+
+
+def _pixels_of(cache: Path, size: int, known: frozenset[str]) -> list[Pixels] | None:
+    """The images [S, S, 3] of a study as they were decoded, found by the files' hashes; None unless all are kept."""
+    for file in sorted(cache.glob(f"images-*/{INDEX}")):
+        with suppress(OSError, ValueError):
+            index = Index.model_validate_json(read_file(file))
+            mine = [i for i, content in enumerate(index.contents) if content[:SEEN_DIGITS] in known]
+            if index.image_size == size and {index.contents[i][:SEEN_DIGITS] for i in mine} == known:
+                shape = (len(index.contents), size, size, 3)
+                images = np.memmap(file.with_name(PIXELS), np.uint8, "r", shape=shape)
+                return [images[i] for i in mine]
+    return None
+
+
+def _thumbs(images: Iterable[Pixels]) -> Pixels:
+    """Thumbnails [N, 16, 16, 3], each pixel the mean of what it covers."""
+    import cv2  # imported late: no other command needs it
+
+    small = [cv2.resize(image, (THUMB, THUMB), interpolation=cv2.INTER_AREA) for image in images]
+    return np.array(small, np.uint8).reshape(-1, THUMB, THUMB, 3)
+
+
+def _scores(bundle: Bundle, dataset: ImageSet, labels: Ints, some: Ints) -> Scores:
+    """Of some images [n], as the study scores its own test part; macro F1 over the classes that are there."""
     predictor = bundle.predictor
     device = predictor.mean.device
+    labels, groups = labels[some], dataset.groups[some]
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for i in range(0, len(labels), BATCH):
-            images = torch.from_numpy(dataset.images[i : i + BATCH]).to(device)
+        for i in range(0, len(some), BATCH):
+            images = torch.from_numpy(dataset.images[some[i : i + BATCH]]).to(device)
             yield predictor.normalised(images), torch.from_numpy(labels[i : i + BATCH])
 
     logits = predict_logits(predictor.model, batches(), predictor.views)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")  # those the folder lacks
-        scores = score(logits, labels, dataset.groups, bundle.classes, float(predictor.temperature), 0)
+        scores = score(logits, labels, groups, bundle.classes, float(predictor.temperature))
     there = [bundle.classes[label] for label in np.unique(labels)]
     return replace(scores, macro_f1=float(np.mean([scores.of_class(name)["f1-score"] for name in there])))
 
 
-def _warnings(bundle: Bundle, dataset: ImageSet, absent: list[str]) -> list[str]:
-    lines = []
-    if bundle.card and bundle.card.data and bundle.card.data.content == dataset.fingerprint:
+def _warnings(bundle: Bundle, dataset: ImageSet, absent: list[str], seen: Seen | None, left: int) -> list[str]:
+    lines = [] if seen is None else _of_seen(seen, left)
+    own = bundle.card and bundle.card.data and bundle.card.data.content == dataset.fingerprint
+    if seen is None:
+        lines.append(
+            "whether the model was trained on some of these images cannot be checked: its files do not say on which it "
+            "was (a model folder of this version does: study retrain NAME)"
+        )
+    if own and seen is None:
         lines.append("these are the images of the model's own study: most of them were trained on, so this is no score")
+    elif own and left:
+        lines.append("these are the images of the model's own study: what is left is its own test part")
     if absent:
         lines.append(f"no images of {', '.join(absent)}: averages are over the other classes")
     if unlike := unlike_training(bundle, [dataset.root / path for path in dataset.paths]):
         lines.append(unlike)
     return lines
+
+
+def _of_seen(seen: Seen, left: int) -> list[str]:
+    """That images were trained on, where some were."""
+    out = seen.images - left
+    if not out:
+        return []
+    near = f", {seen.by_pixels} of them as nearly the same pixels in another file" if seen.by_pixels else ""
+    if not left:
+        return [f"{out} of {seen.images} images were trained on{near}: no score"]
+    return [f"{out} of {seen.images} images were trained on{near} and are left out"]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from data import DataError
+from data.formats.ranges import AS_16_BITS
 from data.images import MOST_MEGAPIXELS, decode, squashed
 from models.bundle.folder import load
 from models.bundle.predictor import Bundle
@@ -52,13 +53,13 @@ class Model:
         return _frame(["label", *classes], [(classes[label], *shares) for label, shares in rows])
 
     def _pixels(self, number: int, image: Picture) -> NDArray[np.uint8]:
-        size = self.bundle.image_size
+        size, ranges = self.bundle.image_size, self.bundle.ranges or AS_16_BITS
         try:
             if isinstance(image, str | Path):
-                return decode(Path(image), size, self.bundle.megapixels(MOST_MEGAPIXELS))
+                return decode(Path(image), size, self.bundle.megapixels(MOST_MEGAPIXELS), ranges)
             if isinstance(image, Image.Image):
-                return squashed(ImageOps.exif_transpose(image), size)
-            return squashed(Image.fromarray(image), size)
+                return squashed(ImageOps.exif_transpose(image), size, ranges)
+            return squashed(Image.fromarray(image), size, ranges)
         except (DataError, TypeError, ValueError, OSError) as error:
             named = image if isinstance(image, str | Path) else f"image {number}"
             raise DataError(f"{named}: {error}") from error

@@ -1,5 +1,6 @@
 """A saved model on image files: found, decoded as in training, labelled."""
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,19 +15,28 @@ from typing import Required, TypedDict
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from data import DataError
+from data.formats.ranges import AS_16_BITS, Ranges
 from data.images import MOST_MEGAPIXELS, decode, source_size
+from data.layout.found import by_reason, relative, walk
 from models.bundle.card import Conformal
 from models.bundle.explain import grad_cam, overlay
 from models.bundle.predictor import Bundle, Predictor
 from models.scores.conformal import Sets, abstains, prediction_sets
 from study import StudyError
 
+logger = logging.getLogger(__name__)
+
 BATCH = 16  # what fits the processor's caches: 32 images of 128 pixels take twice the time each
 AHEAD = 4
 """Batches for each processor that are in work, or done and not yet taken."""
+
+NO_IMAGES = {
+    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".md", ".rst", ".xml", ".html", ".pdf", ".xlsx", ".log"),
+    *(".yaml", ".yml", ".toml", ".py", ".ipynb", ".zip", ".gz", ".tar", ".db"),
+}
+"""Endings of files that people keep beside images; any other file is tried."""
 
 LONGEST_STEM = 200
 """Bytes of an image's name that the name of its explanation keeps."""
@@ -51,7 +61,7 @@ Pixels = NDArray[np.uint8]
 
 
 def find_images(places: Sequence[Path], listed: Callable[[], Iterable[str]]) -> list[Path]:
-    """The files given, and every file with an image's ending in the folders given, sorted.
+    """The files given, and every file in the folders given that may be an image, sorted.
 
     "-" stands for the names in `listed`, one a line. Raises DataError.
     """
@@ -72,20 +82,20 @@ def find_images(places: Sequence[Path], listed: Callable[[], Iterable[str]]) -> 
 
 
 def _inside(folder: Path) -> list[Path]:
-    endings = Image.registered_extensions()
-    found = os.walk(folder, onerror=_refuse)  # or what cannot be read would silently be left out
+    """The images below a folder, found as for training; what is left out is counted in a line. Raises DataError."""
     try:
-        files = [Path(parent, n) for parent, _, names in found for n in names if not n.startswith(".")]
-    except RecursionError:  # of os.walk, a call for each level
-        raise DataError(f"{folder}: folders lie too deep in each other (give one further inside)") from None
-    images = sorted(path for path in files if path.suffix.lower() in endings)
+        found = walk(folder)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+    images = [path for path in found.files if path.suffix.lower() not in NO_IMAGES]
+    left_out = found.left_out | {path: "no image" for path in found.files if path.suffix.lower() in NO_IMAGES}
     if not images:
         raise DataError(f"no images in {folder} (files ending in .png, .jpg, .tif and the like)")
+    if left_out:
+        logger.warning(
+            f"{len(left_out):,} files in {folder} left out: {', '.join(by_reason(relative(folder, left_out)))}"
+        )
     return images
-
-
-def _refuse(error: OSError) -> None:
-    raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
 
 def unlike_training(bundle: Bundle, files: Sequence[Path]) -> str | None:
@@ -168,7 +178,7 @@ def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[Predicted]:
     network = nullcontext() if bundle.predictor.mean.device.type == "cpu" else Lock()
 
     def predicted(batch: list[Path]) -> Predicted:
-        images = [_read(path, bundle.image_size, most) for path in batch]
+        images = [_read(path, bundle.image_size, most, bundle.ranges or AS_16_BITS) for path in batch]
         good = [image for image in images if not isinstance(image, DataError)]
         with network:
             found = bundle.predict(np.stack(good)) if good else np.zeros((0, len(bundle.classes)))
@@ -189,9 +199,9 @@ def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[Predicted]:
         torch.set_num_threads(threads)
 
 
-def _read(path: Path, size: int, most: float) -> Pixels | DataError:
+def _read(path: Path, size: int, most: float, ranges: Ranges) -> Pixels | DataError:
     try:
-        return decode(path, size, most)
+        return decode(path, size, most, ranges)
     except DataError as error:
         return error
 

@@ -29,6 +29,7 @@ from starlette.formparsers import MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from data import DataError
+from data.formats.ranges import AS_16_BITS, Ranges
 from data.images import MOST_MEGAPIXELS, decode
 from models.bundle.card import NOTICE
 from models.bundle.explain import SMALLEST, grad_cam, overlay
@@ -75,6 +76,7 @@ class Network:
         self.bundle = bundle
         self.threshold = threshold_of(bundle.card.conformal if bundle.card else None, None)
         self.most = bundle.megapixels(MOST_MEGAPIXELS)
+        self.ranges: Ranges = bundle.ranges or AS_16_BITS
         side = max(SIDE, bundle.image_size)
         self.batch, self.explained = (max(1, count * SIDE**2 // side**2) for count in (BATCH, EXPLAINED))
         self.most_at_once = min(MOST_AT_ONCE, max(MOST_IMAGES, MOST_PIXELS // bundle.image_size**2))
@@ -201,7 +203,7 @@ def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
             async with own_turns, turns:
                 if await request.is_disconnected():
                     raise HTTPException(499, "whoever asked has gone")
-                return await _decoded(content, network.bundle.image_size, network.most)
+                return await _decoded(content, network)
 
         with network.room(len(files)):
             images = await asyncio.gather(*(read(content) for _, content in files))
@@ -239,14 +241,14 @@ async def _rows(
     return rows
 
 
-def _read(content: bytes, size: int, most: float) -> Pixels | DataError:
+def _read(content: bytes, network: Network) -> Pixels | DataError:
     try:
-        return decode(content, size, most)
+        return decode(content, network.bundle.image_size, network.most, network.ranges)
     except DataError as error:
         return error
 
 
-async def _decoded(content: bytes, size: int, most: float) -> Pixels | DataError:
+async def _decoded(content: bytes, network: Network) -> Pixels | DataError:
     """Decode in a thread that ends with the process: whoever stops the server does not wait for a large image."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Pixels | DataError] = loop.create_future()
@@ -256,7 +258,7 @@ async def _decoded(content: bytes, size: int, most: float) -> Pixels | DataError
             future.set_result(found)
 
     def work() -> None:
-        found = _read(content, size, most)
+        found = _read(content, network)
         with suppress(RuntimeError):  # the server has ended meanwhile
             loop.call_soon_threadsafe(settle, found)
 

@@ -391,6 +391,25 @@ def test_names_that_are_not_utf_8_go_through_a_pipe(small_folder: Path, tmp_path
 
 
 @pytest.mark.slow
+def test_names_that_the_terminal_cannot_show(small_folder: Path, tmp_path: Path) -> None:
+    """Nothing that was printed ends a command: the model was written, and its exit code said so."""
+    for place, folder in zip(("été", "łódź"), sorted(small_folder.iterdir()), strict=False):
+        shutil.copytree(folder, tmp_path / "images" / place)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+
+    def said(*words: object) -> bytes:
+        command = [sys.executable, "-m", "study", *map(str, words)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+        return done.stdout
+
+    assert b"images/?t?/" in said("run", *tiny_options(tmp_path / "images", trials=2), "--name", "s")
+    assert b"?t?/0000.png,?t?," in said("data", "split", "images", "--csv")
+    assert said("predict", "runs/s/model", "images/été", "--csv").startswith(b"path,label,?t?,??d?,")
+    assert b"?t?" in said("data", "audit", "images")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["de_DE.ISO-8859-1", pytest.param("C", marks=pytest.mark.long)])
 def test_names_with_umlauts_in_any_locale(tmp_path: Path, small_folder: Path, language: str) -> None:
     """Where the system lacks that locale Python takes the C one, and `PYTHONUTF8=0` keeps it from being UTF-8."""

@@ -110,23 +110,34 @@ def test_the_split_is_the_one_that_studies_use(shell: Shell, tissue_folder: Path
     assert shell("data", "split", tissue_folder, "--seed", "5", "--csv")[1] != out
 
 
-def test_known_datasets_are_recognised_by_their_folders() -> None:
-    for names in (
-        ["colon_aca", "colon_n", "lung_aca", "lung_n", "lung_scc"],
-        ["lung_aca", "lung_scc"],
-        ["Colon_Adenocarcinoma", "Colon_Benign_Tissue", "Lung_Adenocarcinoma", "Lung-Benign_Tissue"],
+def test_known_datasets_are_recognised_by_names_count_and_size_together() -> None:
+    size = (768, 768)
+    for names, count in (
+        (["colon_aca", "colon_n", "lung_aca", "lung_n", "lung_scc"], 25_000),
+        (["colon_aca", "colon_n", "lung_aca", "lung_n", "lung_scc"], 5_000),
+        (["lung_aca", "lung_scc"], 10_000),
+        (["Colon_Adenocarcinoma", "Colon_Benign_Tissue", "Lung_Adenocarcinoma", "Lung-Benign_Tissue"], 20_000),
     ):
-        found = known.recognise(names)
+        found = known.recognise(names, count, size)
         assert found is not None
         assert found[0] == "lc25000"
-    assert known.recognise(["cat", "dog"]) is not None  # of CIFAR-10's
-    assert known.recognise(["colon_aca", "other"]) is None
-    assert known.recognise(["lung_n"]) is None
+        assert known.recognise(names, count, (300, 200)) is None
+        assert known.recognise(names, count, None) is None
+        assert known.recognise(names, 25_001, size) is None
+    assert known.recognise(["lung_aca", "lung_scc"], 90, size) is None
+    assert known.recognise(["cat", "dog"], 24, (32, 32)) is None  # one's own
+    assert known.recognise(["cat", "dog"], 12_000, (300, 200)) is None
+    assert known.recognise(["cat", "dog"], 12_000, (32, 32)) is not None  # of CIFAR-10's
+    assert known.recognise(["colon_aca", "other"], 10_000, size) is None
+    assert known.recognise(["lung_n"], 5_000, size) is None
 
 
 def test_a_known_dataset_says_whose_it_is_and_how_it_leaks(shell: Shell, tissue_folder: Path, tmp_path: Path) -> None:
-    for folder in tissue_folder.glob("synthetic_*"):
-        shutil.copytree(folder, tmp_path / "lc" / folder.name.removeprefix("synthetic_"))
+    for file in tissue_folder.glob("synthetic_*/*"):
+        place = tmp_path / "lc" / file.parent.name.removeprefix("synthetic_")
+        place.mkdir(parents=True, exist_ok=True)
+        with Image.open(file) as small:
+            small.resize((768, 768)).save(place / file.name)
     code, _, err = shell("data", "split", tmp_path / "lc", "--groups", "none", "--csv")
     assert code == 0
     assert "90 of 25,000 images" in err

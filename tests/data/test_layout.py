@@ -12,7 +12,7 @@ from PIL import Image
 
 from data import DataError
 from data.datasets import ImageSet, load_folder, survey, unreadable
-from data.layout import listing
+from data.layout.listing import listing
 from data.public import tissue
 from data.splits import SHARES, crossing, divide
 from models.bundle.card import StudyCard

@@ -11,7 +11,7 @@ from data import DataError
 from data.datasets import proposal, survey, suspicious
 from data.grouping.proposals import propose
 from data.grouping.sources import match_groups
-from data.layout import listing
+from data.layout.listing import listing
 from data.splits import SHARES, divide
 from tests.conftest import Shell, tiny_options
 from tests.data.test_layout import class_folders, divided, image, load, table

@@ -92,7 +92,7 @@ def make_card(config: CNNConfig, **more: Any) -> Card:
 
 def save(directory: Path, config: CNNConfig = PLAIN, **more: Any) -> Card:
     images = random_images(20, config.image_size)
-    return bundle.save(directory, trained(config), config, make_card(config, **more), images)
+    return bundle.save(directory, trained(config), config, make_card(config, **more), images, ["ab" * 32])
 
 
 @pytest.mark.parametrize("name", SOME_CONFIGS)
@@ -246,7 +246,7 @@ def test_the_readable_card_shows_what_is_there_and_needs_nothing(tmp_path: Path)
     assert "## Scores" not in page
     labels, groups = np.array([0, 0, 1, 2]), np.array([0, 1, 2, 3])
     logits = np.eye(3)[[0, 1, 1, 2]]
-    scores = score(logits, labels, groups, ["a", "b", "c"], 1.0, 0)
+    scores = score(logits, labels, groups, ["a", "b", "c"], 1.0)
     test = HeldOutScores(**vars(scores), by_group=without_images(scores), reliability=[])
     levels = {"0.1": Sets(threshold=0.8, calibration_groups=30, coverage=1, mean_size=1, abstained=0)}
     refused = {"0.01": Refused(refused="too few groups")}

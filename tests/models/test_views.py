@@ -102,11 +102,13 @@ def test_scores_and_temperature_are_of_the_mean_of_the_views() -> None:
     def loss(temperature: float) -> float:
         return float(F.nll_loss(torch.from_numpy(softmax(logits, temperature)).log(), labels))
 
-    labels = torch.from_numpy(softmax(logits).argmax(axis=1))
-    labels[:2] = (labels[:2] + 1) % 3  # mostly right: neither end of the range is best
-    best = fit_temperature(logits, labels.numpy())
-    assert 0.06 < best < 19
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (2, 2000, 3))
+    labels = torch.tensor([rng.choice(3, p=row) for row in softmax(logits, 0.7)])
+    groups = np.arange(2000)
+    best = fit_temperature(logits, labels.numpy(), groups)
+    assert 0.5 < best < 0.95
     assert loss(best) <= min(loss(best * 1.05), loss(best / 1.05))
-    assert fit_temperature(logits[[0, 0]], labels.numpy()) == pytest.approx(
-        fit_temperature(logits[0], labels.numpy()), rel=1e-3
+    assert fit_temperature(logits[[0, 0]], labels.numpy(), groups) == pytest.approx(
+        fit_temperature(logits[0], labels.numpy(), groups), rel=1e-3
     )

@@ -12,8 +12,10 @@ import pytest
 from data.grouping.settings import BEFORE, version
 from study import StudyError
 from study.config.schema import StudyConfig
-from study.search.contract import DEFAULTS, compare, contract_of
+from study.search.contract import DEFAULTS, Images, compare, contract_of
 from tests.conftest import Shell, tiny_options
+
+NOTHING = Images(Path("runs/s"), "photos", {})
 
 
 def test_a_contract_of_a_version_without_some_fields_is_the_same(tiny: Callable[..., StudyConfig]) -> None:
@@ -25,11 +27,11 @@ def test_a_contract_of_a_version_without_some_fields_is_the_same(tiny: Callable[
     augment = kept["augment"]
     assert isinstance(augment, dict)
     kept["augment"] = {key: value for key, value in augment.items() if key != "turns"}
-    compare("s", kept, wanted)
+    compare("s", kept, wanted, NOTHING)
     with pytest.raises(StudyError, match=r"defaults\.head \(was gap, now flatten\)"):
-        compare("s", {**kept, DEFAULTS: {**unnamed, "head": "gap"}}, wanted)
+        compare("s", {**kept, DEFAULTS: {**unnamed, "head": "gap"}}, wanted, NOTHING)
     with pytest.raises(StudyError, match=r"tta \(was none, now flips\)"):
-        compare("s", kept, contract_of(tiny(tta="flips"), "d", "p"))
+        compare("s", kept, contract_of(tiny(tta="flips"), "d", "p"), NOTHING)
 
 
 def noted(change: str | None = None) -> list[str]:
@@ -67,3 +69,31 @@ def test_a_study_goes_on_with_the_groups_that_an_earlier_method_found(shell: She
     assert "found anew, the parts would be others" in err
     assert f"study run --data {folder.resolve()} --name s-2" in err
     assert shell("run", *options, "--name", "s-2")[0] == 0
+
+
+def test_files_that_changed_or_moved_are_named_with_the_command_that_works(
+    shell: Shell, small_folder: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "photos"
+    shutil.copytree(small_folder, images)
+    assert shell("run", *tiny_options(images, trials=2), "--name", "s")[0] == 0
+    shutil.copy(images / "0" / "0000.png", images / "1" / "new.png")
+    shutil.copy(images / "0" / "0000.png", next(iter(sorted((images / "2").iterdir()))))
+    gone = min((images / "3").iterdir())
+    gone.unlink()
+    code, _, err = shell("resume", "s", "--trials", "3")
+    assert code == 2
+    line = err.splitlines()[-1]
+    altered = min((images / "2").iterdir()).name
+    assert f"(added: 1/new.png; removed: 3/{gone.name}; altered: 2/{altered})" in line
+    assert "study resume" not in line
+    assert f"study run runs/s/model/study.toml --data {images} --name s-2" in line
+
+    shutil.rmtree(images)
+    shutil.copytree(small_folder, tmp_path / "moved")
+    for command in (("resume", "s", "--trials", "3"), ("retrain", "s")):
+        code, _, err = shell(*command)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"the images of 's' lay in {images}, where nothing is now" in err
+    toml = err.partition("study run ")[2].partition(" --data NEW")[0]
+    assert shell("run", toml, "--data", tmp_path / "moved", "--name", "s", "--trials", 3)[0] == 0

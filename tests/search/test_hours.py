@@ -88,6 +88,11 @@ def test_a_study_by_hours_leaves_a_file_that_gives_the_same(small_folder: Path, 
     written = (first / "runs" / "s" / "model" / "card.json").stat().st_mtime_ns
     assert killer.run(auto(small_folder, 0.05, "--trials", 4), first) == 0
     assert (first / "runs" / "s" / "model" / "card.json").stat().st_mtime_ns == written
+    # Nor do the preset's two hours and 64 trials add anything.
+    bare = ["run", "--preset", "auto", "--data", str(small_folder), "--name", "s", *SMALL]
+    assert killer.run(bare, first) == 0
+    assert "s is finished, and nothing was added" in (first / "output.log").read_text()
+    assert (first / "runs" / "s" / "model" / "card.json").stat().st_mtime_ns == written
     assert taken(study_in(first).user_attrs[STAGES]) == took  # nothing was searched
     assert killer.run(auto(small_folder, 0.05, "--trials", 4, "--set", "eta=2"), first) == 2
     assert "exists with another definition: eta (was 3, now 2)" in (first / "output.log").read_text()

@@ -367,7 +367,7 @@ def test_another_definition_is_refused_and_more_budget_is_not(
 def test_other_images_are_refused(tiny: MakeConfig, workspace: MakeWork, small_set: ImageSet, tmp_path: Path) -> None:
     opened(workspace(tiny()), tmp_path)
     changed = dataclasses.replace(small_set, fingerprint="0" * 64)
-    with pytest.raises(StudyError, match="the images \\(files were added, removed or altered\\)"):
+    with pytest.raises(StudyError, match="the images \\(some files were altered, or their labels\\)"):
         opened(workspace(tiny(), changed), tmp_path)
 
 

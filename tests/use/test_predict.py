@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -290,7 +291,106 @@ def _inside(folder: Path) -> list[str]:
 def test_the_studys_own_images_are_no_score(shell: Shell, made: Path, small_folder: Path) -> None:
     code, _, err = shell("evaluate", made, small_folder)
     assert code == 0
-    assert "these are the images of the model's own study" in err
+    counts = json.loads((made / "card.json").read_text())["data"]["parts"]
+    seen = sum(counts[part] for part in ("train", "val", "cal"))
+    assert f"{seen} of 160 images were trained on and are left out\n" in err
+    assert "these are the images of the model's own study: what is left is its own test part\n" in err
+    found = json.loads(shell("evaluate", made, small_folder, "--json")[1])
+    assert found["scores"]["images"] == counts["test"]
+    assert found["seen"]["by_content"] == seen
+
+
+@pytest.fixture(scope="module")
+def larger(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of larger pictures, and the model folder of a study on it, its cache beside it."""
+    from tests import killer
+
+    folder = tmp_path_factory.mktemp("larger")
+    images = shrink(digits_folder, folder / "images", classes=2, each=40)
+    for file in images.glob("*/*.png"):
+        Image.open(file).resize((32, 32), Image.Resampling.BICUBIC).save(file)
+    options = tiny_options(images, trials=1, image_size=16, groups="none")
+    assert killer.run(["run", *options, "--name", "s"], folder) == 0
+    return images, folder / "runs" / "s" / "model"
+
+
+def parts_of(model: Path) -> dict[str, list[str]]:
+    listed = json.loads((model.parent / "parts.json").read_text())
+    return {part: listed[part] for part in ("train", "val", "cal", "test")}
+
+
+def copied_to(target: Path, images: Path, paths: list[str], ending: str = ".png") -> None:
+    for path in paths:
+        file = (target / path).with_suffix(ending)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if ending == ".png":
+            shutil.copy(images / path, file)
+        else:
+            Image.open(images / path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file, quality=97)
+
+
+def test_images_that_were_trained_on_are_left_out_singly(
+    shell: Shell, larger: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (images, model), there = larger, tmp_path / "there"
+    parts = parts_of(model)
+    evaluate = ("evaluate", model, there, "--groups", "none")
+    copied_to(there, images, parts["test"])
+    code, out, err = shell(*evaluate)
+    assert (code, err) == (0, "")
+    total = len(parts["test"])
+    assert re.search(f"left out as trained on +0 of {total} by content; 0 more by nearly the same pixels", out)
+    alone = json.loads(shell(*evaluate, "--json")[1])["scores"]
+
+    copied_to(there, images, [*parts["train"][:5], parts["val"][0], parts["cal"][0]])
+    code, out, err = shell(*evaluate, "--json")
+    assert (code, err) == (0, f"7 of {total + 7} images were trained on and are left out\n")
+    found = json.loads(out)
+    assert found["scores"] == alone
+    assert found["seen"] == {"images": total + 7, "by_content": 7, "by_pixels": 0, "unknown": ""}
+
+    copied_to(there, images, parts["train"][5:8], ".jpg")  # mirrored, and saved anew
+    code, out, err = shell(*evaluate, "--json")
+    said = f"10 of {total + 10} images were trained on, 3 of them as nearly the same pixels in another file"
+    assert err.startswith(said), err
+    found = json.loads(out)
+    assert found["scores"] == alone
+    assert found["seen"] == {"images": total + 10, "by_content": 7, "by_pixels": 3, "unknown": ""}
+
+    shutil.copytree(model, tmp_path / "elsewhere" / "model")  # without its study: by content alone
+    code, out, err = shell("evaluate", "elsewhere/model", *evaluate[2:])
+    assert f"7 of {total + 10} images were trained on and are left out" in err
+    assert "their pixels are not in" in out
+
+
+def test_only_images_that_were_trained_on_are_no_score(shell: Shell, larger: tuple[Path, Path], tmp_path: Path) -> None:
+    images, model = larger
+    paths = parts_of(model)["train"]
+    copied_to(tmp_path / "there", images, paths)
+    line = f"{len(paths)} of {len(paths)} images were trained on: no score\n"
+    assert shell("evaluate", model, "there", "--groups", "none") == (0, "", line)
+    code, out, err = shell("evaluate", model, "there", "--groups", "none", "--json")
+    assert (code, err, json.loads(out)["scores"]) == (0, line, None)
+
+
+def test_a_folder_that_says_nothing_of_its_images_is_said_to(
+    shell: Shell, made: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    files = json.loads((made / "card.json").read_text())["files"]
+    lines = (made / bundle.SEEN).read_text().splitlines()
+    assert len(lines) == 160 - json.loads((made / "card.json").read_text())["test"]["images"]
+    assert {len(line) for line in lines} == {16}
+    old = with_card(tmp_path / "old", made, files={name: one for name, one in files.items() if name != bundle.SEEN})
+    code, _, err = shell("evaluate", old, small_folder)
+    assert code == 0
+    assert "whether the model was trained on some of these images cannot be checked" in err
+    assert "most of them were trained on, so this is no score" in err
+    (old / bundle.SEEN).unlink()
+    assert shell("predict", old, small_folder / "0")[0] == 0
+    torn = with_card(tmp_path / "torn", made)
+    (torn / bundle.SEEN).write_text("")
+    code, _, err = shell("evaluate", torn, small_folder)
+    assert (code, err.count("\n")) == (2, 1)
 
 
 def test_folders_that_cannot_be_scored(shell: Shell, made: Path, small_folder: Path, tmp_path: Path) -> None:
@@ -306,7 +406,7 @@ def test_folders_that_cannot_be_scored(shell: Shell, made: Path, small_folder: P
     assert (code, out) == (2, "")
     assert err == (
         "study: photos has classes that the model does not know: zero "
-        "(it knows: 0, 1, 2, 3; rename the folders, or move them elsewhere)\n"
+        "(it knows: 0, 1, 2, 3; rename the folders, or leave them out: --without zero)\n"
     )
     (folder / "zero").rename(folder / "0")
     (folder / "0" / "broken.png").write_bytes(b"")

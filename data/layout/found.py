@@ -1,0 +1,172 @@
+"""Every file of a folder with its fate: it is used, or left out for a reason that is said."""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+HIDDEN, SYSTEM, LINKED = "hidden", "of an operating system", "behind a link"
+OWN, LISTS = "of this program", "a list"
+OUTSIDE, UNLISTED = "outside the class folders", "not listed"
+WITHOUT, NOT_ONLY = "of a class that is left out", "of another name than asked for"
+"""Why a file is left out."""
+
+SYSTEM_FOLDERS = {"@eadir", "__macosx", "__pycache__", "$recycle.bin", "system volume information"}
+SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
+"""What systems leave beside images, in lower case."""
+
+IMAGES = {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+"""Endings of files that are missed where they lie in no class folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The files of a dataset, by relative path with forward slashes, in their order."""
+
+    root: Path
+    classes: tuple[str, ...]  # sorted by name
+    labels: dict[str, int]  # number of the class
+    groups: dict[str, str] | None = None  # who shares a source, where a list says so
+    parts: dict[str, str] | None = None  # train, val, cal or test, where the images came divided
+    listed_in: str | None = None  # the list that gave the labels; None where folders did
+    left_out: dict[str, str] = field(default_factory=dict)  # every other file that was found, and why
+    unused: tuple[str, ...] = ()  # columns of the list that say nothing here
+    classes_from: str = field(default="", compare=False)  # in words
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What lies below a folder."""
+
+    files: list[Path]  # sorted
+    left_out: dict[Path, str]
+
+
+def walk(folder: Path, own: Collection[Path] = (), apart: Collection[Path] = ()) -> Walked:
+    """Every file below a folder; `own` folders are this program's, those `apart` are not looked into.
+
+    Links to folders are not followed, since they may loop: each counts as one file. Raises OSError.
+    """
+    files: list[Path] = []
+    left_out: dict[Path, str] = {}
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if path in apart:
+                    continue
+                inside = entry.is_dir()
+                if why := _passed_over(path, inside=inside, linked=entry.is_symlink(), own=own):
+                    below = _everything(path) if inside and not entry.is_symlink() else [path]
+                    left_out.update(dict.fromkeys(below, why))
+                elif inside:
+                    waiting.append(path)
+                else:
+                    files.append(path)
+    return Walked(sorted(files), left_out)
+
+
+def _passed_over(path: Path, *, inside: bool, linked: bool, own: Collection[Path]) -> str | None:
+    if path.name.startswith("."):
+        return HIDDEN
+    if path.name.lower() in (SYSTEM_FOLDERS if inside else SYSTEM_FILES):
+        return SYSTEM
+    if inside and linked:
+        return LINKED
+    return OWN if inside and own and path.resolve() in own else None
+
+
+def _everything(folder: Path) -> Iterator[Path]:
+    """All files below a folder that is passed over; what may not be read there is nobody's loss."""
+    waiting = [folder]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    else:
+                        yield Path(entry.path)
+        except OSError:
+            continue
+
+
+def folders_in(folder: Path, own: Collection[Path] = ()) -> list[Path]:
+    """The folders in a folder that may be classes or parts, links among them; sorted."""
+    with os.scandir(folder) as entries:
+        found = [Path(entry.path) for entry in entries if entry.is_dir()]
+    return sorted(path for path in found if not _passed_over(path, inside=True, linked=False, own=own))
+
+
+def relative(root: Path, left_out: Mapping[Path, str]) -> dict[str, str]:
+    """Files that are left out by their paths from the root, sorted."""
+    return {path.relative_to(root).as_posix(): left_out[path] for path in sorted(left_out)}
+
+
+SHOWN = 10
+"""Classes that the account names."""
+
+
+def account(found: Listing, bad: Mapping[str, str] | None = None) -> list[str]:
+    """What was found in a folder, in lines: its classes, its files by their fate, and columns without a use.
+
+    bad: files that could not be read and are left out, and why.
+    """
+    unread = bad or {}
+    counts = Counter(number for path, number in found.labels.items() if path not in unread)
+    named = [f"{name} {counts[number]:,}" for number, name in enumerate(found.classes[:SHOWN])]
+    more = f" and {len(found.classes) - SHOWN} more" if len(found.classes) > SHOWN else ""
+    fates = found.left_out | {path: _why(why) for path, why in unread.items()}
+    used = sum(counts.values())
+    left = f"{len(fates):,} left out{': ' if fates else ''}{', '.join(by_reason(fates))}"
+    return [
+        f"{len(found.classes)} classes ({found.classes_from}): {', '.join(named)}{more}",
+        f"{used + len(fates):,} files found = {used:,} used + {left}",
+        *_of_columns(found),
+    ]
+
+
+def _why(said: str) -> str:
+    """The reason why a file cannot be read, as the account has it."""
+    if "not read" in said:
+        return "of a format that is not read"
+    return "no image" if said == "not an image" else "that cannot be read"
+
+
+def by_reason(fates: Mapping[str, str]) -> Iterator[str]:
+    """How many files are left out for each reason, with one of them."""
+    for why, count in Counter(fates.values()).most_common():
+        mine = (path for path, reason in fates.items() if reason == why)
+        yield f"{count:,} {why} ({min(mine, key=_dull)})"
+
+
+def _dull(path: str) -> tuple[bool, str]:
+    """Images first: what is missed if it is left out."""
+    return PurePosixPath(path).suffix.lower() not in IMAGES, path
+
+
+SOURCES = ("patient", "subject", "slide", "case", "site", "donor")
+DIVISIONS = ("fold", "split", "part", "set")
+"""Beginnings of columns that say who shares a source, and how images are divided."""
+
+
+def _of_columns(found: Listing) -> Iterator[str]:
+    if not found.unused:
+        return
+    yield f"columns of {found.listed_in} that are not used: {', '.join(found.unused)}"
+    if found.groups is None and (column := _named(found.unused, SOURCES)):
+        yield (
+            f"the column {column} may say who shares a source: call it group in {found.listed_in} to keep each on one "
+            "side"
+        )
+    if found.parts is None and (column := _named(found.unused, DIVISIONS)):
+        yield (
+            f"the column {column} may say how the images are divided: call it part in {found.listed_in}, with train, "
+            "val and test in it, to keep that"
+        )
+
+
+def _named(columns: Iterable[str], words: tuple[str, ...]) -> str | None:
+    return next((column for column in columns if column.lower().startswith(words)), None)

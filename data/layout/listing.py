@@ -1,0 +1,242 @@
+"""Images with their labels, from folders and lists as people keep them.
+
+Read are class folders (the first or the last ones of each path), the same inside folders named after parts (train, val,
+test), a CSV list, and the layout that Hugging Face calls imagefolder (metadata.csv or metadata.jsonl).
+"""
+
+import logging
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from data import DataError
+from data.layout.found import (
+    IMAGES,
+    NOT_ONLY,
+    OUTSIDE,
+    WITHOUT,
+    Listing,
+    folders_in,
+    relative,
+    walk,
+)
+from data.layout.lists import PART_OF, from_list, is_imagefolder, of_kind, with_metadata
+from data.layout.names import normal, refuse_alike
+
+logger = logging.getLogger(__name__)
+
+CONTAINERS = {"lung_colon_image_set", "lung_image_sets", "colon_image_sets"}
+"""Folders of the LC25000 archive that hold class folders instead of images."""
+
+NUMBERED = re.compile(r"(fold|part|split|set)[ _-]?\d+", re.IGNORECASE)
+"""Names of folders that divide images, and are no classes."""
+
+Inside = Callable[[Path], list[Path]]
+"""The folders in a folder that may be classes or parts."""
+
+
+def listing(
+    source: Path, cache: Path, labels_from: str = "first", *, without: Sequence[str] = (), only: str | None = None
+) -> Listing:
+    """What a folder, or a list of images, holds; our own `cache` inside it is left out. Raises DataError.
+
+    labels_from: "first", the class is the first folder of each path (inside a part), or "last", it is the last one.
+    without: classes that are left out. only: a glob of the names of files that are taken, such as "*.jpg".
+    """
+    if labels_from not in ("first", "last"):
+        raise DataError(f"labels_from = {labels_from!r}: allowed is first or last (folder of each path)")
+    own = {cache.resolve(), *cache.resolve().parents}
+    try:
+        found = from_list(source) if source.is_file() else _from_folder(source, own, last=labels_from == "last")
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
+    if labels_from == "last" and found.listed_in:
+        raise DataError(
+            f"labels_from = 'last' is for folders, and here {found.listed_in} names the files (leave it out)"
+        )
+    if strange := [path for path in found.labels if not encodes(path)]:
+        raise DataError(
+            f"{len(strange)} file names are not UTF-8, for example {strange[0]!a} in {source} (rename them)"
+        )
+    return _chosen(found, without, only)
+
+
+def _chosen(found: Listing, without: Sequence[str], only: str | None) -> Listing:
+    """The listing without some classes, and with the files of some names only. Raises DataError."""
+    gone = set(map(normal, without))
+    if unknown := sorted(gone - set(found.classes)):
+        raise DataError(f"without = {unknown[0]!r}: no such class (there are: {', '.join(found.classes)})")
+    fates = {path: WITHOUT for path, number in found.labels.items() if found.classes[number] in gone}
+    if only is not None:  # whatever the case, since cameras write .JPG
+        names = {path: PurePosixPath(path).name.lower() for path in found.labels if path not in fates}
+        fates |= {path: NOT_ONLY for path, name in names.items() if not fnmatchcase(name, only.lower())}
+    if not fates:
+        return found
+    kept = {path: found.classes[number] for path, number in found.labels.items() if path not in fates}
+    classes = tuple(sorted(set(found.classes) - gone))
+    if only is not None and (empty := sorted(set(classes) - set(kept.values()))):
+        raise DataError(
+            f"only = {only!r} leaves no file of the class {empty[0]} (for example --set 'only=*.jpg'; a class is left "
+            f"out with --set without={empty[0]})"
+        )
+    if len(classes) < 2:
+        raise DataError(f"without leaves {len(classes)} of {len(found.classes)} classes (at least two are needed)")
+    return replace(
+        found,
+        classes=classes,
+        labels={path: classes.index(name) for path, name in kept.items()},
+        groups=found.groups and {path: found.groups[path] for path in kept},
+        parts=found.parts and {path: found.parts[path] for path in kept},
+        left_out=found.left_out | fates,
+    )
+
+
+def encodes(path: str) -> bool:
+    """Whether a name can be written into databases, cards and pages."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _from_folder(root: Path, own: Collection[Path], *, last: bool) -> Listing:
+    def inside(folder: Path) -> list[Path]:
+        return folders_in(folder, own)
+
+    if is_imagefolder(root, inside):
+        return with_metadata(root, [root], {}, own)
+    folders = inside(root)
+    parts = {folder: PART_OF[folder.name.lower()] for folder in folders if folder.name.lower() in PART_OF}
+    if ("train" in parts.values() and len(parts) > 1) or (folders and len(parts) == len(folders)):
+        return _divided(root, folders, parts, inside, own, last=last)
+    if last:
+        return _by_last_folder(root, [root], inside, own, "the last folder of each path")
+    classes = _class_folders(root, inside)
+    _check_classes(root, classes, inside)
+    return _gathered(root, classes, tuple(sorted(set(classes.values()))), own, "the folders at once inside")
+
+
+def _divided(
+    root: Path,
+    folders: list[Path],
+    parts: Mapping[Path, str],
+    inside: Inside,
+    own: Collection[Path],
+    *,
+    last: bool,
+) -> Listing:
+    """Folders named after parts, each with class folders, or with files and a metadata.csv."""
+    if others := [folder.name for folder in folders if folder not in parts]:
+        raise DataError(
+            f"{root} holds parts ({', '.join(folder.name for folder in parts)}) and other folders "
+            f"({', '.join(others[:3])}): move the others away, or list the images in a CSV file (path, label, part)"
+        )
+    if any(is_imagefolder(folder, inside) for folder in parts):
+        return with_metadata(root, list(parts), parts, own)
+    if last:
+        found = _by_last_folder(root, list(parts), inside, own, "the last folder of each path, inside the parts")
+        return replace(found, parts=_part_of(root, found.labels, parts))
+    classes = {folder: name for part in parts for folder, name in _class_folders(part, inside).items()}
+    names = sorted(set(classes.values()))
+    if len(names) < 2:
+        raise DataError(
+            f"the parts in {root} hold one class folder only, {names[0]} (each needs its class folders at once inside; "
+            "or list the images in a CSV file: path, label, part)"
+        )
+    refuse_alike(names, "classes", root)
+    found = _gathered(root, classes, tuple(names), own, "the folders at once inside the parts")
+    return replace(found, labels=dict(sorted(found.labels.items())), parts=_part_of(root, found.labels, parts))
+
+
+def _part_of(root: Path, paths: Iterable[str], parts: Mapping[Path, str]) -> dict[str, str]:
+    return {path: parts[folder] for folder in parts for path in paths if (root / path).is_relative_to(folder)}
+
+
+def _gathered(
+    root: Path, classes: Mapping[Path, str], names: tuple[str, ...], own: Collection[Path], classes_from: str
+) -> Listing:
+    """The files below class folders, in the order of the folders; what else lies below the root is left out."""
+    labels: dict[str, int] = {}
+    rest = walk(root, own, apart=set(classes))
+    left_out = rest.left_out | dict.fromkeys(rest.files, OUTSIDE)
+    for folder, name in classes.items():
+        mine, number = walk(folder, own), names.index(name)
+        labels |= {path.relative_to(root).as_posix(): number for path in mine.files}
+        left_out |= mine.left_out
+    return Listing(
+        root=root, classes=names, labels=labels, left_out=of_kind(relative(root, left_out)), classes_from=classes_from
+    )
+
+
+def _by_last_folder(
+    root: Path, places: list[Path], inside: Inside, own: Collection[Path], classes_from: str
+) -> Listing:
+    """Files below the folders in `places` (the root, or its parts), whose class is the folder that they lie in."""
+    folders = {folder: "" for place in places for folder in inside(place)}
+    found = _gathered(root, folders, ("",), own, classes_from)
+    loose = [path for path, why in found.left_out.items() if why == OUTSIDE]
+    if images := [path for path in loose if PurePosixPath(path).suffix.lower() in IMAGES]:
+        raise DataError(
+            f"labels_from = 'last': {len(images)} images lie in no class folder, for example {root / images[0]} "
+            "(move them)"
+        )
+    last = {path: PurePosixPath(path).parent.name for path in found.labels}
+    refuse_alike(last.values(), "classes", root)
+    names = sorted(set(map(normal, last.values())))
+    if len(names) < 2:
+        lie = f"all files in {root} lie in folders named {names[0]}" if names else f"no files in the folders of {root}"
+        raise DataError(f"labels_from = 'last': {lie} (at least two classes are needed; or take labels_from=first)")
+    labels = {path: names.index(normal(name)) for path, name in sorted(last.items())}
+    return replace(found, classes=tuple(names), labels=labels)
+
+
+def _class_folders(root: Path, inside: Inside) -> dict[Path, str]:
+    """Folder -> class name, sorted by name; LC25000's archive layout is looked through."""
+    found: dict[Path, str] = {}
+    known: dict[str, Path] = {}
+    queue = [root]
+    while queue:
+        for folder in inside(queue.pop()):
+            if folder.name in CONTAINERS:
+                queue.append(folder)
+            else:
+                if (twin := known.setdefault(folder.name, folder)) != folder:
+                    raise DataError(f"two class folders named {folder.name}: {twin} and {folder}")
+                if folder.is_symlink():
+                    logger.warning(f"the class {folder.name} is a link to {folder.resolve()}")
+                found[folder] = normal(folder.name) or folder.name
+    if not found:
+        raise DataError(
+            f"no class folders in {root} (one folder per class is needed, with its images inside; or give a CSV file "
+            "with the columns path and label)"
+        )
+    refuse_alike((folder.name for folder in found), "classes", root)
+    _refuse_divisions(root, list(found), inside)
+    return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+
+def _refuse_divisions(root: Path, folders: list[Path], inside: Inside) -> None:
+    """Raise DataError where the folders divide the images (fold1, fold2), and those inside them are the classes."""
+    if not all(NUMBERED.fullmatch(normal(folder.name)) for folder in folders):
+        return
+    deeper = sorted({one.name for folder in folders for one in inside(folder)})
+    if len(deeper) > 1:
+        named = ", ".join(folder.name for folder in folders[:3])
+        raise DataError(
+            f"{root} holds {named}, which divide the images and are no classes; inside them lie "
+            f"{', '.join(deeper[:3])}{' and more' if len(deeper) > 3 else ''} (take these for the classes: --set "
+            "labels_from=last, or --labels-from last of study data)"
+        )
+
+
+def _check_classes(root: Path, classes: Mapping[Path, str], inside: Inside) -> None:
+    if len(classes) > 1:
+        return
+    (only,) = classes
+    deeper = inside(only)
+    if len(deeper) > 1 or any(folder.name.lower() in PART_OF for folder in deeper):
+        raise DataError(f"only one folder in {root}, and {len(deeper)} folders inside it (give: {only})")
+    raise DataError(f"only one class folder in {root}: {only} (at least two are needed)")

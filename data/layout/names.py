@@ -1,0 +1,31 @@
+"""One rule for the names of classes, groups, parts and columns, and what a reader cannot tell apart."""
+
+import unicodedata
+from collections.abc import Iterable
+
+from data import DataError
+
+
+def normal(name: str) -> str:
+    """The name as it is compared and shown: composed (Unicode NFC), without spaces around it."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def refuse_alike(names: Iterable[str], what: str, where: object) -> None:
+    """Raise DataError where two of these different names look the same; `what` they name, and `where` they stand."""
+    seen: dict[str, str] = {}
+    for name in sorted(set(names)):
+        other = seen.setdefault(normal(name).casefold(), name)
+        if other != name:
+            raise DataError(
+                f"{where}: the {what} {other!r} and {name!r} differ {_difference(other, name)} "
+                "(give both one name, or names that differ to the eye)"
+            )
+
+
+def _difference(one: str, other: str) -> str:
+    if normal(one) != normal(other):
+        return "in upper and lower case only"
+    if one.strip() != other.strip():
+        return "only in how an accent is written (Unicode NFC and NFD)"
+    return "in spaces around the name only"

@@ -1,0 +1,82 @@
+"""Lists of images as tables: CSV with a header, or a line of JSON for each image."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import DataError
+from data.images import read_text
+from data.layout.names import normal, refuse_alike
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The rows of a list, by the normal names of their columns; a cell that is not there is None."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, dict[str, str | None]], ...]  # the number of each one's line, and its cells
+
+
+def read_table(file: Path) -> Table:
+    """A list that ends in .jsonl, or else is CSV. Raises DataError for what is neither, and OSError."""
+    try:
+        text = read_text(file)
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read the list {file}: {error} (save it as UTF-8)") from error
+    return _of_json(file, text) if file.suffix.lower() == ".jsonl" else _of_csv(file, text)
+
+
+def _of_csv(file: Path, text: str) -> Table:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    rows = []
+    try:
+        columns = _columns(file, next(reader, []))
+        for cells in reader:
+            if len(cells) > len(columns):
+                raise DataError(
+                    f"{file}, line {reader.line_num}: {len(cells)} cells, and the header names {len(columns)} columns "
+                    '(put a cell that holds a comma into quotes: "a, b")'
+                )
+            if cells:
+                whole = [*cells, *[None] * (len(columns) - len(cells))]
+                rows.append((reader.line_num, dict(zip(columns, whole, strict=True))))
+    except csv.Error as error:
+        raise DataError(f"cannot read the list {file}: {error}") from error
+    return Table(columns=columns, rows=tuple(rows))
+
+
+def _columns(file: Path, header: list[str]) -> tuple[str, ...]:
+    columns = tuple(map(normal, header))
+    if twice := [name for name, count in Counter(columns).items() if count > 1 and name]:
+        raise DataError(f"{file} has two columns named {twice[0]} (rename one, or remove it)")
+    refuse_alike(columns, "columns", file)
+    return columns
+
+
+def _of_json(file: Path, text: str) -> Table:
+    rows = list(_objects(file, text))
+    names = dict.fromkeys(name for _, cells in rows for name in cells)
+    refuse_alike(names, "columns", file)
+    return Table(columns=tuple(names), rows=tuple(rows))
+
+
+def _objects(file: Path, text: str) -> Iterator[tuple[int, dict[str, str | None]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file}, line {number}: not JSON ({error})") from error
+        if not isinstance(found, dict):
+            raise DataError(f'{file}, line {number}: no object (such as {{"file_name": "1.png", "label": "a"}})')
+        yield number, {normal(name): _cell(value) for name, value in found.items()}
+
+
+def _cell(value: object) -> str | None:
+    """A value as a cell; what holds others (boxes, points) is no label, but there."""
+    return value if isinstance(value, str) or value is None else json.dumps(value, ensure_ascii=False)
