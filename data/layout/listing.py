@@ -116,7 +116,7 @@ def _from_folder(root: Path, own: Collection[Path], *, last: bool) -> Listing:
         return _by_last_folder(root, [root], inside, own, "the last folder of each path")
     classes = _class_folders(root, inside)
     _check_classes(root, classes, inside)
-    return _gathered(root, classes, tuple(sorted(set(classes.values()))), own, "the folders at once inside")
+    return _gathered(root, classes, tuple(sorted(set(classes.values()))), own, "the folders directly inside")
 
 
 def _divided(
@@ -143,11 +143,11 @@ def _divided(
     names = sorted(set(classes.values()))
     if len(names) < 2:
         raise DataError(
-            f"the parts in {root} hold one class folder only, {names[0]} (each needs its class folders at once inside; "
+            f"the parts in {root} hold one class folder only, {names[0]} (each needs its class folders directly inside; "
             "or list the images in a CSV file: path, label, part)"
         )
     refuse_alike(names, "classes", root)
-    found = _gathered(root, classes, tuple(names), own, "the folders at once inside the parts")
+    found = _gathered(root, classes, tuple(names), own, "the folders directly inside the parts")
     return replace(found, labels=dict(sorted(found.labels.items())), parts=_part_of(root, found.labels, parts))
 
 

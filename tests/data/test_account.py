@@ -49,7 +49,7 @@ def test_every_file_that_is_left_out_is_said_with_the_reason(tmp_path: Path) -> 
         **{"loose.jpg": OUTSIDE, "groups.csv": LISTS, "a/again": LINKED},
     }
     assert account(found) == [
-        "3 classes (the folders at once inside): __background__ 1, a 2, b 1",
+        "3 classes (the folders directly inside): __background__ 1, a 2, b 1",
         "15 files found = 4 used + 11 left out: 6 of an operating system (__MACOSX/a/1.png), 2 hidden (a/.x.png), "
         "1 behind a link (a/again), 1 a list (groups.csv), 1 outside the class folders (loose.jpg)",
     ]
@@ -339,7 +339,7 @@ def test_plan_and_run_begin_with_the_account_and_keep_what_was_left_out(shell: S
     root = photographs(tmp_path / "d", "abc", count=24)
     Image.new("L", (8, 8)).save(root / "a" / "1.png")
     chosen = ("--set", "without=c", "--set", "only=*.jpg")
-    said = ("2 classes (the folders at once inside): a 24, b 24", "73 files found = 48 used + 25 left out")
+    said = ("2 classes (the folders directly inside): a 24, b 24", "73 files found = 48 used + 25 left out")
     code, _, err = shell("plan", *tiny_options(root, trials=1), "--hours", "0.02", *chosen)
     assert all(line in err for line in said), err
     code, _, err = shell("run", *tiny_options(root, trials=1), "--name", "s", *chosen)
