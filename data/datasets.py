@@ -327,68 +327,6 @@ def _bad_files(bad: dict[str, str], total: int) -> str:
     )
 
 
-def conflicting(dataset: ImageSet) -> int:
-    """How many files have the same content as a file of another class."""
-    labels: dict[str, set[int]] = {}
-    for content, label in zip(dataset.contents, dataset.labels.tolist(), strict=True):
-        labels.setdefault(content, set()).add(label)
-    return sum(len(labels[content]) > 1 for content in dataset.contents)
-
-
-def odd(dataset: ImageSet) -> list[Suspicion]:
-    """What is odd about the images of a dataset, see data/suspicions.py."""
-    labels = [dataset.classes[label] for label in dataset.labels.tolist()]
-    return suspicions(dataset.root, dataset.paths, labels, dataset.images, dataset.contents)
-
-
-def proposal(dataset: ImageSet) -> Proposal | None:
-    """Who may share a source by the names of folders and files, where groups were found from the pixels."""
-    if dataset.groups_by != "pixels":
-        return None
-    return propose(dataset.paths, [dataset.classes[label] for label in dataset.labels.tolist()])
-
-
-SUSPECT_SHARE, SUSPECT_COUNT = 0.01, 10
-"""A group that was found from the pixels is suspicious with more than this share of the images, and more images."""
-SUSPECT_PATTERN = 1 / 3
-"""The share for folders and patterns: a patient may well have a hundredth of the images."""
-
-
-def suspicious(dataset: ImageSet) -> list[str]:
-    """What is odd about groups that were found, a line each: large ones, and those of several classes.
-
-    Nothing is odd about what a list says, nor about a patient with images of several classes.
-    """
-    if dataset.groups_by not in ("pixels", "pattern", "level"):
-        return []
-    total, sizes = len(dataset.labels), np.bincount(dataset.groups)
-    share = SUSPECT_SHARE if dataset.groups_by == "pixels" else SUSPECT_PATTERN
-    large = sizes > max(SUSPECT_COUNT, share * total)
-    lines = []
-    if not dataset.told:
-        lines.append(
-            "who shares a source is not known: random images here are as alike as copies would be, and only identical "
-            "and nearly identical ones are kept together (name the sources, if some images have one in common)"
-        )
-    if large.any():
-        some = ", ".join(dataset.paths[i] for i in np.flatnonzero(dataset.groups == sizes.argmax())[:2])
-        lines.append(
-            f"suspicious groups: {large.sum()} with more than {max(SUSPECT_COUNT, int(share * total))} images, the "
-            f"largest with {sizes.max()} of {total} (for example {some})"
-        )
-    pairs = np.unique(np.stack([dataset.groups, dataset.labels]), axis=1)[0]
-    mixed = np.bincount(pairs, minlength=len(sizes)) > 1
-    if mixed.any() and dataset.groups_by == "pixels":
-        members = np.flatnonzero(dataset.groups == np.where(mixed, sizes, 0).argmax())
-        _, first = np.unique(dataset.labels[members], return_index=True)
-        some = ", ".join(dataset.paths[i] for i in members[first[:2]])
-        lines.append(
-            f"suspicious groups: {mixed.sum()} with images of several classes, the largest with "
-            f"{np.where(mixed, sizes, 0).max()} (for example {some})"
-        )
-    return lines
-
-
 def fingerprint_of(paths: Sequence[str], contents: Sequence[str], labels: Sequence[str] | None) -> str:
     """What images hash to by their paths and contents, and by their labels where a list gives them."""
     total = hashlib.sha256()

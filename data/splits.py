@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import DataError
-from data.datasets import ImageSet, Survey, proposal
+from data.datasets import ImageSet, Survey
+from data.findings import proposal
 
 SHARES = {"train": 0.60, "val": 0.14, "cal": 0.06, "test": 0.20}
 """The protocol's parts: the search sees train and val; cal calibrates; test is opened once."""

@@ -25,7 +25,7 @@ Map = Callable[[Callable[[Any], Any], Sequence[Any], int], Iterator[Any]]
 
 
 ALONE_SECONDS = 1.0
-"""Of work before other processes are started, which takes longer than that."""
+"""Seconds of work that are done in this process before others are started, which takes longer than that."""
 
 
 @contextmanager

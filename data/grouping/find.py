@@ -45,7 +45,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Groups:
-    """Who belongs together, and how that was found.
+    """A partition of images by source, and how it was found.
 
     `group` [N] is 0-based and numbered by first member; `duplicates` are sets of images whose decoded pixels
     are the same; `tried` and `joined` count the pairs that were registered and that agreed; `limit` is the likeness

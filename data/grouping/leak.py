@@ -107,7 +107,7 @@ def share_with_sibling(
 
 
 FIELDS = ("feature", "layout")
-"""Of a look, by which training images are near."""
+"""Fields of a Look that say which training images are near."""
 
 
 def _nearest(values: Floats, count: int) -> list[list[int]]:

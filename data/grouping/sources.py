@@ -52,7 +52,7 @@ def sources(
     progress: Progress | None,
     found_by: str | None = None,
 ) -> Sources:
-    """Who shares a source. `left_out` are files that a list may still name.
+    """Find out who shares a source. `left_out` are files that a list may still name.
 
     found_by: the version that found the groups which are wanted, where they come from pixels; None for this one.
 

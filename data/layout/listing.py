@@ -143,7 +143,7 @@ def _divided(
     names = sorted(set(classes.values()))
     if len(names) < 2:
         raise DataError(
-            f"the parts in {root} hold one class folder only, {names[0]} (each needs its class folders directly inside; "
+            f"the parts in {root} hold one class folder only, {names[0]} (each needs its class folders inside; "
             "or list the images in a CSV file: path, label, part)"
         )
     refuse_alike(names, "classes", root)

@@ -43,7 +43,7 @@ class Rows:
 
 
 def of_kind(left_out: Mapping[str, str]) -> dict[str, str]:
-    """The same with lists among the files called so."""
+    """Give lists among the files that are left out their own reason."""
     lists = {*METADATA, "groups.csv"}
     return {path: LISTS if PurePosixPath(path).name in lists else why for path, why in left_out.items()}
 

@@ -44,7 +44,8 @@ def _load(
     skip_bad: bool,
 ) -> ImageSet:
     """The images, with the first words on them."""
-    from data.datasets import load, odd, proposal
+    from data.datasets import load
+    from data.findings import odd, proposal
     from data.images import source_size
     from data.public import known
     from study.cli.display import show

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from data.datasets import conflicting, odd, proposal, suspicious
+from data.findings import conflicting, odd, proposal, suspicious
 from models.bundle.card import INCOMPLETE, Origin, StudyCard, beaten, percent
 from study.cli.console import duration, err, out, plain, storage_option
 from study.config.plan import CONFIRM_SEEDS, Planned, in_words

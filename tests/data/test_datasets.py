@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from data import DataError
-from data.datasets import ImageSet, conflicting, load
+from data.datasets import ImageSet, load
 from data.datasets import load_folder as load_folder_cached
+from data.findings import conflicting
 from data.grouping.sources import join
 from data.images import decode
 from tests.conftest import SHARED, random_images

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from data import DataError
-from data.datasets import proposal, survey, suspicious
+from data.datasets import survey
+from data.findings import proposal, suspicious
 from data.grouping.proposals import propose
 from data.grouping.sources import match_groups
 from data.layout.listing import listing
