@@ -65,7 +65,7 @@ def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folde
             assert code == 0, (words, err)
             # How it goes; on what; how the groups are known; what was deleted.
             assert not err or words[1] in ("run", "resume", "retrain", "plan", "data", "db", "evaluate", "sql"), words
-            assert out or words[1:3] in (["db", "delete"], ["db", "upgrade"])
+            assert out or words[1:3] in (["db", "delete"], ["db", "upgrade"], ["data", "clean"])
             ran += 1
     assert ran >= 10
     for query, shown in asked():
