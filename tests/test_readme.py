@@ -141,7 +141,7 @@ def test_the_quickstart_works_twice_from_anywhere(tmp_path: Path) -> None:
             [copy / "scripts" / "quickstart.sh"], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         assert "test accuracy" in done.stdout
-        assert re.search(r"0020\.png\s+0\s+\d", done.stdout)
+        assert re.search(r"0020\.png\s+0\s+(over )?\d", done.stdout)
         assert {line.split()[0] for line in done.stderr.splitlines()} <= {"archstudy", "images:", "trial", "final"}
     assert (copy / "runs" / "quick-digits" / "model" / "model.safetensors").exists()
 
