@@ -13,7 +13,7 @@ from data import DataError
 from data.public import FETCHED
 from study.cli.console import err, print_csv, print_table
 from study.cli.options import AsCsv, AsJson, CsvSafe, Groups, LabelsFrom, Only, SkipBad, Storage, Without, group
-from study.storage.names import DEFAULT_URL
+from study.storage.names import CACHE, DEFAULT_URL
 
 if TYPE_CHECKING:
     from data.datasets import ImageSet
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 app = group("Look at a folder of images, divide it, or fetch a known dataset.")
 
-CACHE = Path("runs/cache")
 IMAGE_SIZE = 128
 
 Folder = Annotated[

@@ -27,6 +27,7 @@ from study.cli.options import (
     Without,
     choose_device,
 )
+from study.storage.names import CACHE
 
 if TYPE_CHECKING:
     from models.bundle.card import Card
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-CACHE = Path("runs/cache")
 
 Model = Annotated[Path, typer.Argument(help="A model folder, or a .pth in the reference's layout.")]
 

@@ -1,6 +1,6 @@
 """Optuna's sampler and pruner, set up so that a study can be interrupted anywhere and give the same trials."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,11 +35,12 @@ class Recalling(TPESampler):
     def _get_internal_repr(
         self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: optuna.Study
     ) -> dict[str, np.ndarray]:
-        rows = [self._recall(trial) for trial in trials if search_space.keys() <= trial.params.keys()]
+        rows = [self._recall(trial, search_space) for trial in trials if search_space.keys() <= trial.params.keys()]
         return {name: np.asarray([row[name] for row in rows]) for name in search_space}
 
-    def _recall(self, trial: FrozenTrial) -> dict[str, float]:
-        if trial.number not in self._known:
+    def _recall(self, trial: FrozenTrial, names: Iterable[str]) -> dict[str, float]:
+        known = self._known.get(trial.number, {})
+        if any(name not in known for name in names):  # a running trial may have been seen before it had them all
             kinds = trial.distributions
             self._known[trial.number] = {name: kinds[name].to_internal_repr(trial.params[name]) for name in kinds}
         return self._known[trial.number]

@@ -10,6 +10,9 @@ from study.storage.tables import ended_after, irregular, stranger
 
 DEFAULT_URL = "sqlite:///optuna.db"
 
+CACHE = Path("runs/cache")
+"""Decoded images of what is done without a study; that of studies, too, which were begun in the current folder."""
+
 LONGEST_NAME = 200
 """Bytes of a study's name: a folder is called so."""
 

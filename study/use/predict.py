@@ -25,6 +25,7 @@ from models.bundle.explain import grad_cam, overlay
 from models.bundle.predictor import Bundle, Predictor
 from models.scores.conformal import Sets, abstains, prediction_sets
 from study import StudyError
+from study.storage.names import CACHE
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def find_images(places: Sequence[Path], listed: Callable[[], Iterable[str]]) -> 
 def _inside(folder: Path) -> list[Path]:
     """The images below a folder, found as for training; what is left out is counted in a line. Raises DataError."""
     try:
-        found = walk(folder)
+        found = walk(folder, [CACHE.resolve(), *CACHE.resolve().parents])
     except OSError as error:
         raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
     images = [path for path in found.files if path.suffix.lower() not in NO_IMAGES]

@@ -25,6 +25,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 from starlette.exceptions import HTTPException
 
+from models.bundle.card import percent
 from models.bundle.folder import load
 from study.use import serve
 from tests import killer
@@ -311,7 +312,7 @@ class TestPage:
         for place, row in enumerate(rows):
             words = lines.nth(place).inner_text()
             assert row["path"] in words
-            assert f"{row['label']} {100 * row['probabilities'][row['label']]:.1f} %" in words
+            assert f"{row['label']} {percent(row['probabilities'][row['label']])}" in words
             assert "prediction set: {" + ", ".join(row["set"]) + "}" in words
             assert ("a person should look" in words) == row["abstain"]
         assert "not predicted: not an image" in lines.nth(3).inner_text()
