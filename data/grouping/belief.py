@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.grouping.settings import ASKED, EVERYBODY, LIKE, RANDOM_PAIRS, SEVERAL, SURE, TAIL
+from data.grouping.settings import ASKED, EVERYBODY, FEWEST, LIKE, MARGIN, RANDOM_PAIRS, SEVERAL, SURE, TAIL
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -99,26 +99,33 @@ def reached_by_chance(tried: Tried, pairs: Ints, like: Floats) -> float:
     copies = (label[pairs[:, 0]] == label[pairs[:, 1]]) | (like >= SURE * LIKE)
     if copies.mean() <= EVERYBODY:
         like = like[~copies]
-    share = TAIL / max(len(like), 1)
-    if 16 * share > 1:
-        return LIKE
+    highest = min(TAIL, len(like) // 16)
+    if highest < FEWEST:
+        return 0.0
+    share = highest / len(like)
     first, second, third = map(float, np.quantile(like, [1 - 16 * share, 1 - 4 * share, 1 - share]))
     if third <= second:
-        return max(LIKE, third)
+        return third
     falls = min(1.0, (third - second) / max(second - first, 1e-9))
     quarters = np.log(share * tried.count * (tried.count - 1) / 2) / np.log(4)
     beyond = (third - second) * falls ** np.arange(1, max(1, round(quarters)) + 1)
-    return min(1.0, max(LIKE, third + float(beyond.sum())))
+    return min(1.0, third + float(beyond.sum()))
 
 
-def believed(tried: Tried, start: Ints, limit: float) -> tuple[Ints, list[tuple[int, int]]]:
-    """A group number for each image [N] from the tried pairs that reach the limit, and what else should be tried.
+def limit_of(chance: float) -> float:
+    """The likeness that a pair must reach where chance reaches so much."""
+    return min(1.0, max(LIKE, MARGIN * chance))
 
-    The likest pairs come first. A sure one joins two groups alone, as does one of two single images; any other needs a
-    second that agrees and a tenth of all that were tried between the two groups, or half where all were. What hangs
-    by a thread is left apart, and further pairs across are named. start [N]: groups that are certain.
+
+def believed(tried: Tried, start: Ints, chance: float) -> tuple[Ints, list[tuple[int, int]]]:
+    """A group number for each image [N] from the tried pairs that are likely copies, and what else should be tried.
+
+    The likest pairs come first. A sure one joins two groups alone, as does one of two single images where chance
+    reaches little (see `reached_by_chance`); any other needs a second that agrees and a tenth of all that were tried
+    between the two groups, or half where all were. What hangs by a thread is left apart, and further pairs across are
+    named. start [N]: groups that are certain.
     """
-    sets = Sets(tried.count)
+    sets, limit = Sets(tried.count), limit_of(chance)
     for i, label in enumerate(start.tolist()):
         sets.join(i, label)
     wanted: dict[tuple[int, int], None] = {}
@@ -129,11 +136,11 @@ def believed(tried: Tried, start: Ints, limit: float) -> tuple[Ints, list[tuple[
         if a == b:
             continue
         one, other = sets.members[a], sets.members[b]
-        if value < SURE * limit and len(one) + len(other) > 2:
+        if value < SURE * limit and (len(one) + len(other) > 2 or chance > LIKE / 2):
             found = tried.between(one, other)
             agree = sum(like >= limit for like in found)
             several = agree >= 2 and agree >= SEVERAL * len(found)
-            most = agree * 2 >= len(found) == len(one) * len(other)
+            most = agree * 2 >= len(found) == len(one) * len(other) > 1
             if not (several or most):
                 wanted |= dict.fromkeys(tried.fresh(one, other, ASKED))
                 continue

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from data.cache import publish
-from data.grouping.belief import Close, Sets, Tried, believed, random_pairs, reached_by_chance
+from data.grouping.belief import Close, Sets, Tried, believed, limit_of, random_pairs, reached_by_chance
 from data.grouping.candidates import near_duplicates, ranked_pairs
 from data.grouping.crew import Map, processes_map
 from data.grouping.description import Shelf, describe
@@ -106,43 +106,45 @@ class _Search:
             batches = ranked_pairs(codes, self._shelf.all("colour", total)[self._first])
         empty = np.array([not len(one) for one in codes])
         del codes
-        tried, limit = self._compared(batches, certain, total)
-        labels, _ = believed(tried, certain, limit) if limit < BLIND else (certain, [])
+        tried, chance = self._compared(batches, certain, total)
+        limit = limit_of(chance)
+        labels, _ = believed(tried, certain, chance) if chance < BLIND else (certain, [])
         self._tell(2 * total, 2 * total)
-        joined = int((tried.like >= limit).sum()) if limit < BLIND else 0
+        told = chance < BLIND
+        joined = int((tried.like >= limit).sum()) if told else 0
         return Groups(
             group=_numbered(labels[content]),
-            method=_sentence(total, int(empty[content].sum()), len(tried.like), joined, limit),
+            method=_sentence(total, int(empty[content].sum()), len(tried.like), joined, limit, told=told),
             duplicates=tuple(
                 sorted(tuple(np.flatnonzero(content == i).tolist()) for i in np.flatnonzero(np.bincount(content) > 1))
             ),
             tried=len(tried.like),
             joined=joined,
             limit=limit,
-            told=limit < BLIND,
+            told=told,
             close=self._close(tried, labels, limit),
         )
 
     def _compared(self, batches: Sequence[Ints], start: Ints, images: int) -> tuple[Tried, float]:
-        """The candidate pairs that were registered, and the likeness that counts as more than chance here."""
+        """The candidate pairs that were registered, and the likeness that chance reaches here."""
         tried = Tried(len(self._first))
         if not batches:
-            return tried, LIKE
+            return tried, 0.0
         drawn = _drawn(batches)
         self._done, self._total = 0, len(drawn) + sum(len(batch) for batch in batches)
         for number, batch in enumerate(batches[:-1]):
             tried.add(batch, self._registered(batch, f"batch-{number}", images))
-        limit = reached_by_chance(tried, drawn, self._registered(drawn, "random", images))
+        chance = reached_by_chance(tried, drawn, self._registered(drawn, "random", images))
         last = batches[-1]
-        if limit < BLIND:
-            promising = float((tried.like[-len(batches[-2]) :] >= limit).mean()) >= RARE
-            chosen = last[_last_chances(last, believed(tried, start, limit)[0])] if promising else last[:0]
+        if chance < BLIND:
+            promising = float((tried.like[-len(batches[-2]) :] >= limit_of(chance)).mean()) >= RARE
+            chosen = last[_last_chances(last, believed(tried, start, chance)[0])] if promising else last[:0]
             self._done += len(last) - len(chosen)
             tried.add(chosen, self._registered(chosen, "batch-last", images))
-            _, wanted = believed(tried, start, limit)
+            _, wanted = believed(tried, start, chance)
             more = np.array(wanted, np.int64).reshape(-1, 2)
             tried.add(more, self._registered(more, "asked", images))
-        return tried, limit
+        return tried, chance
 
     def _registered(self, pairs: Ints, name: str, images: int) -> Floats:
         """Likeness of pairs [n, 2] of different images [n]; kept in pieces."""
@@ -203,11 +205,11 @@ def _keep(folder: Path, pairs: Ints, like: Floats) -> None:
     np.save(folder / "like.npy", like)
 
 
-def _sentence(count: int, small: int, tried: int, joined: int, limit: float) -> str:
-    if tried and limit >= BLIND:
+def _sentence(count: int, small: int, tried: int, joined: int, limit: float, *, told: bool = True) -> str:
+    if tried and not told:
         return (
             "only exact and near duplicates: random images of this folder are as alike as copies would be "
-            f"(chance reaches {limit:.2f}), so who shares a source is not known"
+            f"(only {limit:.2f} and more would be no chance), so who shares a source is not known"
         )
     registered = (
         f"registration (SIFT matches under one affine transform, mirrored or not, and the same fine detail: more than "

@@ -41,11 +41,14 @@ LIKE, SURE = 0.3, 1.4
 """Likeness from which a pair may be copies, and how many times more needs no other pair's word. Fixed on three folders:
 of unrelated hands the likest pair reaches 0.31, the tenth 0.16; of the copies in LC25000 and of the magnetic tiles 99 %
 reach 0.40 and 0.32. On others it is chance, measured there, that decides."""
-RANDOM_PAIRS, TAIL = 5000, 32
-"""Random pairs that say what chance reaches, and how many of the highest its tail begins with."""
+RANDOM_PAIRS, TAIL, FEWEST = 5000, 32, 6
+"""Random pairs that say what chance reaches, how many of the highest its tail begins with, and with how many at least
+in a small folder (14 images have no measured chance)."""
+MARGIN = 2.0
+"""A pair must reach so many times what chance reaches: images with a common background have outliers."""
 EVERYBODY = 0.2
 """Where more than this share of random pairs are surely alike, all images look alike: that is no sign of copies."""
-BLIND = 0.75
+BLIND = 0.45
 """Where chance reaches this, copies cannot be told from others."""
 UNIT = 180.0
 """Descriptor values are kept as int8, in units of 1 / UNIT."""
