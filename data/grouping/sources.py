@@ -1,4 +1,4 @@
-"""Who shares a source, and how that is known: a list, folders, a pattern on names, or the pixels."""
+"""Finds out who shares a source, and says how that is known: by a list, folders, a pattern, or the pixels."""
 
 import fcntl
 import logging

@@ -163,7 +163,7 @@ def save_weights(file: Path, model: nn.Module) -> str:
 
 
 def card_hash(raw: dict[str, JsonValue]) -> str:
-    """Of everything in a card's JSON but this hash."""
+    """Hash everything in a card's JSON but this hash."""
     content = {key: value for key, value in raw.items() if key != "card_sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

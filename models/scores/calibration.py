@@ -10,7 +10,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BINS = 15
-"""Of confidence, for the calibration error."""
+"""Bins of confidence for the calibration error."""
 COVERAGES = 20
 """Points of a risk-coverage curve."""
 WIDEST = 5.0
@@ -18,7 +18,7 @@ WIDEST = 5.0
 PRIOR = 0.5
 """Standard deviation of the logarithm of a temperature before anything is known."""
 FOLDS = 10
-"""Of groups, to see whether a temperature helps."""
+"""Folds over groups that tell whether a temperature helps."""
 SURE = 0.95
 """Probability that a temperature which does not help is seen not to."""
 

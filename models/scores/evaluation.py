@@ -37,7 +37,7 @@ SPECIFICITY = 0.95
 
 
 ClassScores = TypedDict("ClassScores", {"precision": float, "recall": float, "f1-score": float, "support": float})
-"""Of one class, with scikit-learn's names."""
+"""Scores of one class, with scikit-learn's names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class RatesAtCutoff(Rates):
-    """The same where an image is positive above a probability."""
+    """Rates where an image is positive above a probability."""
 
     wanted: float  # specificity
     cutoff: float
@@ -106,7 +106,7 @@ class GroupScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores(GroupScores):
-    """The same with one vote an image."""
+    """What probabilities are worth, one vote an image."""
 
     images: int
     nll_before: float  # before temperature

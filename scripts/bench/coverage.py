@@ -41,7 +41,7 @@ class Setting(NamedTuple):
 
 
 def settings(count: int) -> list[Setting]:
-    """The same settings for the same count, drawn from all, as many of each number of groups."""
+    """Draw so many settings from all, the same ones each time, as many of each number of groups."""
     rng = random.Random(0)
     rest = [Setting(0, *one) for one in product(CLASSES, IMAGES, CORRELATIONS, ACCURACIES, SIZES)]
     drawn = [[one._replace(groups=groups) for one in rng.sample(rest, count)] for groups in GROUPS]
