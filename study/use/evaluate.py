@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
@@ -184,9 +184,7 @@ def _scores(bundle: Bundle, dataset: ImageSet, labels: Ints, some: Ints) -> Scor
     logits = predict_logits(predictor.model, batches(), predictor.views)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")  # those the folder lacks
-        scores = score(logits, labels, groups, bundle.classes, float(predictor.temperature))
-    there = [bundle.classes[label] for label in np.unique(labels)]
-    return replace(scores, macro_f1=float(np.mean([scores.of_class(name)["f1-score"] for name in there])))
+        return score(logits, labels, groups, bundle.classes, float(predictor.temperature))
 
 
 def _warnings(bundle: Bundle, dataset: ImageSet, absent: list[str], seen: Seen | None, left: int) -> list[str]:
