@@ -17,3 +17,8 @@ def at_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise DataError(f"{path}: nobody of that name has a home here (write the path out)") from error
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Write a number before its noun: "1 image", "1,204 images"; `many` where it does not just end in s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data import DataError, Progress, at_home
+from data import DataError, Progress, at_home, counted
 from data.cache import decoded, publish
 from data.formats.ranges import Ranges
 from data.grouping.belief import Close
@@ -21,8 +21,8 @@ from data.grouping.settings import version
 from data.grouping.sources import Means, Sources, join, sources
 from data.images import MOST_MEGAPIXELS, source_size
 from data.layout.found import Listing, account
-from data.layout.listing import encodes, listing
-from data.layout.lists import part_list
+from data.layout.listing import COLUMN, encodes, listing
+from data.layout.lists import GROUP, part_list
 from data.public import FETCHED, tissue
 from data.suspicions import Suspicion, suspicions
 
@@ -179,7 +179,7 @@ def load_folder(
     "first" or "last" folder of each path. without, only: see `listing`. found_by: see `sources`. Raises DataError with
     one line that says what is wrong.
     """
-    found = listing(root, cache, labels_from, without=without, only=only)
+    found = listing(root, cache, labels_from, groups=groups, without=without, only=only)
     root = found.root
     images = decoded(root, list(found.labels), image_size, cache, progress, max_megapixels, ranges)
     if images.bad and not skip_bad:
@@ -191,9 +191,10 @@ def load_folder(
     listed = [found.classes[label] for label in labels] if found.listed_in else None
     fingerprint = fingerprint_of(images.paths, images.contents, listed)
     gone = [*images.bad, *found.left_out]
-    if groups is None and found.groups:
+    if _by_column(groups) and found.groups:
+        column = (groups or COLUMN + GROUP).removeprefix(COLUMN)
         listed_groups = [found.groups[path] for path in images.paths]
-        known = Sources(listed_groups, f"the column group of {found.listed_in}", "list")
+        known = Sources(listed_groups, f"the column {column} of {found.listed_in}", "list")
     else:
         known = sources(root, images.paths, gone, groups, cache, fingerprint, progress, found_by)
     origin = known.origin
@@ -223,6 +224,11 @@ def load_folder(
         account=tuple(account(found, images.bad)),
         synthetic=all(name.startswith("synthetic_") for name in found.classes),
     )
+
+
+def _by_column(groups: str | None) -> bool:
+    """Whether a column of the list says who shares a source, if it has one."""
+    return groups is None or groups.startswith(COLUMN)
 
 
 def _parts(
@@ -277,7 +283,7 @@ def survey(
         count, side, classes = {"digits": (1797, 8, 10), "tissue": (600, 96, 5)}[source]
         return Survey(classes=classes, count=count, side=side, grouped=True, imbalance=1.0)
     place = cache / source if source in EMBEDDED else _place(cache / source if source in FETCHED else source)
-    found = listing(place, cache, labels_from, without=without, only=only)
+    found = listing(place, cache, labels_from, groups=groups, without=without, only=only)
     root, names = found.root, list(found.labels)
     labels = [found.classes[label] for label in found.labels.values()]
     some = tuple(root / name for name in names[:: max(1, len(names) // SURVEYED)][:SURVEYED])
@@ -307,7 +313,7 @@ def _said_sources(found: Listing, groups: str | None, cache: Path, *, skip_bad: 
     Where unreadable files may go, a list need not name them: then it is only looked for.
     """
     names, listed = list(found.labels), found.root / "groups.csv"
-    if groups is None and found.groups:
+    if _by_column(groups) and found.groups:
         return [found.groups[path] for path in names], True
     if groups == "auto" or (groups is None and not listed.is_file()):
         return names, False
@@ -322,7 +328,7 @@ def _bad_files(bad: dict[str, str], total: int) -> str:
     shown = "; ".join(f"{path}: {why}" for path, why in list(bad.items())[:3])
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
     return (
-        f"{len(bad)} of {total} files cannot be read as images: {shown}{more} "
+        f"{len(bad)} of {counted(total, 'file')} cannot be read as images: {shown}{more} "
         "(mend or remove them, or leave them out with --skip-bad; a list: study data bad)"
     )
 

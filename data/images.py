@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data import DataError
-from data.formats import jpeg2000
+from data.formats import colour16, jpeg2000
 from data.formats.jpeg import MOST_SCANS, check_segments, jpeg_scans
-from data.formats.ranges import AS_16_BITS, Kind, Ranges, as_grey, extremes, kind_of, range_of, unusual
+from data.formats.ranges import AS_16_BITS, Kind, Ranges, as_grey, ends, extremes, kind_of, range_of, unusual
 
 DECODING = "RGB, EXIF orientation applied, squashed to the square, bilinear, JPEG draft at twice the size"
 """How images are decoded; recorded with every cache and model."""
@@ -159,6 +159,10 @@ def measured(source: Path | bytes, most: float = MOST_MEGAPIXELS) -> tuple[Kind,
                 return None
             held = _admitted(image, source, 1, most)
         with _room_for(held.room), opened(source) as image:
+            if kind == "colour":
+                with opened(source) as again:
+                    values = colour16.numbers(image, again)
+                return kind, float(values.min()), float(values.max())
             found = extremes(image)
             return found and (kind, *found)
 
@@ -262,8 +266,24 @@ def _decoded(source: Path | bytes, image_size: int, ranges: Ranges | None) -> ND
     """In a function of its own: when it returns, the whole image is gone."""
     with opened(source) as image:
         _reduce(image, image_size)
-        ImageOps.exif_transpose(image, in_place=True)
-        return squashed(image, image_size, ranges)
+        shown = in_8_bits(image, source, ranges)
+        ImageOps.exif_transpose(shown, in_place=True)
+        return squashed(shown, image_size, ranges)
+
+
+def in_8_bits(image: Image.Image, source: Path | bytes, ranges: Ranges | None = None) -> Image.Image:
+    """An image that is not yet decoded; one of 16 bits a colour by its range, or its own where there are no ranges.
+
+    Where that reaches from 0 to 65535, the 8 bits are Pillow's.
+    """
+    if kind_of(image) != "colour":
+        return image
+    found = None if ranges is None else ends("colour", ranges)
+    if found == AS_16_BITS["colour"]:
+        return image
+    with opened(source) as again:
+        values = colour16.numbers(image, again)
+    return colour16.as_8_bits(values, image, *(found or range_of("colour", float(values.min()), float(values.max()))))
 
 
 def squashed(image: Image.Image, image_size: int, ranges: Ranges | None = AS_16_BITS) -> NDArray[np.uint8]:

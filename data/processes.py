@@ -5,6 +5,7 @@ Python's own start is kept, but for two things. A child would import the parent'
 so that a file called `random.py` among somebody's images would be run.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,9 +14,35 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from threading import RLock
 from types import ModuleType
 from typing import Any
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cpus() -> int:
+    """Processors that this process may really use: those it is bound to, and no more than its container's quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(bound, math.ceil(_quota())))
+
+
+def _quota() -> float:
+    """Processors by the quotas of this process's control group (version 2) and of those around it."""
+    least = math.inf
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+        place = CGROUPS / (own or "")
+        for group in (place, *(parent for parent in place.parents if parent.is_relative_to(CGROUPS))):
+            if (file := group / "cpu.max").is_file():
+                quota, period = file.read_text(encoding="ascii").split()
+                least = least if quota == "max" else min(least, int(quota) / int(period))
+    except (OSError, ValueError):  # no such thing here
+        pass
+    return least if least < math.inf else os.cpu_count() or 1
+
 
 _ALONE = RLock()  # what a child inherits is the whole process's
 

@@ -8,7 +8,7 @@ from shlex import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from data import DataError
+from data import DataError, counted
 from data.datasets import ImageSet, Survey
 from data.findings import proposal
 
@@ -70,7 +70,8 @@ def divide(dataset: ImageSet, seed: int, *, allow_leaks: bool = False) -> Parts:
     if pairs and dataset.parts and not allow_leaks:
         (one, other), part = pairs[0], dict(zip(dataset.paths, dataset.parts, strict=True))
         raise DataError(
-            f"{len(pairs)} held-out images share a source with another part, for example {one} ({part[one]}) and "
+            f"{counted(len(pairs), 'held-out image shares', 'held-out images share')} a source with another part, for "
+            f"example {one} ({part[one]}) and "
             f"{other} ({part[other]}): divide them by source, let the parts be made here (--set parts=none), or accept "
             f"it (--set allow_leaks=true), which marks every number as leaky; groups are from {dataset.groups_from}"
         )
@@ -99,8 +100,8 @@ def refuse_too_few(seen: Survey) -> None:
 
 def _too_few(name: str, images: int, owned: int, shares: Mapping[str, float]) -> str:
     return (
-        f"class {name} has {images} images of {owned} sources; the parts {', '.join(shares)} need at least "
-        f"{len(shares)} sources a class (add images, or leave it out: --set {quote(f'without={name}')})"
+        f"class {name} has {counted(images, 'image')} of {counted(owned, 'source')}; the parts {', '.join(shares)} "
+        f"need at least {len(shares)} sources a class (add images, or leave it out: --set {quote(f'without={name}')})"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data import DataError
+from data import DataError, counted
 from data.grouping.proposals import propose, typed
 from data.images import decode, opened, read_file
 from data.layout.found import IMAGES
@@ -91,8 +91,8 @@ def _masks(paths: Sequence[str]) -> Iterator[Suspicion]:
     kept = Counter(ending for path in paths for ending in [path.rpartition(".")[2]]).most_common(1)[0][0]
     kept = next((ending for ending in found if ending.lower() in ("jpg", "jpeg")), kept)
     yield Suspicion(
-        seen=f"{len(double)} files have a twin of the same name with another ending, for example "
-        f"{stem}.{sorted(found)[0]} and .{sorted(found)[1]}; if one is a mask or a copy",
+        seen=f"{counted(len(double), 'file has', 'files have')} a twin of the same name with another ending, for "
+        f"example {stem}.{sorted(found)[0]} and .{sorted(found)[1]}; if one is a mask or a copy",
         fields={"only": f"*.{kept}"},
     )
 

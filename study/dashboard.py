@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import mimetypes
+import re
 import secrets
 import socketserver
 import threading
@@ -16,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,10 +34,13 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 from optuna_dashboard import save_note, save_plotly_graph_object, wsgi
 
+from models import ModelError
 from models.bundle import folder as bundle
+from models.bundle.card import Card
 from models.bundle.readable import in_markdown
+from models.bundle.verdict import Verdict, verdict
 from study import StudyError
-from study.attributes import CONFIG, IDENTITY, kept
+from study.attributes import CONFIG, IDENTITY, OPENINGS, VERSIONS, kept
 from study.config.schema import StudyConfig
 from study.result.pictures import confusion_picture, mistakes_picture
 from study.result.report import search_figures
@@ -57,6 +61,9 @@ SHARE = 0.1
 OFFERED = ("report.html", bundle.CARD, bundle.READABLE)
 """Files of a model folder that the page offers."""
 
+SHORT = 100
+"""Characters of an attribute that is shown; longer ones, and those that are no text or number, stay in the database."""
+
 Environment = dict[str, Any]
 Application = Callable[[Environment, Callable[..., Any]], Iterable[bytes]]
 
@@ -72,7 +79,7 @@ class Shown(LeanStorage):
         self._lock = threading.Lock()
         self._said: dict[str, str] = {}
         self.offered: dict[str, Offer] = {}  # every file that was ever shown, by its number
-        self._cache: dict[tuple[int, str], tuple[float, dict[str, Any]]] = {}  # fresh until, what was made
+        self._cache: dict[tuple[int, str], tuple[float, Extras]] = {}  # fresh until, what was made
 
     def get_all_studies(self) -> list[FrozenStudy]:
         """All studies, with what is made for looking at them."""
@@ -82,7 +89,10 @@ class Shown(LeanStorage):
             studies = self._readable_studies()
         named = [study for study in studies if isinstance(study.study_name, str)]  # SQLite keeps anything there
         for study in named:
-            study.system_attrs.update(self._made_for(study))
+            made = self._made_for(study)
+            study.system_attrs.update(made.attributes)
+            if made.facts:
+                study.user_attrs = made.facts
         return named
 
     def _readable_studies(self) -> list[FrozenStudy]:
@@ -113,10 +123,17 @@ class Shown(LeanStorage):
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """Optuna's attributes, with what is made for looking at the study. Raises KeyError when there is none."""
         found = super().get_study_system_attrs(study_id)
-        made = next((attrs for (known, _), (_, attrs) in self._cache.items() if known == study_id), {})
+        made = next((made.attributes for (known, _), (_, made) in self._cache.items() if known == study_id), {})
         return {**found, **made}
 
-    def _made_for(self, study: FrozenStudy) -> dict[str, Any]:
+    def is_own(self, study_id: int) -> bool:
+        """Whether there is such a study, and this program made it."""
+        try:
+            return CONFIG in self.get_study_user_attrs(study_id)
+        except (KeyError, StudyError):
+            return False
+
+    def _made_for(self, study: FrozenStudy) -> "Extras":
         key = (study._study_id, study.study_name)
         with self._lock:
             made = self._cache.get(key)
@@ -124,14 +141,14 @@ class Shown(LeanStorage):
                 began = time.monotonic()
                 try:
                     trials = self.get_all_trials(study._study_id, deepcopy=False)
-                    attrs, files = extras(study, trials, self.files_of(study))
+                    found = extras(study, trials, self.files_of(study))
                     # What was drawn stays drawn.
-                    self.offered = {offer.number: offer for offer in files} | self.offered
+                    self.offered = {offer.number: offer for offer in found.files} | self.offered
                 except Exception as error:  # a study of another version is shown as Optuna would show it
                     self._say_once(study.study_name, error)
-                    attrs = {}
+                    found = Extras()
                 ended = time.monotonic()
-                made = self._cache[key] = ended + max(FRESH_SECONDS, (ended - began) / SHARE), attrs
+                made = self._cache[key] = ended + max(FRESH_SECONDS, (ended - began) / SHARE), found
             return made[1]
 
     def files_of(self, study: FrozenStudy) -> Path | None:
@@ -145,36 +162,74 @@ class Shown(LeanStorage):
         return folder
 
 
-def extras(study: FrozenStudy, trials: list[FrozenTrial], folder: Path | None) -> tuple[dict[str, Any], "list[Offer]"]:
-    """System attributes that the dashboard reads as a note, figures and files, and these files.
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What is made for looking at a study; nothing for one of plain Optuna."""
 
-    Nothing for a study of plain Optuna.
-    """
+    attributes: dict[str, Any] = field(default_factory=dict)  # that the dashboard reads as a note, figures and files
+    facts: dict[str, str | float] = field(default_factory=dict)  # shown in place of the study's own attributes
+    files: "list[Offer]" = field(default_factory=list)
+
+
+def extras(study: FrozenStudy, trials: list[FrozenTrial], folder: Path | None) -> Extras:
+    """A note that begins with what the model is worth, the same in a table, figures and files."""
     if CONFIG not in study.user_attrs:
-        return {}, []
+        return Extras()
     config = StudyConfig.model_validate(study.user_attrs[CONFIG])
     own = Membership(config).own(trials)
     memory = InMemoryStorage()
     scratch = optuna.create_study(study_name=study.study_name, storage=memory)
-    save_note(scratch, note(study.study_name, config))
+    worth = worth_of(study, folder)
+    save_note(scratch, note(study.study_name, config, worth))
     for name, figure in search_figures(own, config).items():
         save_plotly_graph_object(scratch, figure, graph_object_id=name)
     files = offers(study, own, folder)
     attributes = {offer.attribute: json.dumps(offer.described) for offer in files}
-    return {**memory.get_study_system_attrs(scratch._study_id), **attributes}, files
+    return Extras(
+        attributes={**memory.get_study_system_attrs(scratch._study_id), **attributes},
+        facts=facts(study, worth),
+        files=files,
+    )
 
 
-def note(name: str, config: StudyConfig) -> str:
-    """What is searched, on what, how to read it and how to go on; Markdown."""
+def worth_of(study: FrozenStudy, folder: Path | None) -> Verdict | str:
+    """What the shipped model is worth; where nobody can say it, why."""
+    model = folder / "model" if folder else None
+    if model is None or not (model / bundle.CARD).is_file():
+        return "No model here." if study.user_attrs.get(OPENINGS) else "No model yet: the test part was not opened."
+    try:
+        return verdict(bundle.read_card(model, Card)) or "The model was never scored."
+    except (ModelError, OSError) as error:
+        return f"What the model is worth cannot be read: {error}"
+
+
+def facts(study: FrozenStudy, worth: Verdict | str) -> dict[str, str | float]:
+    """The table of the study's attributes: what its model is worth, and what is short enough to be read there."""
+    short = {
+        key: value
+        for key, value in study.user_attrs.items()
+        if isinstance(value, str | int | float) and len(str(value)) <= SHORT and key != IDENTITY
+    }
+    if isinstance(worth, str):
+        return {"model": worth, **short}
+    notes = {f"note {number}": one for number, one in enumerate(worth.notes, 1)}
+    first = {worth.metric: f"{worth.value} ({worth.on})", "verdict": worth.word, "model": worth.choice}
+    return {key: value for key, value in {**first, **notes, **short}.items() if value != ""}
+
+
+def note(name: str, config: StudyConfig, worth: Verdict | str) -> str:
+    """What the model is worth, what is searched, on what, how to read it and how to go on; Markdown."""
     rungs = "; ".join(" → ".join(map(str, one)) for one in config.brackets) if config.brackets else "no pruning"
     leaky = " (LEAKY)" if config.leaky else ""
     lines = [
-        f"## {in_markdown(name)}",
+        *_said(worth),
+        f"### {in_markdown(name)}: what is searched",
         f"Searches {len(config.space)} parameters of a CNN on {in_markdown(config.data)} at {config.image_size} px, "
         f"protocol **{config.protocol}**{leaky}; {config.trials or 'any number of'} trials of up to {config.epochs} "
         f"epochs; rungs (epochs, by bracket): {rungs}.",
-        f"The value is the validation {config.metric} after a trial's last epoch: a *selection score*. The best of "
-        "many is not a performance; that is in the report, once the study has ended (files below).",
+        f"The value of a trial is the validation {config.metric.replace('_', ' ')} after its last epoch: a *selection "
+        "score*. The best of many is not a performance; that is the score on the test part, above and in the report, "
+        "once the study has ended.",
     ]
     with suppress(StudyError):  # a name that is none of ours is no word of a command
         check_name(name)
@@ -182,6 +237,15 @@ def note(name: str, config: StudyConfig) -> str:
             f"Go on: `study resume {name}`. More: `study resume {name} --trials N`. Standing: `study status {name}`."
         )
     return "\n\n".join(lines)
+
+
+def _said(worth: Verdict | str) -> list[str]:
+    """The first paragraphs of a note."""
+    if isinstance(worth, str):
+        return [f"## {in_markdown(worth)}"]
+    score, *others = worth.lines
+    said = (f"**{in_markdown(line)}**" if line == worth.word else in_markdown(line) for line in others)
+    return [f"## {in_markdown(score)}", *said]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +343,7 @@ def application(url: str, *, write: bool) -> Application:
     storage = open_storage(url, create=False, write=write, kind=Shown)
     assert isinstance(storage, Shown)
     storage.url = url
-    app: Application = wsgi(storage, artifact_store=Files(storage))
+    app = dressed(wsgi(storage, artifact_store=Files(storage)), storage, write=write)
     return app if write else _read_only(app)
 
 
@@ -293,6 +357,120 @@ def _read_only(app: Application) -> Application:
         return [json.dumps({"reason": "read-only: start it with study dashboard --write"}).encode()]
 
     return guarded
+
+
+NARROW = """
+.MuiTypography-root, td { overflow-wrap: anywhere }
+main { min-width: 0 }
+main .MuiCard-root { max-width: 100% }
+main .MuiTable-root { min-width: 0 }
+@media (max-width: 40rem) {
+  main .MuiGrid-root { max-width: 100%; flex-basis: 100%; flex-direction: column; flex-wrap: nowrap }
+  main .MuiContainer-root { padding: 0 .5rem }
+  main .MuiCard-root { margin-left: 0; margin-right: 0 }
+  main .MuiCardContent-root, main .MuiTableContainer-root { overflow-x: auto }
+  main .MuiCardContent-root > .MuiBox-root { flex-wrap: wrap; gap: .5rem }
+  main .MuiBox-root:has(> .MuiDivider-vertical) { flex-direction: column }
+  main .MuiBox-root:has(+ .MuiDivider-vertical) { height: 11rem; overflow: auto }
+  main .MuiBox-root > p.MuiTypography-root:has(+ .MuiBox-root) { min-width: 6.5rem; width: 6.5rem }
+  main .MuiFormGroup-row, main .MuiFormControl-root { flex-wrap: wrap }
+  main .MuiTypography-h4 { font-size: 1.4rem } main .MuiTypography-h5 { font-size: 1.2rem }
+  main h2 { font-size: 1.2rem; line-height: 1.35 } main h3 { font-size: 1.05rem; line-height: 1.35 }
+}
+"""
+"""Nothing is wider than the screen of a phone."""
+
+UNCHANGEABLE = """
+:is(button, [role=button]):is([aria-label="rename study"], [aria-label="delete study"], [aria-label="delete artifact"],
+  [aria-label="skip trial"]),
+button:has([data-testid=AddBoxIcon], [data-testid=EditIcon]),
+main .MuiButton-outlinedError,
+.MuiCard-root:has(> .MuiCardActionArea-root [data-testid=UploadFileIcon]) { display: none }
+"""
+"""Buttons that could only fail where nothing may be written: create, rename, delete, edit, upload, "Fail Trial"."""
+
+SELECTED = """
+h6 + h3.MuiTypography-h3 { color: inherit; font-size: 1.25rem; font-weight: normal }
+h6 + h3.MuiTypography-h3::before { content: "Selection score on validation, the best of many and not a performance: " }
+"""
+"""The largest figure of a study says what it is, and is not red."""
+
+FIRST = """
+document.addEventListener("click", event => {
+  const link = event.target.closest('main a[href*="/dashboard/studies/"]');
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  if (!/^\\/dashboard\\/?$/.test(location.pathname) || !/\\/studies\\/\\d+$/.test(link.pathname)) return;
+  event.preventDefault();
+  event.stopPropagation();
+  location.assign(link.pathname + "?first");
+}, true);
+"""
+"""A study that is chosen from the list opens with its note."""
+
+
+def dressed(app: Application, storage: Shown, *, write: bool) -> Application:
+    """The dashboard's pages with what is ours: styles, a study's note first, and no wall of attributes."""
+
+    def answer(environment: Environment, start: Callable[..., Any]) -> Iterable[bytes]:
+        path = environment.get("PATH_INFO", "").rstrip("/")
+        if environment["REQUEST_METHOD"] != "GET":
+            return app(environment, start)
+        if path == "/first.js":
+            start("200 OK", [("Content-Type", "text/javascript; charset=utf-8")])
+            return [FIRST.encode()]
+        found = re.match(r"/(dashboard|api)/studies/(\d{1,18})(/.*)?$", path)
+        own = found is not None and storage.is_own(int(found[2]))
+        if path.startswith("/dashboard"):
+            if own and environment.get("QUERY_STRING") == "first":
+                start("302 Found", [("Location", f"{path}/note")])
+                return []
+            return _changed(app, environment, start, partial(_styled, write=write, own=own))
+        if own and found and not found[3]:
+            return _changed(app, environment, start, _without_walls)
+        return app(environment, start)
+
+    return answer
+
+
+def _changed(
+    app: Application, environment: Environment, start: Callable[..., Any], change: Callable[[bytes], bytes]
+) -> Iterable[bytes]:
+    """The answer with another content; nothing else than "200 OK" is touched."""
+    given: list[Any] = []
+
+    def begin(*answer: Any) -> None:
+        given[:] = answer
+
+    asked = {key: value for key, value in environment.items() if key not in PARTLY}
+    content = app(asked, begin)
+    body = b"".join(content)
+    if close := getattr(content, "close", None):
+        close()
+    status, headers, *more = given
+    if status.startswith("200"):
+        body = change(body)
+        headers = [pair for pair in headers if pair[0].lower() not in ("content-length", "last-modified", "etag")]
+        headers.append(("Content-Length", str(len(body))))
+    start(status, headers, *more)
+    return [body]
+
+
+PARTLY = ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_MATCH", "HTTP_RANGE")
+"""Headers that ask for less than the whole."""
+
+
+def _styled(page: bytes, *, write: bool, own: bool) -> bytes:
+    style = NARROW + ("" if write else UNCHANGEABLE) + (SELECTED if own else "")
+    return page.replace(b"</head>", f'<style>{style}</style><script defer src="/first.js"></script></head>'.encode(), 1)
+
+
+def _without_walls(answer: bytes) -> bytes:
+    """A study's trials without what no person reads; it stays in the database, and in the CSV."""
+    found = json.loads(answer)
+    for trial in (*found["trials"], *found["best_trials"]):
+        trial["user_attrs"] = [one for one in trial["user_attrs"] if one["key"] != VERSIONS]
+    found["union_user_attrs"] = [one for one in found["union_user_attrs"] if one["key"] != VERSIONS]
+    return json.dumps(found).encode()
 
 
 def private(app: Application, port: int, token: str | None) -> Application:

@@ -12,12 +12,15 @@ from optuna.trial import TrialState
 
 from data import Progress
 from study import StudyError
-from study.config.plan import Planned
+from study.attributes import EPOCH_SECONDS, PLANNED, number
+from study.config.expect import Images
+from study.config.limit import cost_of
+from study.config.plan import Planned, planned_again
 from study.config.resolve import Asked
 from study.forkserver import gather
 from study.result.final import Outcome, finish, finished_card, next_place
 from study.result.helpers import train_on
-from study.result.refit import FinalEpoch
+from study.result.refit import Doing, FinalEpoch
 from study.result.scoring import openings
 from study.search.contract import check_images, files_of, stored_config
 from study.search.devices import spread
@@ -27,7 +30,7 @@ from study.search.open_study import OpenStudy
 from study.search.opened import Opened, open_all, with_absolute_data
 from study.search.settle import Kept, kept, settle
 from study.search.standing import search_seconds, winner
-from study.search.trial import TrialNews, Watch, objective
+from study.search.trial import TrialEnd, TrialNews, Watch, objective
 from study.search.worker import budget_reached, search, work_on
 from study.storage.door import check_storage, load_study, open_storage, storage_trouble
 from study.storage.locks import FINAL, alone
@@ -43,7 +46,7 @@ class Finished:
     more: str  # what adds to it, to be typed
 
 
-News = Planned | Opened | TrialNews | FinalEpoch | Outcome
+News = Planned | Opened | TrialNews | FinalEpoch | Doing | Outcome
 
 ONLY_TYPED = ("trials", "hours", "positive", "leaky_score", "pretrained")
 """Fields that make a study longer, or its report another one: unless they are typed, they stay as they were."""
@@ -111,16 +114,37 @@ def run(
                 study.stage_ends("measuring", settled)
                 study.stage_ends("images")
             yield opened
+            count = len(opened.dataset.labels)
             if engine and searching:
-                yield from engine(name, url, spread(devices, config.workers), work_on)
+                yield from _compared(engine(name, url, spread(devices, config.workers), work_on), study, count)
             work = opened.workspace(device)
             if not engine and searching:
-                yield from search(study, objective(work, watch=watch))
+                yield from _compared(search(study, objective(work, watch=watch)), study, count)
             if len(study.own_trials()) > done or not study.has_ended("search"):
                 study.stage_ends("search")
             helpers = partial(_helped, engine, name, url, devices, config.workers) if engine else None
+            yield Doing("the final stage, in which one process is at a time")
             with alone(study.storage, study.folder, FINAL, _waiting):
                 yield from finish(study, work, None, study.folder / "model", watch=watch, helpers=helpers)
+
+
+def _compared(news: Iterator[TrialNews], study: OpenStudy, images: int) -> Iterator[News]:
+    """News of the search; where its first trials differ from the plan, what is left is planned again, and noted."""
+    for one in news:
+        yield one
+        planned = study.planned() if isinstance(one, TrialEnd) else None
+        if planned is None:
+            continue
+        config, own = study.config, study.own_trials()
+        took = [
+            (cost_of(config.space, trial.params, config.image_size), seconds)
+            for trial in own
+            if (seconds := number(trial.user_attrs, EPOCH_SECONDS))
+        ]
+        again = planned_again(config, planned, Images(count=images, side=None, grouped=True), took)
+        if again:
+            study.remember(PLANNED, again.model_dump(mode="json"))
+            yield again
 
 
 def _without_defaults(asked: Asked, before: Kept | None) -> Asked:

@@ -15,7 +15,7 @@ from PIL import ImageOps
 
 from data.cache import publish
 from data.grouping.settings import FAINT, KEYPOINTS, LAID, MIN_INLIERS, MIN_SIDE, SIDE, UNIT
-from data.images import opened, to_rgb
+from data.images import in_8_bits, opened, to_rgb
 
 BLOCK = 512
 """Images whose descriptions are kept together: what a kill loses at most."""
@@ -50,7 +50,7 @@ def describe(path: str) -> Described:
     """Decode and describe one file. Raises OSError, naming it, if it is no image."""
     try:
         with opened(Path(path)) as image:
-            pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+            pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(in_8_bits(image, Path(path)))))
     except Exception as error:
         raise OSError(f"{path}: cannot be read as an image ({error})") from error
     height, width = pixels.shape[:2]

@@ -22,7 +22,7 @@ from PIL import ImageOps
 from sklearn.neighbors import NearestNeighbors
 
 from data.grouping.crew import processes_map
-from data.images import opened, to_rgb
+from data.images import in_8_bits, opened, to_rgb
 
 SAMPLE = 1000
 """Held-out images looked at; more are sampled."""
@@ -121,7 +121,7 @@ def _look(path: str) -> Look:
     with opened(Path(path)) as image:
         size = image.size
         image.draft("RGB", (2 * LOOK, 2 * LOOK))
-        pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+        pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(in_8_bits(image, Path(path)))))
     pixels = cv2.resize(pixels, (LOOK, LOOK), interpolation=cv2.INTER_AREA if len(pixels) >= LOOK else cv2.INTER_LINEAR)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     colour = cv2.calcHist([pixels], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3).ravel()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
 
-from data import DataError
+from data import DataError, counted
 from data.grouping.sources import level_groups, match_groups
 
 LEAST, LEAST_IN_CLASS = 8, 4
@@ -131,4 +131,4 @@ def _seen(what: str, names: Sequence[str]) -> str:
     """Such as "the file names look like patients (P017: 12 images, 41 of them)"."""
     sizes = Counter(names)
     first = min(sizes)
-    return f"the {what} look like patients ({first}: {sizes[first]} images, {len(sizes)} of them)"
+    return f"the {what} look like patients ({first}: {counted(sizes[first], 'image')}, {len(sizes)} of them)"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from data import DataError, Progress, at_home
+from data import DataError, Progress, at_home, counted
 from data.cache import publish
 from data.grouping.belief import Close
 from data.grouping.settings import version
@@ -161,8 +161,9 @@ def level_groups(level: int, paths: Sequence[str]) -> list[str]:
     folders = [path.split("/")[:-1] for path in paths]
     if lacking := [path for path, inside in zip(paths, folders, strict=True) if len(inside) < level]:
         raise DataError(
-            f"groups = 'level:{level}': {len(lacking)} of {len(paths)} images have no such folder, for example "
-            f"{lacking[0]} (levels count the folders of a path from 1; or name the groups by a pattern or a CSV list)"
+            f"groups = 'level:{level}': {len(lacking)} of {counted(len(paths), 'image')} have no such folder, for "
+            f"example {lacking[0]} (levels count the folders of a path from 1; or name the groups by a pattern "
+            "or a CSV list)"
         )
     names = [normal(inside[level - 1]) for inside in folders]
     if len(set(names)) == 1:
@@ -185,7 +186,7 @@ def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:
     missing = [path for path, match in zip(paths, matches, strict=True) if match is None]
     if missing:
         raise DataError(
-            f"groups = {pattern!r} matches {len(paths) - len(missing)} of {len(paths)} images; "
+            f"groups = {pattern!r} matches {len(paths) - len(missing)} of {counted(len(paths), 'image')}; "
             f"not, for example: {', '.join(missing[:3])}"
         )
     names = [normal(match["group"]) for match in matches if match]
@@ -235,13 +236,15 @@ def read_groups(listed: Path, paths: Sequence[str], left_out: Iterable[str] = ()
     missing = [path for path in paths if path not in found]
     extra = sorted(found.keys() - set(paths) - set(left_out))
     problems = [
-        f"{what} {len(some)} images ({', '.join(some[:3])}{', ...' if len(some) > 3 else ''})"
+        f"{what} {counted(len(some), 'image')} ({', '.join(some[:3])}{', ...' if len(some) > 3 else ''})"
         for what, some in (("lacks", missing), ("names", extra))
         if some
     ]
     if problems:
-        ending = " that are not there" if extra else ""
-        raise DataError(f"{listed} {' and '.join(problems)}{ending}; it must list the folder's {len(paths)} images")
+        ending = f" that {'is' if len(extra) == 1 else 'are'} not there" if extra else ""
+        raise DataError(
+            f"{listed} {' and '.join(problems)}{ending}; it must list the folder's {counted(len(paths), 'image')}"
+        )
     return [found[path] for path in paths]
 
 

@@ -5,6 +5,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from shlex import quote
+
+from data import counted
 
 HIDDEN, SYSTEM, LINKED = "hidden", "of an operating system", "behind a link"
 OWN, LISTS = "of this program", "a list"
@@ -122,8 +125,8 @@ def account(found: Listing, bad: Mapping[str, str] | None = None) -> list[str]:
     used = sum(counts.values())
     left = f"{len(fates):,} left out{': ' if fates else ''}{', '.join(by_reason(fates))}"
     return [
-        f"{len(found.classes)} classes ({found.classes_from}): {', '.join(named)}{more}",
-        f"{used + len(fates):,} files found = {used:,} used + {left}",
+        f"{counted(len(found.classes), 'class', 'classes')} ({found.classes_from}): {', '.join(named)}{more}",
+        f"{counted(used + len(fates), 'file')} found = {used:,} used + {left}",
         *_of_columns(found),
     ]
 
@@ -158,8 +161,8 @@ def _of_columns(found: Listing) -> Iterator[str]:
     yield f"columns of {found.listed_in} that are not used: {', '.join(found.unused)}"
     if found.groups is None and (column := _named(found.unused, SOURCES)):
         yield (
-            f"the column {column} may say who shares a source: call it group in {found.listed_in} to keep each on one "
-            "side"
+            f"the column {column} may say who shares a source: to keep each on one side: --set "
+            f"{quote(f'groups=column:{column}')} (--groups {quote(f'column:{column}')} of study data)"
         )
     if found.parts is None and (column := _named(found.unused, DIVISIONS)):
         yield (

@@ -11,7 +11,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from data import DataError
+from data import DataError, counted
 from data.layout.found import (
     IMAGES,
     NOT_ONLY,
@@ -22,7 +22,7 @@ from data.layout.found import (
     relative,
     walk,
 )
-from data.layout.lists import PART_OF, from_list, is_imagefolder, of_kind, with_metadata
+from data.layout.lists import GROUP, PART_OF, from_list, is_imagefolder, of_kind, with_metadata
 from data.layout.names import normal, refuse_alike
 
 logger = logging.getLogger(__name__)
@@ -33,32 +33,48 @@ CONTAINERS = {"lung_colon_image_set", "lung_image_sets", "colon_image_sets"}
 NUMBERED = re.compile(r"(fold|part|split|set)[ _-]?\d+", re.IGNORECASE)
 """Names of folders that divide images, and are no classes."""
 
+COLUMN = "column:"
+"""How a column of a list is named as that of the groups."""
+
 Inside = Callable[[Path], list[Path]]
 """The folders in a folder that may be classes or parts."""
 
 
 def listing(
-    source: Path, cache: Path, labels_from: str = "first", *, without: Sequence[str] = (), only: str | None = None
+    source: Path,
+    cache: Path,
+    labels_from: str = "first",
+    *,
+    groups: str | None = None,
+    without: Sequence[str] = (),
+    only: str | None = None,
 ) -> Listing:
     """What a folder, or a list of images, holds; our own `cache` inside it is left out. Raises DataError.
 
     labels_from: "first", the class is the first folder of each path (inside a part), or "last", it is the last one.
+    groups: "column:NAME", the column of a list that says who shares a source; other ways to say it are passed over.
     without: classes that are left out. only: a glob of the names of files that are taken, such as "*.jpg".
     """
     if labels_from not in ("first", "last"):
         raise DataError(f"labels_from = {labels_from!r}: allowed is first or last (folder of each path)")
     own = {cache.resolve(), *cache.resolve().parents}
+    column = normal(groups.removeprefix(COLUMN)) if groups and groups.startswith(COLUMN) else None
+    last, key = labels_from == "last", column or GROUP
     try:
-        found = from_list(source) if source.is_file() else _from_folder(source, own, last=labels_from == "last")
+        found = from_list(source, key) if source.is_file() else _from_folder(source, own, key, last=last)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
     if labels_from == "last" and found.listed_in:
         raise DataError(
             f"labels_from = 'last' is for folders, and here {found.listed_in} names the files (leave it out)"
         )
+    if column is not None and not found.groups:
+        where = f"{found.listed_in} fills no cell of it" if found.listed_in else "the images come from folders"
+        raise DataError(f"groups = {groups!r}: {where} (a column is one of a CSV list; give the list as the data)")
     if strange := [path for path in found.labels if not encodes(path)]:
         raise DataError(
-            f"{len(strange)} file names are not UTF-8, for example {strange[0]!a} in {source} (rename them)"
+            f"{counted(len(strange), 'file name is', 'file names are')} not UTF-8, for example {strange[0]!a} "
+            f"in {source} (rename them)"
         )
     return _chosen(found, without, only)
 
@@ -82,7 +98,10 @@ def _chosen(found: Listing, without: Sequence[str], only: str | None) -> Listing
             f"out with --set without={empty[0]})"
         )
     if len(classes) < 2:
-        raise DataError(f"without leaves {len(classes)} of {len(found.classes)} classes (at least two are needed)")
+        raise DataError(
+            f"without leaves {len(classes)} of {counted(len(found.classes), 'class', 'classes')} "
+            "(at least two are needed)"
+        )
     return replace(
         found,
         classes=classes,
@@ -102,16 +121,16 @@ def encodes(path: str) -> bool:
     return True
 
 
-def _from_folder(root: Path, own: Collection[Path], *, last: bool) -> Listing:
+def _from_folder(root: Path, own: Collection[Path], groups: str, *, last: bool) -> Listing:
     def inside(folder: Path) -> list[Path]:
         return folders_in(folder, own)
 
     if is_imagefolder(root, inside):
-        return with_metadata(root, [root], {}, own)
+        return with_metadata(root, [root], {}, own, groups)
     folders = inside(root)
     parts = {folder: PART_OF[folder.name.lower()] for folder in folders if folder.name.lower() in PART_OF}
     if ("train" in parts.values() and len(parts) > 1) or (folders and len(parts) == len(folders)):
-        return _divided(root, folders, parts, inside, own, last=last)
+        return _divided(root, folders, parts, inside, own, groups, last=last)
     if last:
         return _by_last_folder(root, [root], inside, own, "the last folder of each path")
     classes = _class_folders(root, inside)
@@ -125,6 +144,7 @@ def _divided(
     parts: Mapping[Path, str],
     inside: Inside,
     own: Collection[Path],
+    groups: str,
     *,
     last: bool,
 ) -> Listing:
@@ -135,7 +155,7 @@ def _divided(
             f"({', '.join(others[:3])}): move the others away, or list the images in a CSV file (path, label, part)"
         )
     if any(is_imagefolder(folder, inside) for folder in parts):
-        return with_metadata(root, list(parts), parts, own)
+        return with_metadata(root, list(parts), parts, own, groups)
     if last:
         found = _by_last_folder(root, list(parts), inside, own, "the last folder of each path, inside the parts")
         return replace(found, parts=_part_of(root, found.labels, parts))
@@ -180,8 +200,8 @@ def _by_last_folder(
     loose = [path for path, why in found.left_out.items() if why == OUTSIDE]
     if images := [path for path in loose if PurePosixPath(path).suffix.lower() in IMAGES]:
         raise DataError(
-            f"labels_from = 'last': {len(images)} images lie in no class folder, for example {root / images[0]} "
-            "(move them)"
+            f"labels_from = 'last': {counted(len(images), 'image lies', 'images lie')} in no class folder, "
+            f"for example {root / images[0]} (move them)"
         )
     last = {path: PurePosixPath(path).parent.name for path in found.labels}
     refuse_alike(last.values(), "classes", root)
@@ -238,5 +258,5 @@ def _check_classes(root: Path, classes: Mapping[Path, str], inside: Inside) -> N
     (only,) = classes
     deeper = inside(only)
     if len(deeper) > 1 or any(folder.name.lower() in PART_OF for folder in deeper):
-        raise DataError(f"only one folder in {root}, and {len(deeper)} folders inside it (give: {only})")
+        raise DataError(f"only one folder in {root}, and {counted(len(deeper), 'folder')} inside it (give: {only})")
     raise DataError(f"only one class folder in {root}: {only} (at least two are needed)")

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from data import DataError
+from data import DataError, counted
 from data.layout.found import LISTS, UNLISTED, Listing, relative, walk
 from data.layout.names import normal, refuse_alike
 from data.layout.tables import read_table
@@ -22,6 +22,8 @@ PART_OF = {
 METADATA = ("metadata.csv", "metadata.jsonl")
 PATHS, PARTS = ("path", "file_name"), ("part", "split")
 """Columns that name a file, and its part; the first is ours."""
+GROUP = "group"
+"""The column that says who shares a source, unless another is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +57,14 @@ def part_list(file: Path, paths: Iterable[str], left_out: Iterable[str]) -> dict
     missing = sorted(known - found.keys())
     extra = sorted(found.keys() - known - set(left_out))
     if missing or extra:
-        what = f"lacks {len(missing)} images" if missing else f"names {len(extra)} images that are not there"
-        raise DataError(f"{file} {what}, for example {(missing or extra)[0]} (it must list the {len(known)} images)")
+        what = (
+            f"lacks {counted(len(missing), 'image')}"
+            if missing
+            else f"names {counted(len(extra), 'image that is', 'images that are')} not there"
+        )
+        raise DataError(
+            f"{file} {what}, for example {(missing or extra)[0]} (it must list all {counted(len(known), 'image')})"
+        )
     return {path: found[path] for path in paths}
 
 
@@ -78,12 +86,12 @@ def _metadata(folder: Path) -> Path | None:
     return there[0] if there else None
 
 
-def from_list(file: Path) -> Listing:
-    """A CSV file with the columns path and label, perhaps group and part; paths count from its folder."""
+def from_list(file: Path, groups: str) -> Listing:
+    """A CSV file with the columns path and label, perhaps one for `groups` and part; paths count from its folder."""
     if file.suffix.lower() != ".csv":
         raise DataError(f"not a folder: {file} (give the folder that holds one folder per class, or a CSV list)")
     root = file.parent
-    found = _rows(file, PATHS, ("label",))
+    found = _rows(file, PATHS, ("label",), groups=groups)
     beside: dict[str, str] = {}
     for folder in sorted({PurePosixPath(row.path).parent for row in found.rows}):
         if (root / folder).is_dir():  # what lies elsewhere is no business of the list
@@ -91,14 +99,16 @@ def from_list(file: Path) -> Listing:
     return _listing(root, found, file.name, beside | ({file.name: LISTS} if file.name in beside else {}))
 
 
-def with_metadata(root: Path, folders: list[Path], parts: Mapping[Path, str], own: Collection[Path]) -> Listing:
+def with_metadata(
+    root: Path, folders: list[Path], parts: Mapping[Path, str], own: Collection[Path], groups: str
+) -> Listing:
     """Files beside a metadata file, in the folder or in each of its parts; labels from it, else from folders."""
     rows: list[Row] = []
     unused: list[str] = []
     name = METADATA[0]
     for folder in folders:
         file = _metadata(folder) or folder / METADATA[0]
-        found, name = _rows(file, ("file_name",)), file.name
+        found, name = _rows(file, ("file_name",), groups=groups), file.name
         unused += found.unused
         inner, labelled = folder.relative_to(root), any(row.label for row in found.rows)
         for row in found.rows:
@@ -125,7 +135,9 @@ def _listing(root: Path, found: Rows, listed_in: str, files: Mapping[str, str]) 
     rows = found.rows
     names = sorted({row.label for row in rows if row.label})
     if len(names) < 2:
-        raise DataError(f"{listed_in} in {root} names {len(names)} classes (at least two are needed)")
+        raise DataError(
+            f"{listed_in} in {root} names {counted(len(names), 'class', 'classes')} (at least two are needed)"
+        )
     refuse_alike(names, "classes", listed_in)
     labels: dict[str, int] = {}
     for row in rows:
@@ -157,12 +169,18 @@ def _column(rows: list[Row], name: str, listed_in: str) -> dict[str, str] | None
         if value and found.setdefault(row.path, value) != value:
             raise DataError(f"{listed_in}: {row.path} has two {name}s, {found[row.path]} and {value}")
     if found and (empty := [row.path for row in rows if row.path not in found]):
-        raise DataError(f"{listed_in}: {len(empty)} rows have no {name}, for example {empty[0]} (fill in all, or none)")
+        raise DataError(
+            f"{listed_in}: {counted(len(empty), 'row has', 'rows have')} no {name}, for example {empty[0]} "
+            "(fill in all, or none)"
+        )
     return found or None
 
 
-def _rows(file: Path, *needed: tuple[str, ...]) -> Rows:
-    """The rows of a list. Raises DataError where one of the `needed` columns is missing, or a cell of theirs."""
+def _rows(file: Path, *needed: tuple[str, ...], groups: str = GROUP) -> Rows:
+    """The rows of a list; `groups`: the column that says who shares a source, which may be missing if it is GROUP.
+
+    Raises DataError where one of the `needed` columns is missing, or a cell of theirs.
+    """
     try:
         table = read_table(file)
     except OSError as error:
@@ -170,14 +188,20 @@ def _rows(file: Path, *needed: tuple[str, ...]) -> Rows:
     for names in needed:
         if not set(names) & set(table.columns):
             raise DataError(f"{file} has no column {names[0]} (it has: {', '.join(table.columns) or 'none'})")
-    rows = [_row(cells, needed, file.parent, f"{file}, line {line}") for line, cells in table.rows]
+    if groups != GROUP and groups not in table.columns:
+        raise DataError(
+            f"groups = 'column:{groups}': {file} has no such column (it has: {', '.join(table.columns) or 'none'})"
+        )
+    rows = [_row(cells, needed, groups, file.parent, f"{file}, line {line}") for line, cells in table.rows]
     if not rows:
         raise DataError(f"{file} lists no images")
-    meant = {*PATHS, *PARTS, "label", "group"}
+    meant = {*PATHS, *PARTS, "label", groups}
     return Rows(rows=rows, unused=tuple(name for name in table.columns if name and name not in meant))
 
 
-def _row(cells: Mapping[str, str | None], needed: tuple[tuple[str, ...], ...], root: Path, where: str) -> Row:
+def _row(
+    cells: Mapping[str, str | None], needed: tuple[tuple[str, ...], ...], groups: str, root: Path, where: str
+) -> Row:
     def cell(*names: str) -> str | None:
         return next((value.strip() for name in names if (value := cells.get(name)) and value.strip()), None)
 
@@ -193,5 +217,5 @@ def _row(cells: Mapping[str, str | None], needed: tuple[tuple[str, ...], ...], r
         raise DataError(f"{where}: no file is named")
     if path == ".." or path.startswith("../"):
         raise DataError(f"{where}: {path} does not lie below the list's folder (paths count from there)")
-    label, group = (normal(value) if (value := cell(name)) else None for name in ("label", "group"))
+    label, group = (normal(value) if (value := cell(name)) else None for name in ("label", groups))
     return Row(path=path, label=label, group=group, part=part and PART_OF[normal(part).lower()])

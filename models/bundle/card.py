@@ -39,7 +39,7 @@ Positive = Annotated[float, Field(ge=1e-4, le=1e4)]
 Pixels = Annotated[int, Field(ge=1)]
 
 
-Ranges = dict[Literal["whole", "float"], tuple[FiniteFloat, FiniteFloat]]
+Ranges = dict[Literal["whole", "float", "colour"], tuple[FiniteFloat, FiniteFloat]]
 """What is black and what is white, by the kind of numbers in a file."""
 
 
@@ -145,6 +145,16 @@ class Speed(Section):
     images_per_second: float
 
 
+class Smaller(Section):
+    """Another trial that is far cheaper to use and scored the same within the interval."""
+
+    trial: int
+    score: float  # selection score
+    milliseconds: float  # an image alone, on the processor that wrote this
+    shipped_milliseconds: float
+    command: str  # that makes a model of it
+
+
 class Format(Section):
     """A file that runs, beside the network as it was trained."""
 
@@ -209,6 +219,7 @@ class Card(Section):
     comparison: list[Comparison] = []
     not_compared: dict[str, str] = {}  # name -> why
     leaky_score: Leaky | None = None
+    smaller: Smaller | None = None
     weights_sha256: str = ""
     formats: dict[str, Format] = {}
     files: dict[str, str] = {}  # name -> SHA-256; none in folders of versions that exported weights alone
@@ -229,8 +240,9 @@ class Card(Section):
 
     @property
     def score_name(self) -> str:
-        """What the final score is called."""
-        return "leaky accuracy" if self.leaky else "test accuracy"
+        """What the final score is called: one metric, the one that was searched for."""
+        metric = self.study.metric if self.study else "accuracy"
+        return f"{'leaky' if self.leaky else 'test'} {metric.replace('_', ' ')}"
 
 
 class StudyCard(Card):
@@ -267,22 +279,3 @@ def parsed(raw: dict[str, JsonValue], kind: type[Kind]) -> Kind:
 def percent(share: float) -> str:
     """0.97531 -> "97.5 %"; less than all is never "100.0 %"."""
     return "over 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
-
-
-def beaten(card: Card) -> list[str]:
-    """What a reader must know first: a pretrained network without any search does better, by what was searched for."""
-    if card.study and card.test and card.study.metric == "balanced_accuracy":
-        ours = card.test.balanced_accuracy
-        return [
-            f"A {other.name} network with a logistic regression, and no search, reaches a balanced accuracy of "
-            f"{percent(other.balanced_accuracy)}, ours {percent(ours)}."
-            for other in card.comparison
-            if other.name.startswith("pretrained") and other.balanced_accuracy > ours
-        ]
-    return [
-        f"A {other.name} network with a logistic regression, and no search, reaches more: {percent(other.accuracy)}, "
-        f"{-100 * other.difference:.1f} points better (95 % interval {-100 * other.difference_interval[1]:+.1f} to "
-        f"{-100 * other.difference_interval[0]:+.1f})."
-        for other in card.comparison
-        if other.name.startswith("pretrained") and other.difference < 0
-    ]

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -16,6 +17,10 @@ formats = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # ot
 
 def pixels(path: str) -> np.ndarray:
     image: Image.Image = Image.open(path, formats=formats)
+    if "colour" in card["preprocessing"].get("ranges", {}) and any(
+        ";16" in str(tile.args) for tile in getattr(image, "tile", ())
+    ):
+        raise ValueError("its colours have 16 bits, which this script does not read (use: study predict)")
     image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at no less than twice the size, as in training
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # grey of 16 or 32 bits
@@ -27,7 +32,22 @@ def pixels(path: str) -> np.ndarray:
     return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
 
 
-images = np.stack([pixels(path) for path in sys.argv[1:]])  # uint8 [N, size, size, 3]
+def refuse(line: str) -> NoReturn:
+    print(line, file=sys.stderr)
+    raise SystemExit(2)
+
+
+def checked(path: str) -> np.ndarray:
+    try:
+        return pixels(path)
+    except Exception as error:  # a decoder raises whatever it likes
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        refuse(f"{path} cannot be read as an image: {reason}")
+
+
+if not sys.argv[1:]:
+    refuse("no image was named (type: python example.py IMAGE...)")
+images = np.stack([checked(path) for path in sys.argv[1:]])  # uint8 [N, size, size, 3]
 try:
     import onnxruntime
 

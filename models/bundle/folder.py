@@ -58,14 +58,21 @@ RUNNABLE = (
 
 
 def save(
-    directory: Path, model: CNN, config: CNNConfig, card: Kind, images: NDArray[np.uint8], seen: Iterable[str] = ()
+    directory: Path,
+    model: CNN,
+    config: CNNConfig,
+    card: Kind,
+    images: NDArray[np.uint8],
+    seen: Iterable[str] = (),
+    *,
+    timed: bool = True,
 ) -> Kind:
     """Write the model in all its formats, an example and the card; returns the card as written.
 
     `seen`: SHA-256 of each image file that the model, or what was decided about it, has seen.
 
     The card goes last, with the hash of each file, so that a folder whose writing was cut off is noticed. Every format
-    is compared with `model`, in full precision on the CPU, on some uint8 `images` [N, S, S, 3], and timed.
+    is compared with `model`, in full precision on the CPU, on some uint8 `images` [N, S, S, 3], and `timed`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     digest = save_weights(directory / WEIGHTS, model)
@@ -73,12 +80,12 @@ def save(
     loaded = _predictor(load_weights(directory / WEIGHTS, config), card)
     trained = _predictor(copy.deepcopy(model).cpu().float(), card)
     expected = export.run_module(trained)(images)
-    formats = {WEIGHTS: export.described(export.run_module(loaded), expected, images)}
-    formats |= _export(directory, loaded, expected, images)
+    formats = {WEIGHTS: export.described(export.run_module(loaded), expected, images, timed=timed)}
+    formats |= _export(directory, loaded, expected, images, timed=timed)
     once = _predictor(loaded.model, card, AS_IT_IS)
     if loaded.views != AS_IT_IS:
-        timed = {"one_view_cpu": export.speed(export.run_module(once), images)}
-        formats[WEIGHTS] = formats[WEIGHTS].model_copy(update=timed)
+        speed = export.speed(export.run_module(once), images) if timed else []
+        formats[WEIGHTS] = formats[WEIGHTS].model_copy(update={"one_view_cpu": speed})
         expected = export.run_module(_predictor(trained.model, card, AS_IT_IS))(images)
     formats |= _as_checkpoint(directory, once, config, card, expected, images)
     files.write(directory / EXAMPLE, Path(export.__file__).with_name(EXAMPLE).read_bytes())
@@ -99,7 +106,7 @@ def _predictor(model: CNN, card: Card, views: tuple[View, ...] | None = None) ->
 
 
 def _export(
-    directory: Path, predictor: Predictor, expected: NDArray[np.float32], images: NDArray[np.uint8]
+    directory: Path, predictor: Predictor, expected: NDArray[np.float32], images: NDArray[np.uint8], *, timed: bool
 ) -> dict[str, Format]:
     """Write the program and the ONNX model; what the card says of each."""
     exported = export.program(predictor, images.shape[1])
@@ -110,7 +117,7 @@ def _export(
     ):
         content = convert(exported)
         files.write(directory / name, content)
-        formats[name] = export.described(loaded(content), expected, images)
+        formats[name] = export.described(loaded(content), expected, images, timed=timed)
     return formats
 
 

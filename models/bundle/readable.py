@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from models.bundle.card import INCOMPLETE, Card, Data, Speed, beaten, percent
+from models.bundle.card import Card, Data, Speed, percent
+from models.bundle.verdict import score_of, verdict
 from models.scores.conformal import Sets
 from models.scores.evaluation import HeldOutScores
 
@@ -38,13 +39,14 @@ def markdown(card: Card) -> str:
 
 def _head(card: Card) -> Lines:
     size = card.preprocessing.size
-    mark, _, why = (card.mark or "").partition(":")
+    worth = verdict(card)
     return [
+        *(f"**{in_markdown(line)}**" for line in (worth.lines if worth else [])),
         f"**{card.notice}**",
         f"A convolutional network that sorts images of {size} x {size} pixels into {len(card.classes)} classes: "
         f"{', '.join(map(in_markdown, card.classes))}. It always names one of them, also for an image that shows "
         "something else.",
-        f"**{mark}**:{why}" if card.leaky else None,
+        f"**{card.mark}**" if card.mark and not worth else None,
         f"Made {card.made}; the machine-readable twin of this page is `card.json`." if card.made else None,
     ]
 
@@ -60,16 +62,18 @@ def _use() -> Lines:
 
 
 def _scores(card: Card, test: HeldOutScores) -> Lines:
-    low, high = test.accuracy_interval
     seeds = card.test_accuracy_of_seeds
+    value, ends = score_of(card, test)
+    interval = f"95 % interval {percent(ends[0])} to {percent(ends[1])}" if ends else f"no interval: {test.no_interval}"
     facts: list[tuple[str, Cell]] = [
-        (card.score_name, f"**{percent(test.accuracy)}** (95 % interval {percent(low)} to {percent(high)})"),
+        (card.score_name, f"**{percent(value)}** ({interval})"),
         ("on", f"{test.images} images of {test.groups} groups"),
         ("always the most frequent class", percent(test.majority)),
+        ("accuracy", percent(test.accuracy)),
         ("balanced accuracy", percent(test.balanced_accuracy)),
         ("macro F1", f"{test.macro_f1:.3f}"),
         ("negative log likelihood", f"{test.nll:.3f}"),
-        ("all seeds", ", ".join(map(percent, seeds)) if len(seeds) > 1 else None),
+        ("accuracy of all seeds", ", ".join(map(percent, seeds)) if len(seeds) > 1 else None),
         ("openings of the test part", _openings(card)),
     ]
     rows: list[tuple[Cell, ...]] = [
@@ -77,8 +81,7 @@ def _scores(card: Card, test: HeldOutScores) -> Lines:
         for name, row in ((name, test.of_class(name)) for name in card.classes)
     ]
     classes = _table(("class", "precision", "recall", "F1", "images"), rows)
-    more = [f"**{line}**" for line in beaten(card)]
-    return [*_table(("score", "value"), _known(facts)), "", *classes, *(["", *more] if more else [])]
+    return [*_table(("score", "value"), _known(facts)), "", *classes]
 
 
 def _openings(card: Card) -> Cell:
@@ -122,14 +125,25 @@ def _protocol(card: Card) -> Lines:
         f"for {final.epochs} epochs, to the last one."
         if study and final
         else None,
-        f"- Temperature {card.temperature:.3f}, fitted on the part cal.",
+        f"- Probabilities: {calibrated(card)}.",
         f"- Each image is seen {len(views)} times (mirrored: {', '.join(view for view in views if view)}), and the "
         "probabilities are averaged; all formats do so but `model.pth`."
         if len(views) > 1
         else None,
-        None if study is None or study.complete else f"- {INCOMPLETE}",
         "- The interval is over groups, not images.",
     ]
+
+
+def calibrated(card: Card) -> str:
+    """Whether the probabilities were calibrated, and on how much."""
+    if card.conformal is None and card.temperature == 1:
+        return "not calibrated: no images were kept for it"
+    sources = card.conformal.groups if card.conformal else 0
+    on = f"{sources:,} source{'' if sources == 1 else 's'}" if sources else "the part cal"
+    if card.temperature == 1:
+        few = "is too few" if sources == 1 else "are too few" if sources else "is too small"
+        return f"not calibrated: {on} {few} to show that a temperature helps"
+    return f"calibrated on {on} (temperature {card.temperature:.3f})"
 
 
 def _sets(card: Card) -> Lines:

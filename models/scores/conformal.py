@@ -51,7 +51,7 @@ def threshold(probabilities: Floats, labels: Ints, groups: Ints, level: float) -
         raise ModelError(f"level {level:g}: a share between 0 and 1 is needed (for example 0.1)")
     if level * (len(sizes) + 1) < 1 - 1e-9:
         raise ModelError(
-            f"level {level:g} needs at least {int(np.ceil(1 / level - 1 - 1e-9))} calibration groups, there are "
+            f"level {level:g} needs at least {int(np.ceil(1 / level - 1 - 1e-9))} calibration groups, not "
             f"{len(sizes)}: the smallest level is {1 / (len(sizes) + 1):.3g}"
         )
     scores = 1 - probabilities[np.arange(len(labels)), labels]

@@ -19,6 +19,7 @@ from models.scores.intervals import (
     Interval,
     accuracy_interval,
     auroc_interval,
+    balanced_difference_interval,
     balanced_interval,
     difference_interval,
     f1_interval,
@@ -133,6 +134,7 @@ class Comparison:
     balanced_accuracy: float
     difference: float
     difference_interval: Interval
+    balanced_difference_interval: Interval | None = None  # None where a class has too few groups
 
 
 def predict_logits(
@@ -316,6 +318,7 @@ def compare(
         balanced_accuracy=mean_recall(other, labels),
         difference=float(one.mean() - two.mean()),
         difference_interval=difference_interval(one, two, labels, groups),
+        balanced_difference_interval=balanced_difference_interval(one, two, labels, groups),
     )
 
 

@@ -122,15 +122,29 @@ def balanced_interval(correct: NDArray[np.bool_], labels: Ints, groups: Ints) ->
     return _mean_interval(1.0 if correct.all() else float(recall[np.unique(labels)].mean()), adds, labels, groups)
 
 
-def difference_interval(one: NDArray[np.bool_], other: NDArray[np.bool_], labels: Ints, groups: Ints) -> Interval:
-    """95 % interval of accuracy(one) - accuracy(other) on the same images.
+def balanced_difference_interval(
+    one: NDArray[np.bool_], other: NDArray[np.bool_], labels: Ints, groups: Ints
+) -> Interval | None:
+    """95 % interval of the difference of two balanced accuracies; None where a class has too few groups."""
+    if fewest_groups(labels, groups)[1] < ENOUGH:
+        return None
+    return difference_interval(one, other, labels, groups, by_class=True)
+
+
+def difference_interval(
+    one: NDArray[np.bool_], other: NDArray[np.bool_], labels: Ints, groups: Ints, *, by_class: bool = False
+) -> Interval:
+    """95 % interval of accuracy(one) - accuracy(other) on the same images, or of their balanced accuracies.
 
     The images that one of the two alone names rightly, with one trial more for each side (Bonett and Price 2012).
     """
-    gained, weights = one.astype(np.float64) - other, evenly(labels)
-    adds = weights * (gained - gained.mean())
-    trials = spread(adds, weights, labels, groups).trials(float(gained.var()))
-    up, down = ((trials * np.mean(gained == side) + 1) / (trials + 2) for side in (1, -1))
+    gained, weights = one.astype(np.float64) - other, evenly(labels, by_class)
+    centre = gained.mean()
+    if by_class:
+        centre = (np.bincount(labels, gained) / np.maximum(1, np.bincount(labels)))[labels]
+    variance = float((weights * (gained - (weights * gained).sum()) ** 2).sum())
+    trials = spread(weights * (gained - centre), weights, labels, groups).trials(variance)
+    up, down = ((trials * float(weights[gained == side].sum()) + 1) / (trials + 2) for side in (1, -1))
     half = 1.959964 * np.sqrt((up + down - (up - down) ** 2) / (trials + 2))
     return max(-1.0, float(up - down - half)), min(1.0, float(up - down + half))
 

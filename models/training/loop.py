@@ -1,5 +1,6 @@
 """The training loop: a generator that yields one result per epoch and decides nothing."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.training.course import Course
 from models.training.graph import Steps
 from models.training.learner import Learner
 from models.training.recipe import TrainConfig, derive_seed, rate_factor
@@ -51,23 +53,28 @@ def fit(
     seed: int,
     done: int = 0,
     after_step: AfterStep | None = None,
+    course: Course | None = None,
 ) -> Iterator[EpochResult]:
     """Train the learner in place, one epoch per item asked for, from epoch `done` + 1.
 
     train() and val() give the batches of one epoch; `steps` is the number of training batches in each. Everything
     random in epoch e is drawn after torch.manual_seed(f(seed, e)), so an epoch depends on nothing but the weights,
-    the optimiser and e. Stop by not asking for more, or in the middle of an epoch by raising in `after_step`.
+    the optimiser, e and the course. `course`: how many steps there are in all, by default config.epochs times `steps`;
+    it may be moved between epochs and in `after_step`, to the end of an epoch. Stop by not asking for more, or in the
+    middle of an epoch by raising in `after_step`.
 
     A batch that does not fit the device is repeated in halves, whose gradients are added up; batch normalisation then
     sees the halves only. Raises OutOfMemoryError when a single image does not fit.
     """
-    steps_ahead, total = Steps(learner, config), config.epochs * steps
+    steps_ahead, course = Steps(learner, config), course or Course(config.epochs * steps)
     try:
-        for epoch in range(done + 1, config.epochs + 1):
+        for epoch in itertools.count(done + 1):
+            if (epoch - 1) * steps >= course.end:
+                return
             start = time.perf_counter()
             torch.manual_seed(derive_seed(seed, epoch))
             batches = _told(train(), epoch, steps, after_step)
-            loss, hits, images = _train_epoch(learner, config, steps_ahead, batches, (epoch - 1) * steps, total)
+            loss, hits, images = _train_epoch(learner, config, steps_ahead, batches, (epoch - 1) * steps, course)
             checked = evaluate(learner, val()) if val else None
             if config.schedule == "plateau" and checked:
                 learner.plateau.step(checked[0])
@@ -97,7 +104,7 @@ def _told(batches: Iterable[Batch], epoch: int, steps: int, after_step: AfterSte
 
 
 def _train_epoch(
-    learner: Learner, config: TrainConfig, steps: Steps, batches: Iterable[Batch], done: int, total: int
+    learner: Learner, config: TrainConfig, steps: Steps, batches: Iterable[Batch], done: int, course: Course
 ) -> tuple[float, float, int]:
     """One pass; returns (mean loss, accuracy, images). Sums stay on the device until the end of the epoch."""
     learner.model.train()
@@ -105,7 +112,7 @@ def _train_epoch(
     sums: list[Tensor] = []  # loss and hits of each batch
     for step, (x, y) in enumerate(batches, start=done):
         if config.schedule != "plateau":
-            steps.set_rate(config.learning_rate * rate_factor(config.schedule, step / total))
+            steps.set_rate(config.learning_rate * rate_factor(config.schedule, course.progress(step)))
         sums.append(steps.take(x, y))
         images += len(y)
     loss_sum, hit_sum = torch.stack(sums).sum(dim=0).tolist()

@@ -108,6 +108,10 @@ def simulated(rng: np.random.Generator, one: Setting, area: float) -> dict[str, 
         "macro F1": (true_f1(one, np.bincount(labels)), intervals.f1_interval(predicted, *where)),
         "AUROC": (area, intervals.auroc_interval(scores, truth, *where)),
         "difference": ((1 - COPIED) * LOST, intervals.difference_interval(good, other > 0, *where)),
+        "balanced difference": (
+            (1 - COPIED) * LOST,
+            intervals.balanced_difference_interval(good, other > 0, *where),
+        ),
         "one class": (
             one.right,
             intervals.accuracy_interval(good[labels == 0], labels[labels == 0], groups[labels == 0]),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data import DataError
+from data import DataError, counted
 from data.public import FETCHED
 from study.cli.console import err, print_csv, print_table
 from study.cli.options import AsCsv, AsJson, CsvSafe, Groups, LabelsFrom, Only, SkipBad, Storage, Without, group
@@ -83,7 +83,10 @@ def _divided(dataset: ImageSet, seed: int) -> Parts:
 
     if pairs := crossing(dataset):
         one, other = pairs[0]
-        _say(f"leak: {len(pairs)} held-out images share a source with another part, for example {one} with {other}")
+        _say(
+            f"leak: {counted(len(pairs), 'held-out image shares', 'held-out images share')} a source with another "
+            f"part, for example {one} with {other}"
+        )
     return divide(dataset, seed, allow_leaks=bool(pairs))
 
 
@@ -172,7 +175,7 @@ def bad(
         print_csv(("path", "why"), list(found.items()), safe=csv_safe)
         return
     print_table(("path", "why"), list(found.items()))
-    err.print(f"{len(found)} files cannot be read", markup=False)
+    err.print(f"{counted(len(found), 'file')} cannot be read", markup=False)
 
 
 @app.command(epilog="Example: study data fetch fashion-mnist   (then: study run --data fashion-mnist)")
@@ -201,5 +204,5 @@ def clean(
     if gone:
         print_table(("folder", "takes", "what"), [(one.place, size_in_words(one.size), one.what) for one in gone])
     total = size_in_words(sum(one.size for one in gone))
-    said = f"would remove {len(gone)} folders, {total}" if dry_run else f"removed {len(gone)} folders, {total}"
+    said = f"{'would remove' if dry_run else 'removed'} {counted(len(gone), 'folder')}, {total}"
     err.print(f"{said}; what studies need stays, and what is less than an hour old", markup=False, soft_wrap=True)

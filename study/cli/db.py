@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from data import counted
 from study import StudyError
 from study.cli.console import err, quiet_optuna
 from study.cli.options import StudyName, group
@@ -42,7 +43,7 @@ def copy(source: Place, target: Place) -> None:
     with storage_trouble(addresses[1]):
         copied = transfer(origin, open_storage(addresses[1], create=True))
     for name, trials in copied:
-        err.print(f"{name}: {trials} trials", markup=False, soft_wrap=True)
+        err.print(f"{name}: {counted(trials, 'trial')}", markup=False, soft_wrap=True)
     sys.stdout.write(f"{masked(addresses[1])}\n")
 
 
@@ -77,7 +78,7 @@ def delete(
     study = load_study(open_storage(storage, create=False, write=False), check_name(name))
     trials = len(study.get_trials(deepcopy=False))
     folder = files_of(study, storage)
-    what = f"{name}: {trials} trials, and all files in {folder}"
+    what = f"{name}: {counted(trials, 'trial')}, and all files in {folder}"
     if not yes:
         if not sys.stdin.isatty():
             raise StudyError(f"this deletes {what} (add --yes to do so)")
@@ -87,7 +88,7 @@ def delete(
         err.print(f"deleted {what}", markup=False)
     else:
         err.print(
-            f"deleted {name}: {trials} trials; {folder} stays, since it is not this study's for certain "
+            f"deleted {name}: {counted(trials, 'trial')}; {folder} stays, since it is not this study's for certain "
             "(see owner.json in it; remove it yourself where you know better)",
             markup=False,
             soft_wrap=True,

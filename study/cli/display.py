@@ -1,28 +1,37 @@
 """What a person sees while a study runs, and at its end."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from shlex import quote
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
+from data import counted
 from data.findings import conflicting, odd, proposal, suspicious
-from models.bundle.card import INCOMPLETE, Origin, StudyCard, beaten, percent
+from models.bundle.card import Origin, StudyCard, percent
+from models.bundle.verdict import Verdict, verdict
 from study.cli.console import duration, err, out, plain, storage_option
 from study.config.plan import CONFIRM_SEEDS, Planned, in_words
 from study.config.schema import StudyConfig
 from study.launch import News
 from study.result.final import Outcome
-from study.result.refit import FinalEpoch
+from study.result.refit import Doing, FinalEpoch
 from study.search.opened import Opened
 from study.search.trial import Step, TrialEnd, TrialEpoch, TrialStart
 
 DRAW_SECONDS = 0.2
+SILENCE = 25.0
+"""Seconds without a line after which a log says what is being done."""
+BUSY = 1.25
+"""Times slower than on a quiet machine, from which it is said."""
 
 
 class Display:
@@ -35,16 +44,17 @@ class Display:
         self._first = first  # is said once something has begun, so that a mistake is one line alone
         self._say = say  # for both
         self._log = log
+        self._doing = "starting"
         self._tasks: dict[str, TaskID] = {}
         self._opened: Opened | None = None
         self._outcome: Outcome | None = None
+        self._hours: float | None = None
         self._epochs = 0  # seen in this run
         self._places: dict[str, dict[int, int]] = {}  # epochs of each training after the search, by stage and place
         self._started = time.monotonic()
         self._drawn = 0.0
         self._pruned = 0
         self._best: float | None = None
-        self._network = ""
 
     @property
     def opened(self) -> bool:
@@ -54,6 +64,7 @@ class Display:
     def images(self, what: str, done: int, total: int) -> None:
         """Progress of reading the images, or of another task before the study is open."""
         self._begin()
+        self._doing = f"{what}: {done:,} of {total:,}"
         self._show(what, done, total, "")
 
     def watch(self, step: Step) -> None:
@@ -61,9 +72,9 @@ class Display:
         if time.monotonic() - self._drawn < DRAW_SECONDS:
             return
         self._drawn = time.monotonic()
+        self._doing = f"{step.stage}: trial {step.trial}, epoch {step.epoch}, step {step.step} of {step.steps}"
         name = "trial" if step.stage == "search" else step.stage
-        words = self._network if step.stage == "search" else ""
-        self._show(f"{name} {step.trial}", step.step, step.steps, f"epoch {step.epoch} {words}", only="step")
+        self._show(f"{name} {step.trial}", step.step, step.steps, f"epoch {step.epoch}", only="step")
 
     def follow(self, news: Iterator[News]) -> None:
         """Run a study to its end, showing what happens."""
@@ -71,6 +82,12 @@ class Display:
             # It looks at the database too, where somebody may have deleted the study meanwhile.
             with self._opened.study.while_it_exists() if self._opened else nullcontext():
                 self._hear(item)
+
+    def doing(self) -> str:
+        """What is being done, and the time left, for a log that was silent for a while; asked by another thread."""
+        clock = self._opened.study.clock if self._opened else None
+        left = "" if clock is None or self._hours is None else max(0.0, 3600 * self._hours - clock.spent())
+        return f"{self._doing}{'' if left == '' else f'; {duration(float(left))} left in all'}"
 
     def _begin(self) -> None:
         if self._first:
@@ -80,11 +97,11 @@ class Display:
     def _hear(self, item: News) -> None:
         self._begin()
         if isinstance(item, Planned):
-            self._say(f"planned: {_planned_in_words(item)}")
+            for line in _of_plan(item):
+                self._say(line)
         elif isinstance(item, Opened):
             self._open(item)
         elif isinstance(item, TrialStart):
-            self._network = item.network
             self._log_first(item)
         elif isinstance(item, TrialEpoch):
             self._epoch(item)
@@ -92,14 +109,17 @@ class Display:
             self._end(item)
         elif isinstance(item, FinalEpoch):
             self._final(item)
+        elif isinstance(item, Doing):
+            self._doing = item.what
         else:
             self._outcome = item
 
     def _open(self, opened: Opened) -> None:
-        self._opened = opened
+        self._opened, self._hours = opened, opened.study.hours()
+        self._doing = "search"
         for line in (*opened.dataset.account, *(one.line() for one in odd(opened.dataset))):
             self._say(line)
-        if clash := conflicting(opened.dataset):
+        if clash := conflicting(opened.dataset):  # two at least
             err.print(f"{clash} files stand in several classes with the same content (see: study data audit)")
         for line in suspicious(opened.dataset):
             look = f"study data audit {_as_options(opened.study.config)} --html audit.html"
@@ -113,7 +133,7 @@ class Display:
             self._say(f"decided: {in_words(opened.study.config)}")
         counts = ", ".join(f"{part} {count}" for part, count in opened.parts.counts().items() if count)
         self._log(f"images: {len(opened.dataset.labels)} ({counts}); {self._left()}")
-        self._show("search", self._standing(), opened.study.config.trials, "")
+        self._show_search(self._standing())
 
     def _standing(self) -> int:
         """Number of trials done, by whomever."""
@@ -127,20 +147,21 @@ class Display:
 
     def _log_first(self, news: TrialStart) -> None:
         """The first sign of life in a log, whatever the network takes."""
+        self._doing = f"search: trial {news.number}, its first epoch from here"
         if not self._epochs:
             self._log(f"trial {news.number} begins: {news.network}")
 
     def _epoch(self, news: TrialEpoch) -> None:
         assert self._opened is not None
         self._epochs += 1
-        best = f" · best {percent(self._best)}" if self._best is not None else ""
-        note = f"trial {news.number} · {percent(news.value)}{best} · {self._pruned} pruned · {self._left()}"
-        self._show("search", None, self._opened.study.config.trials, note)
-        self._show("epoch", news.epoch, self._opened.study.config.epochs, "")
+        self._doing = f"search: trial {news.number}, {news.epoch} of {self._opened.study.config.epochs} epochs done"
+        self._show_search(None)
+        note = f"trial {news.number}: {percent(news.value)}"
+        self._show("epoch", news.epoch, self._opened.study.config.epochs, note)
 
     def _end(self, news: TrialEnd) -> None:
         done = self._standing()
-        self._show("search", done, None, "")
+        self._show_search(done)
         score = "" if news.value is None else f" at {percent(news.value)}"
         best = "" if self._best is None else f"; best {percent(self._best)}"
         self._log(
@@ -155,29 +176,46 @@ class Display:
         done = before * news.epochs + sum(places.values())
         at_once = max(1, sum(epoch < news.epochs for epoch in places.values()))
         left = duration((total - done) * news.result.seconds / at_once)
-        self._show(news.stage, done, total, f"trial {news.trial} · {left} left")
-        self._show("epoch", news.result.epoch, news.epochs, "")
+        self._doing = f"{news.stage}: trial {news.trial}, {news.result.epoch} of {news.epochs} epochs done"
+        self._show(news.stage, done, total, f"{left} left")
+        self._show("epoch", news.result.epoch, news.epochs, f"trial {news.trial}")
         if news.result.epoch == news.epochs:
             finished = before + sum(epoch == news.epochs for epoch in places.values())
             self._log(f"{news.stage}: {finished} of {news.trainings} done (trial {news.trial}); {left} left in it")
 
     def _left(self) -> str:
-        """Time left in the search and in all, by the hours; without hours, trials left at this run's pace."""
+        """Time left in the search and in all, or how many trials are wanted."""
+        assert self._opened is not None
+        study, seconds = self._opened.study, self._seconds_left()
+        if seconds is None:
+            return f"{counted(study.config.trials or 0, 'trial')} wanted"
+        if study.hours() is None:
+            return f"{duration(seconds)} left"
+        return f"{duration(max(0.0, study.search_seconds_left()))} left in the search, {duration(seconds)} in all"
+
+    def _seconds_left(self) -> float | None:
+        """In all: by the hours; without hours, trials left at this run's pace; None before its first epoch."""
         assert self._opened is not None
         study = self._opened.study
         config, hours = study.config, study.hours()
         if hours is not None:
-            search = max(0.0, study.search_seconds_left())
-            whole = max(0.0, 3600 * hours - study.clock.spent())
-            return f"{duration(search)} left in the search, {duration(whole)} in all"
+            return max(0.0, 3600 * hours - study.clock.spent())
         if config.trials is None or not self._epochs or "search" not in self._tasks:
-            return f"{config.trials} trials wanted"
+            return None
         task = next(task for task in self._progress.tasks if task.id == self._tasks["search"])
         spent = time.monotonic() - self._started
         per_epoch = spent / self._epochs
         per_trial = spent / max(1.0, task.completed - (task.fields["first"] or 0) + 0.5)
         left = (config.trials - task.completed) * min(per_trial, per_epoch * config.epochs)
-        return f"{duration(left + per_epoch * config.final_epochs * _trainings(config))} left"
+        return left + per_epoch * config.final_epochs * _trainings(config)
+
+    def _show_search(self, done: int | None) -> None:
+        """The bar of the search: the best score, and the time that is left in all."""
+        assert self._opened is not None
+        seconds = self._seconds_left()
+        notes = [] if self._best is None else [f"best {percent(self._best)}"]
+        notes += [] if seconds is None else [f"{duration(seconds)} left"]
+        self._show("search", done, self._opened.study.config.trials, " · ".join(notes))
 
     def _show(self, name: str, done: int | None, total: int | None, note: str, only: str | None = None) -> None:
         key = only or name
@@ -191,19 +229,13 @@ class Display:
         assert self._opened is not None
         card = self._outcome.card
         table = Table(box=None, show_header=False, pad_edge=False)
-        for key, value in _summary_rows(name, card):
+        worth = verdict(card)
+        assert worth is not None
+        for key, value in _summary_rows(name, card, worth, self._outcome.directory):
             table.add_row(key, escape(plain(value)))
         out.print(table)
-        if card.mark:
-            out.print(card.mark)
-        if not card.study.complete:
-            out.print(INCOMPLETE)
-        for line in beaten(card):
-            out.print(line, soft_wrap=True, highlight=False)
-        if card.test_openings > 1:
-            out.print(f"The test part was opened {card.test_openings} times in this study: the score is optimistic.")
-        if card.synthetic_data:
-            out.print("The images are synthetic: the score says nothing about tissue.")
+        for line in worth.notes:
+            out.print(plain(line), soft_wrap=True, highlight=False, markup=False)
         parts = self._opened.parts
         path = self._opened.dataset.paths[int((parts.test if len(parts.test) else parts.val)[0])]
         option = storage_option(storage)
@@ -219,25 +251,21 @@ class Display:
             out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _summary_rows(name: str, card: StudyCard) -> list[tuple[str, str]]:
-    test, study = card.test, card.study
-    low, high = test.accuracy_interval
-    unequal = study.metric == "balanced_accuracy"
+def _summary_rows(name: str, card: StudyCard, worth: Verdict, directory: Path) -> list[tuple[str, str]]:
+    """The verdict first."""
+    study = card.study
     params = ", ".join(
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in study.params.items()
     )
+    metric = study.metric.replace("_", " ")
     score = "none" if study.selection_score is None else percent(study.selection_score)
     return [
+        (card.score_name, f"{worth.value} ({worth.on}; majority class {percent(card.test.majority)})"),
+        ("verdict", worth.word),
+        ("model", f"{directory} (report.html, MODEL_CARD.md): {worth.choice[0].lower()}{worth.choice[1:]}"),
         ("study", f"{name}: {study.trials} trials, {_which(study)}"),
         ("architecture", f"{params} ({card.final.num_params or 0:,} parameters)"),
-        ("selection score", f"{score} (validation; the best of many, not a performance)"),
-        (
-            card.score_name,
-            f"{percent(test.accuracy)}, 95 % interval {percent(low)} to {percent(high)} "
-            f"({test.images} images of {test.groups} groups; majority class {percent(test.majority)})",
-        ),
-        *([("balanced", f"{percent(test.balanced_accuracy)}, the mean recall of the classes")] if unequal else []),
-        ("report", "report.html and card.json in the model folder"),
+        ("selection score", f"{score} ({metric} on validation; the best of many, not a performance)"),
     ]
 
 
@@ -257,9 +285,24 @@ def _trainings(config: StudyConfig) -> int:
 
 
 def _which(study: Origin) -> str:
-    if study.trial == study.winner:
+    chosen = study.confirmed[0].trial if study.confirmed else study.winner
+    if study.trial != chosen:
+        return f"here trial {study.trial} (the winner is trial {chosen})"
+    if chosen == study.winner:
         return f"winner trial {study.trial}"
-    return f"here trial {study.trial} (the winner is trial {study.winner})"
+    return f"winner trial {study.trial} (confirmed; trial {study.winner} had the best selection score)"
+
+
+def _of_plan(planned: Planned) -> list[str]:
+    """What the first lines say of a plan."""
+    busy = (
+        f"this machine is busy with other things: everything takes {planned.slower:.1f} times as long as on a quiet one"
+    )
+    return [
+        *([busy] if planned.slower >= BUSY else []),
+        *([planned.given_up] if planned.given_up else []),
+        f"planned{f' again, {planned.again}' if planned.again else ''}: {_planned_in_words(planned)}",
+    ]
 
 
 def _planned_in_words(planned: Planned) -> str:
@@ -267,12 +310,21 @@ def _planned_in_words(planned: Planned) -> str:
     return f"{', '.join(shown)}; {duration(sum(planned.stages.values()))} of {duration(3600 * planned.hours)}"
 
 
+class _Count(TextColumn):
+    """The column of a bar that says "3 of 64"; "3" where nobody knows of how many."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.completed:.0f}" if task.total is None else f"{task.completed:.0f} of {task.total:.0f}")
+
+
 @contextmanager
 def show(console: Console, *, quiet: bool = False, first: str = "") -> Iterator[Display]:
     """Bars on a terminal, removed at the end; lines elsewhere; nothing when quiet."""
     bars = console.is_terminal and not quiet
+    spoken = [time.monotonic()]
 
     def say(line: str) -> None:
+        spoken[0] = time.monotonic()
         if not quiet:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -282,11 +334,32 @@ def show(console: Console, *, quiet: bool = False, first: str = "") -> Iterator[
 
     with Progress(
         TextColumn("{task.description:>18}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=20),  # gives way where the terminal is narrow: nothing else wraps, or is cut
+        _Count("{task.completed}"),
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
         disable=not bars,
     ) as progress:
-        yield Display(progress, say, log, first)
+        display = Display(progress, say, log, first)
+        with _never_silent(display, say, lambda: spoken[0]) if not (bars or quiet) else nullcontext():
+            yield display
+
+
+@contextmanager
+def _never_silent(display: Display, say: Callable[[str], None], last: Callable[[], float]) -> Iterator[None]:
+    """While this lasts, a line says what is being done wherever nothing was said for SILENCE seconds."""
+    ended = threading.Event()
+
+    def go() -> None:
+        while not ended.wait(max(0.05, last() + SILENCE - time.monotonic())):
+            if time.monotonic() - last() >= SILENCE:
+                say(display.doing())
+
+    teller = threading.Thread(target=go, daemon=True, name="never silent")
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()

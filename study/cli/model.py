@@ -12,8 +12,10 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from data import counted
 from study import StudyError
 from study.cli.console import err, one_line, print_csv, print_table
+from study.cli.found import model_at
 from study.cli.options import (
     AsCsv,
     AsJson,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-Model = Annotated[Path, typer.Argument(help="A model folder, or a .pth in the reference's layout.")]
+Model = Annotated[Path, typer.Argument(help="A model folder, a study's name, or a .pth in the reference's layout.")]
 
 
 @app.command(epilog="Example: study predict runs/quick-digits/model photos/ --csv > predictions.csv")
@@ -68,7 +70,7 @@ def predict(
         raise StudyError("--json, --jsonl and --csv exclude each other")
     if isinstance(sys.stdin, io.TextIOWrapper):  # names of files need not be UTF-8
         sys.stdin.reconfigure(errors="surrogateescape")
-    bundle = replace(load(model), allowed=max_megapixels).to(choose_device(device))
+    bundle = replace(load(model_at(model)), allowed=max_megapixels).to(choose_device(device))
     threshold = threshold_of(bundle.card.conformal if bundle.card else None, set_level)
     files = find_images(images, lambda: sys.stdin)
     if warning := unlike_training(bundle, files):
@@ -106,7 +108,8 @@ def predict(
     if not (as_json or as_jsonl or as_csv):
         _show_table(table, top, threshold is not None)
     if bad and not skip_bad:
-        err.print(f"{bad} of {len(files)} files could not be read (their rows say why)", markup=False, soft_wrap=True)
+        why = "its row says why" if bad == 1 else "their rows say why"
+        err.print(f"{bad} of {counted(len(files), 'file')} could not be read ({why})", markup=False, soft_wrap=True)
         raise typer.Exit(1)
 
 
@@ -179,6 +182,7 @@ def evaluate(
     from study.cli.display import show
     from study.use.evaluate import evaluate as score_folder
 
+    model = model_at(model)
     bundle = replace(load(model), allowed=max_megapixels).to(choose_device(device))
     with show(err) as display:
         found = score_folder(
@@ -205,11 +209,12 @@ def evaluate(
 def _show_scores(found: Evaluation, scores: Scores, card: Card | None) -> None:
     from models.bundle.card import percent
     from models.bundle.readable import SHOWN
+    from models.bundle.verdict import score_of
 
     low, high = scores.accuracy_interval
     rows = [
         ("accuracy", f"{percent(scores.accuracy)}, 95 % interval {percent(low)} to {percent(high)}"),
-        ("on", f"{scores.images} images of {scores.groups} groups ({found.groups_from})"),
+        ("on", f"{counted(scores.images, 'image')} of {counted(scores.groups, 'group')} ({found.groups_from})"),
         *([("left out as trained on", _of_seen(found.seen))] if found.seen else []),
         ("most frequent class", percent(scores.majority)),
         ("balanced accuracy", percent(scores.balanced_accuracy)),
@@ -217,7 +222,7 @@ def _show_scores(found: Evaluation, scores: Scores, card: Card | None) -> None:
         ("negative log likelihood", f"{scores.nll:.3f}"),
     ]
     if card and card.test:
-        rows.append((f"{card.score_name} in its study", percent(card.test.accuracy)))
+        rows.append((f"{card.score_name} in its study", percent(score_of(card, card.test)[0])))
     print_table(("score", "value"), rows)
     there = [(name, counts) for name, counts in zip(found.classes, scores.confusion, strict=True) if sum(counts)]
     lines = []

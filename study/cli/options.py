@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data import counted
 from study import StudyError
 from study.cli.complete import presets, settings, studies
 
@@ -38,7 +39,9 @@ Settings = Annotated[
 ]
 Groups = Annotated[
     str | None,
-    typer.Option(help="CSV file, level:2, pattern with (?P<group>...), auto (pixels) or none; else groups.csv."),
+    typer.Option(
+        help="CSV file, column:NAME, level:2, pattern with (?P<group>...), auto (pixels) or none; else groups.csv."
+    ),
 ]
 LabelsFrom = Annotated[str, typer.Option("--labels-from", help="Which folder of a path is the class: first, or last.")]
 Without = Annotated[
@@ -137,7 +140,9 @@ def in_words(devices: tuple[str, ...]) -> str:
     import torch
 
     named = ", ".join(torch.cuda.get_device_name(one) if one.startswith("cuda") else one for one in devices)
-    return f"device: {named}; {torch.get_num_threads()} threads of {os.cpu_count()} processors"
+    return (
+        f"device: {named}; {counted(torch.get_num_threads(), 'thread')} of {counted(os.cpu_count() or 1, 'processor')}"
+    )
 
 
 def choose_engine(name: str, address: str | None, gpus: float | None) -> Engine | None:

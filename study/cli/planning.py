@@ -100,5 +100,9 @@ def _show_kept(there: Kept, planned: Planned, as_json: bool) -> None:
         sys.stdout.write(json.dumps({**rows, "hours": config.hours, "spent_seconds": round(spent, 1)}, indent=2) + "\n")
         return
     show_stages(config, planned, there.taken)
-    hours = "without a limit in hours by now" if config.hours is None else f"of its {config.hours:g} hours"
+    hours = (
+        "without a limit in hours by now"
+        if config.hours is None
+        else f"of its {config.hours:g} {'hour' if config.hours == 1 else 'hours'}"
+    )
     err.print(f"the study exists: {duration(spent)} spent, {hours}", markup=False)

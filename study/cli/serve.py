@@ -8,11 +8,14 @@ import typer
 
 from study import StudyError
 from study.cli.console import err
+from study.cli.found import model_at
 from study.cli.options import MaxMegapixels, OneDevice, choose_device
 
 app = typer.Typer()
 
-Models = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Model folders, or .pth files.")]
+Models = Annotated[
+    list[Path], typer.Argument(metavar="MODEL...", help="Model folders, names of studies, or .pth files.")
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="On this machine alone; 0: any free one.")]
 
 
@@ -29,7 +32,9 @@ def serve(models: Models, port: Port = 8000, device: OneDevice = "auto", max_meg
             f"serving needs {error.name}, which is not installed (pip install 'fastapi' 'uvicorn' 'python-multipart')"
         ) from error
     chosen = choose_device(device)
-    served = [Served(_name(model), replace(load(model), allowed=max_megapixels).to(chosen)) for model in models]
+    served = [
+        Served(_name(model), replace(load(model), allowed=max_megapixels).to(chosen)) for model in map(model_at, models)
+    ]
     with stoppable():
         try:
             run(served, port, lambda address: err.print(address, soft_wrap=True, highlight=False))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from data import counted
 from study import StudyError
 from study.cli.console import err, out, print_csv, print_table
 from study.cli.options import AsCsv, AsJson, CsvSafe
@@ -42,8 +43,8 @@ def sql(
 ) -> None:
     """Ask the history of trials in SQL; nothing is ever written. Without a query: a list of recipes."""
     from study.storage.door import storage_trouble
-    from study.storage.query import ask
-    from study.storage.views import COLUMNS
+    from study.storage.query import ask, named
+    from study.storage.views import COLUMNS, INSTEAD
 
     as_csv = as_csv or csv_safe
     if not 0 < timeout <= LONGEST_SECONDS:
@@ -73,6 +74,8 @@ def sql(
         text = sys.stdin.read() if query == "-" else query
         text = next((recipe.sql for recipe in RECIPES if recipe.name == text.strip()), text)
         with storage_trouble(storage), ask(storage, text, timeout) as answer:
+            for table in named(text, INSTEAD):
+                err.print(f"{table} is a table of Optuna's own; what reads better: {INSTEAD[table]}", soft_wrap=True)
             if write is _table:
                 _table(answer.columns, answer.rows(), limit or SHOWN, "" if limit else "; more with --limit")
             else:
@@ -91,9 +94,12 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], most: int = SHOWN
     if cut:
         err.print(f"the first {WIDEST} characters of a cell; all of them with --csv or --json")
     if size >= LARGEST and len(shown) < most and next(rows, None) is not None:
-        err.print(f"the first {len(shown)} rows, which are large; all of them with --csv or --json")
+        err.print(
+            f"the first {counted(len(shown), 'row, which is', 'rows, which are')} large; "
+            "all of them with --csv or --json"
+        )
     elif next(rows, None) is not None:
-        err.print(f"the first {most} rows; all of them with --csv or --json{advice}")
+        err.print(f"the first {counted(most, 'row')}; all of them with --csv or --json{advice}")
 
 
 def _short(value: object) -> str:

@@ -1,14 +1,17 @@
 """What `study status` says of each study."""
 
+from collections.abc import Iterator
 from shlex import quote
+from typing import TYPE_CHECKING, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
+from data import counted
 from study import StudyError
-from study.attributes import REPLAY_DIFFERS
-from study.cli.console import one_line, size_in_words, storage_option
+from study.attributes import FINAL_STAGE, MODELS, REPLAY_DIFFERS
+from study.cli.console import duration, one_line, size_in_words, storage_option
 from study.search.open_study import OpenStudy, existing
 from study.search.standing import search_seconds, winner
 from study.search.unneeded import size_of
@@ -16,7 +19,11 @@ from study.storage.door import load_study, open_storage, runs_folder, storage_tr
 from study.storage.lean import LeanStorage
 from study.storage.leases import holders
 
+if TYPE_CHECKING:
+    from models.bundle.card import StudyCard
+
 Row = dict[str, JsonValue]
+Stage = Literal["search", "final stage", "finished"]
 
 
 def rows_of(name: str | None, storage: str) -> list[Row]:
@@ -71,7 +78,48 @@ def _found(study: OpenStudy) -> Row:
     config = study.config
     row |= {"protocol": f"{config.protocol} (LEAKY)" if config.leaky else config.protocol}
     row |= {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
-    return row | {"hours_spent": round(study.clock.spent() / 3600, 3)}
+    row |= {"hours_spent": round(study.clock.spent() / 3600, 3)}
+    card = shipped(study)
+    row |= {"stage": stage_of(study, card), "worked_on": study.clock.is_held(), "may_search": not _searched(study)}
+    return row if card is None else row | _worth(study, card)
+
+
+def _searched(study: OpenStudy) -> bool:
+    """Whether the trials that were wanted have ended, or the time for them is over."""
+    wanted = study.config.trials
+    return (wanted is not None and len(study.own_trials()) >= wanted) or study.search_seconds_left() <= 0
+
+
+def stage_of(study: OpenStudy, card: "StudyCard | None") -> Stage:
+    """Where a study is; finished where its model is `shipped`."""
+    if card:
+        return "finished"
+    return "final stage" if _searched(study) or FINAL_STAGE in study.study.user_attrs else "search"
+
+
+def shipped(study: OpenStudy) -> "StudyCard | None":
+    """The card of a study's model; None while somebody works on the study, or where trials came after the model."""
+    if MODELS not in study.study.user_attrs or study.clock.is_held() or study.trials(TrialState.RUNNING):
+        return None
+    from models.bundle.card import StudyCard  # these import torch
+    from models.bundle.folder import read_card
+    from study.result.final import FINISHED
+
+    directory = study.folder / "model"
+    try:
+        card = read_card(directory, StudyCard) if (directory / FINISHED).exists() else None
+    except (OSError, ValueError):  # removed, torn, altered, or of another version
+        return None
+    return card if card and (card.study.name, card.study.trials) == (study.name, len(study.own_trials())) else None
+
+
+def _worth(study: OpenStudy, card: "StudyCard") -> Row:
+    """What is to be had of a finished study."""
+    from models.bundle.verdict import verdict
+
+    directory, found = study.folder / "model", verdict(card)
+    row: Row = {"model": str(directory), "report": str(directory / "report.html")}
+    return row | ({"verdict": list(found.lines)} if found else {})
 
 
 def _unfinished(trials: list[FrozenTrial], held: dict[int, str]) -> Row:
@@ -97,8 +145,78 @@ def folder_in_words(storage: str) -> str | None:
     return f"{runs} takes {size_in_words(whole)}, {size_in_words(cache)} of it the cache (what no study needs: {clean})"
 
 
-def lines(value: JsonValue) -> JsonValue:
-    """A table of trials, one per line; everything else in one."""
-    if isinstance(value, dict) and all(key.isdecimal() for key in value):
-        return "\n".join(f"{key}: {one_line(str(text))}" for key, text in value.items())
-    return one_line(value) if isinstance(value, str) else value
+def sentences(row: Row, storage: str) -> Iterator[str]:
+    """A study's standing as people read it, a line each, and what to type next."""
+    ended = _ended(row)
+    if "stage" not in row:
+        yield one_line(f"{row['name']}: {f'{ended}. ' if 'complete' in row else ''}{row['note']}")
+        return
+    yield one_line(f"{row['name']} {_where(row)}: {ended}.")
+    if "best_trial" in row:
+        yield f"Best selection score (validation): {_score(row)}, of trial {row['best_trial']}."
+    verdict = row.get("verdict")
+    yield from map(one_line, map(str, verdict if isinstance(verdict, list) else []))
+    if "model" in row:
+        yield one_line(f"The model is in {row['model']}, the report is {row['report']}.")
+    yield one_line(f"Images: {row['data']}; protocol: {row['protocol']}; {_spent(row)}.")
+    yield from _remarks(row)
+    yield from (f"  {command}" for command in _next(row, storage))
+
+
+def _where(row: Row) -> str:
+    if row["stage"] == "finished":
+        return "is finished"
+    place = "search" if row["stage"] == "search" else "final stage, after the search"
+    if row["worked_on"]:
+        return f"is running, in the {place}"
+    begun = any(row[state] for state in ("complete", "pruned", "running", "fail"))
+    return f"was stopped in the {place}" if begun else "has not begun its search"
+
+
+def _ended(row: Row) -> str:
+    """The trials by what became of them."""
+    counts = {state: value for state, value in row.items() if state in STATES and isinstance(value, int)}
+    done, wanted = sum(counts.get(state, 0) for state in ("complete", "pruned")), row.get("trials_wanted")
+    trials = f"{done} of {counted(wanted, 'trial')}" if isinstance(wanted, int) else counted(done, "trial")
+    shown = [f"{count} {STATES[state]}" for state, count in counts.items() if count]
+    return trials + (f" ended ({', '.join(shown)})" if shown else " ended")
+
+
+STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running", "waiting": "waiting"}
+
+
+def _score(row: Row) -> str:
+    """In percent, as models.bundle.card writes it, whose import takes seconds."""
+    score = row["best_selection_score"]
+    if not isinstance(score, float):
+        return "none"
+    return "over 99.9 %" if 0.9995 <= score < 1 else f"{100 * score:.1f} %"
+
+
+def _spent(row: Row) -> str:
+    hours, wanted = row["hours_spent"], row["hours_wanted"]
+    spent = f"{duration(3600 * float(hours if isinstance(hours, float) else 0))} of work"
+    return spent if wanted is None else f"{spent} of {wanted:g} h"
+
+
+def _remarks(row: Row) -> Iterator[str]:
+    """What is to be said of single trials."""
+    for key in ("running_trials", "waiting_trials", "not_counted"):
+        trials = row.get(key)
+        for number, text in trials.items() if isinstance(trials, dict) else ():
+            yield one_line(f"Trial {number}: {text}")
+    if differing := row.get("replays_that_differ"):
+        numbers = ", ".join(map(str, differing if isinstance(differing, list) else ()))
+        yield f"Replayed with another result (another machine, thread count or version): trial {numbers}"
+
+
+def _next(row: Row, storage: str) -> Iterator[str]:
+    """The commands that go on from here; nobody is told to resume what runs."""
+    dashboard = f"study dashboard{storage_option(storage)}"
+    if row["worked_on"]:
+        yield from (f"study status {quote(str(row['name']))} --watch{storage_option(storage)}", dashboard)
+        return
+    if "model" in row:
+        yield from (f"study predict {quote(str(row['model']))} IMAGE", dashboard)
+    if row["stage"] != "finished" or row["may_search"]:
+        yield str(row["go_on"])

@@ -1,17 +1,22 @@
 """`study status`: what the studies of a database have found, and what is left."""
 
+from __future__ import annotations
+
 import json
 import sys
 from shlex import quote
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from study import StudyError
 from study.cli.complete import studies
-from study.cli.console import err, one_line, out, print_table, quiet_optuna, storage_option
+from study.cli.console import err, out, quiet_optuna, storage_option
 from study.cli.options import AsJson, Storage
 from study.storage.names import DEFAULT_URL
+
+if TYPE_CHECKING:
+    from study.cli.standing import Row
 
 app = typer.Typer()
 
@@ -28,7 +33,7 @@ def status(
     if watch:
         _watch(name, storage, as_json)
         return
-    from study.cli.standing import folder_in_words, lines, rows_of
+    from study.cli.standing import folder_in_words, rows_of
 
     rows = rows_of(name, storage)
     if name is not None and rows[0].keys() == {"name", "note"}:
@@ -36,19 +41,26 @@ def status(
     if as_json:
         sys.stdout.write(json.dumps(rows if name is None else rows[0], indent=2) + "\n")
         return
-    for row in rows:
-        print_table(
-            ("", str(row["name"])), [(one_line(key), lines(value)) for key, value in row.items() if key != "name"]
-        )
+    _say(rows, storage)
     if not rows:
         err.print("no studies yet; start one with: study run")
     if name is None and (taken := folder_in_words(storage)):
         err.print(taken, markup=False, highlight=False, soft_wrap=True)
 
 
+def _say(rows: list[Row], storage: str) -> None:
+    """Each study in sentences, with an empty line between two."""
+    from study.cli.standing import sentences
+
+    text = "\n\n".join("\n".join(sentences(row, storage)) for row in rows)
+    if text:
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _watch(name: str | None, storage: str, as_json: bool) -> None:
     if name is None or as_json:
         raise StudyError("--watch takes the name of one study, and no --json (for example: study status NAME --watch)")
+    from study.cli.standing import rows_of
     from study.cli.watch import follow
     from study.signals import Stopped, stoppable
     from study.storage.door import storage_trouble
@@ -58,6 +70,8 @@ def _watch(name: str | None, storage: str, as_json: bool) -> None:
             ended = follow(name, storage, out)
         except Stopped as stop:
             raise typer.Exit(stop.exit_code) from None
-    if not ended:
+    if ended:
+        _say(rows_of(name, storage), storage)
+    else:
         go_on = f"study resume {quote(name)}{storage_option(storage)}"
         err.print(f"nobody works on {name}; go on with: {go_on}", markup=False, soft_wrap=True)

@@ -10,14 +10,13 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from data import counted
 from models.bundle.card import percent
-from study.attributes import FINAL_STAGE, MODELS, SECONDS, number
+from study.attributes import SECONDS, number
 from study.cli.console import duration, plain
-from study.result.final import Written
-from study.result.refit import FinalStage
+from study.cli.standing import Stage, shipped, stage_of
 from study.result.report import rungs_table
 from study.search.open_study import OpenStudy, existing
-from study.search.trial import in_words
 from study.storage.door import open_storage
 from study.storage.leases import holders
 
@@ -34,7 +33,6 @@ class Running:
     epoch: int
     epochs: int
     value: float | None
-    network: str
     worker: str
 
 
@@ -50,8 +48,7 @@ class Glance:
     running: tuple[Running, ...]
     rungs: tuple[tuple[int, int, int, int], ...]  # bracket, rung, entered, promoted
     left: str
-    stage: str
-    ended: bool
+    stage: Stage
     idle: bool  # nobody works on it, as far as one can see from here
 
 
@@ -64,7 +61,7 @@ def glance(name: str, url: str) -> Glance:
         complete = [trial for trial in own if trial.state == TrialState.COMPLETE]
         best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
         running = [_running(trial, study, held) for trial in study.trials(TrialState.RUNNING)]
-        ended = _ended(study, own)
+        stage = stage_of(study, shipped(study))
         return Glance(
             name=study.name,
             done=len(own),
@@ -73,9 +70,8 @@ def glance(name: str, url: str) -> Glance:
             best=None if best is None else (best.number, best.value or 0.0),
             running=tuple(running),
             rungs=tuple(rungs_table(own, study.config)),
-            left="" if ended else _left(study, own, len(running)),
-            stage="ended" if ended else "final stage" if _finishing(study) else "search",
-            ended=ended,
+            left="" if stage == "finished" else _left(study, own, len(running)),
+            stage=stage,
             idle=not study.clock.is_held(),
         )
     finally:
@@ -89,21 +85,8 @@ def _running(trial: FrozenTrial, study: OpenStudy, held: dict[int, str]) -> Runn
         epoch=max(seen, default=0),
         epochs=study.config.epochs,
         value=seen[max(seen)] if seen else None,
-        network=in_words(trial.params),
         worker=held.get(trial._trial_id, "left behind; the next run goes on with it"),
     )
-
-
-def _ended(study: OpenStudy, own: list[FrozenTrial]) -> bool:
-    """Whether there is a model, and nobody at work."""
-    shipped = any(one.path == "model" for one in study.attribute(MODELS, list[Written]) or ())
-    return shipped and bool(own) and not study.clock.is_held()
-
-
-def _finishing(study: OpenStudy) -> bool:
-    wanted = study.config.trials
-    enough = wanted is not None and len(study.own_trials()) >= wanted
-    return enough or study.attribute(FINAL_STAGE, FinalStage) is not None or study.search_seconds_left() <= 0
 
 
 def _left(study: OpenStudy, own: list[FrozenTrial], workers: int) -> str:
@@ -133,12 +116,12 @@ def follow(name: str, url: str, console: Console) -> bool:
             if (line := _line(one)) != before:
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
             before, last, one = line, one, next(looks, None)
-        return last.ended
+        return last.stage == "finished"
     with Live(console=console, auto_refresh=False) as live:
         while one:
             live.update(_drawn(one), refresh=True)
             last, one = one, next(looks, None)
-    return last.ended
+    return last.stage == "finished"
 
 
 def _looks(name: str, url: str) -> Iterator[Glance]:
@@ -148,15 +131,15 @@ def _looks(name: str, url: str) -> Iterator[Glance]:
         one = glance(name, url)
         yield one
         idle = idle + 1 if one.idle else 0
-        if one.ended or idle >= IDLE_LOOKS:
+        if one.stage == "finished" or idle >= IDLE_LOOKS:
             return
         time.sleep(REFRESH_SECONDS)
 
 
 def _standing(one: Glance) -> str:
-    wanted = "" if one.wanted is None else f" of {one.wanted}"
+    trials = counted(one.done, "trial") if one.wanted is None else f"{one.done} of {counted(one.wanted, 'trial')}"
     best = "" if one.best is None else f"; best {percent(one.best[1])} (trial {one.best[0]})"
-    return f"{one.name}: {one.stage}; {one.done}{wanted} trials done, {one.pruned} pruned{best}"
+    return f"{one.name}: {one.stage}; {trials} done, {one.pruned} pruned{best}"
 
 
 def _line(one: Glance) -> str:
@@ -166,11 +149,10 @@ def _line(one: Glance) -> str:
 
 
 def _drawn(one: Glance) -> Group:
-    running = Table("trial", "epoch", "score", "network", "worker", box=None, pad_edge=False)
+    running = Table("trial", "epoch", "score", "worker", box=None, pad_edge=False)
     for row in one.running:
         value = "" if row.value is None else percent(row.value)
-        network, worker = escape(plain(row.network)), escape(plain(row.worker))
-        running.add_row(str(row.number), f"{row.epoch}/{row.epochs}", value, network, worker)
+        running.add_row(str(row.number), f"{row.epoch}/{row.epochs}", value, escape(plain(row.worker)))
     rungs = Table("bracket", "rung (epochs)", "entered", "promoted", box=None, pad_edge=False)
     for numbers in one.rungs:
         rungs.add_row(*map(str, numbers))

@@ -38,6 +38,7 @@ class Throughput:
     group: float  # seconds an image, to find out who shares a source
     result: float  # seconds to score, export and report, for any study
     result_image: float  # and for each image
+    slower: float = 1.0  # than on a quiet machine: other programs used it, too
 
     def faster(self, times: float) -> "Throughput":
         """A machine that does everything so many times as fast."""
@@ -45,6 +46,7 @@ class Throughput:
             flops=self.flops * times,
             numbers=self.numbers * times,
             pixels=self.pixels * times,
+            slower=self.slower,
             **{name: getattr(self, name) / times for name in ("step", "decode", "group", "result", "result_image")},
         )
 

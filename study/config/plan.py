@@ -6,12 +6,14 @@ never gets a smaller image, limit or number of epochs.
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, FiniteFloat, JsonValue, ValidationError
 
+from data import counted
 from models.cost import Cost
 from study import StudyError
 from study.config.expect import Images, Throughput, epoch_seconds, final_share, pretrained_seconds, usual_cost
@@ -49,20 +51,24 @@ class Planned(BaseModel):
     hours: float
     after_search: float  # seconds that are kept for what follows the search
     epoch: float  # seconds of one in the final training
+    slower: float = 1.0  # than on a quiet machine, while it was measured
+    given_up: str = ""  # what is left of a search where the hours are few, in words
+    throughput: Throughput | None = None  # as it was measured
+    again: str = ""  # why it was planned a second time, in words
 
     def in_words(self, config: StudyConfig) -> dict[Stage, str]:
         """What is done in each stage."""
-        trials = f"up to {config.trials} trials" if config.trials else "trials"
+        trials = f"up to {counted(config.trials, 'trial')}" if config.trials else "trials"
         again = config.confirm_epochs or config.final_epochs
         rivals = _rivals(config)
         return {
             "measuring": "this machine",
             "images": "found and decoded; who shares a source",
-            "search": f"{trials} of {config.epochs} epochs at {config.image_size} px, {_largest(config)}",
-            "confirmation": f"the best {config.confirm}, {CONFIRM_SEEDS} seeds of {again} epochs each"
+            "search": f"{trials} of {counted(config.epochs, 'epoch')} at {config.image_size} px, {_largest(config)}",
+            "confirmation": f"the best {config.confirm}, {CONFIRM_SEEDS} seeds of {counted(again, 'epoch')} each"
             if config.confirm > 1
             else "none",
-            "final training": f"{config.final_epochs} epochs, {config.final_seeds} seeds"
+            "final training": f"{counted(config.final_epochs, 'epoch')}, {counted(config.final_seeds, 'seed')}"
             + (f", and the {' and the '.join(rivals)}" if rivals else ""),
             "result": "trees, scores, export, report",
         }
@@ -85,12 +91,14 @@ def taken(ends: Mapping[Stage, float]) -> dict[Stage, float]:
 
 def in_words(config: StudyConfig) -> str:
     """What a plan decided, in a line."""
+    trials = "trials" if config.trials is None else f"up to {counted(config.trials, 'trial')}"
     confirmed = f", the best {config.confirm} confirmed" if config.confirm > 1 else ""
     judged = ", judged by balanced accuracy" if config.metric == "balanced_accuracy" else ""
     weighted = ", each class weighted the same" if config.class_weights == "balanced" else ""
     return (
-        f"{config.image_size} px, {_largest(config)}, up to {config.trials} trials of {config.epochs} epochs"
-        f"{confirmed}, {config.final_epochs} final epochs, {config.final_seeds} seeds{judged}{weighted}"
+        f"{config.image_size} px, {_largest(config)}, {trials} of {counted(config.epochs, 'epoch')}"
+        f"{confirmed}, {counted(config.final_epochs, 'final epoch')}, {counted(config.final_seeds, 'seed')}"
+        f"{judged}{weighted}"
     )
 
 
@@ -153,7 +161,8 @@ def plan(
 ) -> tuple[StudyConfig, Planned | None]:
     """What the hours buy. Without hours there is nothing to keep to, and no seconds.
 
-    Raises StudyError with the hours that would do, when not even the cheapest choice fits.
+    Where not even the cheapest choice fits, there is less of a search (see _scarce). Raises StudyError with the hours
+    that would do, where the images, one epoch of the cheapest network and its scores do not fit.
     """
     strict = bool(asked.autos)
     config: StudyConfig | None = None
@@ -167,11 +176,7 @@ def plan(
             if config is None and not refuse:  # a study that exists
                 config = choice
             if config is None:
-                enough = _enough(choice, images, throughput, strict=strict)
-                raise StudyError(
-                    f"hours = {hours:g} is too short for the cheapest network and its final training here "
-                    f"(it would do with: --hours {enough:g})"
-                )
+                return _scarce(choice, asked.autos, images, throughput, hours)
             break  # the later rows cost more
         config = choice
     assert config is not None  # there is at least one choice
@@ -187,7 +192,124 @@ def plan(
     if "trials" in asked.autos:
         config = config.model_copy(update={"trials": _trials(config, images, throughput, stages["search"])})
     epoch = epoch_seconds(config, images, throughput, usual_cost(config)) * final_share(config)
-    return config, Planned(stages=stages, hours=hours, after_search=_kept(config, stages, hours), epoch=epoch)
+    after = _kept(config, stages, hours)
+    return config, Planned(
+        stages=stages, hours=hours, after_search=after, epoch=epoch, slower=throughput.slower, throughput=throughput
+    )
+
+
+@dataclass(frozen=True)
+class _Room:
+    """The seconds that few hours leave, and what they are for."""
+
+    seconds: float  # without measuring, images and result
+    usual: float  # of an epoch of a trial
+    cheapest: float
+    share: float  # an epoch of the final training beside one of a trial
+
+    @classmethod
+    def of(cls, config: StudyConfig, images: Images, throughput: Throughput, hours: float) -> Self:
+        """What is left of the hours for training."""
+        cheap = cost_of(config.space, cheapest(config.space, config.image_size), config.image_size)
+        stages = expected(config, images, throughput, hours)
+        taken = stages["measuring"] + stages["images"] + _result(images, throughput)
+        usual, small = (epoch_seconds(config, images, throughput, one) for one in (usual_cost(config), cheap))
+        return cls(3600 * hours - taken, usual, small, final_share(config))
+
+    def holds(self, trials: float, network: float, epochs: float, final_epochs: float) -> bool:
+        """Whether so many trials fit, and the final training, of a network whose epoch takes so long."""
+        return trials * epochs * network + final_epochs * network * self.share <= self.seconds
+
+
+def _result(images: Images, throughput: Throughput) -> float:
+    """Seconds for scores, export and report, with nothing beside them."""
+    return throughput.result + images.count * throughput.result_image
+
+
+FEW = 4
+"""Trials of a search that is worth the name."""
+
+
+def _scarce(
+    choice: StudyConfig, autos: Collection[str], images: Images, throughput: Throughput, hours: float
+) -> tuple[StudyConfig, Planned]:
+    """What hours buy that are too few for the cheapest choice: fewer trials, then the strong starts alone, then the
+    cheapest network for as long as there is. Raises StudyError where there is not even one epoch of it."""
+    room = _Room.of(choice, images, throughput, hours)
+    final, small = choice.final_epochs, room.cheapest
+    if room.holds(FEW, room.usual, choice.epochs, final):
+        network, changes, words = room.usual, {}, "a short search only"
+    elif room.holds(2, room.usual, choice.epochs, final):
+        network, changes, words = room.usual, {"trials": FEW}, "little more than the networks that are tried first"
+    elif room.holds(1, small, choice.epochs, 1):
+        left = int((room.seconds - choice.epochs * small) / (small * room.share))
+        network, changes = small, {"trials": 1, "final_epochs": max(1, min(final, left))}
+        words = "little more than the cheapest network"
+    elif room.holds(1, small, 1, 1):
+        network, changes = small, {"trials": 1, "final_epochs": 1}  # the clock ends its trial
+        words = "little more than an epoch of the cheapest network"
+    else:
+        raise StudyError(
+            f"hours = {hours:g} is too short here for the images, one epoch of the cheapest network and its scores "
+            f"(it would do with: --hours {_enough(choice, images, throughput):g})"
+        )
+    config = StudyConfig.model_validate(
+        {**choice.model_dump(mode="json"), **{name: value for name, value in changes.items() if name in autos}}
+    )
+    if "starts" in autos:
+        config = StudyConfig.model_validate({**config.model_dump(mode="json"), "starts": starts(config)})
+    stages = expected(config, images, throughput, hours)
+    stages |= {"confirmation": 0.0, "result": _result(images, throughput)}
+    stages["final training"] = config.final_epochs * network * room.share
+    after = stages["final training"] + stages["result"]
+    most = (config.trials or MOST_TRIALS) * config.epochs * network
+    stages["search"] = max(0.0, min(room.seconds - stages["final training"], most))
+    return config, Planned(
+        stages=stages,
+        hours=hours,
+        after_search=after,
+        epoch=network * room.share,
+        slower=throughput.slower,
+        given_up=f"these hours hold {words}",
+        throughput=throughput,
+    )
+
+
+AGAIN_AFTER, AGAIN_FROM = 3, 1.5
+"""Trials after which a plan is compared with what they took, and times more or less from which it is made again."""
+
+
+def planned_again(
+    config: StudyConfig, planned: Planned, images: Images, trials: Sequence[tuple[Cost, float]]
+) -> Planned | None:
+    """The plan anew, by what an epoch of the first trials took: (what a network costs, seconds); None where it stands.
+
+    What has ended, the images and the search's own fields stay.
+    """
+    machine = planned.throughput
+    if machine is None or planned.again or len(trials) != AGAIN_AFTER:
+        return None
+    times = median(seconds / epoch_seconds(config, images, machine, one) for one, seconds in trials)
+    if 1 / AGAIN_FROM <= times <= AGAIN_FROM:
+        return None
+    slower = replace(
+        machine,
+        flops=machine.flops / times,
+        numbers=machine.numbers / times,
+        pixels=machine.pixels / times,
+        step=machine.step * times,
+    )
+    stages = expected(config, images, slower, planned.hours)
+    stages |= {name: planned.stages[name] for name in ("measuring", "images", "result")}
+    return planned.model_copy(
+        update={
+            "stages": stages,
+            "after_search": _kept(config, stages, planned.hours),
+            "epoch": planned.epoch * times,
+            "throughput": slower,
+            "again": f"an epoch of the first {AGAIN_AFTER} trials took {times:.1f} times what was planned",
+        }
+    )
 
 
 def _kept(config: StudyConfig, stages: Mapping[Stage, float], hours: float) -> float:
@@ -319,14 +441,19 @@ def _fits(config: StudyConfig, images: Images, throughput: Throughput, hours: fl
     return search >= FULL_TRAININGS * config.epochs * epoch and after <= AFTER * 3600 * hours
 
 
-def _enough(config: StudyConfig, images: Images, throughput: Throughput, *, strict: bool) -> float:
-    """Hours, of two digits, that hold a configuration."""
+def _enough(config: StudyConfig, images: Images, throughput: Throughput) -> float:
+    """Hours, of two digits, that hold one epoch of the cheapest network."""
+
+    def holds(hours: float) -> bool:
+        room = _Room.of(config, images, throughput, hours)
+        return room.holds(1, room.cheapest, 1, 1)
+
     low, high = 0.0, 0.01
-    while not _fits(config, images, throughput, high, strict=strict):
+    while not holds(high):
         low, high = high, 2 * high
     for _ in range(20):
         middle = (low + high) / 2
-        low, high = (low, middle) if _fits(config, images, throughput, middle, strict=strict) else (middle, high)
+        low, high = (low, middle) if holds(middle) else (middle, high)
     digits = 10.0 ** (math.floor(math.log10(high)) - 1)
     return round(math.ceil(high / digits + 1e-9) * digits, 10)
 

@@ -75,8 +75,9 @@ class StudyConfig(BaseModel):
     )
     groups: str | None = Field(
         None,
-        description="who shares a source: a CSV file, level:2 (the second folder of each path), a pattern with "
-        "(?P<group>...), auto (from the pixels) or none; by default groups.csv where the folder has one, else auto",
+        description="who shares a source: a CSV file, column:NAME (of the list), level:2 (the second folder of each "
+        "path), a pattern with (?P<group>...), auto (from the pixels) or none; by default groups.csv where the folder "
+        "has one, else auto",
     )
     labels_from: Literal["first", "last"] = Field(
         "first", description="which folder of a path (inside a part) is the class: first, or last as in patient/class"

@@ -6,56 +6,180 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data import counted
 from data.datasets import ImageSet
+from data.findings import conflicting, odd
+from data.splits import SHARES
+from data.suspicions import BLACK
 from models.bundle.card import percent
-from study.result.html import document, picture, table
+from study.result.html import document, facts, folded, pictures, table, thumbnail
 
-THUMB = 72
-"""Pixels."""
-MOST_LINES = 200
+MOST_LINES, MOST_PICTURES, MOST_STRIPS = 200, 12, 12
+"""Lines of a list, pictures in a strip, and strips of a kind."""
+SMALL = 0.1
+"""A class with less than this share of the images of the largest one is small."""
+LEAKY = 0.05
+"""A split with more than this share of held-out images that have a copy in training makes a score too good."""
+
+Finding = tuple[str, str]
+"""A sentence, and the section that shows it."""
+
+Table = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
+"""Title, head, rows."""
 
 
 def audit_page(dataset: ImageSet, found: dict[str, Any], largest: list[NDArray[np.int64]]) -> str:
     """The audit `found`, with the images of the largest groups and of label conflicts."""
     index = {path: number for number, path in enumerate(dataset.paths)}
-    shown = [(f"group of {len(group)}", group.tolist()) for group in largest]
-    clashing = [
-        (", ".join(sorted({dataset.classes[dataset.labels[index[path]]] for path in paths})), [index[p] for p in paths])
-        for paths in found["label_conflicts"][:12]
-    ]
+    copies = [(f"{len(paths)} identical files", [index[path] for path in paths]) for paths in _copies(found)]
+    clashing = [(f"group of {len(paths)}", [index[path] for path in paths]) for paths in found["label_conflicts"]]
     crossing = [f"{path} shares a source with {other}" for path, other in found["crossing"]]
+    groups = [(f"group of {len(group)}", group.tolist()) for group in largest if len(group) > 1]
+    classes, about, splits = tables(found)
+    first = [
+        ("conflicts", "Groups with several classes", _strips(dataset, clashing)),
+        ("copies", "Identical files", _strips(dataset, copies)),
+        ("leaks", "Leaks across the parts", _lines(crossing)),
+        ("unreadable", "Files left out as unreadable", _lines(found["unreadable"])),
+        ("classes", *_titled(classes)),
+        ("splits", *_titled(splits)),
+    ]
+    rest = [
+        ("facts", *_titled(about)),
+        ("account", "What was found in the folder", _lines(found["account"])),
+        ("largest", "Largest groups", _strips(dataset, groups)),
+        ("edge", "Pairs at the edge of the decision", _near_the_decision(dataset)),
+    ]
     body = [
         f"<h1>{html.escape(str(dataset.root))}</h1>",
-        f"<p>{found['images']} images, {found['groups']} groups ({html.escape(found['groups_from'])}).</p>",
-        *([f'<p class="warn">{html.escape(found["leak_note"])}</p>'] if found["leak_note"] else []),
-        *([f'<p class="warn">{SUSPECT}</p>'] if found["suspect"] else []),
-        _lines(found["account"]),
-        *(f"<h2>{title}</h2>{table(head, rows)}" for title, head, rows in tables(found)),
-        *([f"<h2>Unreadable files left out</h2>{_lines(found['unreadable'])}"] if found["unreadable"] else []),
-        *([f"<h2>Leaks across the parts</h2>{_lines(crossing)}"] if crossing else []),
-        "<h2>Largest groups</h2>",
-        *(_strip(dataset, name, images) for name, images in shown),
-        "<h2>Groups with several classes</h2>",
-        *(_strip(dataset, name, images) for name, images in clashing),
-        "" if clashing else "<p>None.</p>",
-        *_near_the_decision(dataset),
+        f"<p>{counted(found['images'], 'image')} in {counted(len(dataset.classes), 'class', 'classes')}, "
+        f"{counted(found['groups'], 'group')}.</p>",
+        _found(findings(dataset, found)),
+        _worth(found),
+        f'<p class="note">Groups: {html.escape(found["groups_from"])}.</p>',
+        *(f'<h2 id="{anchor}">{title}</h2>{content}' for anchor, title, content in first if content),
+        *(folded(anchor, title, content) for anchor, title, content in rest if content),
     ]
     return document("data audit", "".join(body))
 
 
-def _near_the_decision(dataset: ImageSet) -> list[str]:
+def _titled(shown: Table) -> tuple[str, str]:
+    """The title of a table, and the table, below what else its title says."""
+    title, head, rows = shown
+    title, _, more = title.partition(": ")
+    note = f'<p class="note">{more[0].upper()}{more[1:]}.</p>' if more else ""
+    two = len(head) == 2
+    return title, note + (facts([(str(name), value) for name, value in rows]) if two else table(head, rows))
+
+
+def findings(dataset: ImageSet, found: dict[str, Any]) -> list[Finding]:
+    """What is odd about the folder, a sentence each."""
+    said = [*_labels(dataset, found), *_files(dataset, found), *_classes(found)]
+    if found["crossing"]:
+        said.append(
+            (
+                f"{counted(len(found['crossing']), 'image')} of the held-out parts have a source in another part.",
+                "leaks",
+            )
+        )
+    if found["suspect"]:
+        said.append((SUSPECT, "largest"))
+    if not dataset.told:
+        said.append(("Who shares a source is not known: random images here are as alike as copies would be.", "splits"))
+    said += [(f"{found['leak_note']}", "splits")] if found["leak_note"] else []
+    shares = found["held_out_with_sibling"]["random"]
+    if (leak := max(shares["by_groups"], shares["by_second_detector"] or 0.0)) > LEAKY:
+        said.append((f"Divided at random, {percent(leak)} of the held-out images have a copy in training.", "splits"))
+    said += [(one.line(study=False), "classes") for one in odd(dataset) if one.fields]
+    return [(f"{sentence[0].upper()}{sentence[1:]}", anchor) for sentence, anchor in said]
+
+
+def _labels(dataset: ImageSet, found: dict[str, Any]) -> list[Finding]:
+    said: list[Finding] = []
+    if count := len(found["label_conflicts"]):
+        if dataset.groups_by == "pixels":
+            words = "group contradicts its labels", "groups contradict their labels"
+            said.append((f"{counted(count, *words)}: images of one source, in several classes.", "conflicts"))
+        else:
+            words = "group has", "groups have"
+            said.append((f"{counted(count, *words)} images of several classes.", "conflicts"))
+    if count := conflicting(dataset):
+        words = "image is identical to one", "images are identical to some"
+        said.append((f"{counted(count, *words)} of another class: a label is wrong.", "copies"))
+    return said
+
+
+def _files(dataset: ImageSet, found: dict[str, Any]) -> list[Finding]:
+    said: list[Finding] = []
+    if sets := _copies(found):
+        black = int(dataset.images[dataset.paths.index(sets[0][0])].max()) <= BLACK
+        alike = "identical black" if black else "identical"
+        if black or len(sets) == 1:
+            said.append((f"{len(sets[0]):,} images are {alike}.", "copies"))
+        if len(sets) > 1:
+            extra = sum(len(paths) - 1 for paths in sets)
+            words = "image repeats", "images repeat"
+            said.append((f"{counted(extra, *words)} another file ({len(sets):,} sets of identical files).", "copies"))
+    if count := len(found["unreadable"]):
+        said.append((f"{counted(count, 'image is', 'images are')} left out as unreadable.", "unreadable"))
+    return said
+
+
+def _classes(found: dict[str, Any]) -> list[Finding]:
+    """Classes that are too small to be divided, and those that are small beside the largest."""
+    most = max(counts["images"] for counts in found["classes"].values())
+    said: list[Finding] = []
+    for name, counts in found["classes"].items():
+        has = f"{counted(counts['images'], 'image')} of {counted(counts['sources'], 'source')}"
+        if counts["sources"] < len(SHARES) and not found["parts_from"]:
+            said.append((f"class {name} is too small: {has}, and a study needs {len(SHARES)} sources.", "classes"))
+        elif counts["images"] < SMALL * most:
+            said.append((f"class {name} is small: {has}, where the largest class has {most:,} images.", "classes"))
+    return said
+
+
+def _copies(found: dict[str, Any]) -> list[list[str]]:
+    """Sets of identical files, the largest first."""
+    return sorted(found["exact_duplicates"], key=len, reverse=True)
+
+
+def _found(said: list[Finding]) -> str:
+    """The findings, each a link to what shows it."""
+    if not said:
+        return '<div class="verdict better"><p class="word">Nothing odd was found.</p></div>'
+    shown = "".join(
+        f'<li>{html.escape(sentence)} <a href="#{anchor}">look</a></li>' for sentence, anchor in said[:MOST_LINES]
+    )
+    head = f'<p class="word">{counted(len(said), "thing")} to look at before a study</p>'
+    return f'<div class="verdict worse">{head}<ul class="findings">{shown}</ul></div>'
+
+
+def _worth(found: dict[str, Any]) -> str:
+    """What a network must beat here."""
+    scores = found["baselines"].get("grouped") or found["baselines"]["random"]
+    return (
+        f"<p>Without a network, trees on colours and edges name {percent(scores['trees'])} of held-out images rightly, "
+        f'and always the most frequent class {percent(scores["majority"])} (<a href="#splits">more</a>).</p>'
+    )
+
+
+def _near_the_decision(dataset: ImageSet) -> str:
     """The pairs that were only just joined, and those that were only just not."""
-    if not dataset.close:
-        return []
-    shown = ["<h2>Pairs at the edge of the decision</h2>"]
+    shown = []
     for joined, title in ((True, "joined"), (False, "kept apart")):
         pairs = [pair for pair in dataset.close if pair.joined == joined]
-        shown += [f"<h3>{title}</h3>"] if pairs else []
-        shown += [_strip(dataset, f"likeness {pair.likeness:.2f}", [pair.one, pair.other]) for pair in pairs]
-    return shown
+        strips = [_strip(dataset, f"likeness {pair.likeness:.2f}", [pair.one, pair.other], "small") for pair in pairs]
+        shown += (
+            [f'<h3>{title}</h3><div class="pairs">{"".join(map("<div>{}</div>".format, strips))}</div>']
+            if pairs
+            else []
+        )
+    return "".join(shown)
 
 
 def _lines(lines: list[str]) -> str:
+    if not lines:
+        return ""
     return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines[:MOST_LINES])}</ul>" + (
         f"<p>and {len(lines) - MOST_LINES} more</p>" if len(lines) > MOST_LINES else ""
     )
@@ -65,8 +189,6 @@ SUSPECT = (
     "The largest group is suspiciously large. A stamp, frame or scale bar that stands on many images can join them; "
     "look at its thumbnails, and give the groups yourself if they are wrong."
 )
-
-Table = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
 
 
 def tables(found: dict[str, Any]) -> list[Table]:
@@ -114,10 +236,18 @@ def _told(share: float | None) -> str:
     return "cannot tell: all look alike" if share is None else percent(share)
 
 
-def _strip(dataset: ImageSet, name: str, images: list[int]) -> str:
-    """A row of thumbnails."""
-    pictures = "".join(
-        f'<img src="{picture(dataset.images[i], "JPEG", THUMB)}" title="{html.escape(dataset.paths[i])}"> '
-        for i in images[:12]
-    )
-    return f"<p>{html.escape(name)}<br>{pictures}</p>"
+def _strips(dataset: ImageSet, shown: list[tuple[str, list[int]]]) -> str:
+    """Strips of thumbnails, the first of many."""
+    rest = len(shown) - MOST_STRIPS
+    more = f"<p>and {rest:,} more (study data audit --json lists all)</p>" if rest > 0 else ""
+    return "".join(_strip(dataset, name, images) for name, images in shown[:MOST_STRIPS]) + more
+
+
+def _strip(dataset: ImageSet, name: str, images: list[int], kind: str = "") -> str:
+    """A row of thumbnails, with the class and the file name under each."""
+    shown = [
+        (thumbnail(np.asarray(dataset.images[i])), dataset.classes[dataset.labels[i]], dataset.paths[i])
+        for i in images[:MOST_PICTURES]
+    ]
+    more = f", the first {MOST_PICTURES}" if len(images) > MOST_PICTURES else ""
+    return f'<p class="note">{html.escape(name)}{more}:</p>{pictures(shown, kind)}'

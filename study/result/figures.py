@@ -10,24 +10,37 @@ from models.scores.calibration import Bin
 from models.training.loop import EpochResult
 from study.attributes import BRACKET, number
 
-# Told apart by people with any kind of colour vision (Okabe and Ito 2008), and by lightness on grey paper.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+# Told apart by people with any kind of colour vision (Okabe and Ito 2008), and by lightness on grey paper; grey in
+# place of their black, which a dark page would swallow.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 
 plotly.io.templates["study"] = go.layout.Template(
     layout={
         "colorway": COLOURS,
         "font": {"family": "system-ui, sans-serif", "size": 14},
-        "margin": {"t": 90},
+        "margin": {"t": 60},
         "title": {"yref": "container", "y": 0.97, "yanchor": "top"},
+        "yaxis": {"automargin": True},
+        "legend": {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0.0},
     }
 )
 plotly.io.templates.default = "plotly_white+study"
 
-ABOVE = {"orientation": "h", "yanchor": "bottom", "y": 1.0}
-"""A legend over the plot, where it covers no axis."""
+SHARES = ".1~%"
+"""How an axis of shares is labelled: 97.5%."""
 
 Rungs = list[tuple[int, int, int, int]]
 """(bracket, epochs, entered, promoted)."""
+
+
+def selection_name(metric: str) -> str:
+    """What the score is called that a search goes by, wherever it is shown."""
+    return f"selection score (validation {metric.replace('_', ' ')})"
+
+
+def _in_two_lines(name: str) -> str:
+    """As an upright axis has room for it."""
+    return name.replace(" (", "<br>(", 1)
 
 
 def learning_curves(trials: list[FrozenTrial], metric: str) -> go.Figure:
@@ -47,15 +60,15 @@ def learning_curves(trials: list[FrozenTrial], metric: str) -> go.Figure:
                 showlegend=False,
             )
     figure.update_layout(
-        title="Learning curves by bracket (pale: pruned)",
+        title="Learning curves by bracket",
         xaxis_title="epochs completed",
-        yaxis_title=f"validation {metric}",
+        yaxis={"title": _in_two_lines(selection_name(metric)), "tickformat": SHARES},
         hovermode="closest",
     )
     return figure
 
 
-def history(trials: list[FrozenTrial]) -> go.Figure:
+def history(trials: list[FrozenTrial], metric: str) -> go.Figure:
     """Selection score of each trial in turn, and the best so far."""
     scored = [trial for trial in trials if trial.value is not None]
     best: list[float] = []
@@ -78,7 +91,11 @@ def history(trials: list[FrozenTrial]) -> go.Figure:
         name="best complete so far",
         line_shape="hv",
     )
-    figure.update_layout(title="Trials in turn", xaxis_title="trial", yaxis_title="selection score", legend=ABOVE)
+    figure.update_layout(
+        title="Trials in turn",
+        xaxis_title="trial",
+        yaxis={"title": _in_two_lines(selection_name(metric)), "tickformat": SHARES},
+    )
     return figure
 
 
@@ -88,11 +105,11 @@ def rung_survival(rungs: Rungs) -> go.Figure:
     names = [f"bracket {bracket}: epoch {epochs}" for bracket, epochs, _, _ in rungs]
     figure.add_bar(x=names, y=[entered for _, _, entered, _ in rungs], name="judged there")
     figure.add_bar(x=names, y=[promoted for _, _, _, promoted in rungs], name="went on")
-    figure.update_layout(title="What pruning kept", barmode="group", yaxis_title="trials", legend=ABOVE)
+    figure.update_layout(title="What pruning kept", barmode="group", yaxis_title="trials")
     return figure
 
 
-def cost_against_score(trials: list[FrozenTrial], attribute: str, label: str) -> go.Figure:
+def cost_against_score(trials: list[FrozenTrial], attribute: str, label: str, metric: str) -> go.Figure:
     """Selection score of complete trials against what they cost, with the Pareto front."""
     points = sorted(
         (cost, -(trial.value or 0.0), trial.number)
@@ -118,8 +135,7 @@ def cost_against_score(trials: list[FrozenTrial], attribute: str, label: str) ->
     figure.update_layout(
         title=f"Score against {label}",
         xaxis={"title": label, "type": "log"},
-        yaxis_title="selection score",
-        legend=ABOVE,
+        yaxis={"title": _in_two_lines(selection_name(metric)), "tickformat": SHARES},
     )
     return figure
 
@@ -129,8 +145,8 @@ def importance(shares: dict[str, float]) -> go.Figure:
     ordered = sorted(shares.items(), key=lambda pair: pair[1])
     figure = go.Figure(go.Bar(x=[share for _, share in ordered], y=[name for name, _ in ordered], orientation="h"))
     figure.update_layout(
-        title="What the score depended on (PED-ANOVA, shares)",
-        xaxis_title="share",
+        title="What the score depended on",
+        xaxis={"title": "share (PED-ANOVA)", "tickformat": SHARES},
         height=180 + 26 * len(ordered),
         yaxis={"automargin": True},
     )
@@ -152,11 +168,10 @@ def training_curves(epochs: list[EpochResult]) -> go.Figure:
             dash = "dot" if axis == "y2" else "solid"
             figure.add_scatter(x=steps, y=values, name=name, yaxis=axis, line_dash=dash)
     figure.update_layout(
-        title="Final training (augmented images, dropout on)",
+        title="Final training",
         xaxis_title="epochs completed",
-        yaxis_title="accuracy",
+        yaxis={"title": "accuracy", "tickformat": SHARES},
         yaxis2={"title": "loss (nats)", "overlaying": "y", "side": "right", "showgrid": False, "rangemode": "tozero"},
-        legend={"orientation": "h", "y": -0.2},
     )
     return figure
 
@@ -192,9 +207,8 @@ def reliability(bins: list[Bin]) -> go.Figure:
     )
     figure.update_layout(
         title="Calibration",
-        xaxis={"title": "probability it gives", "range": [0, 1.02]},
-        yaxis={"title": "share that is right", "range": [0, 1.02]},
-        legend=ABOVE,
+        xaxis={"title": "probability it gives", "range": [0, 1.02], "tickformat": SHARES},
+        yaxis={"title": "share that is right", "range": [0, 1.02], "tickformat": SHARES},
     )
     return figure
 
@@ -203,8 +217,8 @@ def risk_coverage(points: list[tuple[float, float]]) -> go.Figure:
     """The error among the images that are kept when the least certain are left to a person."""
     figure = go.Figure(go.Scatter(x=[kept for kept, _ in points], y=[error for _, error in points], mode="lines"))
     figure.update_layout(
-        title="If the least certain images go to a person",
-        xaxis_title="share of images the model decides",
-        yaxis={"title": "error among those", "rangemode": "tozero"},
+        title="Leaving doubtful images to a person",
+        xaxis={"title": "share of images the model decides", "tickformat": SHARES},
+        yaxis={"title": "error among those", "rangemode": "tozero", "tickformat": SHARES},
     )
     return figure

@@ -1,12 +1,17 @@
 """From a searched study to a model folder: chosen, trained from fresh weights, test opened once, written."""
 
+from __future__ import annotations
+
 import itertools
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel
@@ -21,8 +26,11 @@ from models.bundle.reference import IMAGENET
 from study import StudyError
 from study.attributes import BASELINE, MODELS, NUM_PARAMS, PRETRAINED, number
 from study.config.schema import Rival, StudyConfig
+from study.result.front import Point, front, point, smaller
+from study.result.pace import OutOfTimeError, Pace
 from study.result.pretrained import SHARE, NoRivalError, Pretrained, fit
 from study.result.refit import (
+    Doing,
     FinalEpoch,
     Job,
     Trained,
@@ -31,6 +39,8 @@ from study.result.refit import (
     confirm_jobs,
     confirmed,
     fixed_stage,
+    lap_of,
+    pace_of,
     train,
 )
 from study.result.scoring import Scored, grow_trees, leaky_row, open_test, openings, score_all, trees_digest
@@ -39,6 +49,9 @@ from study.search.standing import last_value, ranked, search_seconds, winner
 from study.search.trial import Watch, identity_of
 from study.training.mistakes import Mistake
 from study.training.workspace import Workspace, versions
+
+if TYPE_CHECKING:
+    from data.audit import Trees
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +79,7 @@ def finish(
     fresh: bool = False,
     watch: Watch | None = None,
     helpers: Helpers | None = None,
-) -> Iterator[FinalEpoch | Outcome]:
+) -> Iterator[FinalEpoch | Doing | Outcome]:
     """Train a trial's architecture for good, score it on the test part, and write the model folder.
 
     Without a trial the winner is taken, confirmed first where the study asks for that. What a killed run already made
@@ -79,19 +92,27 @@ def finish(
         return
     whole = work
     work = fixed_stage(study, whole, again=fresh)
-    helped = helpers is not None and (yield from helpers(_most_at_once(study, work)))
+    pace = pace_of(study, again=fresh)
+    at_once = _most_at_once(study, work)
+    if pace:
+        pace.at_once = max(1, min(at_once, work.config.workers)) if helpers else 1
+    helped = helpers is not None and (yield from _heard(helpers(at_once), pace))
     if helped:  # a trial may have ended meanwhile, in another shell
         work = fixed_stage(study, whole, again=fresh)
     trees = grow_trees(work)
-    best = [trial] if trial else (yield from chosen(study, work, fresh=fresh, watch=watch))
+    best = [trial] if trial else (yield from chosen(study, work, fresh=fresh, watch=watch, pace=pace))
+    work = fixed_stage(study, whole, again=fresh)  # without what the hours do not hold
     if trial is None and not fresh and not helped:
         study.stage_ends("confirmation")
     trial = best[0]
     shipped: list[Trained] = []
     compared: list[tuple[str, int, Trained]] = []
-    for role, job in final_jobs(study, work, best, fresh=fresh, watch=watch):
+    for role, job in final_jobs(study, work, best, fresh=fresh, watch=watch, pace=pace):
         try:
-            made = yield from train(study, work, job)
+            made = yield from train(study, work, replace(job, epochs=len(shipped[0].epochs) if shipped else None))
+        except OutOfTimeError as error:
+            logger.warning(str(error))
+            continue
         except StudyError as error:
             if role is None:
                 raise
@@ -102,26 +123,60 @@ def finish(
         else:
             shipped.append(made)
     trained = [*shipped, *(made for _, _, made in compared)]
-    leaky = None
-    if place := leaky_place(study, work):
-        leaky = leaky_row(place, (yield from train(study, place, leaky_job(trial, fresh=fresh, watch=watch))))
+    leaky = yield from _leaky(study, work, leaky_job(trial, fresh=fresh, watch=watch, pace=pace))
     if not fresh:
         study.stage_ends("final training")
-    pretrained = _pretrained(study, work, fresh=fresh)
-    known = [trees_digest(work)] if isinstance(pretrained, str) else [trees_digest(work), pretrained.digest]
+    yield Doing("result: what else is compared, a pretrained network and trees")
+    pretrained = _pretrained(study, work, pace)
+    forest = _grown(trees, pace)
+    absent = {name: one for name, one in (("pretrained", pretrained), ("trees", forest)) if isinstance(one, str)}
+    rival = None if isinstance(pretrained, str) else pretrained
+    grown = None if isinstance(forest, str) else forest
+    known = [*([trees_digest(work)] if grown else []), *([rival.digest] if rival else [])]
+    yield Doing("result: scores, export, report")
     opening = open_test(study, [*(one.digest for one in trained), *known], work.parts.hash)
-    scored = score_all(work, shipped, compared, trees, None if isinstance(pretrained, str) else pretrained)
+    scored = score_all(work, shipped, compared, grown, rival)
     card = _card(study, work, trial, trained, opening, scored, leaky)
-    if isinstance(pretrained, str):
-        card = card.model_copy(update={"not_compared": {"pretrained": pretrained}})
-    card = _write(study, work, trial, directory, trained[0], card, scored.mistakes)
+    card = card.model_copy(update={"not_compared": absent})
+    card = _write(study, work, trial, directory, trained[0], card, scored.mistakes, pace)
     if not fresh:
         study.stage_ends("result")
     yield Outcome(directory, card)
 
 
+def _leaky(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, Leaky | None]:
+    """The published protocol's score, where it is asked for and the hours hold it."""
+    place = leaky_place(study, work)
+    if place is None:
+        return None
+    try:
+        return leaky_row(place, (yield from train(study, place, job)))
+    except OutOfTimeError as error:
+        logger.warning(str(error))
+        return None
+
+
+def _heard(news: Generator[FinalEpoch, None, bool], pace: Pace | None) -> Generator[FinalEpoch, None, bool]:
+    """What helpers say of their trainings, passed on; what proves too long is left out for all of them."""
+    while True:
+        try:
+            one = next(news)
+        except StopIteration as end:
+            return bool(end.value)
+        if pace and one.kind != "shipped":
+            pace.look()
+            pace.heard(lap_of(one))
+        yield one
+
+
 def final_jobs(
-    study: OpenStudy, work: Workspace, best: list[FrozenTrial], *, fresh: bool = False, watch: Watch | None = None
+    study: OpenStudy,
+    work: Workspace,
+    best: list[FrozenTrial],
+    *,
+    fresh: bool = False,
+    watch: Watch | None = None,
+    pace: Pace | None = None,
 ) -> list[tuple[Rival | None, Job]]:
     """The final trainings: those of the first trial, by seed, then those of what it is compared with, by role."""
     trial, *others = best
@@ -130,7 +185,20 @@ def final_jobs(
     seeds = [(None, trial, seed) for seed in range(work.config.final_seeds)]
     wanted = [*seeds, *((role, rival, 0) for role, rival in rivals if role in work.config.rivals)]
     return [
-        (role, Job(FINAL_TRAINING, one, seed, place, len(wanted), fresh, watch))
+        (
+            role,
+            Job(
+                FINAL_TRAINING,
+                one,
+                seed,
+                place,
+                len(wanted),
+                fresh,
+                watch,
+                kind=role or ("seed" if seed else "shipped"),
+                pace=pace,
+            ),
+        )
         for place, (role, one, seed) in enumerate(wanted)
     ]
 
@@ -141,15 +209,32 @@ def _baseline(study: OpenStudy, taken: set[int]) -> list[tuple[Rival, FrozenTria
     return [("baseline", trial) for trial in found[:1]]
 
 
-def _pretrained(study: OpenStudy, work: Workspace, *, fresh: bool) -> Pretrained | str:
+RESULT: Mapping[str, float] = MappingProxyType({"pretrained": 0.5, "trees": 0.4, "timing": 0.3, "figures": 0.2})
+"""What is left out of the result, in this order, where less than a share of what is kept for it is left."""
+
+
+def _time_for(what: str, pace: Pace | None) -> float:
+    """Seconds that something may take without which there is still a model, its scores and its card."""
+    return math.inf if pace is None else pace.seconds() - RESULT[what] * pace.result_seconds()
+
+
+def _grown(trees: Future[Trees], pace: Pace | None) -> Trees | str:
+    """The trees; or why there are none."""
+    left = _time_for("trees", pace)
+    try:
+        return trees.result(timeout=None if pace is None else max(0.0, left))
+    except TimeoutError:
+        if trees.done():  # it is the trees' own
+            raise
+        logger.warning("no comparison with trees: the hours are over")
+        return "the hours were over"
+
+
+def _pretrained(study: OpenStudy, work: Workspace, pace: Pace | None) -> Pretrained | str:
     """A pretrained network's features as a rival, fitted; or why there is none."""
     if not work.config.pretrained:
         return "not wanted (pretrained = false)"
-    hours, planned = study.hours(), study.planned()
-    left = math.inf
-    if hours is not None and planned and not fresh:
-        # Half of what is kept for the result goes into scores, export and report.
-        left = 3600 * hours - study.clock.spent() - planned.stages["result"] / 2
+    left = _time_for("pretrained", pace)
     learn, choose = work.parts.train, work.parts.val if work.held_out == "test" else work.parts.val[:0]
     own = study.own_trials()
     decided: Seen | None = study.attribute(PRETRAINED, Seen)
@@ -184,9 +269,9 @@ def leaky_place(study: OpenStudy, work: Workspace) -> Workspace | None:
     return replace(work, config=config, parts=parts, folder=work.folder / "leaky")
 
 
-def leaky_job(trial: FrozenTrial, *, fresh: bool = False, watch: Watch | None = None) -> Job:
+def leaky_job(trial: FrozenTrial, *, fresh: bool = False, watch: Watch | None = None, pace: Pace | None = None) -> Job:
     """What is trained there."""
-    return Job("leaky training", trial, 0, 0, 1, fresh, watch)
+    return Job("leaky training", trial, 0, 0, 1, fresh, watch, kind="leaky", pace=pace)
 
 
 def _most_at_once(study: OpenStudy, work: Workspace) -> int:
@@ -204,15 +289,21 @@ def _write(
     shipped: Trained,
     card: StudyCard,
     mistakes: list[Mistake],
+    pace: Pace | None,
 ) -> StudyCard:
     """The bundle and the report; the mark that all is done goes last."""
     some = work.dataset.images[work.parts.train[:64]]
     seen = [work.dataset.contents[i] for part in ("train", "val", "cal") for i in getattr(work.parts, part)]
     _keep(study, work, directory, card, shipped.digest)
-    card = bundle.save(directory, shipped.model, architecture(work, trial), card, some, seen)
-    from study.result.report import write_report  # plotly takes a while to import, and is needed at the end alone
+    timed, points = _time_for("timing", pace) > 0, list[Point]()
+    if timed:
+        points = front(study.own_trials(), work.config, card)
+        own = next((one for one in points if one.trial == trial.number), None) or point(trial, work.config, card)
+        card = card.model_copy(update={"smaller": smaller(points, own, card)})
+    card = bundle.save(directory, shipped.model, architecture(work, trial), card, some, seen, timed=timed)
+    from study.result.report import one_of_each, write_report  # plotly takes a while to import, and is needed last
 
-    write_report(directory, study, work.config, card, shipped.epochs, mistakes)
+    write_report(directory, study, work.config, card, shipped.epochs, mistakes, points, one_of_each(work))
     _remember(study, work, directory, card)
     mark = Mark(weights_sha256=shipped.digest, identity=identity_of(study, trial))
     files.write_json(directory / FINISHED, mark.model_dump())
@@ -359,7 +450,7 @@ def _card(
         ),
         final=Final(
             data=config.final_data,
-            epochs=config.final_epochs,
+            epochs=len(trained[0].epochs),
             trainings=len(trained),
             seconds=round(sum(epoch.seconds for one in trained for epoch in one.epochs), 3),
             epoch_seconds=[round(epoch.seconds, 3) for epoch in trained[0].epochs],

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from shlex import quote
 
+import numpy as np
 import plotly.graph_objects as go
 import plotly.io
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from models.bundle.card import INCOMPLETE, Conformal, Data, Format, StudyCard, beaten, percent
+from models.bundle.card import Conformal, Data, Format, StudyCard, percent
+from models.bundle.readable import calibrated
+from models.bundle.verdict import verdict
 from models.scores.conformal import Refused
 from models.scores.evaluation import HeldOutScores, Positive
 from models.scores.intervals import Interval
@@ -19,21 +23,14 @@ from study.attributes import BASELINE, NUM_PARAMS, SECONDS, number
 from study.config.schema import StudyConfig
 from study.config.space import Entry, Range
 from study.result import figures
-from study.result.html import Row, document, picture, table
+from study.result.front import Point
+from study.result.html import MOST_CELLS, Row, document, facts, folded, matrix, picture, pictures, table, thumbnail
 from study.training.mistakes import Mistake
 
 SHOWN = 20
-"""Trials in the leaderboard that are not folded away."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """A network of the search than which none is better and cheaper."""
-
-    trial: int
-    score: float
-    gflops: float  # an image
-    milliseconds: float  # an image alone, on this processor
+"""Trials in the leaderboard that are not folded away, and classes in the table of classes."""
+EXAMPLES = 12
+"""Classes of which an image is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +44,7 @@ class Found:
     front: list[Point]  # cheapest first
     left_out: int  # trials of other programs
     stages: Mapping[str, tuple[float, float | None]]  # seconds as planned, and taken by the time of writing
+    planned_hours: float | None  # that the plan was made for
 
 
 def page(
@@ -57,63 +55,97 @@ def page(
     times: dict[str, float | int],
     found: Found,
     mistakes: list[Mistake],
+    examples: Mapping[str, NDArray[np.uint8]],
 ) -> str:
-    """The whole report."""
-    sections = [
-        ("score", "What the model is worth", _score(card)),
-        ("classes", "Per class", _classes(card)),
+    """The whole report: what the model is worth, what it gets wrong, and folded below it everything else."""
+    first = [
+        ("confusion", "What it takes for what", _confusion(card)),
         ("mistakes", "Its worst mistakes", _mistakes(mistakes)),
+        ("classes", "Per class", _classes(card)),
+    ]
+    experts = [
+        ("scores", "All scores", _scores(card)),
+        ("beside", "Beside other models", _comparison(card)),
+        ("calibration", "Calibration", _calibration(card)),
+        ("sets", "Prediction sets", _doubt(card)),
         ("model", "The shipped model", _model(card, config, found, epochs)),
         ("search", "The search", _search(trials, config, card, found, times)),
-        ("trials", "All trials", _trials(trials)),
+        ("trials", "All trials", _trials(trials, config.metric)),
         ("data", "The data", _data(card.data)),
         ("again", "How to do it again", _again(card, times)),
     ]
-    name = html.escape(card.study.name)
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, content in sections if content)
-    body = "".join(f'<h2 id="{anchor}">{title}</h2>{content}' for anchor, title, content in sections if content)
-    note = f'<p class="note">{html.escape(card.notice)}</p>'
+    body = [
+        f"<h1>{html.escape(card.study.name)}</h1>",
+        '<h2 id="score">What the model is worth</h2>',
+        _worth(card),
+        _examples(examples, len(card.classes)),
+        _links(first, "experts", "For experts"),
+        *(f'<h2 id="{anchor}">{title}</h2>{content}' for anchor, title, content in first),
+        '<h2 id="experts">For experts</h2>',
+        *(folded(anchor, title, content) for anchor, title, content in experts if content),
+        f'<p class="note">{html.escape(card.notice)}</p>',
+    ]
     scripts = f"<script>{plotly.offline.get_plotlyjs()}</script>"
-    return document(card.study.name, f"<h1>{name}</h1><nav>{links}</nav>{body}{note}", scripts)
+    return document(card.study.name, "".join(body), scripts)
+
+
+def _links(sections: list[tuple[str, str, str]], anchor: str, title: str) -> str:
+    shown = [*((anchor, title) for anchor, title, _ in sections), (anchor, title)]
+    return "<nav>" + "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title in shown) + "</nav>"
 
 
 def _figure(figure: go.Figure) -> str:
-    """A figure that is as wide as the page; its script is in the head."""
-    drawn = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, config={"responsive": True})
-    return f'<div class="figure">{drawn}</div>'
-
-
-def _openings(card: StudyCard) -> str:
-    return (
-        f"The test part was opened {card.test_openings} times in this study, and the scores here are from opening "
-        f"{card.test_opening.number}; they are optimistic."
+    """A figure as wide as the page, with its title as text above it; plotly's script is in the head."""
+    title = html.escape(figure.layout.title.text or "")
+    clear = "rgba(0,0,0,0)"
+    shown = go.Figure(figure).update_layout(
+        title=None,
+        paper_bgcolor=clear,
+        plot_bgcolor=clear,
+        height=figure.layout.height or 380,
+        margin={"t": 20, "l": 70, "r": 20},
     )
+    drawn = plotly.io.to_html(
+        shown, full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False}
+    )
+    return f'<figure><figcaption>{title}</figcaption><div class="figure">{drawn}</div></figure>'
 
 
-def _score(card: StudyCard) -> str:
-    test, opening = card.test, card.test_openings
-    low, high = test.accuracy_interval
-    warnings = [
-        *([card.mark] if card.mark else []),
-        *([] if card.study.complete else [INCOMPLETE]),
-        *(["The images are synthetic: no score here says anything about tissue."] if card.synthetic_data else []),
-        *([_openings(card)] if opening > 1 else []),
-    ]
+def _worth(card: StudyCard) -> str:
+    """The verdict, whose words hold names from users."""
+    worth = verdict(card)
+    assert worth is not None
+    value, _, rest = worth.value.partition(", ")
     seeds = card.test_accuracy_of_seeds
-    spread = f"; all {len(seeds)} seeds: {', '.join(percent(seed) for seed in seeds)}" if len(seeds) > 1 else ""
+    metric = html.escape(worth.metric.capitalize())
     parts = [
-        f'<p class="score">{card.score_name.capitalize()} {percent(test.accuracy)}</p>',
-        f"<p>95 % interval {percent(low)} to {percent(high)} (over {test.groups} groups, {test.images} "
-        f"images){spread}. Always naming the most frequent class gives {percent(test.majority)}.</p>",
-        *(f'<p class="warn">{html.escape(warning)}</p>' for warning in (*warnings, *beaten(card))),
-        table(("on the held-out images", "value", "95 % interval"), _score_rows(test)),
+        f'<p class="score">{metric} <b>{html.escape(value)}</b> {html.escape(rest)} ({html.escape(worth.on)})</p>',
+        f'<p class="word">{html.escape(worth.word)}</p>',
+        *(f'<p class="warn">{html.escape(note)}</p>' for note in worth.notes),
+        f"<p>{html.escape(worth.choice)}</p>",
+        f"<p>Accuracy of all {len(seeds)} seeds: {', '.join(map(percent, seeds))}.</p>" if seeds[1:] else "",
     ]
-    if test.positive:
-        parts.append(table(("finding against the rest", "value", "95 % interval"), _positive_rows(test.positive)))
-    parts += [_comparison(card), _sets(card.conformal), _figure(figures.risk_coverage(test.risk_coverage))]
-    if test.reliability:
-        parts.append(_figure(figures.reliability(test.reliability)))
-    return "".join(parts)
+    return f'<div class="verdict {worth.kind.replace(" ", "-")}">{"".join(parts)}</div>'
+
+
+def _examples(examples: Mapping[str, NDArray[np.uint8]], classes: int) -> str:
+    """An image of each class."""
+    shown = pictures([(thumbnail(image), name, "") for name, image in examples.items()], "small")
+    more = f'<p class="note">and {classes - EXAMPLES} more classes</p>' if classes > EXAMPLES else ""
+    return f'<p class="note">An image of each class:</p>{shown}{more}' if examples else ""
+
+
+def _confusion(card: StudyCard) -> str:
+    """The matrix as a table, or as colours where the classes are many."""
+    counts, classes = card.test.confusion, card.classes
+    if len(classes) > MOST_CELLS:
+        return _figure(figures.confusion(counts, classes))
+    words = "Held-out images: the true class down, what the model named across. Blue is right, orange is wrong."
+    return f'<p class="note">{words}</p>{matrix(counts, classes)}'
+
+
+def _scores(card: StudyCard) -> str:
+    return table(("on the held-out images", "value", "95 % interval"), _score_rows(card.test))
 
 
 def _score_rows(test: HeldOutScores) -> list[Row]:
@@ -124,35 +156,50 @@ def _score_rows(test: HeldOutScores) -> list[Row]:
         ("balanced accuracy (mean recall of the classes)", test.balanced_accuracy, _interval(balanced, why)),
         ("macro F1", test.macro_f1, _interval(f1, why)),
         ("AUROC (mean of one class against the rest)", test.auroc, _interval(test.auroc_interval, why)),
-        ("negative log likelihood (nats per image)", test.nll, ""),
-        ("Brier score (0 is perfect, 2 the worst)", test.brier, ""),
-        ("expected calibration error, after temperature scaling", test.calibration_error, ""),
-        ("expected calibration error, before", test.calibration_error_before, ""),
+        ("always the most frequent class", test.majority, ""),
     ]
-    return [(words, round(value, 4), ends) for words, value, ends in rows if value is not None]
+    return [(words, percent(value), ends) for words, value, ends in rows if value is not None]
 
 
 def _interval(bounds: Interval | None, otherwise: str = "") -> str:
-    """The ends of an interval, of which an upper one below 1 is not rounded to 1; or why there is none."""
-    if bounds is None:
-        return otherwise
-    low, high = bounds
-    return f"{low:.4f} to {high if high == 1 else min(high, 0.9999):.4f}"
+    """The ends of an interval, or why there is none."""
+    return otherwise if bounds is None else f"{percent(bounds[0])} to {percent(bounds[1])}"
 
 
 def _positive_rows(found: Positive) -> list[Row]:
     rows: list[tuple[str, float | None, Interval | None]] = [
         ("sensitivity", found.sensitivity, found.sensitivity_interval),
         ("specificity", found.specificity, found.specificity_interval),
-        ("auroc", found.auroc, found.auroc_interval),
+        ("AUROC", found.auroc, found.auroc_interval),
     ]
     none = "none: too few groups"
     if above := found.at_specificity:
         where = f"at the cutoff from {above.cutoff_from}"
         rows.append((f"sensitivity {where}", above.sensitivity, above.sensitivity_interval))
         rows.append((f"specificity {where}", above.specificity, above.specificity_interval))
-    shown: list[Row] = [(words, round(value, 4), _interval(b, none)) for words, value, b in rows if value is not None]
-    return [("classes", ", ".join(found.classes), ""), *shown]
+    return [(words, percent(value), _interval(ends, none)) for words, value, ends in rows if value is not None]
+
+
+def _calibration(card: StudyCard) -> str:
+    """Whether a probability says what it means, before the temperature and after."""
+    test, said = card.test, calibrated(card)
+    changes = facts(
+        [
+            (
+                "expected calibration error",
+                f"{percent(test.calibration_error_before)} before the temperature, "
+                f"{percent(test.calibration_error)} after",
+            ),
+            ("negative log likelihood", f"{test.nll_before:.4f} nats before the temperature, {test.nll:.4f} after"),
+            ("Brier score", f"{test.brier:.4f} after (0 is perfect, 2 the worst)"),
+        ]
+    )
+    drawn = _figure(figures.reliability(test.reliability)) if test.reliability else ""
+    return f"<p>{html.escape(said[0].upper() + said[1:])}.</p>{changes}{drawn}"
+
+
+def _doubt(card: StudyCard) -> str:
+    return _sets(card.conformal) + _figure(figures.risk_coverage(card.test.risk_coverage))
 
 
 def _comparison(card: StudyCard) -> str:
@@ -171,8 +218,6 @@ def _comparison(card: StudyCard) -> str:
                 f"{100 * worse:+.1f} to {100 * better:+.1f}",
             )
         )
-    if not rows:
-        return ""
     head = ("beside it", "accuracy", "95 % interval", "shipped is better by (points)", "95 % interval, paired")
     leaky = card.leaky_score
     note = (
@@ -185,7 +230,7 @@ def _comparison(card: StudyCard) -> str:
         f'<p class="note">No {html.escape(name)} network beside it: {html.escape(why)}.</p>'
         for name, why in card.not_compared.items()
     )
-    return table(head, rows) + missing + note
+    return (table(head, rows) if rows else "") + missing + note
 
 
 def _sets(conformal: Conformal | None) -> str:
@@ -214,44 +259,69 @@ def _classes(card: StudyCard) -> str:
     rows: list[Row] = []
     for name in card.classes:
         row = card.test.of_class(name)
-        recall = card.test.recall_intervals.get(name)
-        shares = (round(row["precision"], 4), round(row["recall"], 4), _interval(recall), round(row["f1-score"], 4))
-        rows.append((name, *shares, int(row["support"])))
-    drawn = _figure(figures.confusion(card.test.confusion, card.classes))
-    return table(("class", "precision", "recall", "95 % interval", "F1", "images"), rows) + drawn
+        recall = _interval(card.test.recall_intervals.get(name))
+        rows.append(
+            (
+                name,
+                percent(row["recall"]),
+                recall,
+                percent(row["precision"]),
+                percent(row["f1-score"]),
+                int(row["support"]),
+            )
+        )
+    head = ("class", "found (recall)", "95 % interval", "right when named (precision)", "F1", "images")
+    parts = [_some(head, rows)]
+    if found := card.test.positive:
+        classes = html.escape(", ".join(found.classes))
+        parts.append(f"<h3>{classes} against the rest</h3>")
+        parts.append(table(("finding against the rest", "value", "95 % interval"), _positive_rows(found)))
+    return "".join(parts)
+
+
+def _some(head: tuple[str, ...], rows: list[Row]) -> str:
+    """A table whose later rows are folded away."""
+    rest = f"<details><summary>{len(rows) - SHOWN} more</summary>{table(head, rows[SHOWN:])}</details>"
+    return table(head, rows[:SHOWN]) + (rest if len(rows) > SHOWN else "")
 
 
 def _mistakes(mistakes: list[Mistake]) -> str:
     if not mistakes:
         return "<p>None: every held-out image was named rightly.</p>"
-    shown = []
-    for mistake in mistakes:
-        words = html.escape(
-            f"{mistake.true}, taken for {mistake.predicted} ({percent(mistake.probability)}): {mistake.path}"
+    shown = [
+        (
+            picture(mistake.image, "PNG"),
+            f"{mistake.true}, taken for {mistake.predicted} ({percent(mistake.probability)})",
+            mistake.path,
         )
-        shown.append(f'<li><img src="{picture(mistake.image, "PNG")}" alt="{words}"><br>{words}</li>')
-    return f'<p class="note">The surest first, as the model saw them.</p><ul class="mistakes">{"".join(shown)}</ul>'
+        for mistake in mistakes
+    ]
+    return f'<p class="note">The surest first, as the model saw them.</p>{pictures(shown)}'
 
 
 def _model(card: StudyCard, config: StudyConfig, found: Found, epochs: list[EpochResult]) -> str:
     final, study = card.final, card.study
-    rows: list[Row] = [
+    score, count = study.selection_score, final.num_params
+    rows: list[tuple[str, object]] = [
         ("trial", study.trial),
-        ("selection score", study.selection_score),
-        ("parameters of the network", final.num_params),
+        (figures.selection_name(study.metric), "none" if score is None else percent(score)),
+        ("parameters of the network", "not known" if count is None else f"{count:,}"),
         ("trained on", f"{final.data}, {final.epochs} epochs from fresh weights"),
-        ("temperature", round(card.temperature, 3)),
+        ("probabilities", calibrated(card)),
     ]
-    chosen: list[Row] = [(name, _allowed(config.space[name]), value) for name, value in sorted(study.params.items())]
+    chosen: list[Row] = [
+        (name, _allowed(config.space[name]), _short(value)) for name, value in sorted(study.params.items())
+    ]
     edge = "".join(
         f"<li>{html.escape(line)}: a wider range might hold a better one.</li>" for line in found.at_the_edge
     )
     return (
-        table(("what", "value"), rows)
+        facts(rows)
         + table(("parameter", "searched", "chosen"), chosen)
         + (f"<ul>{edge}</ul>" if edge else '<p class="note">No value lies at the end of its range.</p>')
         + _formats(card.formats)
         + _figure(figures.training_curves(epochs))
+        + '<p class="note">Training images are augmented, and dropout is on while they are scored.</p>'
     )
 
 
@@ -278,26 +348,39 @@ def _search(
         "Selection scores come from the validation part, which chose the winner: the best of many is not a "
         "performance.",
     ]
-    parts = ["".join(f"<p>{sentence}</p>" for sentence in sentences)]
-    if found.stages:
-        rows: list[Row] = [
-            (name, round(wanted), "this page is part of it" if spent is None else round(spent))
-            for name, (wanted, spent) in found.stages.items()
-        ]
-        parts.append(table(("stage", "seconds planned", "seconds taken"), rows))
-    parts.append(_figure(figures.history(trials)))
+    parts = ["".join(f"<p>{sentence}</p>" for sentence in sentences), _stages(config, card, found)]
+    parts.append(_figure(figures.history(trials, config.metric)))
     if found.rungs:
         shares: list[Row] = [(*row, percent(row[3] / row[2]) if row[2] else "") for row in found.rungs]
         parts.append(table(("bracket", "rung (epochs)", "judged", "went on", "share"), shares))
         parts.append(_figure(figures.rung_survival(found.rungs)))
     parts.append(_figure(figures.learning_curves(trials, config.metric)))
+    parts.append('<p class="note">A line is a trial, its colour the bracket; pale: pruned.</p>')
     if found.importance:
         parts.append(_figure(figures.importance(found.importance)))
     else:
         parts.append('<p class="note">Too few complete trials to say which parameters mattered.</p>')
     for attribute, label in ((NUM_PARAMS, "parameters of the network"), (SECONDS, "seconds of training")):
-        parts.append(_figure(figures.cost_against_score(trials, attribute, label)))
+        parts.append(_figure(figures.cost_against_score(trials, attribute, label, config.metric)))
     return "".join(parts) + _front(found.front, card)
+
+
+def _stages(config: StudyConfig, card: StudyCard, found: Found) -> str:
+    """Seconds planned and taken; where more was asked for since, that the two are not of the same work."""
+    if not found.stages:
+        return ""
+    rows: list[Row] = [
+        (name, round(wanted), "" if spent is None else round(spent)) for name, (wanted, spent) in found.stages.items()
+    ]
+    notes = ["This page is part of the stage that has not ended."]
+    if config.hours is not None and found.planned_hours is not None and config.hours != found.planned_hours:
+        notes.append(
+            f"The plan was made for {found.planned_hours:g} hours, and the study was given {config.hours:g} since: "
+            "seconds taken are of all that was done, seconds planned of the first plan alone."
+        )
+    elif card.test_openings > 1:
+        notes.append("A model was made before: the seconds of that one count as search.")
+    return table(("stage", "seconds planned", "seconds taken"), rows) + f'<p class="note">{" ".join(notes)}</p>'
 
 
 def _front(front: list[Point], card: StudyCard) -> str:
@@ -315,29 +398,27 @@ def _front(front: list[Point], card: StudyCard) -> str:
     ]
     if not rows:
         return ""
-    head = ("trial", "selection score", "milliseconds", "GFLOP", "a model of it")
+    head = ("trial", figures.selection_name(card.study.metric), "milliseconds", "GFLOP", "a model of it")
     return (
         "<p>None is better and cheaper than these; milliseconds are those of one image on the processor that wrote "
         f"this page.</p>{table(head, rows)}"
     )
 
 
-def _trials(trials: list[FrozenTrial]) -> str:
+def _trials(trials: list[FrozenTrial], metric: str) -> str:
     trials = sorted(trials, key=lambda trial: (trial.state != TrialState.COMPLETE, -(trial.value or 0)))
     rows: list[Row] = [
         (
             trial.number,
             "baseline" if trial.user_attrs.get(BASELINE) else trial.state.name.lower(),
-            round(trial.value, 4) if trial.value is not None else "",
+            percent(trial.value) if trial.value is not None else "",
             trial.last_step or 0,
             round(number(trial.user_attrs, SECONDS) or 0.0, 1),
             ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items()),
         )
         for trial in trials
     ]
-    head = ("trial", "state", "selection score", "epochs", "seconds", "parameters")
-    rest = f"<details><summary>{len(rows) - SHOWN} more</summary>{table(head, rows[SHOWN:])}</details>"
-    return table(head, rows[:SHOWN]) + (rest if len(rows) > SHOWN else "")
+    return _some(("trial", "state", figures.selection_name(metric), "epochs", "seconds", "parameters"), rows)
 
 
 def _short(value: object) -> str:
@@ -345,31 +426,27 @@ def _short(value: object) -> str:
 
 
 def _data(data: Data) -> str:
-    rows: list[Row] = [
+    rows: list[tuple[str, object]] = [
         ("source", data.source),
-        ("images", data.images),
-        ("groups", f"{data.groups} ({data.groups_from})"),
+        ("images", f"{data.images:,}"),
+        ("groups", f"{data.groups:,} ({data.groups_from})"),
         ("parts", ", ".join(f"{part} {count}" for part, count in data.parts.items())),
         ("left out as unreadable", len(data.skipped)),
         ("hash of the images", data.content),
         ("hash of the parts", data.parts_hash),
     ]
     command = f"study data audit {shlex.quote(data.source)} --html audit.html"
-    return (
-        table(("what", "value"), rows) + f"<p>Copies, leaks and doubtful labels:</p><pre>{html.escape(command)}</pre>"
-    )
+    return facts(rows) + f"<p>Copies, leaks and doubtful labels:</p><pre>{html.escape(command)}</pre>"
 
 
 def _again(card: StudyCard, times: dict[str, float | int]) -> str:
     name = shlex.quote(card.study.name)
     commands = f"study run study.toml --name {quote(name)}\nstudy resume {quote(name)} --trials MORE"
-    rows: list[Row] = [(key, value) for key, value in card.versions.items()]
-    rows.append(("hash of the weights", card.weights_sha256))
+    made = [*card.versions.items(), ("hash of the weights", card.weights_sha256)]
     return (
         "<p><code>study.toml</code> lies beside this page. With the same name (it decides the brackets), one worker, "
         "the same versions, processor and number of threads, and an empty database the weights are the same to the "
         "last bit.</p>"
-        f"<pre>{html.escape(commands)}</pre>"
-        + table(("version", ""), rows)
-        + table(("time", "value"), [(key.replace("_", " "), value) for key, value in times.items()])
+        f"<pre>{html.escape(commands)}</pre><h3>Versions</h3>{facts(made)}<h3>Times</h3>"
+        + facts([(key.replace("_", " "), value) for key, value in times.items()])
     )

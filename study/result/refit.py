@@ -3,8 +3,9 @@
 Each is kept in runs/<name>/final once it is done, so that an interrupted final stage goes on.
 """
 
+import logging
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from models.bundle.card import Confirmed
 from models.cnn import CNN
 from models.memory import OutOfMemoryError
 from models.training.checkpoint import Checkpoints
+from models.training.course import Move
 from models.training.loop import EpochResult
 from models.training.recipe import derive_seed
 from study import StudyError
@@ -28,12 +30,15 @@ from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, number
 from study.config.plan import CONFIRM_SEEDS, MOST_CONFIRMED, extended, shortened
 from study.config.schema import StudyConfig
 from study.config.space import cnn_config, full_point
+from study.result.pace import FINAL_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer
 from study.search.open_study import OpenStudy
 from study.search.standing import ranked
 from study.search.trial import Step, Watch, identity_of
 from study.storage.locks import alone
 from study.training.start import Training, start_training, value_of
 from study.training.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 CONFIRMATION = "confirmation"
 """The stage in which the best trials are trained anew."""
@@ -49,6 +54,15 @@ class FinalEpoch:
     trainings: int  # of the stage
     epochs: int  # of each
     result: EpochResult
+    kind: str = "shipped"  # see Job
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Doing:
+    """News of something else that takes a while."""
+
+    what: str
 
 
 @dataclass(frozen=True)
@@ -72,23 +86,14 @@ class Job:
     fresh: bool  # whether what was kept is of no use
     watch: Watch | None = None
     beside_others: bool = False  # on the same device, perhaps: then a lack of memory says nothing of the network
+    kind: str = "confirmation"  # or "shipped", "seed", "leaky", or the name of a rival
+    epochs: int | None = None  # where they are not what the stage says
+    pace: Pace | None = None  # keeps it within the hours
 
     @property
     def name(self) -> str:
         """Of its files."""
         return f"{'confirm' if self.stage == CONFIRMATION else 'trial'}-{self.trial.number:04d}-seed-{self.seed}"
-
-
-class FinalStage(BaseModel):
-    """What the stage after the search does, fixed before its first epoch."""
-
-    trials: int  # in the study by then
-    hours: float  # as they were given by then
-    confirm: int
-    confirm_epochs: int | None
-    final_epochs: int
-    final_seeds: int
-    rivals: list[str]
 
 
 def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
@@ -113,7 +118,14 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
         stage = FinalStage.model_validate({**config.model_dump(mode="json"), "trials": count, "hours": hours})
         study.remember(FINAL_STAGE, stage.model_dump(mode="json"))
     decided = stage.model_dump(mode="json", exclude={"trials", "hours"})
+    decided["leaky_score"] = stage.leaky_score and work.config.leaky_score
     return replace(work, config=StudyConfig.model_validate({**work.config.model_dump(mode="json"), **decided}))
+
+
+def pace_of(study: OpenStudy, *, again: bool, decides: bool = True) -> Pace | None:
+    """What keeps the stage after the search within its hours; None where there are none, or it is all done again."""
+    planned, hours = study.planned(), study.hours()
+    return None if again or planned is None or hours is None else Pace(study, planned, hours, decides=decides)
 
 
 def _epoch_seconds(study: OpenStudy, planned: float, best: int) -> float:
@@ -123,20 +135,23 @@ def _epoch_seconds(study: OpenStudy, planned: float, best: int) -> float:
     return FINAL_SHARE * max(measured) if measured else planned
 
 
-FINAL_SHARE = 1.15
-"""An epoch of the final training, on more images and without validation, beside one of a trial."""
-
-
 def chosen(
-    study: OpenStudy, work: Workspace, *, fresh: bool, watch: Watch | None
+    study: OpenStudy, work: Workspace, *, fresh: bool, watch: Watch | None, pace: Pace | None = None
 ) -> Generator[FinalEpoch, None, list[FrozenTrial]]:
-    """The winner; or with `confirm` the best so many trials, by what they reach on val with two new seeds each."""
+    """The winner; or with `confirm` the best so many trials, by what they reach on val with two new seeds each.
+
+    The confirmation is whole, or left out where the hours do not hold it.
+    """
     best = ranked(study)[: work.config.confirm]
     if len(best) < 2:
         return best
     reached: dict[int, list[float]] = {}
-    for job in confirm_jobs(best, fresh=fresh, watch=watch):
-        reached.setdefault(job.trial.number, []).append((yield from confirm(study, work, job)))
+    try:
+        for job in confirm_jobs(best, fresh=fresh, watch=watch, pace=pace):
+            reached.setdefault(job.trial.number, []).append((yield from confirm(study, work, job)))
+    except OutOfTimeError as error:
+        logger.warning(str(error))
+        return best[:1]
     means = {number: float(np.mean(values)) for number, values in reached.items()}
     best.sort(key=lambda trial: (-means[trial.number], trial.number))
     rows = [Confirmed(trial=one.number, values=reached[one.number], mean=means[one.number]) for one in best]
@@ -145,13 +160,18 @@ def chosen(
 
 
 def confirm_jobs(
-    best: list[FrozenTrial], *, fresh: bool = False, watch: Watch | None = None, beside_others: bool = False
+    best: list[FrozenTrial],
+    *,
+    fresh: bool = False,
+    watch: Watch | None = None,
+    beside_others: bool = False,
+    pace: Pace | None = None,
 ) -> list[Job]:
     """The trainings that choose among these trials: each with so many new seeds."""
     count = len(best) * CONFIRM_SEEDS
     pairs = [(trial, seed) for trial in best for seed in range(CONFIRM_SEEDS)]
     return [
-        Job(CONFIRMATION, trial, seed, place, count, fresh, watch, beside_others)
+        Job(CONFIRMATION, trial, seed, place, count, fresh, watch, beside_others, pace=pace)
         for place, (trial, seed) in enumerate(pairs)
     ]
 
@@ -203,15 +223,18 @@ def _confirm(
     if job.fresh:
         checkpoints.remove()
     value = 0.0
+    _hold(work, job, 0, _usual_seconds(job))
     with checkpoints:
         try:
             for result in _epochs(work, job, checkpoints, ("train",)).epochs:
                 value = 0.0 if result.diverged else value_of(result, work.config)
-                yield FinalEpoch(
-                    job.stage, job.trial.number, job.place, job.trainings, _length(work.config, job), result
-                )
+                yield _news(job, _length(work.config, job), result)
                 if result.diverged:
                     break
+                _hold(work, job, result.epoch, result.seconds)
+        except OutOfTimeError:
+            checkpoints.remove()
+            raise
         except OutOfMemoryError as error:
             if job.beside_others:
                 raise StudyError(f"trial {job.trial.number}: {error}") from error
@@ -235,8 +258,12 @@ def _train(
     record = weights.with_suffix(".json")
     if not job.fresh and (kept := _kept(weights, record, identity, architecture(work, job.trial))):
         return kept
-    if not job.fresh and (before := _read(record, identity)) and before.failed:
+    before = None if job.fresh else _read(record, identity)
+    if before and before.failed:
         raise StudyError(before.failed)
+    pacer, moves = _pacer(work, job, record, identity), before.moves if before else []
+    if pacer is None:
+        _hold(work, job, 0, _usual_seconds(job))
     checkpoints = work.checkpoints(f"final-{job.name}", identity)
     if job.fresh:
         checkpoints.remove()
@@ -248,7 +275,7 @@ def _train(
     with checkpoints:
         epochs: list[EpochResult] = []
         try:
-            training = _epochs(work, job, checkpoints, parts)
+            training = _epochs(work, job, checkpoints, parts, pacer, moves)
             for result in training.epochs:
                 if result.diverged:
                     failed = f"the final training of trial {job.trial.number} diverged in epoch {result.epoch} {advice}"
@@ -256,36 +283,97 @@ def _train(
                     _write(record, Record(identity=identity, failed=failed))
                     raise StudyError(failed)
                 epochs.append(result)
-                yield FinalEpoch(
-                    job.stage, job.trial.number, job.place, job.trainings, _length(work.config, job), result
-                )
+                length = training.course.end // training.steps if pacer else _length(work.config, job)
+                yield _news(job, length, result)
+                if pacer is None:
+                    _hold(work, job, result.epoch, result.seconds)
+                elif result.epoch >= training.behind:
+                    pacer.after_epoch(result.epoch, result.seconds)
+        except OutOfTimeError:
+            checkpoints.remove()
+            raise
         except OutOfMemoryError as error:
             raise StudyError(f"the final training of trial {job.trial.number}: {error} {advice}") from error
         still()
         digest = bundle.save_weights(weights, training.model)
-        _write(record, Record(identity=identity, weights_sha256=digest, epochs=epochs))
+        moves = training.course.moves[1:] if pacer else []
+        _write(record, Record(identity=identity, weights_sha256=digest, epochs=epochs, moves=moves))
     return Trained(training.model, digest, epochs)
+
+
+def _pacer(work: Workspace, job: Job, record: Path, identity: str) -> Pacer | None:
+    """What shortens a training: the one that is shipped, unless its learning rate does not depend on its length."""
+    point = full_point(work.config.space, job.trial.params)
+    if job.pace is None or job.kind != "shipped" or point["schedule"] == "plateau":
+        return None
+
+    def write(moves: list[Move]) -> None:
+        _write(record, Record(identity=identity, moves=moves))
+
+    return Pacer(job.pace, _length(work.config, job), write)
+
+
+def _hold(work: Workspace, job: Job, done: int, seconds: float) -> None:
+    """Raise OutOfTimeError where a training that is whole or not at all would end too late."""
+    if job.pace is None or job.kind == "shipped":
+        return
+    job.pace.look()
+    job.pace.hold(Lap(job.kind, job.seed, job.trial.number, done, _length(work.config, job), _after(job), seconds))
+
+
+def _after(one: Job | FinalEpoch) -> int:
+    """Trainings of the same kind that follow."""
+    return one.trainings - one.place - 1 if one.kind == "confirmation" else 0
+
+
+def lap_of(news: FinalEpoch) -> Lap:
+    """How far a training is, for the pace."""
+    result = news.result
+    return Lap(news.kind, news.seed, news.trial, result.epoch, news.epochs, _after(news), result.seconds)
+
+
+def _usual_seconds(job: Job) -> float:
+    """Of an epoch, by what the trial took in the search, and how much slower the machine is by now."""
+    measured = number(job.trial.user_attrs, EPOCH_SECONDS) or 0.0
+    share = 1.0 if job.stage == CONFIRMATION else FINAL_SHARE
+    return measured * share * (job.pace.slower() if job.pace else 1.0)
+
+
+def _news(job: Job, epochs: int, result: EpochResult) -> FinalEpoch:
+    return FinalEpoch(job.stage, job.trial.number, job.place, job.trainings, epochs, result, job.kind, job.seed)
 
 
 def _length(config: StudyConfig, job: Job) -> int:
     """Epochs of a training after the search."""
-    return (config.confirm_epochs if job.stage == CONFIRMATION else None) or config.final_epochs
+    return job.epochs or (config.confirm_epochs if job.stage == CONFIRMATION else None) or config.final_epochs
 
 
 def _identity(study: OpenStudy, work: Workspace, job: Job) -> str:
-    """Of a training after the search; its length belongs to it where the hours decided it."""
+    """Of a training after the search; its length as it was fixed before it began belongs to it.
+
+    How its end is moved while it runs stands in its record.
+    """
     whole = identity_of(study, job.trial)
     epochs = _length(work.config, job)
     return whole if epochs == _length(study.config, job) else f"{whole} {epochs} epochs"
 
 
-def _epochs(work: Workspace, job: Job, checkpoints: Checkpoints, parts: tuple[str, ...]) -> Training:
+def _epochs(
+    work: Workspace,
+    job: Job,
+    checkpoints: Checkpoints,
+    parts: tuple[str, ...],
+    pacer: Pacer | None = None,
+    moves: Sequence[Move] = (),
+) -> Training:
     def after_step(epoch: int, step: int, steps: int) -> None:
         if job.watch:
             job.watch(Step(job.stage, job.trial.number, epoch, step, steps))
+        if pacer and epoch == 1:
+            pacer.after_step(step, steps)
 
     kind = "confirm" if job.stage == CONFIRMATION else "final"
-    return start_training(
+    training = start_training(
         work,
         job.trial.params,
         epochs=_length(work.config, job),
@@ -294,7 +382,11 @@ def _epochs(work: Workspace, job: Job, checkpoints: Checkpoints, parts: tuple[st
         seed=derive_seed(work.config.seed, kind, job.trial.number, job.seed),
         checkpoints=checkpoints,
         after_step=after_step,
+        moves=moves,
     )
+    if pacer:
+        pacer.training = training
+    return training
 
 
 def architecture(work: Workspace, trial: FrozenTrial) -> CNNConfig:
@@ -311,6 +403,7 @@ class Record(BaseModel):
     weights_sha256: str | None = None
     failed: str | None = None  # why a final training came to nothing, and would again
     epochs: list[EpochResult] = []
+    moves: list[Move] = []  # of a final training's end; written before they are acted on
 
 
 def _kept(weights: Path, record: Path, identity: str, network: CNNConfig) -> Trained | None:

@@ -8,34 +8,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 
+import numpy as np
 import optuna
 import plotly.graph_objects as go
 import tomli_w
+from numpy.typing import NDArray
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
 from models import files
 from models.bundle.card import StudyCard
-from models.bundle.export import milliseconds, run_module
-from models.bundle.predictor import Predictor
-from models.cnn import build_cnn
 from models.scores.evaluation import ClassScores, HeldOutScores
 from models.training.loop import EpochResult
 from study.attributes import BRACKET, EPOCH_SECONDS, INFEASIBLE, NUM_PARAMS, PRUNED_BECAUSE, SECONDS, number, why
-from study.config.limit import cost_of
 from study.config.schema import StudyConfig
-from study.config.space import PARAMETERS, Entry, Range, Value, cnn_config, full_point, numbers
+from study.config.space import PARAMETERS, Entry, Range, Value, full_point, numbers
 from study.result import figures
 from study.result.figures import Rungs
-from study.result.page import Found, Point, page
+from study.result.front import Point
+from study.result.page import EXAMPLES, Found, page
 from study.search.open_study import OpenStudy
 from study.training.mistakes import Mistake
+from study.training.workspace import Workspace
 
 CURVES = 100
 """Learning curves that a figure shows."""
-FRONT_LOOKED_AT, FRONT_SHOWN = 64, 8
-"""Complete trials, for the front of score and cost."""
 ENOUGH = 8
 """Complete trials, below which nothing is said about the importance of parameters."""
 
@@ -47,18 +45,24 @@ def write_report(
     card: StudyCard,
     epochs: list[EpochResult],
     mistakes: list[Mistake],
+    front: list[Point],
+    examples: dict[str, NDArray[np.uint8]],
 ) -> None:
-    """Write the report's files beside the model: one page, and each table as a file of its own."""
+    """Write the report's files beside the model: one page, and each table as a file of its own.
+
+    examples: an image [H, W, 3] of each of the first classes, by name.
+    """
     trials = study.own_trials()
     times = times_table(trials, card, config)
-    stages = study.times()
+    stages, planned = study.times(), study.planned()
     found = Found(
         rungs=rungs_table(trials, config),
         importance=importances(trials),
         infeasible=sum(why(trial.user_attrs) in INFEASIBLE for trial in trials),
         at_the_edge=edges(config.space, card.study.params),
-        front=front(trials, config, card),
+        front=front,
         stages=stages,
+        planned_hours=planned.hours if planned else None,
         left_out=sum(trial.state.is_finished() for trial in study.trials()) - len(trials),
     )
     files.write_json(directory / "results.json", results(trials, config))
@@ -68,30 +72,20 @@ def write_report(
     warning = f"{card.mark}\n\n" if card.mark else ""
     files.write(directory / "classification_report.txt", (warning + report_text(card.test, card.classes)).encode())
     files.write(directory / "confusion_matrix.csv", confusion_csv(card.test.confusion, card.classes).encode())
-    files.write(directory / "report.html", page(trials, config, card, epochs, times, found, mistakes).encode())
+    files.write(
+        directory / "report.html", page(trials, config, card, epochs, times, found, mistakes, examples).encode()
+    )
 
 
-def front(trials: list[FrozenTrial], config: StudyConfig, card: StudyCard) -> list[Point]:
-    """The complete trials than which none is better and cheaper to use, cheapest first, timed here.
-
-    Of many the best are looked at; how fast a network is does not depend on its weights.
-    """
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    best = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))[:FRONT_LOOKED_AT]
-    costs = {trial.number: cost_of(config.space, trial.params, config.image_size).gflops for trial in best}
-    found: list[FrozenTrial] = []
-    for trial in sorted(best, key=lambda trial: (costs[trial.number], -(trial.value or 0.0), trial.number)):
-        if not found or (trial.value or 0.0) > (found[-1].value or 0.0):
-            found.append(trial)
-    points = []
-    given = card.preprocessing
-    for trial in found[-FRONT_SHOWN:]:
-        network = cnn_config(full_point(config.space, trial.params), len(card.classes), config.image_size)
-        predictor = Predictor(build_cnn(network), given.mean, given.std, 1.0, given.views)
-        took = milliseconds(run_module(predictor.eval()), config.image_size)
-        gflops = round(costs[trial.number], 4)
-        points.append(Point(trial=trial.number, score=trial.value or 0.0, gflops=gflops, milliseconds=took))
-    return points
+def one_of_each(work: Workspace) -> dict[str, NDArray[np.uint8]]:
+    """An image [H, W, 3] that was trained on of each of the first classes, by name."""
+    labels = work.dataset.labels[work.parts.train]
+    found: dict[str, NDArray[np.uint8]] = {}
+    for label, name in enumerate(work.dataset.classes[:EXAMPLES]):
+        mine = np.flatnonzero(labels == label)
+        if len(mine):
+            found[name] = np.asarray(work.dataset.images[work.parts.train[mine[0]]])
+    return found
 
 
 def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, JsonValue]]:
@@ -178,8 +172,10 @@ def search_figures(trials: list[FrozenTrial], config: StudyConfig) -> dict[str, 
     """Figures of a search, finished or not, by name; learning curves of the latest trials."""
     drawn = {
         "learning-curves": figures.learning_curves(trials[-CURVES:], config.metric),
-        "score-against-parameters": figures.cost_against_score(trials, NUM_PARAMS, "parameters of the network"),
-        "score-against-seconds": figures.cost_against_score(trials, SECONDS, "seconds of training"),
+        "score-against-parameters": figures.cost_against_score(
+            trials, NUM_PARAMS, "parameters of the network", config.metric
+        ),
+        "score-against-seconds": figures.cost_against_score(trials, SECONDS, "seconds of training", config.metric),
     }
     if rungs := rungs_table(trials, config):
         drawn["rung-survival"] = figures.rung_survival(rungs)
@@ -204,23 +200,29 @@ def importances(trials: list[FrozenTrial]) -> dict[str, float]:
 
 
 def edges(space: dict[str, Entry], params: dict[str, Value]) -> list[str]:
-    """Parameters whose value lies in the last twentieth of its range: a wider range might hold a better one."""
+    """Parameters whose value lies in the last twentieth of its range: a wider range might hold a better one.
+
+    None where the range ends as far as it goes, such as a dropout of 0.
+    """
     found = []
     for name, value in params.items():
         entry = space.get(name)
-        if isinstance(value, str | bool) or value in (PARAMETERS[name].low, PARAMETERS[name].high):
-            continue  # a word, or as far as it goes
+        if isinstance(value, str | bool):
+            continue
         if isinstance(entry, Range):
+            ends = float(entry.low), float(entry.high)
             low, high, at = (math.log(x) if entry.log else float(x) for x in (entry.low, entry.high, value))
             place = (at - low) / (high - low)
         elif isinstance(entry, list) and len(entry) > 2:
-            place = sorted(entry, key=float).index(value) / (len(entry) - 1)
+            values = sorted(map(float, entry))
+            ends = values[0], values[-1]
+            place = values.index(float(value)) / (len(values) - 1)
         else:
             continue
-        if not 0.05 <= place <= 0.95:
-            found.append(
-                f"{name} = {value:.4g} lies at the {'lower' if place < 0.5 else 'upper'} end of what was tried"
-            )
+        side, end = ("lower", ends[0]) if place < 0.5 else ("upper", ends[1])
+        if 0.05 <= place <= 0.95 or end in (PARAMETERS[name].low, PARAMETERS[name].high):
+            continue
+        found.append(f"{name} = {value:.4g} lies at the {side} end of what was tried")
     return found
 
 

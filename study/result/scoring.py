@@ -125,18 +125,19 @@ def score_all(
     work: Workspace,
     shipped: list[Trained],
     rivals: list[tuple[str, int, Trained]],
-    trees: Future[Trees],
+    trees: Trees | None,
     pretrained: Pretrained | None = None,
 ) -> Scored:
     """Score the shipped model (the first seed), its other seeds, and the rivals (role, trial, network) beside it."""
-    forest = trees.result()
     labels, groups = _truth(work, work.held_out)
     logits = _logits(work, shipped[0].model, work.held_out)
     cal = _logits(work, shipped[0].model, "cal") if len(work.parts.cal) else None
     temperature = 1.0 if cal is None else fit_temperature(cal, *_truth(work, "cal"))
     named = softmax(logits, temperature).argmax(axis=1)
     held_out = getattr(work.parts, work.held_out)
-    answers: list[tuple[str, int | None, Ints]] = [("trees", None, forest.labels(held_out))]
+    answers: list[tuple[str, int | None, Ints]] = []
+    if trees:
+        answers.append(("trees", None, trees.labels(held_out)))
     if pretrained:
         answers.append((pretrained.name, None, pretrained.labels(held_out)))
     if work.views != AS_IT_IS:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from data import counted
 from data.processes import apart
 from study import StudyError
 from study.search.engine import Engine, Work
@@ -130,7 +131,9 @@ def _gpus(asked: float | None, there: Sequence[float], workers: int) -> float:
         raise StudyError(f"--gpus-per-worker {share:g}: no node of the cluster has so many (0: train on processors)")
     places = sum(int(one / share) for one in there) if share else workers
     if places < workers:
-        logger.warning(f"the cluster has room for {places} of {workers} workers; the others wait for more nodes")
+        logger.warning(
+            f"the cluster has room for {places} of {counted(workers, 'worker')}; the others wait for more nodes"
+        )
     return share
 
 

@@ -14,6 +14,7 @@ from data.datasets import ImageSet
 from data.formats.ranges import unusual
 from data.grouping.settings import BEFORE
 from data.grouping.sources import GroupsGoneError
+from data.layout.listing import COLUMN
 from data.public import FETCHED
 from data.splits import Parts, divide, listed, random_parts
 from models.files import write_json
@@ -123,7 +124,7 @@ def with_absolute_data(asked: Asked) -> Asked:
         changes["data"] = str(place.parent.resolve() / place.name if place.is_file() else place.resolve())
     for key in ("groups", "parts"):
         listed = asked.fields.get(key)
-        if isinstance(listed, str) and listed.lower().endswith(".csv"):
+        if isinstance(listed, str) and listed.lower().endswith(".csv") and not listed.startswith(COLUMN):
             changes[key] = str(at_home(listed).resolve())
     if isinstance(runs, str):
         changes["runs"] = str(at_home(runs).resolve())

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
+from data import counted
 from models.cnn import CNN, count_parameters
 from models.memory import OutOfMemoryError
 from models.training.checkpoint import Checkpoints
@@ -165,7 +166,7 @@ def run_trial(held: HeldTrial, work: Workspace, start: Start, watch: Watch | Non
                 yield TrialEpoch(trial.number, result.epoch, value)
                 # Between the rungs Hyperband keeps every trial; asking it there costs a look at the whole history.
                 if result.epoch in rungs and last <= result.epoch < config.epochs and trial.should_prune():
-                    words = f"not among the best 1/{config.eta} of its bracket after {result.epoch} epochs"
+                    words = f"not among the best 1/{config.eta} of its bracket after {counted(result.epoch, 'epoch')}"
                     reason = Reason("not_promoted", words)
                     break
         except OutOfMemoryError as error:

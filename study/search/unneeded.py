@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 
+from data import counted
 from data.cache import INDEX, Index
 from data.datasets import fingerprint_of
 from data.grouping.settings import BEFORE
@@ -76,7 +77,7 @@ def _judged(place: Path, needs: list[_Need], strangers: bool) -> Unneeded | None
         return None
     age = time.time() - max((_changed(file) for file in [place, *place.rglob("*")]), default=0.0)
     if place.name.endswith((".part", ".work")):
-        what = f"left half done, {age / DAY:.0f} days ago" if age > DAY else ""
+        what = f"left half done, {counted(round(age / DAY), 'day')} ago" if age > DAY else ""
     elif age < HOUR:
         what = ""
     elif groups := GROUPS.fullmatch(place.name):

@@ -79,7 +79,8 @@ class Answer:
         start = os.times().elapsed
         try:
             if not self._pipe.poll(max(0.0, self._left)):
-                raise StudyError(f"no answer within {self._seconds:g} seconds (ask for less, or allow --timeout MORE)")
+                within = f"{self._seconds:g} {'second' if self._seconds == 1 else 'seconds'}"
+                raise StudyError(f"no answer within {within} (ask for less, or allow --timeout MORE)")
             kind, content = self._pipe.recv()
         except EOFError:
             raise StudyError("the question took more memory than there is (ask for less)") from None
@@ -145,7 +146,7 @@ def _sqlite(place: URL, sql: str, seconds: float) -> Iterator[list[Any]]:
             yield [name for name, *_ in cursor.description]
             yield from _batches(cursor)
         except (sqlite3.Error, sqlite3.Warning) as error:
-            raise StudyError(_reason(str(error), refused, columns)) from error
+            raise StudyError(_reason(str(error), sql, refused, columns)) from error
 
 
 def _may(refused: list[str], action: int, first: str | None, second: str | None, *_: str | None) -> int:
@@ -203,7 +204,7 @@ def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any] | Wa
             yield [column.name for column in raw.execute("FETCH 0 FROM answer").description]
             yield from _batches(raw.cursor().stream("FETCH ALL FROM answer"))  # row by row, however large they are
         except psycopg.Error as error:
-            raise StudyError(_reason(str(error), [], columns)) from error
+            raise StudyError(_reason(str(error), sql, [], columns)) from error
 
 
 TOO_MIGHTY = """SELECT rolname, bool_or(rolsuper OR pg_has_role(rolname, mighty, 'MEMBER'))
@@ -251,7 +252,7 @@ def _own_views(connection: sqlalchemy.Connection, where: Path | str) -> dict[str
     return found
 
 
-def _reason(message: str, refused: list[str], columns: dict[str, list[str]]) -> str:
+def _reason(message: str, sql: str, refused: list[str], columns: dict[str, list[str]]) -> str:
     """Why a question is not answered, and what to ask instead."""
     message = message.splitlines()[0]
     if refused:
@@ -260,12 +261,29 @@ def _reason(message: str, refused: list[str], columns: dict[str, list[str]]) -> 
         return _only_reading("more than one statement")
     if found := re.search(r"no such column: (\S+)|column \"?([\w.]+)\"? does not exist", message):
         name = (found[1] or found[2]).rpartition(".")[2].strip('"')
-        ours = sorted({one for view in views.NAMES for one in columns.get(view, ())})
-        return f"no column {name!r}{_near(name, ours)}"
+        return f"no column {name!r}{_columns_near(name, named(sql, columns), columns)}"
     if found := re.search(r"no such table: (\S+)|relation \"([^\"]+)\" does not exist", message):
         name = (found[1] or found[2]).rpartition(".")[2]
         return f"no table {name!r}{_near(name, list(columns))}"
     return f"{message} (columns: study sql --schema)"
+
+
+def named(sql: str, tables: Iterable[str]) -> list[str]:
+    """Those of some tables that a question reads, in the order in which they are given."""
+    text = re.sub(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL).lower()
+    lists = re.findall(r"\b(?:from|join)\s+((?:[\w.\"]+(?:\s+(?:as\s+)?[\w\"]+)?\s*,\s*)*[\w.\"]+)", text)
+    words = {word.split()[0].rpartition(".")[2].strip('"') for one in lists for word in one.split(",")}
+    return [table for table in tables if table.lower() in words]
+
+
+def _columns_near(name: str, tables: list[str], columns: dict[str, list[str]]) -> str:
+    """Which column of the tables that are asked may be meant, or which view has one that is called so."""
+    ours = [{one for table in some for one in columns.get(table, ())} for some in (tables, views.NAMES)]
+    close = [one for words in ours for one in difflib.get_close_matches(name, words, n=1, cutoff=0.5)]
+    elsewhere = [view for view in views.NAMES if view not in tables and name in columns[view]]
+    meant = f"; did you mean {close[0]}?" if close else ""
+    there = f"it stands in {' and '.join(elsewhere)}; " if elsewhere else ""
+    return f"{meant} ({there}all columns: study sql --schema)"
 
 
 def _near(word: str, words: list[str]) -> str:

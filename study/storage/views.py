@@ -139,6 +139,20 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 
 NAMES = tuple(COLUMNS)
 
+INSTEAD = {
+    "trials": "trials_flat",
+    "trial_params": "params, or trials_flat with a column for each",
+    "trial_values": "trials_flat, column value",
+    "trial_intermediate_values": "epochs",
+    "trial_user_attributes": "trials_flat",
+    "trial_system_attributes": "trials_flat",
+    "studies": "studies_overview",
+    "study_directions": "studies_overview",
+    "study_user_attributes": "studies_overview, or models",
+    "study_system_attributes": "studies_overview",
+}
+"""The view that shows what stands in a table of Optuna's."""
+
 
 def drop(connection: Connection) -> None:
     """Remove the views: Optuna's migrations break half-way on tables that a view looks at."""

@@ -1,6 +1,5 @@
 """What this machine does in a second, for a plan: a few small networks are trained on noise for a moment."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 from data.augment import Augment
 from data.batches import Normalisation, Pixels, train_batches
 from data.images import decode
+from data.processes import usable_cpus
 from models.architecture import CNNConfig, plain_blocks
 from models.bundle.reference import IMAGENET
 from models.cnn import build_cnn, prepare
@@ -20,6 +20,7 @@ from models.training.learner import make_learner
 from models.training.loop import fit
 from models.training.recipe import TrainConfig
 from study.config.expect import Throughput
+from study.training.load import Load
 
 IMAGES, BATCH = 256, 64
 DECODED = 8
@@ -54,23 +55,24 @@ def measure(
     device: torch.device, seconds: float, files: Sequence[Path], tell: Callable[[int, int], None] | None = None
 ) -> Throughput:
     """Measure for about so many seconds. `files`: some of the images; `tell` gets (networks done, networks in all)."""
-    taken = []
+    taken, load = [], Load()
     for number, probe in enumerate(PROBES):
         taken.append(_image_seconds(probe, device, max(LEAST, seconds / len(PROBES))))
         if tell:
             tell(number + 1, len(PROBES))
     rows = [_row(probe) for probe in PROBES]
     per_unit = _solved(np.array(rows), np.array(taken))
-    cores = os.cpu_count() or 1
+    cores, slower = usable_cpus(), max(1.0, load.times_slower())
     return Throughput(
         flops=1 / per_unit[0],
         numbers=1 / per_unit[1],
         pixels=1 / per_unit[2],
         step=per_unit[3],
         decode=_decode_seconds(files) / cores,
-        group=GROUP_SECONDS / cores,
-        result=RESULT_SECONDS,
-        result_image=RESULT_IMAGE_SECONDS,
+        group=GROUP_SECONDS / cores * slower,
+        result=RESULT_SECONDS * slower,
+        result_image=RESULT_IMAGE_SECONDS * slower,
+        slower=slower,
     )
 
 

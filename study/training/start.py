@@ -1,8 +1,8 @@
 """A point of the space as a network about to be trained, from fresh weights or from its checkpoint."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from models.architecture import CNNConfig
 from models.cnn import CNN, build_cnn, prepare
 from models.memory import OutOfMemoryError, in_words, is_out_of_memory, total_bytes, training_bytes
 from models.training.checkpoint import Checkpoints
+from models.training.course import Course, Move
 from models.training.learner import Learner, make_learner
 from models.training.loop import AfterStep, EpochResult, fit
 from models.training.recipe import TrainConfig, balanced_weights, batch_for, derive_seed
@@ -30,6 +31,9 @@ class Training:
     model: CNN
     learner: Learner
     epochs: Iterator[EpochResult]
+    behind: int = 0  # epochs it has behind it
+    steps: int = 1  # of an epoch
+    course: Course = field(default_factory=lambda: Course(1))
 
 
 def start_training(
@@ -42,12 +46,13 @@ def start_training(
     seed: int,
     checkpoints: Checkpoints,
     after_step: AfterStep | None = None,
+    moves: Sequence[Move] = (),
 ) -> Training:
     """Fresh weights for a point of the space, and the loop that will train them.
 
     Raises OutOfMemoryError, here or in an epoch, when the device does not hold the network. Validation runs each epoch
     unless val is trained on. The epochs of a checkpoint that a dead worker left are not trained again, but handed out
-    like new ones.
+    like new ones. moves: how its end was moved by then.
     """
     point = full_point(work.config.space, params)
     architecture = cnn_config(point, len(work.dataset.classes), work.config.image_size)
@@ -78,8 +83,10 @@ def start_training(
     checked: Callable[[], Iterator[Batch]] | None = None if "val" in train_parts else val
     learner = make_learner(model, recipe)
     behind = checkpoints.restore(learner)
-    ahead = fit(learner, recipe, train, steps, checked, seed, len(behind), after_step)
-    return Training(model, learner, _saved(learner, checkpoints, behind, ahead, epochs))
+    course = Course(epochs * steps, moves)
+    ahead = fit(learner, recipe, train, steps, checked, seed, len(behind), after_step, course)
+    saved = _saved(learner, checkpoints, behind, ahead, lambda epoch: epoch * steps >= course.end)
+    return Training(model, learner, saved, len(behind), steps, course)
 
 
 def _refuse_what_cannot_fit(architecture: CNNConfig, device: torch.device) -> None:
@@ -97,14 +104,14 @@ def _saved(
     checkpoints: Checkpoints,
     behind: list[EpochResult],
     ahead: Iterator[EpochResult],
-    epochs: int,
+    is_last: Callable[[int], bool],
 ) -> Iterator[EpochResult]:
     """The epochs behind, then each one ahead once its checkpoint is written (the last needs none)."""
     yield from behind
     results = list(behind)
     for result in ahead:
         results.append(result)
-        if result.epoch < epochs and not result.diverged:
+        if not is_last(result.epoch) and not result.diverged:
             try:
                 checkpoints.after_epoch(learner, results)
             except OSError as error:  # a full disk costs a replay at most, so it is no reason to stop training

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data import DataError, Progress
+from data import DataError, Progress, counted
 from data.cache import INDEX, PIXELS, Index
 from data.datasets import ImageSet, load
 from data.formats.ranges import AS_16_BITS
@@ -212,6 +212,9 @@ def _of_seen(seen: Seen, left: int) -> list[str]:
     if not out:
         return []
     near = f", {seen.by_pixels} of them as nearly the same pixels in another file" if seen.by_pixels else ""
+    were = "was" if out == 1 else "were"
     if not left:
-        return [f"{out} of {seen.images} images were trained on{near}: no score"]
-    return [f"{out} of {seen.images} images were trained on{near} and are left out"]
+        return [f"{out} of {counted(seen.images, 'image')} {were} trained on{near}: no score"]
+    return [
+        f"{out} of {counted(seen.images, 'image')} {were} trained on{near} and {'is' if out == 1 else 'are'} left out"
+    ]

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from data import DataError
+from data import DataError, counted
 from data.formats.ranges import AS_16_BITS
 from data.images import MOST_MEGAPIXELS, decode, squashed
 from models.bundle.folder import load
@@ -89,7 +89,7 @@ class History:
             pass  # or it says that there is none
 
     def __repr__(self) -> str:
-        return f"History({self.name!r}, {len(self.frame())} trials)"
+        return f"History({self.name!r}, {counted(len(self.frame()), 'trial')})"
 
     def sql(self, query: str, seconds: float = SECONDS) -> "DataFrame":
         """The answer to one SELECT, over all studies of the database. Raises StudyError where it is refused."""

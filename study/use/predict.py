@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data import DataError
+from data import DataError, counted
 from data.formats.ranges import AS_16_BITS, Ranges
 from data.images import MOST_MEGAPIXELS, decode, source_size
 from data.layout.found import by_reason, relative, walk
 from models.bundle.card import Conformal
 from models.bundle.explain import grad_cam, overlay
 from models.bundle.predictor import Bundle, Predictor
-from models.scores.conformal import Sets, abstains, prediction_sets
+from models.scores.conformal import Refused, Sets, abstains, prediction_sets
 from study import StudyError
 from study.storage.names import CACHE
 
@@ -94,7 +94,7 @@ def _inside(folder: Path) -> list[Path]:
         raise DataError(f"no images in {folder} (files ending in .png, .jpg, .tif and the like)")
     if left_out:
         logger.warning(
-            f"{len(left_out):,} files in {folder} left out: {', '.join(by_reason(relative(folder, left_out)))}"
+            f"{counted(len(left_out), 'file')} in {folder} left out: {', '.join(by_reason(relative(folder, left_out)))}"
         )
     return images
 
@@ -127,10 +127,16 @@ def threshold_of(conformal: Conformal | None, level: float | None) -> float | No
         return found.threshold
     if level is None:
         return None
-    if found:
-        raise StudyError(f"no prediction sets at level {level:g}: {found.refused}")
+    if why := refused_sets(conformal, wanted):
+        raise StudyError(why)
     there = ", ".join(f"{float(one):g}" for one, sets in sorted(known.levels.items()) if isinstance(sets, Sets))
     raise StudyError(f"no prediction sets at level {level:g} in this model's card (there are: {there or 'none'})")
+
+
+def refused_sets(conformal: Conformal | None, level: float = 0.1) -> str | None:
+    """Why a model has no prediction sets at an error level that was wanted; None where nothing was refused."""
+    found = (conformal or Conformal()).at(level)
+    return f"no prediction sets at level {level:g}: {found.refused}" if isinstance(found, Refused) else None
 
 
 def predict_files(

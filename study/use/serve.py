@@ -14,9 +14,9 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import uvicorn
@@ -35,11 +35,12 @@ from models.bundle.card import NOTICE
 from models.bundle.explain import SMALLEST, grad_cam, overlay
 from models.bundle.folder import WEIGHTS
 from models.bundle.predictor import Bundle
+from models.bundle.verdict import score_of, verdict
 from study import StudyError
 from study.result.html import picture
 from study.storage.names import is_name
 from study.use.guard import MOST_UPLOAD, Guard, busy
-from study.use.predict import Pixels, Row, labelled, threshold_of
+from study.use.predict import Pixels, Row, labelled, refused_sets, threshold_of, unlike_training
 
 MOST_IMAGES = 64
 """In a request."""
@@ -193,7 +194,8 @@ def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
     async def predict(request: Request, model: int = 0, explain: bool = False) -> JSONResponse:
         """Label, probabilities and prediction set of one image or of many, in their order.
 
-        An image that cannot be read has an error in its row; where none can be read, the status is 422.
+        An image that cannot be read has an error in its row; where none can be read, the status is 422. A warning says
+        that the images have another size than those of the training.
         """
         network = network_of(model)
         files = await uploaded(request)
@@ -214,7 +216,9 @@ def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
                 raise HTTPException(500, f"the network failed on these images: {str(error).splitlines()[0]}") from error
         errors = [row for row in rows if "error" in row]
         if len(errors) < len(rows):
-            return JSONResponse({"model": models[model].name, "images": rows})
+            contents = cast("list[Path]", [content for _, content in files])  # what opens files opens contents too
+            unlike = await asyncio.to_thread(unlike_training, network.bundle, contents)
+            return JSONResponse({"model": models[model].name, "images": rows, "warning": unlike})
         detail = f"{errors[0]['path']}: {errors[0]['error']}"
         return JSONResponse({"detail": detail, "images": rows}, 422)
 
@@ -335,22 +339,20 @@ def described(served: Served) -> dict[str, Any]:
     if card is None:
         return {**found, "notice": NOTICE}
     speed = card.formats[WEIGHTS].speed_cpu if WEIGHTS in card.formats else []
+    worth = verdict(card)
     found |= {
         "notice": card.notice,
-        "leaky": card.leaky,
-        "synthetic": card.synthetic_data,
-        "score_name": card.score_name,
+        "verdict": asdict(worth) if worth else None,
         "sets": threshold_of(card.conformal, None) is not None,
+        "refused": refused_sets(card.conformal),
         "milliseconds": next((one.milliseconds for one in speed if one.batch == 1), None),
-        "openings": card.test_openings,
     }
     if card.data:
         data = card.data
         found["data"] = {"source": Path(data.source).name, "images": data.images, "groups": data.groups}
     if card.test:
-        low, high = card.test.accuracy_interval
-        test = card.test
-        found["test"] = {"accuracy": test.accuracy, "low": low, "high": high, "images": test.images}
+        value, ends = score_of(card, card.test)
+        found["score"] = {"name": card.score_name, "value": value, "interval": ends}
     if card.study and is_name(card.study.name):  # the page shows it in a command
         found["study"] = {"name": card.study.name, "trial": card.study.trial}
     if card.final:

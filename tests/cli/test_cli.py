@@ -53,7 +53,7 @@ def test_the_whole_way(shell: Shell, small_folder: Path, tmp_path: Path) -> None
     assert status["complete"] + status["pruned"] == 4
     assert status["running"] == 0
     assert shell("status", "--json")[1].startswith("[")
-    assert "best_trial" in shell("status")[1]
+    assert "s is finished: 4 of 4 trials ended (" in shell("status")[1]
 
     other = 1 - status["best_trial"] if status["best_trial"] < 2 else 0
     code, out, _ = shell("retrain", "s", "--trial", other)

@@ -6,12 +6,14 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import optuna
 import pytest
 
+from data import counted
 from study.cli import complete
 from study.config.fields import describe, names
 from study.config.presets import PRESETS
@@ -19,7 +21,7 @@ from study.config.resolve import parse_setting, resolve
 from study.config.schema import StudyConfig
 from study.storage.door import open_storage
 from study.storage.names import names_in
-from tests.conftest import Shell
+from tests.conftest import Shell, open_config, shrink
 
 COLOUR = re.compile(rb"\x1b\[(\d+;)*3[0-9][;m]")
 
@@ -141,3 +143,19 @@ def coloured(folder: Path, **variables: str) -> bool:
 def test_no_colours_where_none_are_wanted(tmp_path: Path) -> None:
     assert coloured(tmp_path)
     assert not coloured(tmp_path, NO_COLOR="1")
+
+
+def test_one_of_a_thing_is_not_called_many(
+    shell: Shell, small_folder: Path, tmp_path: Path, tiny: Callable[..., StudyConfig]
+) -> None:
+    assert [counted(number, "image") for number in (0, 1, 1204)] == ["0 images", "1 image", "1,204 images"]
+    assert [counted(number, "class", "classes") for number in (1, 2)] == ["1 class", "2 classes"]
+    folder = shrink(small_folder, tmp_path / "photos", classes=2, each=1)
+    (folder / "0" / "broken.png").write_bytes(b"nothing")
+    code, _, err = shell("data", "bad", folder)
+    assert (code, err) == (0, "1 file cannot be read\n")
+    assert "class 0 has 1 image of 1 source; " in shell("data", "split", folder, "--skip-bad")[2]
+    (tmp_path / "parts.csv").write_text("path,part\nnone.png,train\n")
+    assert "(it must list all 2 images)" in shell("data", "split", folder, "--parts", "parts.csv", "--skip-bad")[2]
+    open_config(f"sqlite:///{tmp_path}/optuna.db", tiny(preset="quick")).study.ask()
+    assert shell("db", "delete", "s")[2].startswith("study: this deletes s: 1 trial, and all files in ")

@@ -17,19 +17,19 @@ def test_a_running_study_is_followed_to_its_end(shell: Shell, small_folder: Path
     running = killer.start([*options(small_folder), "--set", "workers=2"], tmp_path)
     killer.when_reported(running, tmp_path, 2)
     seen = glance("s", f"sqlite:///{tmp_path}/optuna.db")
-    assert not seen.ended
+    assert seen.stage != "finished"
     assert seen.wanted == 12
     for row in seen.running:
         assert 0 <= row.epoch <= row.epochs
-        assert "learning_rate" in row.network or not row.network  # asked for, and not drawn yet
         assert row.worker
     code, out, _ = shell("status", "s", "--watch")
     running.join(60)
     assert (code, running.exitcode) == (0, 0)
-    lines = out.splitlines()
-    assert re.match(r"s: ended; 12 of 12 trials done, \d+ pruned; best [\d.]+ % \(trial \d+\)$", lines[-1])
+    lines = out[: out.index("\ns is finished")].splitlines()
+    assert re.match(r"s: finished; 12 of 12 trials done, \d+ pruned; best [\d.]+ % \(trial \d+\)$", lines[-1])
     assert any(re.search(r"s: (search|final stage); \d+ of 12 trials done", line) for line in lines)
     assert len(lines) == len(set(lines))
+    assert "  study predict runs/s/model IMAGE\n" in out.replace(f"{tmp_path}/", "")
 
 
 @pytest.mark.slow

@@ -205,8 +205,15 @@ def test_lists_are_read_by_one_rule(tmp_path: Path) -> None:
     assert set(found.left_out.values()) == {UNLISTED}
     assert account(found)[2:] == [
         "columns of list.csv that are not used: Patient",
-        "the column Patient may say who shares a source: call it group in list.csv to keep each on one side",
+        "the column Patient may say who shares a source: to keep each on one side: --set groups=column:Patient "
+        "(--groups column:Patient of study data)",
     ]
+    other = table(
+        root / "three.csv", ("path", "label", "group", "Patient"), *((*row[:2], f"g{row[2]}", "9") for row in rows)
+    )
+    found = listing(other, tmp_path / "c", groups="column: Patient")
+    assert (found.groups, found.unused) == ({"a/1.png": "9", "b/1.png": "9"}, ("group",))
+    assert (listing(other, tmp_path / "c").groups or {})["a/1.png"] == "g1"
     table(file, ("path", "label", "fold"), *rows)
     assert "call it part in list.csv, with train, val and test in it" in account(listing(file, tmp_path / "c"))[-1]
     table(file, ("path", "label"), ("a/1.png", "a", "x"), ("b/1.png", "b"))
@@ -285,7 +292,7 @@ def test_odd_folders_are_suspected_with_what_to_type(tmp_path: Path) -> None:
     assert suspected(root) == []
     Image.new("L", (8, 8)).save(root / "a" / "1.png")
     assert suspected(root) == [
-        "1 files have a twin of the same name with another ending, for example a/1.jpg and .png; if one is a mask or a "
+        "1 file has a twin of the same name with another ending, for example a/1.jpg and .png; if one is a mask or a "
         "copy: --set 'only=*.jpg'"
     ]
     assert suspected(root, only="*.jpg") == []
@@ -348,3 +355,25 @@ def test_plan_and_run_begin_with_the_account_and_keep_what_was_left_out(shell: S
     code, _, err = shell("run", *tiny_options(root, trials=1), "--name", "s", "--set", "without=c")
     assert (code, "only (was *.jpg, now nothing)" in err) == (2, True)
     assert shell("evaluate", "runs/s/model", root, "--without", "c", "--only", "*.jpg")[0] == 0
+
+
+def test_any_column_of_a_list_may_say_who_shares_a_source(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "d")
+    plain = load(root, groups="none")
+    rows = [(path, path[0], f"P{number // 3}") for number, path in enumerate(plain.paths)]
+    file = table(root / "list.csv", ("path", "label", "patient id"), *rows)
+    found = load(file, groups="column:patient id")
+    assert len(set(found.groups.tolist())) == len({row[2] for row in rows})
+    assert (found.groups_by, found.groups_from) == ("list", "the column patient id of list.csv")
+    assert not [line for line in found.account if "not used" in line]
+    seen = survey(str(file), tmp_path / "c", "column:patient id")
+    assert seen.grouped
+    assert sum(sources for _, sources in seen.sizes.values()) == len({row[1:] for row in rows})
+    for source, column, words in (
+        (file, "donor", r"list.csv has no such column \(it has: path, label, patient id\)"),
+        (root, "donor", "the images come from folders .* give the list as the data"),
+    ):
+        with pytest.raises(DataError, match=words):
+            load(source, groups=f"column:{column}")
+    with pytest.raises(DataError, match=r"47 rows have no group, for example a/1\.png"):
+        load(table(file, ("path", "label", "p"), rows[0], *(row[:2] for row in rows[1:])), groups="column:p")

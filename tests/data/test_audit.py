@@ -4,10 +4,12 @@ import csv
 import gzip
 import io
 import json
+import re
 import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from data.audit import audit
 from data.datasets import ImageSet, load_folder
 from data.public import known, tissue
 from data.splits import make_parts
+from study.result.audit_page import audit_page, findings
 from tests.conftest import Shell, random_images
 
 
@@ -63,6 +66,10 @@ def test_the_shell_prints_tables_json_and_a_page(shell: Shell, clashing: Path, t
     page = Path("audit.html").read_text()
     assert page.count("<img") > 20
     assert "http" not in page
+    assert re.findall(r'<a href="#(\w+)">look', page)[0] == "conflicts"
+    assert "1 group has images of several classes." in page
+    assert "2 images are identical to some of another class: a label is wrong." in page
+    assert '<span class="note">synthetic_lung_n/twin.jpeg</span>' in page
     code, out, _ = shell("data", "audit", clashing, "--json")
     assert json.loads(out)["images"] == 91
 
@@ -75,6 +82,34 @@ def test_the_page_shows_pairs_at_the_edge_of_the_decision(shell: Shell) -> None:
     edge = page.split("Pairs at the edge of the decision")[1]
     assert "likeness 0." in edge
     assert edge.count("<img") >= 2
+
+
+def sentences(dataset: ImageSet, **changes: Any) -> dict[str, str]:
+    """What the page says first of a folder, and where it leads."""
+    return dict(findings(dataset, audit(dataset, None, 0) | changes))
+
+
+def test_the_page_says_in_sentences_what_is_odd(small_set: ImageSet, tmp_path: Path) -> None:
+    said = sentences(small_set)
+    assert not [sentence for sentence in said if "identical" in sentence or "class" in sentence]
+    for number in range(5):
+        for name in ("cat", "dog"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(random_images(1, 32, seed=2 * number + (name == "cat"))[0]).save(
+                tmp_path / name / f"{number}.png"
+            )
+        Image.new("RGB", (32, 32)).save(tmp_path / "cat" / f"black {number}.png")
+    (tmp_path / "<i>fox").mkdir()
+    Image.fromarray(random_images(1, 32, seed=99)[0]).save(tmp_path / "<i>fox" / "0.png")
+    odd = load_folder(tmp_path, 32, tmp_path / "cache", groups="none")
+    said = sentences(odd, unreadable=["x: torn"])
+    assert said["5 images are identical black."] == "copies"
+    assert said["1 image is left out as unreadable."] == "unreadable"
+    assert said["Class <i>fox is too small: 1 image of 1 source, and a study needs 4 sources."] == "classes"
+    page = audit_page(odd, audit(odd, None, 0), [])
+    assert "Class &lt;i&gt;fox is too small" in page
+    assert "<i>fox" not in page
+    assert "Nothing odd" not in page
 
 
 def test_trees_are_bounded_in_images_and_in_memory(small_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -311,7 +311,7 @@ def test_damaged_files_of_any_format_are_data_errors(tmp_path: Path, ending: str
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "d", {"a": 2, "b": 2})
     (root / "a" / "0.png").rename(root / "a" / os.fsdecode(b"caf\xe9.png"))
-    with pytest.raises(DataError, match="1 file names are not UTF-8"):
+    with pytest.raises(DataError, match="1 file name is not UTF-8"):
         load_folder(root, 8)
 
 
@@ -324,7 +324,7 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         (parts_instead_of_classes, "no class folders in .*/test"),
         (bad_columns, "needs the columns path and group; it has: file, patient"),
         (missing_rows, r"lacks 5 images \(a/1.png, a/2.png, b/0.png, ...\); it must list the folder's 6 images"),
-        (extra_rows, r"names 1 images \(a/9.png\) that are not there"),
+        (extra_rows, r"names 1 image \(a/9.png\) that is not there"),
     ],
 )
 def test_folders_that_cannot_be_used(tmp_path: Path, make: Writer, message: str) -> None:

@@ -210,10 +210,10 @@ HEAD = ("path", "label")
         (of_list(HEAD, ("scans/1.png", "a"), ("scans/1.png", "b")), "scans/1.png stands in two classes, a and b"),
         (of_list(HEAD, ("scans/1.png", "a"), ("scans/3.png", "")), "images.csv, line 3: no label"),
         (of_list(HEAD, ("../x.png", "a"), ("scans/3.png", "b")), "does not lie below the list's folder"),
-        (of_list(HEAD, ("scans/1.png", "a"), ("scans/3.png", "a")), "names 1 classes .at least two"),
+        (of_list(HEAD, ("scans/1.png", "a"), ("scans/3.png", "a")), "names 1 class .at least two"),
         (of_list(HEAD), "lists no images"),
         (of_list((*HEAD, "part"), ("scans/1.png", "a", "holdout"), ("scans/3.png", "b", "train")), "part 'holdout' is"),
-        (of_list((*HEAD, "part"), ("scans/1.png", "a", ""), ("scans/3.png", "b", "train")), "1 rows have no part"),
+        (of_list((*HEAD, "part"), ("scans/1.png", "a", ""), ("scans/3.png", "b", "train")), "1 row has no part"),
         (
             of_list(HEAD, ("scans/1.png", "a"), ("scans/none.png", "b")),
             "1 of 2 files .*none.png: No such",

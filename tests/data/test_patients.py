@@ -147,7 +147,7 @@ def test_what_has_no_last_folder_is_refused(tmp_path: Path) -> None:
         load(root, labels_from="last")
     image(root / "3.png", "a")
     (root / "notes.txt").write_text("left alone")
-    with pytest.raises(DataError, match=r"'last': 1 images lie in no class folder, for example .*d/3\.png .move them"):
+    with pytest.raises(DataError, match=r"'last': 1 image lies in no class folder, for example .*d/3\.png .move them"):
         load(root, labels_from="last")
     file = table(tmp_path / "list.csv", ("path", "label"), ("d/P1/a/1.png", "a"), ("d/3.png", "b"))
     with pytest.raises(DataError, match=r"'last' is for folders, and here list\.csv names the files"):
@@ -191,7 +191,7 @@ def test_groups_of_pixels_that_are_the_reason_are_named(tmp_path: Path) -> None:
 
 def test_a_refusal_for_patients_taken_for_classes_says_what_to_type(tmp_path: Path) -> None:
     root = made(tmp_path / "d", [*paths("P{p:02}/{label}/{n}.png"), "P09/a/0.png"])
-    with pytest.raises(DataError, match=r"class P09 has 1 images .*: --set labels_from=last --set groups=level:1$"):
+    with pytest.raises(DataError, match=r"class P09 has 1 image .*: --set labels_from=last --set groups=level:1$"):
         divide(load(root), 0)
 
 

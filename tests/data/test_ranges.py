@@ -1,11 +1,15 @@
 """Numbers of more than 8 bits: measured once over the folder, kept with cache and model, and never measured again."""
 
 import hashlib
+import io
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import PIL
 import pytest
@@ -205,3 +209,65 @@ def test_a_study_of_all_16_bits_goes_on(shell: Shell, tmp_path: Path) -> None:
     assert card["preprocessing"]["decoding"] == DECODING
     shutil.rmtree(tmp_path / "runs" / "cache")
     assert shell("resume", "s", "--trials", "3")[0] == 0
+
+
+def colours(values: np.ndarray, kind: str) -> bytes:  # type: ignore[type-arg]
+    """A file of 16 bits a channel: [H, W, 3 or 4] as PNG, or as TIFF of OpenCV's."""
+    if kind == "png":
+        height, width, channels = values.shape
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        head = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+        parts = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        chunks = (
+            struct.pack(">I", len(one)) + name + one + struct.pack(">I", zlib.crc32(name + one)) for name, one in parts
+        )
+        return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    compression = cv2.IMWRITE_TIFF_COMPRESSION_NONE if kind == "tiff" else cv2.IMWRITE_TIFF_COMPRESSION_LZW
+    turned = cv2.cvtColor(values, cv2.COLOR_RGB2BGR if values.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
+    return bytes(cv2.imencode(".tiff", turned, [cv2.IMWRITE_TIFF_COMPRESSION, compression])[1])
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "lzw"])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_colours_of_16_bits_are_seen_in_their_range(tmp_path: Path, kind: str, bits: int) -> None:
+    names = []
+    for number, image in enumerate(random_images(6, 24).copy()):
+        image[0, 0], image[0, 1] = 0, 255
+        values = (image.astype(np.int64) * (2**bits - 1) // 255).astype(np.uint16)
+        for root, content in (("deep", colours(values, kind)), ("plain", None)):
+            file = tmp_path / root / str(number % 2) / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content) if content else Image.fromarray(image).save(file)
+        names.append(f"{number % 2}/{number}.png")
+    expected = decoded(tmp_path / "plain", sorted(names), 8, tmp_path / "c")
+    found = decoded(tmp_path / "deep", sorted(names), 8, tmp_path / "c")
+    assert found.ranges == {"colour": (0.0, 2**bits - 1)}
+    assert np.abs(found.images.astype(int) - expected.images).max() <= 2
+    one = tmp_path / "deep" / names[0]
+    assert (decode(one, 8, ranges=found.ranges) == found.images[0]).all()
+    assert (decode(one, 8, ranges=None) == found.images[0]).all()
+    usual = decode(one, 8)  # as a model has it that was trained on 8 bits
+    assert (usual.max() > 100) == (bits == 16)
+    if bits == 16:
+        assert (usual == found.images[0]).all()  # as earlier versions decoded it
+        assert decoding(found.ranges) == DECODING
+    else:
+        assert f"colours 0 to {2**bits - 1}" in decoding(found.ranges)
+
+
+def test_transparency_and_turns_stay_with_colours_of_16_bits(tmp_path: Path) -> None:
+    values = np.zeros((6, 4, 4), np.uint16)
+    values[..., 3] = 65535
+    values[0, 0] = 4095, 0, 0, 65535
+    values[5, 3, 3] = 0  # transparent
+    found = decode(colours(values, "png"), 8, ranges={"colour": (0.0, 4095.0)})
+    assert found[0, 0].tolist() == [255, 0, 0]
+    assert found[7, 7].min() > 150
+    image = Image.open(io.BytesIO(colours(values, "png")))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    part = b"eXIf" + exif.tobytes()[6:]
+    content = colours(values, "png")
+    turned = content[:33] + struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) + content[33:]
+    assert image.mode == "RGBA"
+    assert decode(turned, 8, ranges={"colour": (0.0, 4095.0)})[7, 7].tolist() == [255, 0, 0]

@@ -254,7 +254,7 @@ def test_the_readable_card_shows_what_is_there_and_needs_nothing(tmp_path: Path)
     page = (tmp_path / "MODEL_CARD.md").read_text()
     low, high = (f"{100 * end:.1f} %" for end in scores.accuracy_interval)
     assert f"leaky accuracy | **75.0 %** (95 % interval {low} to {high})" in page
-    assert "**LEAKY**" in page
+    assert page.index("**Leaky accuracy 75.0 %") < page.index("**LEAKY: ") < page.index("Research use only")
     assert "| a | 1.000 | 0.500 | 0.667 | 2 |" in page
     assert "refused: too few groups" in page
 
@@ -333,6 +333,21 @@ def test_the_example_opens_no_other_format_in_disguise(
     done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "cannot identify image file" in done.stderr
+
+
+def test_the_example_refuses_in_one_line(alone: tuple[Path, list[Path], np.ndarray, Path], tmp_path: Path) -> None:
+    model, images, _, empty = alone
+    (tmp_path / "broken.png").write_bytes(images[0].read_bytes()[:200])
+    for given, line in (
+        ([], "no image was named (type: python example.py IMAGE...)"),
+        ([images[0], "nowhere.png"], "nowhere.png cannot be read as an image: No such file or directory"),
+        ([empty], f"{empty} cannot be read as an image: Is a directory"),
+        ([tmp_path / "broken.png"], f"{tmp_path}/broken.png cannot be read as an image: "),
+    ):
+        command = [sys.executable, "-I", model / "example.py", *given]
+        done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert done.stderr.startswith(line)
 
 
 def run_quietly(*command: object) -> None:

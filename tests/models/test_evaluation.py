@@ -333,7 +333,7 @@ def test_sets_hold_the_class_of_images_of_new_sources(level: float) -> None:
 def test_a_level_that_the_groups_cannot_promise_is_refused() -> None:
     probabilities, labels, groups = sources(np.random.default_rng(0), 9, 1)
     assert threshold(probabilities, labels, groups, 0.1) == (1 - probabilities[np.arange(len(labels)), labels]).max()
-    message = r"level 0.05 needs at least 19 calibration groups, there are 9: the smallest level is 0.1"
+    message = r"level 0.05 needs at least 19 calibration groups, not 9: the smallest level is 0.1"
     with pytest.raises(ModelError, match=message):
         threshold(probabilities, labels, groups, 0.05)
     with pytest.raises(ModelError, match="between 0 and 1"):
@@ -362,4 +362,4 @@ def test_cards_of_earlier_versions_and_scores_without_intervals_can_be_read() ->
     assert known.validate_python(earlier).recall_intervals == {}
     rows = {str(row[0]): row[2] for row in _score_rows(HeldOutScores(**vars(scores), by_group=scores, reliability=[]))}
     assert rows["macro F1"] == "none: a has 2 of the 4 groups that are needed"
-    assert "to 1.0000" in str(rows["accuracy"])
+    assert "to 100.0 %" in str(rows["accuracy"])

@@ -80,6 +80,7 @@ def test_the_report_renders_and_asks_nobody(browser: Browser, model: Path, width
     assert headings[0] == "What the model is worth"
     assert "How to do it again" in headings
     assert page.locator(".score").inner_text().startswith("Test accuracy")
+    page.locator("summary", has_text="The search").click()
     front = page.get_by_text("None is better and cheaper than these").locator("xpath=following::table[1]//tr")
     assert front.count() >= 2
     assert "this model" in front.last.inner_text()
@@ -91,10 +92,60 @@ def test_the_report_renders_and_asks_nobody(browser: Browser, model: Path, width
     page.close()
 
 
+TALLEST = "Math.max(0, ...[...document.querySelectorAll('tr')].map(one => one.getBoundingClientRect().height))"
+
+DRAWN = """[...document.querySelectorAll('details .figure')].every(
+    one => Math.abs(one.querySelector('.main-svg').getBoundingClientRect().width - one.clientWidth) < 2)"""
+
+
+def test_on_a_phone_the_report_is_short_and_what_is_opened_fits(browser: Browser, model: Path) -> None:
+    page, _, wrong = opened(browser, model / "report.html", 390)
+    assert page.evaluate("document.documentElement.scrollHeight") < 6000
+    assert page.locator("details[open]").count() == 0
+    for summary in page.locator("summary").all():
+        summary.click()
+    page.wait_for_function(DRAWN)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate(TALLEST) < 450  # half a screen
+    titles = "[...document.querySelectorAll('figcaption')].map(one => one.scrollWidth - one.clientWidth)"
+    assert max(page.evaluate(titles)) <= 0
+    assert wrong == []
+    page.close()
+
+
+def test_a_link_opens_what_it_leads_to(browser: Browser, model: Path) -> None:
+    page, _, _ = watched(browser, f"{(model / 'report.html').as_uri()}#search", 390)
+    page.wait_for_function("document.querySelector('#search').open")
+    page.close()
+
+
+LIGHT = """name => {
+    const found = (getComputedStyle(document.querySelector(name)))
+    const shade = colour => Math.max(...colour.match(/[0-9.]+/g).slice(0, 3).map(Number))
+    return [shade(found.color), shade(found.fill), shade(getComputedStyle(document.body).backgroundColor)]
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_tables_and_figures_read_in_the_dark_too(browser: Browser, model: Path, scheme: Any) -> None:
+    page, _, _ = opened(browser, model / "report.html", 390)
+    page.emulate_media(color_scheme=scheme)
+    for name, kind in (("p", 0), ("td", 0), ("figcaption", 0), (".figure .xtitle", 1), (".figure .xtick text", 1)):
+        found = page.evaluate(LIGHT, name)
+        assert found[kind] > 150 > 50 > found[2] if scheme == "dark" else found[kind] < 100 < 250 < found[2], name
+    paper = "getComputedStyle(document.querySelector('.figure .main-svg')).backgroundColor"
+    assert page.evaluate(paper) == "rgba(0, 0, 0, 0)"
+    page.close()
+
+
 def test_the_report_can_be_printed(browser: Browser, model: Path, tmp_path: Path) -> None:
     page, _, _ = opened(browser, model / "report.html", 1100)
+    shut = "document.querySelectorAll('details:not([open])').length"
+    page.evaluate(f"addEventListener('beforeprint', () => {{ window.shut = {shut} }})")
     page.pdf(path=tmp_path / "report.pdf", format="A4")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert page.evaluate("window.shut") == 0
+    page.wait_for_function("document.querySelectorAll('details[open]').length === 0")
     page.close()
 
 
@@ -103,8 +154,17 @@ def test_the_audit_asks_nobody(browser: Browser, tissue_folder: Path, shell: Any
     page = browser.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
+    page.set_viewport_size({"width": 390, "height": 900})
     page.goto((tmp_path / "audit.html").as_uri())
     page.wait_for_load_state()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.scrollHeight") < 6000
+    for link in page.locator(".findings a").all():
+        target = link.get_attribute("href")
+        assert target
+        assert page.locator(target).count() == 1
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(LIGHT, "p")[0] > 150 > 50 > page.evaluate(LIGHT, "p")[2]
     assert [url for url in asked if not url.startswith("data:")] == [(tmp_path / "audit.html").as_uri()]
     assert page.locator("h1").count() == 1
     page.close()

@@ -14,7 +14,7 @@ from models.scores.views import AS_IT_IS
 from study.config.limit import cost_of
 from study.config.resolve import resolve
 from study.config.space import distributions
-from study.result.report import front
+from study.result.front import front
 
 CONFIG = resolve(None, {"preset": "quick"})
 

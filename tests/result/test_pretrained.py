@@ -19,9 +19,10 @@ import torchvision
 from PIL import Image
 
 from data.datasets import ImageSet
-from models.bundle.card import StudyCard, beaten
+from models.bundle.card import StudyCard
 from models.bundle.folder import read_card
 from models.bundle.readable import markdown
+from models.bundle.verdict import verdict
 from study import StudyError
 from study.config.schema import StudyConfig
 from study.result import pretrained
@@ -145,12 +146,12 @@ def test_it_stands_in_the_card_and_in_the_report(shell: Shell, small_folder: Pat
     assert row.accuracy > 0.8
     assert len(card.test_opening.weights_sha256) == 3  # the network, the trees, and this
     assert "pretrained efficientnet-lite0" in (folder / "report.html").read_text()
-    worse = row.__class__(**{**vars(row), "difference": -0.02, "difference_interval": (-0.03, 0.01)})
-    lost = card.model_copy(update={"comparison": [worse]})
-    assert "2.0 points better (95 % interval -1.0 to +3.0)" in beaten(lost)[0]
-    assert beaten(lost)[0] in markdown(lost)
-    better = row.__class__(**{**vars(row), "difference": 0.01})
-    assert beaten(card.model_copy(update={"comparison": [better]})) == []
+    worse = row.__class__(**{**vars(row), "difference": -0.02, "difference_interval": (-0.03, -0.01)})
+    lost = verdict(card.model_copy(update={"comparison": [worse]}))
+    assert lost is not None
+    assert lost.kind == "worse"
+    assert "a pretrained efficientnet-lite0 at 8 px" in lost.word
+    assert lost.word in markdown(card.model_copy(update={"comparison": [worse]}))
 
 
 def test_without_it_the_report_says_why(shell: Shell, small_folder: Path, tmp_path: Path) -> None:
@@ -170,16 +171,15 @@ def test_where_classes_count_the_same_the_rivals_are_judged_so_too(
     options += ["--set", "metric=balanced_accuracy", "--set", "class_weights=balanced"]
     code, out, _ = shell("run", *options, "--name", "s")
     assert code == 0
-    assert "the mean recall of the classes" in out
+    assert "test balanced accuracy" in out
     card = read_card(tmp_path / "runs" / "s" / "model", StudyCard)
     row = next(one for one in card.comparison if one.name.startswith("pretrained"))
     better = row.__class__(**{**vars(row), "balanced_accuracy": 0.999, "difference": 0.5})
-    test = card.test.__class__(**{**vars(card.test), "balanced_accuracy": 0.5})
-    lines = beaten(card.model_copy(update={"comparison": [better], "test": test}))
-    assert lines == [
-        "A pretrained efficientnet-lite0 at 8 px network with a logistic regression, and no search, reaches a balanced "
-        "accuracy of 99.9 %, ours 50.0 %."
-    ]
+    better = replace(better, balanced_difference_interval=(-0.6, -0.4))
+    lost = verdict(card.model_copy(update={"comparison": [better], "test": replace(card.test, balanced_accuracy=0.9)}))
+    assert lost is not None
+    assert lost.metric == "test balanced accuracy"
+    assert lost.word.startswith("Worse than a pretrained efficientnet-lite0 at 8 px (99.9 %; ")
     again, _, err = shell("run", *options, "--set", "class_weights=none", "--name", "s")
     assert again == 2
     assert "class_weights (was balanced, now none)" in err

@@ -184,7 +184,7 @@ def test_hours_that_hold_nothing_are_refused_with_those_that_would_do(shell: She
     first, *more = err.splitlines()
     assert (code, len(more)) == (2, 1)
     assert first.startswith("archstudy ")
-    assert "hours = 0.001 is too short for the cheapest network" in err
+    assert "hours = 0.001 is too short here for the images, one epoch of the cheapest network" in err
     assert "it would do with: --hours" in err
     assert not Path("optuna.db").exists()
     for hours, said in (("0", "greater than 0"), ("-1", "greater than 0"), ("nan", "finite number")):

@@ -94,10 +94,10 @@ def test_groups_stay_beside_studies_of_another_database(cache: Path, shell: Shel
     assert shell("db", "delete", "s", "--yes")[0] == 0
     (cache.parent / "theirs").mkdir()
     (cache.parent / "theirs" / "owner.json").write_text("{}")
-    assert "removed 1 folders" in shell("data", "clean")[2]
+    assert "removed 1 folder," in shell("data", "clean")[2]
     assert [place.name.split("-")[0] for place in cache.iterdir()] == ["groups"]
     shutil.rmtree(cache.parent / "theirs")
-    assert "removed 1 folders" in shell("data", "clean")[2]
+    assert "removed 1 folder," in shell("data", "clean")[2]
     assert not left(cache)
 
 

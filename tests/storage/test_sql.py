@@ -468,7 +468,7 @@ def test_sql_from_the_shell(shell: Shell, small_folder: Path, tmp_path: Path, mo
     schema = json.loads(shell("sql", "--schema", "--json")[1])
     assert {row["view"] for row in schema} == set(views.NAMES)
     code, _, err = shell("sql", "SELECT valu FROM trials_flat")
-    assert (code, err.partition(" or ")[0].partition("?")[0]) == (2, "study: no column 'valu'; did you mean value")
+    assert (code, err.partition("?")[0]) == (2, "study: no column 'valu'; did you mean value")
     code, _, err = shell("sql", "SELECT * FROM trails_flat")
     assert "no table 'trails_flat'; did you mean trials_flat" in err
     code, _, err = shell("sql", "DELETE FROM trials")
@@ -477,6 +477,31 @@ def test_sql_from_the_shell(shell: Shell, small_folder: Path, tmp_path: Path, mo
         "study: DELETE is refused: only one SELECT at a time is answered, and nothing is ever written\n",
     )
     assert shell("sql", "SELECT 1", "--json", "--csv")[0] == 2
+
+
+def test_tables_of_optuna_are_answered_with_the_view_that_is_meant(shell: Shell, tmp_path: Path, tiny: Any) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True)
+    open_study(storage, "s", tiny(), "d", "p", Path("runs/s"))
+    tables = {name for name in sqlalchemy.inspect(storage.engine).get_table_names() if name in views.INSTEAD}
+    assert tables == set(views.INSTEAD)
+    for table in tables:
+        code, out, err = shell("sql", f"SELECT count(*) AS n FROM {table}", "--csv")
+        assert (code, out.split()[0], err.count("\n")) == (0, "n", 1)
+        assert err == f"{table} is a table of Optuna's own; what reads better: {views.INSTEAD[table]}\n"
+    code, _, err = shell("sql", 'SELECT p.valu FROM studies s, "trial_params" AS p')
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no column 'valu'; did you mean param_value?" in err
+    assert "no column 'vlue'; did you mean value?" in shell("sql", "SELECT vlue FROM trials")[2]
+    assert shell("sql", "SELECT state, 'from trials' AS t FROM trials_flat -- from studies")[2] == ""
+    assert shell("sql", "SELECT params.name FROM params JOIN trials_flat USING (study, number)")[2] == ""
+    for query, said in (
+        ("SELECT acuracy FROM epochs", "no column 'acuracy'; did you mean accuracy?"),
+        ("SELECT accuracy FROM trials_flat", "did you mean best_accuracy? (it stands in epochs and models; all"),
+        ("SELECT t.num_param FROM trials_flat t", "no column 'num_param'; did you mean num_params?"),
+    ):
+        code, _, err = shell("sql", query)
+        assert (code, err.count("\n")) == (2, 1)
+        assert said in err
 
 
 def test_a_database_that_may_only_be_read_is_asked_all_the_same(filled: str, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_an_unreadable_file_has_an_error_in_its_row(shell: Shell, made: Path, sm
     assert code == 1
     errors = [(Path(row["path"]).name, row["error"]) for row in csv.DictReader(io.StringIO(out)) if row["error"]]
     assert errors == [("broken.png", "not an image")]
-    assert err == "1 of 5 files could not be read (their rows say why)\n"
+    assert err == "1 of 5 files could not be read (its row says why)\n"
     code, out, _ = shell("predict", made, photos, "--json")
     assert code == 1
     assert {"path": str(photos / "0" / "broken.png"), "error": "not an image"} in json.loads(out)
@@ -132,13 +132,35 @@ def test_names_on_standard_input(shell: Shell, made: Path, small_folder: Path, m
     assert (code, err) == (2, "study: no images were named on standard input (one file a line)\n")
 
 
+def test_a_model_is_found_by_the_name_of_its_study(
+    shell: Shell, made: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made, tmp_path / "runs" / "s" / "model")
+    image = sorted((small_folder / "0").iterdir())[0]
+    _, plain, _ = shell("predict", "runs/s/model", image, "--json")
+    for given in ("s", "runs/s", "./runs/s"):
+        assert shell("predict", given, image, "--json") == (0, plain, "the model is runs/s/model\n")
+    code, _, err = shell("evaluate", "s", small_folder)
+    assert (code, err.partition("\n")[0]) == (0, "the model is runs/s/model")
+    (tmp_path / "s").mkdir()  # of that name, and no model in it
+    assert shell("predict", "s", image)[0] == 0
+    code, _, err = shell("predict", "t", image)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.endswith("a study's name, or a .pth file; studies with a model here: s)\n")
+    (tmp_path / "runs" / "t").mkdir()
+    (tmp_path / "runs" / "t" / "owner.json").write_text("{}")
+    assert shell("serve", "t")[2] == "study: the study t has no model yet (study resume t --finish makes one)\n"
+
+
 def test_what_is_no_image_and_no_model(shell: Shell, made: Path, small_folder: Path, tmp_path: Path) -> None:
     assert shell("predict", made, "none.png") == (2, "", "study: no such image or folder: none.png\n")
     (tmp_path / "empty").mkdir()
     assert "no images in" in shell("predict", made, "empty")[2]
     image = small_folder / "0"
     assert "no such model: nowhere" in shell("predict", "nowhere", image)[2]
-    assert "no model in empty: card.json is missing" in shell("predict", "empty", image)[2]
+    code, out, err = shell("predict", "empty", image)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "no model in empty (give a model folder, such as runs/NAME/model, a study's name, or a .pth file" in err
     torch.save({"model_state_dict": Evil(), "config": {}, "class_names": ["a"]}, "evil.pth")
     code, out, err = shell("predict", "evil.pth", image)
     assert (code, out) == (2, "")

@@ -1,0 +1,58 @@
+"""Colours of 16 bits a channel, of which Pillow keeps the upper 8: the lower 8 are read too, where they matter."""
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+UPPER = re.compile(r"(RGB|RGBA|RGBX|RGBa);16([BLN])")
+"""How Pillow calls what it reads of such a file."""
+OTHER = {"B": "L", "L": "B", "N": "B"}
+"""The order of bytes that reads the lower ones; N is the machine's own, which is L on what this runs on."""
+
+
+def has_16_bits(image: Image.Image) -> bool:
+    """Whether an image that is not yet decoded holds colours of 16 bits a channel."""
+    tiles = getattr(image, "tile", ())  # none once it is decoded
+    return bool(tiles) and all(any(map(UPPER.fullmatch, _names(one.args))) for one in tiles)
+
+
+def _names(args: object) -> list[str]:
+    return [one for one in (args if isinstance(args, tuple) else (args,)) if isinstance(one, str)]
+
+
+def read_lower(image: Image.Image) -> None:
+    """Let an image that is not yet decoded decode the lower 8 bits of each number, not the upper ones."""
+
+    def swapped(value: object) -> object:
+        found = UPPER.fullmatch(value) if isinstance(value, str) else None
+        return f"{found[1]};16{OTHER[found[2]]}" if found else value
+
+    image.tile = [  # type: ignore[attr-defined]
+        one._replace(args=tuple(map(swapped, one.args)) if isinstance(one.args, tuple) else swapped(one.args))
+        for one in image.tile  # type: ignore[attr-defined]
+    ]
+
+
+def numbers(upper: Image.Image, lower: Image.Image) -> NDArray[np.uint16]:
+    """The colours [H, W, 3] of a file that was opened twice, without its transparency."""
+    read_lower(lower)
+    found = np.asarray(lower)[..., :3].astype(np.uint16)
+    found += np.asarray(upper)[..., :3].astype(np.uint16) << 8
+    return found
+
+
+def as_8_bits(values: NDArray[np.uint16], upper: Image.Image, low: float, high: float) -> Image.Image:
+    """Colours [H, W, 3] in 8 bits, `low` black and `high` white, with the transparency of the image they are from."""
+    table = np.clip((np.arange(2**16) - low) * 255 / (high - low), 0, 255).astype(np.uint8)
+    found = Image.fromarray(table[values])
+    if upper.mode in ("RGBA", "RGBa"):
+        found.putalpha(upper.getchannel("A"))
+    if turn := upper.getexif().get(ORIENTATION):
+        found.getexif()[ORIENTATION] = turn
+    return found
+
+
+ORIENTATION = 0x0112
+"""The Exif tag that says how an image is turned."""

@@ -1,0 +1,162 @@
+"""What a model is worth, in a few lines that stand first wherever it is shown: one metric, its interval, and a word."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.bundle.card import INCOMPLETE, Card, Origin, percent
+from models.scores.evaluation import Comparison, HeldOutScores
+from models.scores.intervals import Interval
+
+Kind = Literal["better", "no better", "worse", "useless", "leaky"]
+"""Beside what it was compared with; useless: no better than an answer that does not look at the image."""
+
+KNOWN = ("trees", "pretrained")
+"""How the names begin of what a model must beat: without a search, and without training a network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a model is worth. Names in it come from users: whoever shows it makes them harmless."""
+
+    kind: Kind
+    metric: str  # as the score is called: "test accuracy"
+    value: str  # "97.3 %, 95 % interval 95.1 % to 98.7 %"
+    on: str  # "414 images of 207 groups"
+    word: str  # a sentence
+    choice: str  # which trial it is, and why; nothing where no study made it
+    notes: tuple[str, ...]  # that must be read with it
+
+    @property
+    def lines(self) -> list[str]:
+        """All of it as sentences."""
+        score = f"{self.metric[0].upper()}{self.metric[1:]} {self.value} ({self.on})."
+        return [line for line in (score, self.word, self.choice, *self.notes) if line]
+
+
+def verdict(card: Card) -> Verdict | None:
+    """What the card says that its model is worth; None where it was never scored."""
+    test = card.test
+    if test is None:
+        return None
+    kind, word = _judged(card, test)
+    return Verdict(
+        kind=kind,
+        metric=card.score_name,
+        value=_with_interval(*score_of(card, test), test.no_interval),
+        on=f"{_count(test.images, 'image')} of {_count(test.groups, 'group')}",
+        word=word,
+        choice=choice(card.study) if card.study else "",
+        notes=tuple(_notes(card, test)),
+    )
+
+
+def by_class(card: Card) -> bool:
+    """Whether each class counts the same in the metric that was searched for."""
+    return card.study is not None and card.study.metric == "balanced_accuracy"
+
+
+def score_of(card: Card, test: HeldOutScores) -> tuple[float, Interval | None]:
+    """The metric that was searched for, on the held-out images, with its interval."""
+    if by_class(card):
+        return test.balanced_accuracy, test.balanced_accuracy_interval
+    return test.accuracy, test.accuracy_interval
+
+
+def _with_interval(value: float, ends: Interval | None, why: str) -> str:
+    if ends is None:
+        return f"{percent(value)}, without an interval: {why or 'too few groups'}"
+    return f"{percent(value)}, 95 % interval {percent(ends[0])} to {percent(ends[1])}"
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
+def _judged(card: Card, test: HeldOutScores) -> tuple[Kind, str]:
+    if card.mark:
+        return "leaky", card.mark
+    if useless := _useless(card, test):
+        return "useless", useless
+    rows = [row for row in card.comparison if row.name.startswith(KNOWN)]
+    if not rows:
+        return "better", f"Better than always saying {_largest(card, test)}; nothing else was compared."
+    found = [(_compared(row, by_class(card)), row) for row in rows]
+    worst: Kind = next(kind for kind in ("worse", "no better", "better") if kind in [kind for kind, _ in found])
+    words = {"worse": "Worse than", "no better": "Not shown to be better than", "better": "Better than"}
+    names = {kind: " and ".join(_named(row, card) for one, row in found if one == kind) for kind in words}
+    said = [f"{words[kind]} {names[kind]}." for kind in words if names[kind]]
+    return worst, " ".join(said)
+
+
+def _useless(card: Card, test: HeldOutScores) -> str:
+    """Why it should not be used at all; nothing where an answer without looking is beaten."""
+    value, ends = score_of(card, test)
+    blind = 1 / len(test.recall_intervals or card.classes) if by_class(card) else test.majority
+    shown = test.accuracy_interval[1] >= test.majority if ends is None else ends[0] > blind
+    if value > blind and shown:
+        return ""
+    how = "Worse than" if value < blind or test.accuracy < test.majority else "Not shown to be better than"
+    return f"{how} always saying {_largest(card, test)}: do not use it."
+
+
+def _largest(card: Card, test: HeldOutScores) -> str:
+    """The most frequent class, and what always naming it would reach."""
+    supports = {name: row["support"] for name in card.classes if isinstance(row := test.report.get(name), dict)}
+    name = max(supports, key=lambda one: supports[one], default="the most frequent class")
+    each = f", balanced {percent(1 / len(test.recall_intervals or card.classes))}" if by_class(card) else ""
+    return f"{name} (accuracy {percent(test.majority)}{each})"
+
+
+def _compared(row: Comparison, by_class: bool) -> Kind:
+    """The model beside another one, by the paired interval of their difference."""
+    ends = row.balanced_difference_interval if by_class else row.difference_interval
+    if ends is None or ends[0] <= 0 <= ends[1]:
+        return "no better"
+    return "better" if ends[0] > 0 else "worse"
+
+
+def _named(row: Comparison, card: Card) -> str:
+    """What it was compared with, in words, and by how much it differs."""
+    name = "trees" if row.name == "trees" else f"a {row.name}"
+    value = row.balanced_accuracy if by_class(card) else row.accuracy
+    ends = row.balanced_difference_interval if by_class(card) else row.difference_interval
+    if ends is None:
+        return f"{name} ({percent(value)}; too few groups to tell)"
+    low, high = (f"{100 * end:+.1f}" for end in ends)
+    return f"{name} ({percent(value)}; ours minus theirs {low} to {high} points)"
+
+
+def choice(study: Origin) -> str:
+    """Which trial was shipped, and why."""
+    chosen = study.confirmed[0].trial if study.confirmed else study.winner
+    which = f"Trial {study.trial} of {study.trials}"
+    if study.trial != chosen:
+        return f"{which}, as asked for; the study's own choice is trial {chosen}."
+    if not study.confirmed:
+        return f"{which}: it had the best selection score."
+    if chosen == study.winner:
+        return f"{which}: it had the best selection score, and was the best when trained again (confirmation)."
+    return f"{which}, chosen by confirmation; trial {study.winner} had the best selection score."
+
+
+def _notes(card: Card, test: HeldOutScores) -> list[str]:
+    notes = []
+    if by_class(card) and test.accuracy < test.majority:
+        notes.append(f"It names fewer images rightly ({percent(test.accuracy)}) than always saying one class would.")
+    if card.study and not card.study.complete:
+        notes.append(INCOMPLETE)
+    if card.test_opening and (card.test_openings or 1) > 1:
+        notes.append(
+            f"The test part was opened {card.test_openings} times in this study, and this score is from opening "
+            f"{card.test_opening.number}: it is optimistic."
+        )
+    if card.synthetic_data:
+        notes.append("The images are synthetic: the score says nothing about real ones.")
+    if card.smaller:
+        one = card.smaller
+        notes.append(
+            f"Trial {one.trial} is far smaller and scored the same within the interval ({percent(one.score)} on "
+            f"validation; {one.milliseconds:.3g} ms an image, this one {one.shipped_milliseconds:.3g} ms): "
+            f"{one.command}"
+        )
+    return notes

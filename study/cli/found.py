@@ -1,0 +1,37 @@
+"""The model that a command means: by its folder, by the folder of its study, or by the study's name."""
+
+from pathlib import Path
+
+from study import StudyError
+from study.cli.console import err
+from study.storage.names import CACHE, is_name
+
+RUNS = CACHE.parent
+"""The folders of the studies that were begun in the current folder."""
+
+IN = ("card.json", "config.json", "model.safetensors")
+"""What a model folder holds: where one of them is missing, whoever loads it says so."""
+
+
+def model_at(given: Path) -> Path:
+    """A model folder or file as it was given, or the model of the study that was named, which is said on stderr.
+
+    Raises StudyError where there is none.
+    """
+    if given.is_file() or any((given / name).exists() for name in IN):
+        return given
+    places = [given, *([RUNS / given] if is_name(str(given)) else [])]
+    for place in places:
+        if (place / "model" / "card.json").is_file():
+            err.print(f"the model is {place / 'model'}", markup=False, highlight=False, soft_wrap=True)
+            return place / "model"
+    allowed = f"give a model folder, such as {RUNS}/NAME/model, a study's name, or a .pth file"
+    if there := sorted(card.parent.parent.name for card in RUNS.glob("*/model/card.json")):
+        allowed += f"; studies with a model here: {', '.join(there[:MOST])}{', ...' if there[MOST:] else ''}"
+    if any((place / "owner.json").is_file() for place in places):
+        raise StudyError(f"the study {given.name} has no model yet (study resume {given.name} --finish makes one)")
+    raise StudyError(f"no {'model in' if given.exists() else 'such model:'} {given} ({allowed})")
+
+
+MOST = 5
+"""Studies that are named."""
