@@ -25,6 +25,7 @@ WORDS = {
     "decoding": "--images 20 --side 64 --runs 2 --many 50",
     "engines": "--only ours --tasks tiny",
     "folders": "TISSUE --minutes 0.6",
+    "hours": "--each 1 --seconds 40 --conditions later",
     "groups": "TISSUE shapes --processes 1 2 --sizes 60 --second",
     "imbalance": "--epochs 6 --seeds 2",
     "overhead": "--sizes 20 --trials 2 --samplers tpe --workers 2 --crew-trials 6",

@@ -43,7 +43,7 @@ def verdict(card: Card) -> Verdict | None:
         kind=kind,
         metric=card.score_name,
         value=_with_interval(*score_of(card, test), test.no_interval),
-        on=f"{_count(test.images, 'image')} of {_count(test.groups, 'group')}",
+        on=f"{_count(test.images, 'image')} of {_count(test.groups, 'source')}",
         word=word,
         choice=choice(card.study) if card.study else "",
         notes=tuple(_notes(card, test)),
@@ -82,10 +82,26 @@ def _judged(card: Card, test: HeldOutScores) -> tuple[Kind, str]:
         return "better", f"Better than always saying {_largest(card, test)}; nothing else was compared."
     found = [(_compared(row, by_class(card)), row) for row in rows]
     worst: Kind = next(kind for kind in ("worse", "no better", "better") if kind in [kind for kind, _ in found])
-    words = {"worse": "Worse than", "no better": "Not shown to be better than", "better": "Better than"}
-    names = {kind: " and ".join(_named(row, card) for one, row in found if one == kind) for kind in words}
-    said = [f"{words[kind]} {names[kind]}." for kind in words if names[kind]]
+    words = {
+        "worse": "Worse than",
+        "below": "Below",
+        "no better": "Not shown to be better than",
+        "better": "Better than",
+    }
+    by_word: dict[str, list[str]] = {}
+    for kind, row in found:
+        below = kind == "no better" and _value(row, card) > score_of(card, test)[0]
+        by_word.setdefault("below" if below else kind, []).append(_named(row, card))
+    said = [
+        f"{words[one]} {' and '.join(by_word[one])}{', perhaps by chance' if one == 'below' else ''}."
+        for one in words
+        if one in by_word
+    ]
     return worst, " ".join(said)
+
+
+def _value(row: Comparison, card: Card) -> float:
+    return row.balanced_accuracy if by_class(card) else row.accuracy
 
 
 def _useless(card: Card, test: HeldOutScores) -> str:
@@ -117,32 +133,35 @@ def _compared(row: Comparison, by_class: bool) -> Kind:
 
 def _named(row: Comparison, card: Card) -> str:
     """What it was compared with, in words, and by how much it differs."""
-    name = "trees" if row.name == "trees" else f"a {row.name}"
-    value = row.balanced_accuracy if by_class(card) else row.accuracy
+    name = "trees on colours and edges" if row.name == "trees" else f"a {row.name}"
+    value = _value(row, card)
     ends = row.balanced_difference_interval if by_class(card) else row.difference_interval
     if ends is None:
         return f"{name} ({percent(value)}; too few groups to tell)"
     low, high = (f"{100 * end:+.1f}" for end in ends)
-    return f"{name} ({percent(value)}; ours minus theirs {low} to {high} points)"
+    return f"{name} ({percent(value)}; the difference is {low} to {high} points)"
 
 
 def choice(study: Origin) -> str:
     """Which trial was shipped, and why."""
     chosen = study.confirmed[0].trial if study.confirmed else study.winner
-    which = f"Trial {study.trial} of {study.trials}"
+    which = f"It is trial {study.trial} ({_count(study.trials, 'trial')} were made)"
     if study.trial != chosen:
         return f"{which}, as asked for; the study's own choice is trial {chosen}."
     if not study.confirmed:
-        return f"{which}: it had the best selection score."
+        return f"{which}, which had the best selection score."
     if chosen == study.winner:
-        return f"{which}: it had the best selection score, and was the best when trained again (confirmation)."
+        return f"{which}, which had the best selection score, and was the best when trained again (confirmation)."
     return f"{which}, chosen by confirmation; trial {study.winner} had the best selection score."
 
 
 def _notes(card: Card, test: HeldOutScores) -> list[str]:
     notes = []
     if by_class(card) and test.accuracy < test.majority:
-        notes.append(f"It names fewer images rightly ({percent(test.accuracy)}) than always saying one class would.")
+        notes.append(
+            f"Of all images it names {percent(test.accuracy)} rightly; always saying the most frequent class would "
+            f"name {percent(test.majority)}."
+        )
     if card.study and not card.study.complete:
         notes.append(INCOMPLETE)
     if card.test_opening and (card.test_openings or 1) > 1:

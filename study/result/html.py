@@ -19,7 +19,10 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 1.5rem auto; padding: 0 1rem;
   color: var(--text); background: var(--page); overflow-wrap: break-word }
 a { color: var(--link) } h1 { margin: 0 0 1rem } h2 { margin: 2rem 0 .5rem } h3 { margin: 1.5rem 0 .25rem }
-.wide { overflow-x: auto; margin: 1rem 0 } table { border-collapse: collapse; font-size: .95em }
+.wide { overflow-x: auto; margin: 1rem 0; background:
+  linear-gradient(90deg, transparent, var(--page) 60%) right / 3rem 100% no-repeat local,
+  linear-gradient(90deg, transparent, #8888) right / .8rem 100% no-repeat scroll }
+table { border-collapse: collapse; font-size: .95em }
 th, td { padding: .25rem 1rem .25rem 0; text-align: left; vertical-align: top }
 th { border-bottom: 1px solid var(--rule) } tr + tr td, .facts tr + tr th { border-top: 1px solid var(--line) }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums } td.number { white-space: nowrap }

@@ -4,6 +4,7 @@ import html
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from shlex import quote
 
 import numpy as np
@@ -75,7 +76,7 @@ def page(
         ("again", "How to do it again", _again(card, times)),
     ]
     body = [
-        f"<h1>{html.escape(card.study.name)}</h1>",
+        f"<h1>{html.escape(card.study.name)}: {html.escape(Path(card.data.source).name)}</h1>",
         '<h2 id="score">What the model is worth</h2>',
         _worth(card),
         _examples(examples, len(card.classes)),
@@ -257,7 +258,8 @@ def _formats(formats: dict[str, Format]) -> str:
 
 def _classes(card: StudyCard) -> str:
     rows: list[Row] = []
-    for name in card.classes:
+    named = np.sum(card.test.confusion, axis=0)  # how often each class was
+    for place, name in enumerate(card.classes):
         row = card.test.of_class(name)
         recall = _interval(card.test.recall_intervals.get(name))
         rows.append(
@@ -265,7 +267,7 @@ def _classes(card: StudyCard) -> str:
                 name,
                 percent(row["recall"]),
                 recall,
-                percent(row["precision"]),
+                percent(row["precision"]) if named[place] else "–",
                 percent(row["f1-score"]),
                 int(row["support"]),
             )

@@ -296,8 +296,8 @@ def _train(
             raise StudyError(f"the final training of trial {job.trial.number}: {error} {advice}") from error
         still()
         digest = bundle.save_weights(weights, training.model)
-        moves = training.course.moves[1:] if pacer else []
-        _write(record, Record(identity=identity, weights_sha256=digest, epochs=epochs, moves=moves))
+        done = Record(identity=identity, weights_sha256=digest, epochs=epochs, moves=training.course.moves[1:])
+        _write(record, done)
     return Trained(training.model, digest, epochs)
 
 

@@ -37,7 +37,7 @@ def test_a_finished_study_is_called_so(shell: Shell, finished: Path, tmp_path: P
     assert lines[0].startswith("s is finished: 2 of 2 trials ended (")
     assert lines[1].startswith("Best selection score (validation): ")
     assert lines[2].startswith("Test accuracy ")
-    assert f"({card.test.images} images of {card.test.groups} groups)" in lines[2]
+    assert f"({card.test.images} images of {card.test.groups} sources)" in lines[2]
     assert "The model is in runs/s/model, the report is runs/s/model/report.html." in lines
     assert lines[-2:] == ["  study predict runs/s/model IMAGE", "  study dashboard"]
     assert "study resume" not in out

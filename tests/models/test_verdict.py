@@ -51,24 +51,31 @@ def test_a_model_that_was_never_scored_has_no_verdict() -> None:
 def test_better_is_said_where_the_paired_interval_says_so() -> None:
     found = judged(answers(0.02), {"trees": answers(0.3, 1), "pretrained resnet18 at 8 px": answers(0.25, 2)})
     assert found.kind == "better"
-    assert found.word.startswith("Better than trees (")
+    assert found.word.startswith("Better than trees on colours and edges (")
     assert " and a pretrained resnet18 at 8 px (" in found.word
     assert found.metric == "test accuracy"
-    assert found.on == "200 images of 200 groups"
+    assert found.on == "200 images of 200 sources"
     assert found.lines[0].startswith("Test accuracy 97.")
 
 
 def test_what_cannot_be_told_apart_is_not_better() -> None:
-    found = judged(answers(0.10), {"trees": answers(0.11, 1), "runner-up": answers(0.9, 2)})
+    found = judged(answers(0.08), {"trees": answers(0.11, 1), "runner-up": answers(0.9, 2)})
     assert found.kind == "no better"
-    assert found.word.startswith("Not shown to be better than trees (")
+    assert found.word.startswith("Not shown to be better than trees on colours and edges (")
+
+
+def test_what_may_be_chance_is_said_to_be_below() -> None:
+    found = judged(answers(0.12), {"trees": answers(0.1, 1)})
+    assert found.kind == "no better"
+    assert found.word.startswith("Below trees on colours and edges (")
+    assert found.word.endswith(", perhaps by chance.")
 
 
 def test_a_known_network_that_is_better_is_named_first() -> None:
     found = judged(answers(0.2), {"trees": answers(0.6, 1), "pretrained resnet18 at 8 px": answers(0.01, 2)})
     assert found.kind == "worse"
     assert found.word.startswith("Worse than a pretrained resnet18 at 8 px")
-    assert "Better than trees" in found.word
+    assert "Better than trees on colours" in found.word
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy"])
@@ -101,8 +108,10 @@ def test_one_metric_is_used_throughout_and_what_it_hides_is_said() -> None:
     found = judged(ours, {"trees": np.zeros(200, np.int64)}, metric="balanced_accuracy")
     assert found.kind == "better"
     assert found.metric == "test balanced accuracy"
-    assert "trees (33.3 %;" in found.word
-    assert found.notes == ("It names fewer images rightly (53.5 %) than always saying one class would.",)
+    assert "edges (33.3 %;" in found.word
+    assert found.notes == (
+        "Of all images it names 53.5 % rightly; always saying the most frequent class would name 70.0 %.",
+    )
 
 
 def test_which_trial_it_is_and_why() -> None:
@@ -110,12 +119,13 @@ def test_which_trial_it_is_and_why() -> None:
         return judged(answers(0.1), {}, origin=origin).choice
 
     first, second = (Confirmed(trial=one, values=[0.9], mean=0.9) for one in (3, 5))
-    assert choice() == "Trial 3 of 9: it had the best selection score."
+    assert choice() == "It is trial 3 (9 trials were made), which had the best selection score."
     assert "and was the best when trained again" in choice(confirmed=[first, second])
     other = judged(answers(0.1), {}, origin={"confirmed": [first, second]}, leaky=True)
     assert other.kind == "leaky"
     assert other.metric == "leaky accuracy"
-    assert choice(confirmed=[second, first]) == "Trial 3 of 9, as asked for; the study's own choice is trial 5."
+    asked = choice(confirmed=[second, first])
+    assert asked == "It is trial 3 (9 trials were made), as asked for; the study's own choice is trial 5."
 
 
 def test_what_must_be_read_with_it_stands_with_it() -> None:

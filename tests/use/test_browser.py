@@ -206,7 +206,7 @@ def test_classes_may_have_the_names_of_what_every_object_has(
     dropped(page, *read(images))
     said = page.locator("#results").inner_text()
     for name in ODD[:3]:
-        assert f"{name} " in said
+        assert f"{name}: " in said
     with page.expect_download() as download:
         page.locator("#save").click()
     head, *lines = (line.split(",") for line in Path(download.value.path()).read_text().splitlines())

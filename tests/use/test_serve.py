@@ -312,7 +312,7 @@ class TestPage:
         for place, row in enumerate(rows):
             words = lines.nth(place).inner_text()
             assert row["path"] in words
-            share = f"{row['label']} {percent(row['probabilities'][row['label']])}"
+            share = f"{row['label']}: {percent(row['probabilities'][row['label']])}"
             assert (share if row["set"] else "unsure: none of the classes fits") in words
             assert ("prediction set: {" + ", ".join(row["set"]) + "}" in words) == bool(row["set"])
             assert ("a person should look" in words) == row["abstain"]
