@@ -21,6 +21,8 @@ from study.training.start import Training
 
 MARGIN = 0.95
 """Share of the time that is left that the trainings may take."""
+SPARE_SHARE, SPARE_SECONDS = 0.07, 60.0
+"""Of the hours, for others that begin to use the machine when nothing is left to be shortened; at most so much."""
 LOOK_SECONDS = 1.0
 """Between two looks in the first epoch."""
 WORTH = 1.5
@@ -90,8 +92,9 @@ class Pace:
         return MARGIN * (self.seconds() - self.result_seconds())
 
     def seconds(self) -> float:
-        """Of the hours."""
-        return 3600 * self._hours - self._study.clock.spent()
+        """Of the hours, without what is kept for what nobody foresees."""
+        whole = 3600 * self._hours
+        return whole - min(SPARE_SHARE * whole, SPARE_SECONDS) - self._study.clock.spent()
 
     def result_seconds(self) -> float:
         """Kept for scores, export and report on a machine as busy as this one was of late."""

@@ -14,7 +14,7 @@ from study.attributes import FINAL_STAGE, PLANNED
 from study.config.plan import Planned
 from study.config.schema import StudyConfig
 from study.config.space import distributions
-from study.result.pace import FinalStage, Lap, OutOfTimeError, Pace, Pacer
+from study.result.pace import SPARE_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer
 from study.result.refit import Job, confirm, train
 from study.search.open_study import OpenStudy
 from study.training.load import Load
@@ -28,6 +28,9 @@ PLAN = Planned(
     after_search=18,
     epoch=1.0,
 )
+
+
+SPARE = 360 * SPARE_SHARE
 
 
 @dataclass
@@ -108,8 +111,8 @@ def test_a_training_that_takes_too_long_becomes_shorter_and_kills_change_nothing
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Slow(place, monkeypatch)
-    # 360 seconds in all, 10 for the result: room for 4 more epochs after the second.
-    place.clock.says = [0.0, 345.0, 346.0, 347.0, 348.0, 349.0]
+    # 360 seconds in all, 25 spared, 10 for the result: room for 4 more epochs after the second.
+    place.clock.says = [-SPARE, 345.0 - SPARE, 346.0 - SPARE, 347.0 - SPARE, 348.0 - SPARE, 349.0 - SPARE]
     whole = run(train(place.study, place.work, place.job()))
     assert len(whole.epochs) == 6
     ((done, end),) = place.record["moves"]
@@ -129,7 +132,7 @@ def test_a_training_that_takes_too_long_becomes_shorter_and_kills_change_nothing
 
 def test_a_decision_is_written_before_it_is_acted_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     Slow(place, monkeypatch)
-    place.clock.says = [0.0, 345.0]
+    place.clock.says = [0.0, 345.0 - SPARE]
     training = train(place.study, place.work, place.job())
     run(training, 3)
     moves = place.record["moves"]
@@ -169,7 +172,7 @@ def lap(kind: str, **given: Any) -> Lap:
 def test_what_compares_is_whole_or_left_out_for_all(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Load, "times_slower", lambda _: 1.0)
     pace, other = place.pace(), place.pace(decides=False)
-    place.clock.says = [340.0]  # 9.5 s left for trainings
+    place.clock.says = [340.0 - SPARE]  # 9.5 s left for trainings
     pace.hold(lap("runner-up"))
     with pytest.raises(OutOfTimeError, match=r"trial 3 with seed 1 is left out: it would take 12 s more"):
         pace.hold(lap("seed", epochs=12))
