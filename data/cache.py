@@ -26,6 +26,7 @@ from pydantic import BaseModel, Field
 from data import DataError, Progress
 from data.formats.ranges import Kind, Ranges, UnknownRangeError, in_words, range_of
 from data.images import DECODING, MOST_MEGAPIXELS, decode, decoding, has_more_bits, measured, read_file
+from data.processes import usable_cpus
 
 PIXELS, INDEX, LOOK = "images.bin", "index.json", "look"
 
@@ -168,7 +169,7 @@ class _Work:
                 return None
 
         ends: dict[Kind, list[float]] = {}
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cpus()) as pool:
             for number, found in enumerate(pool.map(one, self.paths), 1):
                 if found:
                     ends.setdefault(found[0], []).extend(found[1:])
@@ -184,7 +185,7 @@ def _bring_up_to_date(place: Path, root: Path) -> None:
     index = Index.model_validate_json(read_file(place / INDEX))
     if index.ranges is not None:
         return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         if any(pool.map(lambda path: has_more_bits(root / path), index.paths)):
             raise _EarlierError("it took 0 to 65535 for granted where files have 16 bits")
     with suppress(OSError):  # a cache that may only be read is as good
@@ -227,7 +228,7 @@ def _check_files(place: Path, root: Path, paths: Sequence[str], found: Decoded, 
     look = _look(root, paths)
     if (place / LOOK).is_file() and read_file(place / LOOK) == look.encode():
         return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         contents = pool.map(lambda path: hashlib.sha256(read_file(root / path)).hexdigest(), found.paths)
         for number, (path, known, content) in enumerate(zip(found.paths, found.contents, contents, strict=True), 1):
             if content != known:
@@ -355,7 +356,7 @@ def _decode_into(handle: IO[bytes], work: _Work, ranges: Ranges) -> tuple[list[t
         except OSError as error:
             return error.strerror or str(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         for start in range(0, len(work.paths), CHUNK):  # in chunks: what is decoded waits in memory to be written
             chunk = work.paths[start : start + CHUNK]
             for path, result in zip(chunk, pool.map(one, chunk), strict=True):

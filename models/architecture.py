@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from models import ModelError
 
 Head = Literal["flatten", "gap"]
 Kind = Literal["plain", "residual"]
+Backbone = Literal["efficientnet-lite0", "resnet18"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,20 @@ class CNNConfig:
         return tuple(block.stride for block in self.blocks)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """A network that somebody has trained (models.backbones), and one new layer after the mean of its last maps."""
+
+    num_classes: int
+    image_size: int  # pixels, height and width
+    backbone: Backbone
+    trained: float  # share of its layers that training changes, from the last one; the new layer always is
+    dropout: float  # probability that a feature is dropped before the new layer
+
+
+Architecture = CNNConfig | BackboneConfig
+
+
 def plain_blocks(filters: Sequence[int], kernel_sizes: Sequence[int]) -> tuple[Block, ...]:
     """Rows of the reference's kind."""
     return tuple(Block(filters=wide, kernel_size=kernel) for wide, kernel in zip(filters, kernel_sizes, strict=True))
@@ -60,8 +75,11 @@ MOST_BLOCKS, MOST_DENSE, MOST_WIDTH, MOST_PIXELS = 16, 32, 2_000_000, 1024
 """Largest sizes of networks that are read from a file: far beyond what any study proposes, still quickly looked at."""
 
 
-def check_sizes(config: CNNConfig) -> None:
+def check_sizes(config: Architecture) -> None:
     """Raise ModelError for an architecture that is none, or whose mere building would take the machine down."""
+    if isinstance(config, BackboneConfig):
+        _check_backbone(config)
+        return
     widths = (*(block.filters for block in config.blocks), *config.dense_units, config.num_classes)
     kernels = [block.kernel_size for block in config.blocks]
     for what, right in (
@@ -73,6 +91,18 @@ def check_sizes(config: CNNConfig) -> None:
         (f"images of {config.image_size} pixels", 1 <= config.image_size <= MOST_PIXELS),
         (f"dropout {config.conv_dropout}", 0 <= config.conv_dropout < 1),
         (f"dropout {config.dense_dropout}", 0 <= config.dense_dropout < 1),
+    ):
+        if not right:
+            raise ModelError(f"no network of this program: {what}")
+
+
+def _check_backbone(config: BackboneConfig) -> None:
+    for what, right in (
+        (f"a backbone {config.backbone!r}", config.backbone in get_args(Backbone)),
+        (f"{config.num_classes} classes", 1 <= config.num_classes <= MOST_WIDTH),
+        (f"images of {config.image_size} pixels", 1 <= config.image_size <= MOST_PIXELS),
+        (f"a trained share of {config.trained}", 0 <= config.trained <= 1),
+        (f"dropout {config.dropout}", 0 <= config.dropout < 1),
     ):
         if not right:
             raise ModelError(f"no network of this program: {what}")

@@ -1,9 +1,9 @@
-"""From an architecture to a network: a frozen CNNConfig in, a module out."""
+"""From an architecture to a network: a frozen value in, a module out."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from itertools import pairwise
-from typing import get_args
+from typing import Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,21 +11,35 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models import ModelError
-from models.architecture import Block, CNNConfig, Head, Kind, check_sizes, side_after
+from models.architecture import Architecture, BackboneConfig, Block, Head, Kind, check_sizes, side_after
+from models.backbones import NETWORKS, frozen_layers, make_features
 
 
 class CNN(nn.Module):
     """`features` (convolutions) and `classifier` (dense layers), both plain sequences."""
 
-    def __init__(self, features: nn.Sequential, classifier: nn.Sequential, head: Head) -> None:
+    def __init__(self, features: nn.Sequential, classifier: nn.Sequential, head: Head, frozen: int = 0) -> None:
         super().__init__()
         self.features = features
         self.classifier = classifier
         self.head = head
+        self.frozen = frozen  # so many of the first layers stay as they are
+        self.features[:frozen].requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but that frozen layers stay in evaluation: their batch norms do not move."""
+        super().train(mode)
+        self.features[: self.frozen].eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images float [B, 3, H, W] -> logits [B, num_classes]."""
-        maps = self.features(images)
+        if self.frozen and torch.is_grad_enabled():
+            with torch.no_grad():
+                maps = self.features[: self.frozen](images)
+            maps = self.features[self.frozen :](maps)
+        else:
+            maps = self.features(images)
         flat = maps.mean(dim=(2, 3)) if self.head == "gap" else maps.flatten(1)
         logits: Tensor = self.classifier(flat)
         return logits
@@ -75,7 +89,7 @@ BLOCKS: dict[Kind, Callable[[int, Block, bool], list[nn.Module]]] = {"plain": _p
 assert BLOCKS.keys() == set(get_args(Kind))
 
 
-def fill(config: CNNConfig, state: Mapping[str, Tensor], stored_bytes: int) -> CNN:
+def fill(config: Architecture, state: Mapping[str, Tensor], stored_bytes: int) -> CNN:
     """The network of a configuration with weights from a file of so many bytes.
 
     Raises ModelError where they do not belong together; nothing is built before that is sure.
@@ -92,14 +106,19 @@ def fill(config: CNNConfig, state: Mapping[str, Tensor], stored_bytes: int) -> C
         raise ModelError("its weights are not all there")
     model = build_cnn(config)
     model.load_state_dict(dict(state))
+    model.frozen = 0  # it is trained no more
     return model.eval()
 
 
-def build_cnn(config: CNNConfig) -> CNN:
+def build_cnn(config: Architecture) -> CNN:
     """Build the network on the CPU with torch's default initialisation (draws from the default generator).
 
     Raises ModelError when pooling would leave nothing of the image.
     """
+    if isinstance(config, BackboneConfig):
+        units, frozen = NETWORKS[config.backbone].units, frozen_layers(config.backbone, config.trained)
+        last = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(units, config.num_classes))
+        return CNN(make_features(config.backbone, config.image_size), last, "gap", frozen)
     side = side_after(config.image_size, config.strides)
     if side < 1:
         raise ModelError(f"{len(config.blocks)} blocks halve an image of {config.image_size} pixels to nothing")
@@ -154,6 +173,6 @@ def fused(model: CNN) -> CNN:
         for place, (one, two) in enumerate(pairwise(layers)):
             if isinstance(one, nn.Conv2d) and isinstance(two, nn.BatchNorm2d):
                 layers[place], layers[place + 1] = fuse_conv_bn_eval(one, two), nn.Identity()
-            if isinstance(two, nn.MaxPool2d):
+            if isinstance(two, nn.MaxPool2d) and two.kernel_size == 2:
                 layers[place + 1] = _Halved()
     return copy

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from models.architecture import CNNConfig
+from models.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,9 @@ class Cost:
 
     flops: int  # multiplications and additions of convolutions and dense layers
     numbers: int  # activations that are written, by all layers
-    params: int
+    params: int  # trainable ones
+    frozen_flops: int = 0  # of them in layers that training leaves as they are
+    frozen_numbers: int = 0
 
     @property
     def gflops(self) -> float:
@@ -26,28 +28,32 @@ class Cost:
 
 
 @lru_cache(maxsize=4096)
-def cost(config: CNNConfig) -> Cost:
+def cost(config: Architecture) -> Cost:
     """Build the network without memory and follow one image through it. Raises ModelError for an impossible one."""
     import torch  # imported late: it takes seconds, and most commands count nothing
     from torch import Tensor, nn
 
     from models.cnn import build_cnn, count_parameters
 
-    flops = numbers = 0
+    flops, numbers = [0, 0], [0, 0]  # in all, and in frozen layers
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal flops, numbers
-        numbers += output.numel()
+        each = 0
         if isinstance(layer, nn.Conv2d):
-            flops += 2 * output.numel() * layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1]
+            inner = layer.in_channels // layer.groups
+            each = 2 * output.numel() * inner * layer.kernel_size[0] * layer.kernel_size[1]
         elif isinstance(layer, nn.Linear):
-            flops += 2 * output.numel() * layer.in_features
+            each = 2 * output.numel() * layer.in_features
+        for place in (0, 1) if layer in frozen else (0,):
+            numbers[place] += output.numel()
+            flops[place] += each
 
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model = build_cnn(config).eval()
+        frozen = set(model.features[: model.frozen].modules())
         for layer in model.modules():
             if not list(layer.children()):
                 layer.register_forward_hook(count)
         with torch.inference_mode():
             model(torch.empty(1, 3, config.image_size, config.image_size))
-    return Cost(flops, numbers, count_parameters(model))
+    return Cost(flops[0], numbers[0], count_parameters(model), flops[1], numbers[1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models import ModelError
-from models.architecture import CNNConfig
+from models.architecture import Architecture
 from models.cnn import build_cnn, count_parameters
 
 WEIGHT_BYTES = 16
@@ -35,18 +35,18 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
-def activation_bytes(config: CNNConfig, number_bytes: int) -> int:
+def activation_bytes(config: Architecture, number_bytes: int) -> int:
     """What one training image leaves behind for the backward pass, at least, as autograd keeps it."""
     return _kept(config, number_bytes)[1]
 
 
-def training_bytes(config: CNNConfig, images: int, number_bytes: int) -> int:
+def training_bytes(config: Architecture, images: int, number_bytes: int) -> int:
     """What training with batches of so many images needs at least. Raises ModelError for an impossible network."""
     parameters, activations = _kept(config, number_bytes)
     return WEIGHT_BYTES * parameters + images * activations
 
 
-def _kept(config: CNNConfig, number_bytes: int) -> tuple[int, int]:
+def _kept(config: Architecture, number_bytes: int) -> tuple[int, int]:
     """(parameters, bytes that autograd keeps of one image), from the network itself, built without memory."""
     kept: dict[int, int] = {}
 

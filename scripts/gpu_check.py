@@ -428,7 +428,7 @@ CHECKS: tuple[tuple[Callable[[torch.device, Path], str], tuple[str, ...]], ...] 
 """The checks, each with the functions of the program whose branch for CUDA it goes through."""
 
 ELSEWHERE = {
-    "study.training.measure._image_seconds": "the study by hours, below",
+    "study.budget.measure._image_seconds": "the study by hours, below",
     "study.cli.options.in_words": "the first line of the table",
     "study.search.cluster.ray_actors": "not here: it needs a Ray cluster with GPUs",
 }

@@ -29,7 +29,7 @@ stage "audit" "25,000 images: ten minutes on 2 cores, once" "data/audit.py, data
 stage "parts" "seconds" "data/splits.py"
 "$study" data split "$images" --csv > split.csv
 
-# The plan (study/config/plan.py). The search: TPE suggests, Hyperband prunes, SQLite remembers (study/search/worker.py,
+# The plan (study/budget/plan.py). The search: TPE suggests, Hyperband prunes, SQLite remembers (study/search/worker.py,
 # study/search/trial.py). Then, as far as the hours go, the best are trained anew and compared on val; the chosen one is
 # trained from fresh weights on train and val, the test is opened once (study/result/refit.py, study/result/scoring.py), and
 # the model folder is written (models/bundle/folder.py) with its report (study/result/page.py).

@@ -23,6 +23,7 @@ STAGES = "stages"  # what the clock said when each stage ended
 PRETRAINED = "pretrained"  # how many pixels the pretrained rival sees, fixed before the test part is opened
 FINAL_STAGE = "final_stage"  # what the stage after the search does, fixed before its first epoch
 FOUND_BY = "groups_found_by"  # the version that found the groups from pixels
+THREADS = "threads"  # of a process, decided when the study was begun: numbers depend on it
 CLOCK = "clock"  # seconds of work, and the process that adds to them
 
 # Of trials.

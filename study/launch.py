@@ -12,10 +12,12 @@ from optuna.trial import TrialState
 
 from data import Progress
 from study import StudyError
-from study.attributes import EPOCH_SECONDS, PLANNED, number
-from study.config.expect import Images
+from study.attributes import EPOCH_SECONDS, PLANNED, THREADS, number
+from study.attributes import kept as attribute
+from study.budget.expect import Images
+from study.budget.load import take_threads
+from study.budget.plan import Planned, planned_again
 from study.config.limit import cost_of
-from study.config.plan import Planned, planned_again
 from study.config.resolve import Asked
 from study.forkserver import gather
 from study.result.final import Outcome, finish, finished_card, next_place
@@ -80,6 +82,7 @@ def run(
     with storage_trouble(url):
         check_storage(url)
         before = kept(check_name(name), url)
+        take_threads(before.threads if before else None)
         asked = with_absolute_data(_without_defaults(asked, before))
         config, planned = settle(asked, name, url, device, measured)
         settled = now() - began
@@ -113,6 +116,8 @@ def run(
             if planned and not done:  # else it was begun before it was planned
                 study.stage_ends("measuring", settled)
                 study.stage_ends("images")
+            if study.attribute(THREADS, int) is None:
+                study.remember(THREADS, torch.get_num_threads())
             yield opened
             count = len(opened.dataset.labels)
             if engine and searching:
@@ -203,6 +208,7 @@ def retrain(
     with storage_trouble(url):
         found = load_study(open_storage(url, create=False, write=False), name)
         config = stored_config(found)
+        take_threads(attribute(found.user_attrs, THREADS, int))
         check_images(config, name, files_of(found, url))
         opened = open_all(config, name, url, progress)
         study = opened.study

@@ -34,6 +34,7 @@ WORDS = {
     "reference": "TISSUE --each 18 --size 32 --base 2 --configurations 1 --epochs 3",
     "serve": "MODEL DIGITS --clients 2 --seconds 1",
     "sql": "--trials 60 --epochs 6 --runs 1",
+    "temperature": "--draws 2 --sizes 10 100",
     "stale": "TABLES --workers 1 --seeds 1 --tasks 1",
     "training": "--size 32 --patience 0.1 --batches 4",
     "workers": "--trials 2 --runs 1",

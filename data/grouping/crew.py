@@ -16,6 +16,7 @@ import cv2
 from threadpoolctl import threadpool_limits
 
 from data import processes
+from data.processes import usable_cpus
 
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h: the signal that a process gets when its parent dies."""
@@ -34,7 +35,7 @@ def processes_map(processes: int | None, count: int) -> Iterator[Map]:
 
     None: over one for each core, but in this one until `ALONE_SECONDS` of work are done: little work ends sooner so.
     """
-    workers = min(processes or os.cpu_count() or 1, count // 32)
+    workers = min(processes or usable_cpus(), count // 32)
     alone = math.inf if workers <= 1 else 0.0 if processes else ALONE_SECONDS
     threads = cv2.getNumThreads()
     with ExitStack() as stack:

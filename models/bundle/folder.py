@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from models import ModelError, files
-from models.architecture import CNNConfig, plain_blocks
+from models.architecture import Architecture, BackboneConfig, CNNConfig, plain_blocks
 from models.bundle import export
 from models.bundle.card import Card, Format, Kind, parsed
 from models.bundle.predictor import Bundle, Predictor
@@ -60,7 +60,7 @@ RUNNABLE = (
 def save(
     directory: Path,
     model: CNN,
-    config: CNNConfig,
+    config: Architecture,
     card: Kind,
     images: NDArray[np.uint8],
     seen: Iterable[str] = (),
@@ -124,7 +124,7 @@ def _export(
 def _as_checkpoint(
     directory: Path,
     predictor: Predictor,
-    config: CNNConfig,
+    config: Architecture,
     card: Card,
     expected: NDArray[np.float32],
     images: NDArray[np.uint8],
@@ -221,9 +221,11 @@ def _text(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def _read_config(file: Path) -> CNNConfig:
+def _read_config(file: Path) -> Architecture:
     """The architecture; folders of earlier versions describe plain blocks by two lists."""
     raw = TypeAdapter(dict[str, JsonValue]).validate_json(_text(file))
+    if "backbone" in raw:
+        return TypeAdapter(BackboneConfig).validate_python(raw)
     if "blocks" not in raw:
         lists = TypeAdapter(tuple[tuple[int, ...], tuple[int, ...]]).validate_python(
             (raw.pop("filters", ()), raw.pop("kernel_sizes", ()))
@@ -291,7 +293,7 @@ def is_whole(directory: Path) -> bool:
         return False
 
 
-def load_weights(file: Path, config: CNNConfig) -> CNN:
+def load_weights(file: Path, config: Architecture) -> CNN:
     """The network of `config` with the weights of a safetensors file; ModelError when they do not fit."""
     try:
         return fill(config, load_file(file), file.stat().st_size)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from models import ModelError
-from models.architecture import MOST_BLOCKS, MOST_DENSE, CNNConfig, plain_blocks
+from models.architecture import MOST_BLOCKS, MOST_DENSE, Architecture, BackboneConfig, CNNConfig, plain_blocks
 from models.bundle.card import Card
 from models.cnn import CNN, fill
 
@@ -135,11 +135,13 @@ def read_config(config: dict[str, Any], state: dict[str, Tensor], num_classes: i
     )
 
 
-def checkpoint(model: CNN, config: CNNConfig, card: Card) -> bytes | None:
+def checkpoint(model: CNN, config: Architecture, card: Card) -> bytes | None:
     """A network on the CPU as a checkpoint's bytes; None where the layout cannot describe it.
 
     It has no place for a temperature, so the last layer is divided by it: a softmax gives calibrated probabilities.
     """
+    if isinstance(config, BackboneConfig):
+        return None
     preprocessing = {"mean": card.preprocessing.mean, "std": card.preprocessing.std}
     state = {
         name: tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -18,8 +18,8 @@ from data import counted
 from data.findings import conflicting, odd, proposal, suspicious
 from models.bundle.card import Origin, StudyCard, percent
 from models.bundle.verdict import Verdict, verdict
+from study.budget.plan import CONFIRM_SEEDS, Planned, in_words
 from study.cli.console import duration, err, out, plain, storage_option
-from study.config.plan import CONFIRM_SEEDS, Planned, in_words
 from study.config.schema import StudyConfig
 from study.launch import News
 from study.result.final import Outcome

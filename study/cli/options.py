@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -117,8 +116,10 @@ def choose_devices(name: str) -> tuple[str, ...]:
     """The devices that --device names; StudyError when what was asked for is not there."""
     import torch
 
+    from study.budget.load import take_threads
     from study.search.devices import named
 
+    take_threads()
     devices = named(name, torch.cuda.device_count(), mps=torch.backends.mps.is_available())
     if devices == ("mps",):
         logger.warning("--device mps is untested: nobody has tried it with this program (safe: --device cpu)")
@@ -139,10 +140,10 @@ def in_words(devices: tuple[str, ...]) -> str:
     """The devices by their names, and how many threads there are."""
     import torch
 
+    from data.processes import usable_cpus
+
     named = ", ".join(torch.cuda.get_device_name(one) if one.startswith("cuda") else one for one in devices)
-    return (
-        f"device: {named}; {counted(torch.get_num_threads(), 'thread')} of {counted(os.cpu_count() or 1, 'processor')}"
-    )
+    return f"device: {named}; {counted(torch.get_num_threads(), 'thread')} of {counted(usable_cpus(), 'processor')}"
 
 
 def choose_engine(name: str, address: str | None, gpus: float | None) -> Engine | None:

@@ -8,12 +8,12 @@ import torch
 from pydantic import JsonValue
 
 from study import StudyError
+from study.budget.expect import Images, Throughput
+from study.budget.plan import Planned, Stage, in_words, plan
 from study.cli.console import duration, err, print_table, quiet_optuna
 from study.cli.display import show as display_on
 from study.cli.options import choose_devices
 from study.cli.options import in_words as in_words_of
-from study.config.expect import Images, Throughput
-from study.config.plan import Planned, Stage, in_words, plan
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.search.opened import default_name, with_absolute_data

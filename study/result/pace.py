@@ -14,9 +14,9 @@ from pydantic import BaseModel
 
 from models.training.course import Move
 from study.attributes import FINAL_STAGE
-from study.config.plan import Planned
+from study.budget.load import Load
+from study.budget.plan import Planned
 from study.search.open_study import OpenStudy
-from study.training.load import Load
 from study.training.start import Training
 
 MARGIN = 0.95

@@ -24,7 +24,7 @@ from models.bundle.reference import IMAGENET
 from models.files import file_hash
 from models.scores.evaluation import mean_recall
 from study import StudyError
-from study.config.expect import SMALLEST_SEEN
+from study.budget.expect import SMALLEST_SEEN
 from study.training.workspace import Workspace
 
 STRENGTHS = (0.001, 0.01, 0.1)

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from study import StudyError
 from study.attributes import ASKED, BASELINE, CONFIG, CONTRACT, FOUND_BY, PLANNED, STAGES, kept
-from study.config.plan import ENDS, Planned, Stage, taken
+from study.budget.plan import ENDS, Planned, Stage, taken
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.config.space import distributions

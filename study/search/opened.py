@@ -19,7 +19,7 @@ from data.public import FETCHED
 from data.splits import Parts, divide, listed, random_parts
 from models.files import write_json
 from study import StudyError
-from study.config.plan import Planned
+from study.budget.plan import Planned
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.search.open_study import OpenStudy, open_study

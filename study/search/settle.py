@@ -13,16 +13,16 @@ from pydantic_core import to_jsonable_python
 from data.datasets import Survey, survey
 from data.splits import refuse_too_few
 from study import StudyError
-from study.attributes import ASKED, CONFIG, FOUND_BY, PLANNED, STAGES
+from study.attributes import ASKED, CONFIG, FOUND_BY, PLANNED, STAGES, THREADS
 from study.attributes import kept as attribute
-from study.config.expect import Images, Throughput
-from study.config.plan import ENDS, Planned, Stage, measuring_seconds, plan, taken
+from study.budget.expect import Images, Throughput
+from study.budget.measure import measure
+from study.budget.plan import ENDS, Planned, Stage, measuring_seconds, plan, taken
 from study.config.resolve import Asked
 from study.config.schema import MAY_CHANGE, StudyConfig
 from study.search.contract import stored_config
 from study.storage.clock import Clock
 from study.storage.door import load_study, open_storage, parse_url, runs_folder, sqlite_file, study_names
-from study.training.measure import measure
 
 AGAIN_SECONDS = 5.0
 """For measuring, where hours are given to a study that had none: only its final stage is planned."""
@@ -108,6 +108,7 @@ class Kept:
     asked: JsonValue  # the fields as they were given; None where nothing was left to a plan
     planned: Planned | None
     found_by: str | None  # the version that found the groups, where that was noted
+    threads: int | None  # of its processes, where that was noted
     spent: float  # seconds
     taken: dict[Stage, float]  # seconds of each stage that has ended
 
@@ -131,6 +132,7 @@ def kept(name: str, url: str) -> Kept | None:
         config=stored_config(study),
         asked=attribute(attributes, ASKED, dict[str, JsonValue]),
         planned=attribute(attributes, PLANNED, Planned),
+        threads=attribute(attributes, THREADS, int),
         spent=Clock(storage, study._study_id).spent(),
         found_by=attribute(attributes, FOUND_BY, str),
         taken=taken(attribute(attributes, STAGES, ENDS) or {}),

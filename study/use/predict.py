@@ -1,7 +1,6 @@
 """A saved model on image files: found, decoded as in training, labelled."""
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from data import DataError, counted
 from data.formats.ranges import AS_16_BITS, Ranges
 from data.images import MOST_MEGAPIXELS, decode, source_size
 from data.layout.found import by_reason, relative, walk
+from data.processes import usable_cpus
 from models.bundle.card import Conformal
 from models.bundle.explain import grad_cam, overlay
 from models.bundle.predictor import Bundle, Predictor
@@ -191,7 +191,7 @@ def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[Predicted]:
             found = bundle.predict(np.stack(good)) if good else np.zeros((0, len(bundle.classes)))
         return Predicted(batch, images, found)
 
-    threads, workers = torch.get_num_threads(), os.cpu_count() or 1
+    threads, workers = torch.get_num_threads(), usable_cpus()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     waiting: deque[Future[Predicted]] = deque()
     try:

@@ -31,6 +31,7 @@ from starlette.requests import ClientDisconnect
 from data import DataError
 from data.formats.ranges import AS_16_BITS, Ranges
 from data.images import MOST_MEGAPIXELS, decode
+from data.processes import usable_cpus
 from models.bundle.card import NOTICE
 from models.bundle.explain import SMALLEST, grad_cam, overlay
 from models.bundle.folder import WEIGHTS
@@ -370,7 +371,7 @@ def run(models: Sequence[Served], port: int, ready: Callable[[str], None]) -> No
     with listening:
         ready(f"http://127.0.0.1:{listening.getsockname()[1]}/")
         config = uvicorn.Config(
-            application(models, os.cpu_count() or 1),
+            application(models, usable_cpus()),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=END_SECONDS,

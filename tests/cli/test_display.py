@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from models.training.loop import EpochResult
 from study.cli.display import Display, show
 from study.config.schema import StudyConfig
 from study.config.space import distributions
-from study.result.refit import FinalEpoch
+from study.result.refit import Doing, FinalEpoch
 from study.search.opened import Opened, open_all
 from study.search.trial import Step, TrialEnd, TrialEpoch, TrialStart, in_words
 from tests.conftest import shrink
@@ -112,3 +113,29 @@ def test_a_study_of_hours_alone_counts_what_is_done(opened: Opened) -> None:
     study = replace(opened.study, config=hours)
     (line,) = whole(drawn(lambda display: display.follow(iter([replace(opened, study=study)]))))
     assert re.search(r"^ +search .*[━╸╺]+ 0 +120 h 00 min left$", line)
+
+
+def test_a_log_is_never_silent(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.cli.display.SILENCE", 0.2)
+    told = io.StringIO()
+    with show(Console(width=80, file=told)) as display:
+        display.images("decoding", 3, 1200)
+        wait_for(lambda: "decoding: 3 of 1,200" in told.getvalue())
+        display._hear(opened)
+        display._hear(TrialEpoch(7, 2, 0.5))
+        wait_for(lambda: "search: trial 7, 2 of " in told.getvalue())
+        display.watch(Step("search", 8, 1, 40, 90))
+        wait_for(lambda: "search: trial 8, epoch 1, step 40 of 90" in told.getvalue())
+        display._hear(Doing("result: scores, export, report"))
+        wait_for(lambda: told.getvalue().rstrip().endswith("result: scores, export, report"))
+    with show(Console(width=80, file=told), quiet=True) as display:
+        before = told.getvalue()
+        time.sleep(0.5)
+        assert told.getvalue() == before
+
+
+def wait_for(there: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.02)

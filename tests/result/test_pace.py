@@ -11,13 +11,13 @@ from optuna.trial import FrozenTrial
 
 from models.training.course import Course
 from study.attributes import FINAL_STAGE, PLANNED
-from study.config.plan import Planned
+from study.budget.load import Load
+from study.budget.plan import Planned
 from study.config.schema import StudyConfig
 from study.config.space import distributions
 from study.result.pace import SPARE_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer
 from study.result.refit import Job, confirm, train
 from study.search.open_study import OpenStudy
-from study.training.load import Load
 from study.training.start import Training
 from study.training.workspace import Workspace
 from tests.conftest import open_work
@@ -198,16 +198,3 @@ def test_a_confirmation_that_is_left_out_leaves_nothing_behind(place: Place, mon
         run(confirm(place.study, place.work, place.job(stage="confirmation", kind="confirmation")))
     assert not list((place.work.folder / "final").glob("*.json"))
     assert not list((place.work.folder / "checkpoints").glob("*"))
-
-
-def test_how_much_slower_others_make_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    from study.training import load
-
-    counts = iter([{"1": (100, 50)}, {"1": (200, 150), "2": (100, 100)}, {"1": (200, 150)}, {}])
-    monkeypatch.setattr(load, "_counted", lambda: next(counts))
-    watch = Load()
-    assert watch.times_slower() == pytest.approx((200 + 200) / 200)
-    assert watch.times_slower() == 1.0  # nothing ran
-    assert watch.times_slower() == 1.0  # nobody counts
-    monkeypatch.undo()
-    assert Load().times_slower() >= 1.0

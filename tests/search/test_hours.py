@@ -1,8 +1,11 @@
 """Studies by hours, with real processes: planned, stopped at a deadline, killed, gone on with, and done again."""
 
 import json
+import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +14,18 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 from PIL import Image
 
 from study import StudyError
 from study.attributes import ASKED, CLOCK, FINAL_STAGE, PLANNED, STAGES
-from study.config.plan import taken
+from study.budget.plan import taken
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
+from study.result.refit import Job, fixed_stage, train
 from study.search import settle
+from study.search.contract import stored_config
+from study.search.opened import open_all
 from study.storage.door import open_storage
 from tests import killer
 from tests.conftest import Shell, shrink, tiny_options
@@ -237,3 +244,66 @@ def test_a_field_that_the_plan_of_an_older_version_did_not_know_stays_as_it_was(
     assert settle._agreed("s", config, before, now) == config
     with pytest.raises(StudyError, match="metric"):
         settle._agreed("s", config, {**before, "metric": "balanced_accuracy"}, now)
+
+
+BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
+
+
+def shortened(folder: Path) -> dict[str, Any]:
+    """What is written of a final training whose end was moved; nothing where there is none."""
+    for file in (folder / "runs" / "s" / "final").glob("trial-*-seed-0.json"):
+        found: dict[str, Any] = json.loads(file.read_text())
+        if found["moves"]:
+            return found
+    return {}
+
+
+@pytest.mark.long
+def test_a_final_stage_that_busy_processes_shorten_survives_kills_to_the_bit(
+    small_folder: Path, tmp_path: Path
+) -> None:
+    command = ["run", "--name", "s", *tiny_options(small_folder, trials=2, final_epochs=3000, hours=0.02)]
+    command += ["--set", "checkpoint_seconds=0", "--set", "space.schedule=cosine", "--set", "rivals=[]"]
+    busy: list[subprocess.Popen[bytes]] = []
+    kills = 0
+    try:
+        while True:
+            process = killer.start(command, tmp_path)
+            while process.exitcode is None and not (kills < 3 and (tmp_path / "runs" / "s" / "final").exists()):
+                process.join(0.05)
+            if not busy:
+                busy += [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(6)]
+            while process.exitcode is None and kills < 3 and not shortened(tmp_path):
+                process.join(0.05)
+            if process.exitcode is not None:
+                break
+            process.join(0.3)  # some epochs on
+            if process.exitcode is None:
+                os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            kills += 1
+        assert process.exitcode == 0
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
+    assert kills == 3
+    record = shortened(tmp_path)
+    assert card(tmp_path)["final"]["epochs"] < 3000
+    # Once more, undisturbed, by what was decided: the same weights.
+    opened = open_all(stored_config(study_in(tmp_path)), "s", f"sqlite:///{tmp_path}/optuna.db")
+    work = fixed_stage(opened.study, opened.workspace(torch.device("cpu")), again=False)
+    (file,) = (tmp_path / "runs" / "s" / "final").glob("trial-*-seed-0.json")
+    file.write_text(json.dumps({**record, "weights_sha256": None, "epochs": []}))
+    best = opened.study.study.trials[card(tmp_path)["study"]["trial"]]
+    job = Job("final training", best, 0, 0, 1, fresh=False, kind="shipped")
+    assert last(train(opened.study, work, job)).digest == card(tmp_path)["weights_sha256"]
+
+
+def last(training: Any) -> Any:
+    """What a generator returns."""
+    while True:
+        try:
+            next(training)
+        except StopIteration as end:
+            return end.value

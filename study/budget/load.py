@@ -1,8 +1,22 @@
 """How much slower this process is for others that use the machine as well, as Linux counts it."""
 
+import os
 from pathlib import Path
 
+import torch
+
+from data.processes import usable_cpus
+
 TASKS = Path("/proc/self/task")
+
+
+def take_threads(before: int | None = None) -> None:
+    """Let torch use as many threads as a study had `before`, or as there are processors for this process.
+
+    OMP_NUM_THREADS, where somebody has set it, stands.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(before or min(torch.get_num_threads(), usable_cpus()))
 
 
 class Load:

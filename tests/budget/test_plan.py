@@ -10,14 +10,24 @@ from hypothesis.strategies import SearchStrategy
 
 from models.cost import Cost
 from study import StudyError
-from study.config.expect import Images, Throughput, epoch_seconds
+from study.budget.expect import Images, Throughput, epoch_seconds
+from study.budget.plan import (
+    AFTER,
+    FULL_TRAININGS,
+    SPARE,
+    Planned,
+    extended,
+    plan,
+    planned_again,
+    shortened,
+    taken,
+)
+from study.budget.starts import START_SHARE
 from study.config.limit import above, cost_of
-from study.config.plan import AFTER, FULL_TRAININGS, SPARE, Planned, extended, plan, shortened, taken
 from study.config.resolve import Asked, ask, resolve
 from study.config.rungs import brackets, expected_epochs
 from study.config.schema import StudyConfig
 from study.config.space import Range
-from study.config.starts import START_SHARE
 
 HERE = Throughput(
     flops=6e10, numbers=8e8, pixels=3e7, step=0.002, decode=0.003, group=0.015, result=15.0, result_image=0.006
@@ -247,3 +257,28 @@ def test_expected_epochs_by_hand() -> None:
     assert expected_epochs(1, 3, 3) == pytest.approx((3 * (1 + 2 / 3) + 2 * 3) / 5)
     # After the last rung the rest of the epochs.
     assert expected_epochs(2, 8, 3) == pytest.approx((3 * (2 + 4 / 3 + 2 / 9) + 2 * (6 + 2 / 3)) / 5)
+
+
+def test_where_the_first_trials_take_longer_the_rest_is_planned_again() -> None:
+    images = Images(count=5000, side=224, grouped=True)
+    config, found = planned(2.0, images, HERE)
+    network = cost_of(config.space, config.starts[1], config.image_size)
+    usual = epoch_seconds(config, images, HERE, network)
+
+    def again(times: float, trials: int = 3) -> Planned | None:
+        return planned_again(config, found, images, [(network, times * usual)] * trials)
+
+    assert again(1.4) is None
+    assert again(0.7) is None
+    assert again(2.0, trials=2) is None
+    assert again(2.0, trials=4) is None  # only once, after the first three
+    slower, faster = again(2.0), again(0.5)
+    assert slower is not None
+    assert faster is not None
+    assert slower.again == "an epoch of the first 3 trials took 2.0 times what was planned"
+    assert slower.epoch == pytest.approx(2 * found.epoch)
+    assert slower.after_search >= found.after_search >= faster.after_search
+    assert slower.stages["final training"] > 1.5 * found.stages["final training"]
+    assert slower.stages["images"] == found.stages["images"]
+    assert sum(slower.stages.values()) <= 2 * 3600
+    assert planned_again(config, slower, images, [(network, 9 * usual)] * 3) is None  # not again and again

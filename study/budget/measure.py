@@ -19,8 +19,8 @@ from models.cost import cost
 from models.training.learner import make_learner
 from models.training.loop import fit
 from models.training.recipe import TrainConfig
-from study.config.expect import Throughput
-from study.training.load import Load
+from study.budget.expect import Throughput
+from study.budget.load import Load
 
 IMAGES, BATCH = 256, 64
 DECODED = 8

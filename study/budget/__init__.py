@@ -1,0 +1,1 @@
+"""What hours buy: how fast this machine is, what a network costs on it, and the plan that follows."""
