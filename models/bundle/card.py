@@ -120,6 +120,16 @@ class Final(Section):
     num_params: int | None
 
 
+class Begun(Section):
+    """The pretrained network that the model began from."""
+
+    name: str
+    made_by: str
+    licence: str  # of its weights
+    weights_sha256: str
+    trained: float  # share of its layers that was trained
+
+
 class Data(Section):
     """The images."""
 
@@ -213,6 +223,7 @@ class Card(Section):
     test_openings: int | None = None
     study: Origin | None = None
     final: Final | None = None
+    begun: Begun | None = None
     data: Data | None = None
     test: HeldOutScores | None = None
     test_accuracy_of_seeds: list[float] = []

@@ -121,11 +121,16 @@ def _protocol(card: Card) -> Lines:
         parts = f"The parts came with the images ({in_markdown(given_by or 'nobody says how')}); {found}."
     return [
         f"- {parts} The search saw the parts train and val; the test part was opened once the weights were final.",
-        f"- Trial {study.trial} of {study.trials} (winner: {study.winner}), trained from fresh weights on {final.data} "
-        f"for {final.epochs} epochs, to the last one."
+        f"- Trial {study.trial} of {study.trials} (winner: {study.winner}), trained from "
+        f"{'pretrained' if card.begun else 'fresh'} weights on {final.data} for {final.epochs} epochs, to the last one."
         if study and final
         else None,
         f"- Probabilities: {calibrated(card)}.",
+        f"- It began from {card.begun.name} ({card.begun.made_by}; its weights are under {card.begun.licence}, SHA-256 "
+        f"{card.begun.weights_sha256[:16]}...); {percent(card.begun.trained)} of its layers were trained, and a new "
+        "last layer."
+        if card.begun
+        else None,
         f"- Each image is seen {len(views)} times (mirrored: {', '.join(view for view in views if view)}), and the "
         "probabilities are averaged; all formats do so but `model.pth`."
         if len(views) > 1

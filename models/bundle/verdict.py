@@ -10,7 +10,7 @@ from models.scores.intervals import Interval
 Kind = Literal["better", "no better", "worse", "useless", "leaky"]
 """Beside what it was compared with; useless: no better than an answer that does not look at the image."""
 
-KNOWN = ("trees", "pretrained")
+KNOWN = ("trees", "pretrained", "from scratch")
 """How the names begin of what a model must beat: without a search, and without training a network."""
 
 
@@ -133,7 +133,8 @@ def _compared(row: Comparison, by_class: bool) -> Kind:
 
 def _named(row: Comparison, card: Card) -> str:
     """What it was compared with, in words, and by how much it differs."""
-    name = "trees on colours and edges" if row.name == "trees" else f"a {row.name}"
+    names = {"trees": "trees on colours and edges", "from scratch": "the best network from scratch"}
+    name = names.get(row.name, f"a {row.name}")
     value = _value(row, card)
     ends = row.balanced_difference_interval if by_class(card) else row.difference_interval
     if ends is None:

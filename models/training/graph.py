@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.memory import in_words
-from models.training.learner import Learner
+from models.training.learner import SHARE, Learner
 from models.training.recipe import TrainConfig
 from models.training.step import fitting, train_step
 
@@ -48,12 +48,13 @@ class Steps:
                 group["capturable"] = True
 
     def set_rate(self, rate: float) -> None:
-        """The learning rate from the next step on."""
+        """The learning rate from the next step on; groups that have a share of it get that."""
         for group in self._learner.optimizer.param_groups:
+            mine = rate * group.get(SHARE, 1.0)
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
+                group["lr"].fill_(mine)
             else:
-                group["lr"] = rate
+                group["lr"] = mine
 
     def take(self, x: Tensor, y: Tensor) -> Tensor:
         """One step on a batch; returns the sums of loss and hits. Raises OutOfMemoryError."""

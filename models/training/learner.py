@@ -12,7 +12,11 @@ from models.training.recipe import TrainConfig
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Adam (decay as an L2 penalty, as in the reference), AdamW (decoupled) or SGD with Nesterov momentum 0.9."""
     rate, decay = config.learning_rate, config.weight_decay
-    parameters = _groups(model) if config.decayed == "weights" else list(model.parameters())
+    parameters: list[Any] = [one for one in model.parameters() if one.requires_grad]
+    if config.backbone_rate != 1:
+        parameters = _by_rate(model, config)
+    elif config.decayed == "weights":
+        parameters = _groups(parameters)
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
     if config.optimizer == "adamw":
@@ -20,11 +24,25 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True, fused=True)
 
 
-def _groups(model: nn.Module) -> list[dict[str, Any]]:
+def _groups(parameters: list[Any]) -> list[dict[str, Any]]:
     """Weights, which decay; and norms and biases, which do not (He et al. 2019)."""
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    weights = [parameter for parameter in parameters if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if parameter.ndim <= 1]
     return [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+
+
+def _by_rate(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """The classifier, and the features with a learning rate that is a share of its; each as `decayed` says."""
+    found: list[dict[str, Any]] = []
+    for name, share in (("classifier", 1.0), ("features", config.backbone_rate)):
+        mine = [one for key, one in model.named_parameters() if key.startswith(f"{name}.") and one.requires_grad]
+        groups = _groups(mine) if config.decayed == "weights" else [{"params": mine}]
+        found += [{**group, SHARE: share, "lr": share * config.learning_rate} for group in groups if group["params"]]
+    return found
+
+
+SHARE = "share"
+"""The name under which a group keeps its share of the learning rate."""
 
 
 State = tuple[dict[str, Tensor], dict[str, Any]]

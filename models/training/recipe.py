@@ -25,6 +25,7 @@ class TrainConfig:
     schedule: Schedule = "constant"
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None  # of each class's images in the loss; None: all count the same
+    backbone_rate: float = 1.0  # the learning rate of the features, as a share of the classifier's
 
 
 def derive_seed(*parts: int | str) -> int:

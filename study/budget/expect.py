@@ -67,9 +67,12 @@ def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, n
     """Of a trial: training on one part, validation on another."""
     trained, checked = TRAINED * images.count, VALIDATED * images.count
     batch = batch_for(int(trained)) if config.batch_size == "auto" else config.batch_size
-    image = network.flops * 3 / throughput.flops + network.numbers / throughput.numbers
+    # Forward, and twice that backward; of layers that stay as they are, forward alone.
+    operations, numbers = 3 * network.flops - 2 * network.frozen_flops, network.numbers - 2 / 3 * network.frozen_numbers
+    image = operations / throughput.flops + numbers / throughput.numbers
     pixels = config.image_size**2 / throughput.pixels
-    return trained * (image + pixels) + checked * image / 3 + throughput.step * math.ceil(trained / batch)
+    forward = network.flops / throughput.flops + network.numbers / throughput.numbers / 3
+    return trained * (image + pixels) + checked * forward + throughput.step * math.ceil(trained / batch)
 
 
 def pretrained_seconds(config: StudyConfig, images: Images, throughput: Throughput) -> float:

@@ -14,14 +14,16 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, FiniteFloat, JsonValue, ValidationError
 
 from data import counted
-from models.cost import Cost
+from models.architecture import Backbone, BackboneConfig
+from models.cost import Cost, cost
 from study import StudyError
 from study.budget.expect import Images, Throughput, epoch_seconds, final_share, pretrained_seconds, usual_cost
 from study.budget.starts import starts
 from study.config.limit import cheapest, cost_of
-from study.config.resolve import Asked
+from study.config.resolve import STANDING_IN, Asked
 from study.config.rungs import expected_epochs
 from study.config.schema import StudyConfig, in_one_line
+from study.config.space import backbones
 
 Stage = Literal["measuring", "images", "search", "confirmation", "final training", "result"]
 
@@ -52,6 +54,7 @@ class Planned(BaseModel):
     after_search: float  # seconds that are kept for what follows the search
     epoch: float  # seconds of one in the final training
     slower: float = 1.0  # than on a quiet machine, while it was measured
+    begins: str = ""  # with which networks, in words
     given_up: str = ""  # what is left of a search where the hours are few, in words
     throughput: Throughput | None = None  # as it was measured
     again: str = ""  # why it was planned a second time, in words
@@ -143,6 +146,29 @@ TIERS = tuple(
         *((128, 128, 27, 3, 54), (128, 256, 27, 3, 54)),
     )
 )
+
+BACKBONE_TIERS = tuple(
+    Tier(image_size=size, width=32, epochs=epochs, min_epochs=first, final_epochs=final)
+    for size, epochs, first, final in (
+        *((32, 3, 1, 6), (64, 3, 1, 6), (96, 3, 1, 6), (96, 3, 1, 9), (128, 3, 1, 9), (128, 6, 1, 9), (128, 6, 1, 12)),
+        *((128, 9, 1, 12), (160, 9, 1, 12), (160, 9, 1, 18), (224, 9, 1, 18), (224, 12, 2, 24), (224, 18, 3, 36)),
+    )
+)
+"""Where networks may begin from a pretrained one, which was trained on 224 pixels: pixels before epochs."""
+
+ROOM = 1.2
+"""Times the arithmetic and the memory of a pretrained network that the limit allows."""
+
+
+def _limit_for(known: Collection[Backbone], image_size: int) -> dict[str, JsonValue]:
+    """A limit that holds the pretrained networks, and others that cost as much."""
+    costs = [
+        cost(BackboneConfig(num_classes=1, image_size=image_size, backbone=name, trained=1.0, dropout=0.0))
+        for name in known
+    ]
+    gflops, megabytes = max(one.gflops for one in costs), max(one.megabytes for one in costs)
+    return {"gflops": round(ROOM * gflops, 4), "megabytes": round(ROOM * megabytes, 3)}
+
 
 EXTRAS: tuple[dict[str, JsonValue], ...] = (
     {"confirm": 2, "rivals": ["runner-up"]},
@@ -257,7 +283,8 @@ def _scarce(
         {**choice.model_dump(mode="json"), **{name: value for name, value in changes.items() if name in autos}}
     )
     if "starts" in autos:
-        config = StudyConfig.model_validate({**config.model_dump(mode="json"), "starts": starts(config)})
+        found = starts(config, scarce=True)
+        config = StudyConfig.model_validate({**config.model_dump(mode="json"), "starts": found})
     stages = expected(config, images, throughput, hours)
     stages |= {"confirmation": 0.0, "result": _result(images, throughput)}
     stages["final training"] = config.final_epochs * network * room.share
@@ -462,10 +489,14 @@ def _choices(asked: Asked, images: Images) -> Iterator[StudyConfig]:
     """What each row makes of the fields that say auto, as far as the space and the files allow it."""
     problem: ValidationError | None = None
     found = False
-    for tier in TIERS:
+    space = StudyConfig.model_validate({**asked.fields, **{name: STANDING_IN[name] for name in asked.autos}}).space
+    known = backbones(space)
+    for tier in BACKBONE_TIERS if known else TIERS:
         if "image_size" in asked.autos and found and images.side and tier.image_size > max(32, images.side):
             break  # nothing is seen in more pixels than the files have
         values = {**tier.fields, **_for_classes(images.imbalance)}
+        if known:
+            values["limit"] = _limit_for(known, tier.image_size)
         values = {name: value for name, value in values.items() if name in asked.autos}
         try:
             config = _made(asked, values)

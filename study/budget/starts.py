@@ -6,19 +6,27 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from study.config.limit import SHAPING, above, cheapest
-from study.config.presets import STARTS, STRONG
+from study.config.presets import BACKBONE_STARTS, STARTS, STRONG
 from study.config.schema import StudyConfig
-from study.config.space import Range, Value, contains
+from study.config.space import Range, Value, backbones, contains
 
 START_SHARE = 0.5
 """Of the arithmetic that the limit allows, for what is tried first: the search is not to be spent on it."""
 
 
-def starts(config: StudyConfig) -> list[dict[str, Value]]:
-    """The cheapest network, and those of STARTS that the space holds, each as wide as START_SHARE of the limit."""
+def starts(config: StudyConfig, *, scarce: bool = False) -> list[dict[str, Value]]:
+    """The cheapest network, and those of STARTS that the space holds, each as wide as START_SHARE of the limit.
+
+    Where networks may begin from a pretrained one, that one comes first as it is, with a new last layer alone (unless
+    time is `scarce`), and once trained as a whole.
+    """
     usual = cheapest(config.space, config.image_size)
     recipe = {name: value for name, value in _inside(config, usual, STRONG).items() if name not in SHAPING}
     found = [{**usual, **recipe}]
+    for name in backbones(config.space):
+        known = [_inside(config, usual, {**STRONG, "backbone": name, **row}) for row in BACKBONE_STARTS]
+        known = [one for one in known if config.above_limit(one) is None]
+        found = [*([] if scarce else known[:1]), *found, *known[1:]]
     for row in STARTS:
         point = _widened(config, _inside(config, usual, row))
         if point not in found and config.above_limit(point) is None:

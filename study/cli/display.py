@@ -300,6 +300,7 @@ def _of_plan(planned: Planned) -> list[str]:
     )
     return [
         *([busy] if planned.slower >= BUSY else []),
+        *([planned.begins] if planned.begins and not planned.again else []),
         *([planned.given_up] if planned.given_up else []),
         f"planned{f' again, {planned.again}' if planned.again else ''}: {_planned_in_words(planned)}",
     ]

@@ -17,7 +17,7 @@ from study.cli.options import in_words as in_words_of
 from study.config.resolve import Asked
 from study.config.schema import StudyConfig
 from study.search.opened import default_name, with_absolute_data
-from study.search.settle import Kept, kept, look
+from study.search.settle import Kept, kept, look, with_backbone
 from study.storage.door import storage_trouble
 from study.storage.names import check_name
 
@@ -37,7 +37,9 @@ def show(asked: Asked, name: str | None, storage: str, device: str, as_json: boo
     if asked.fields.get("hours") is None:
         raise StudyError("a study without hours has no plan (for example: study plan --hours 2)")
     devices = choose_devices(device)
-    err.print(in_words_of(devices), markup=False, highlight=False, soft_wrap=True)
+    asked, begins = with_backbone(asked)
+    for line in (in_words_of(devices), *([begins] if begins else [])):
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
     with display_on(err) as display:
         images, throughput = look(
             asked, storage, torch.device(devices[0]), lambda done, total: display.images("measuring", done, total)

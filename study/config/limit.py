@@ -6,15 +6,15 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.architecture import side_after
+from models.architecture import CNNConfig, side_after
 from models.cost import Cost, cost
-from study.config.space import PARAMETERS, Entry, Range, Value, cnn_config, contains, distributions, full_point
+from study.config.space import PARAMETERS, Entry, Range, Value, contains, distributions, full_point, network_config
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 SHAPING = (
     *("num_conv_blocks", "block", "stem_stride", "base_filters", "filters_multiplier", "kernel_sizes"),
-    *("head", "dense_units"),
+    *("head", "dense_units", "backbone"),
 )
 """Parameters that a network's cost depends on."""
 
@@ -39,13 +39,13 @@ class Limit(BaseModel):
 
 def cost_of(space: Mapping[str, Entry], params: Mapping[str, Value], image_size: int) -> Cost:
     """The cost of a point's network without its last layer. Raises ModelError for an impossible one."""
-    return cost(cnn_config(full_point(space, params), 1, image_size))
+    return cost(network_config(full_point(space, params), 1, image_size))
 
 
 def above(limit: Limit, space: Mapping[str, Entry], params: Mapping[str, Value], image_size: int) -> str | None:
     """Why a point lies above the limit, or leaves nothing of an image; None when neither."""
-    network = cnn_config(full_point(space, params), 1, image_size)
-    if side_after(image_size, network.strides) < 1:
+    network = network_config(full_point(space, params), 1, image_size)
+    if isinstance(network, CNNConfig) and side_after(image_size, network.strides) < 1:
         return f"blocks {len(network.blocks)}, stem_stride {network.strides[0]}: nothing is left of {image_size} pixels"
     return None if limit == Limit() else limit.exceeded_by(cost(network))
 

@@ -37,6 +37,18 @@ STARTS: list[dict[str, JsonValue]] = [
 ]
 """Different networks that are tried before any is drawn; a plan makes each as wide as its limit advises."""
 
+BACKBONE_STARTS: list[dict[str, JsonValue]] = [
+    {"backbone_trained": 0.0, "schedule": "cosine"},
+    {"backbone_trained": 1.0, "backbone_rate": 0.3, "augment_turns": False},
+]
+"""A pretrained network with a new last layer alone, and trained as a whole."""
+
+BACKBONE_SPACE: dict[str, JsonValue] = {
+    "backbone_trained": [0.0, 0.3, 1.0],
+    "backbone_rate": {"low": 0.1, "high": 1.0, "log": True},
+}
+"""What is searched besides where a planned study finds a pretrained network at hand."""
+
 PRESETS: dict[str, dict[str, JsonValue]] = {
     # Small enough for a laptop's processor: the quickstart.
     "quick": {

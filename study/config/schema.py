@@ -26,16 +26,27 @@ from study import StudyError
 from study.config.limit import Limit, above, cheapest
 from study.config.presets import PRESETS
 from study.config.rungs import bracket_of, brackets, check_rungs
-from study.config.space import PARAMETERS, Entry, Range, Value, contains, distributions, nearest, validated
+from study.config.space import (
+    PARAMETERS,
+    Entry,
+    Range,
+    Value,
+    backbones,
+    contains,
+    distributions,
+    nearest,
+    validated,
+)
 
 MAY_CHANGE = (
     *("preset", "data", "groups", "parts", "skip_bad", "max_megapixels", "trials", "hours", "workers"),
-    *("checkpoint_seconds", "runs"),
+    *("checkpoint_seconds", "runs", "weights"),
     *("positive", "leaky_score", "pretrained"),  # they only report
 )
 """Fields that may differ when a study is continued; everything else defines it.
 
-The images and the parts are compared by their content, so that a moved folder or list is still the same."""
+The images, the parts and the weights of backbones are compared by their content, so that a moved folder, list or file
+is still the same."""
 
 
 def _batch_size(value: object) -> object:
@@ -132,6 +143,12 @@ class StudyConfig(BaseModel):
     augment: Augment = Field(Augment(), description="augmentation of training images")
     space: dict[str, Entry] = Field({}, description="what is searched")
     baseline: dict[str, Value] = Field({}, description="a point of the space that is tried first")
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="a file with the weights of the space's backbone (.safetensors, or a .pth of tensors); by default "
+        "what is at hand: a package's, or torchvision's",
+    )
     starts: list[dict[str, Value]] = Field([], description="points that are tried next, before any is drawn")
     near_starts: float = Field(
         0.0, ge=0, le=1, description="share of the first 10 trials that are drawn near a start instead of anywhere"
@@ -205,6 +222,8 @@ class StudyConfig(BaseModel):
             raise ValueError("the space has nothing to search: give at least one list or range")
         if self.pruner == "hyperband":
             check_rungs(self.min_epochs, self.epochs, self.eta)
+        if self.weights is not None and len(backbones(self.space)) != 1:
+            raise ValueError("weights are those of one backbone, and the space names another number of them")
         self._check_depth()
         self._check_schedule()
         if self.protocol == "random" and self.final_data != "train":

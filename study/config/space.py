@@ -19,7 +19,7 @@ from optuna.distributions import (
 )
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from models.architecture import Block, CNNConfig, Head, Kind
+from models.architecture import Architecture, Backbone, BackboneConfig, Block, CNNConfig, Head, Kind
 from models.training.recipe import Decayed, Optimizer, Schedule, TrainConfig, rate_for_batch
 from study import StudyError
 
@@ -135,6 +135,17 @@ PARAMETERS: dict[str, Parameter] = {
     "label_smoothing": Parameter(default=0.0, low=0, high=0.5, meaning="share of the target spread over all classes"),
     "augment_strength": Parameter(default=1.0, low=0, high=3, meaning="scales everything in [augment]; 0 is off"),
     "augment_turns": Parameter(default=False, meaning="quarter turns besides what [augment] says"),
+    "backbone": Parameter(
+        default="none",
+        choices=("none", *get_args(Backbone)),
+        meaning="a pretrained network to begin from, in place of the blocks and dense layers above",
+    ),
+    "backbone_trained": Parameter(
+        default=0.0, low=0, high=1, meaning="share of its layers that is trained, from the last; 0: one new layer alone"
+    ),
+    "backbone_rate": Parameter(
+        default=0.3, low=1e-4, high=1, meaning="its layers' learning rate, as a share of the new layer's"
+    ),
 }
 
 
@@ -228,8 +239,23 @@ def numbers(text: str) -> tuple[int, ...]:
     return () if text == "none" else tuple(int(part) for part in text.split("-"))
 
 
-def cnn_config(point: Mapping[str, Any], num_classes: int, image_size: int) -> CNNConfig:
+def backbones(space: Mapping[str, Entry]) -> tuple[Backbone, ...]:
+    """The pretrained networks that a space may begin from."""
+    entry = space.get("backbone", "none")
+    values = entry if isinstance(entry, list) else [entry]
+    return tuple(one for one in get_args(Backbone) if one in values)
+
+
+def network_config(point: Mapping[str, Any], num_classes: int, image_size: int) -> Architecture:
     """The architecture at a full point (searched and fixed parameters together)."""
+    if point["backbone"] != "none":
+        return BackboneConfig(
+            num_classes=num_classes,
+            image_size=image_size,
+            backbone=point["backbone"],
+            trained=point["backbone_trained"],
+            dropout=point["dense_dropout"],
+        )
     blocks = point["num_conv_blocks"]
     width = point["base_filters"] * point["filters_multiplier"]
     kernels = (*numbers(point["kernel_sizes"]), *[3] * blocks)[:blocks]
@@ -263,6 +289,7 @@ def train_config(point: Mapping[str, Any], epochs: int, batch: int, meant_for: i
         decayed=point["decayed"],
         schedule=point["schedule"],
         label_smoothing=point["label_smoothing"],
+        backbone_rate=point["backbone_rate"] if point["backbone"] != "none" else 1.0,
     )
 
 

@@ -20,14 +20,16 @@ from data.datasets import ImageSet
 from data.images import decoding, source_size
 from data.splits import random_parts
 from models import ModelError, files
+from models.architecture import BackboneConfig
+from models.backbones import NETWORKS
 from models.bundle import folder as bundle
-from models.bundle.card import Data, Final, Leaky, Opening, Origin, Preprocessing, StudyCard
+from models.bundle.card import Begun, Data, Final, Leaky, Opening, Origin, Preprocessing, StudyCard
 from models.bundle.reference import IMAGENET
 from study import StudyError
 from study.attributes import BASELINE, MODELS, NUM_PARAMS, PRETRAINED, number
-from study.config.schema import Rival, StudyConfig
+from study.config.schema import StudyConfig
 from study.result.front import Point, front, point, smaller
-from study.result.pace import OutOfTimeError, Pace
+from study.result.pace import SCRATCH, OutOfTimeError, Pace
 from study.result.pretrained import SHARE, NoRivalError, Pretrained, fit
 from study.result.refit import (
     Doing,
@@ -47,6 +49,7 @@ from study.result.scoring import Scored, grow_trees, leaky_row, open_test, openi
 from study.search.open_study import OpenStudy
 from study.search.standing import last_value, ranked, search_seconds, winner
 from study.search.trial import Watch, identity_of
+from study.training.backbone import is_frozen
 from study.training.mistakes import Mistake
 from study.training.workspace import Workspace, versions
 
@@ -127,7 +130,7 @@ def finish(
     if not fresh:
         study.stage_ends("final training")
     yield Doing("result: what else is compared, a pretrained network and trees")
-    pretrained = _pretrained(study, work, pace)
+    pretrained = _pretrained(study, work, trial, pace)
     forest = _grown(trees, pace)
     absent = {name: one for name, one in (("pretrained", pretrained), ("trees", forest)) if isinstance(one, str)}
     rival = None if isinstance(pretrained, str) else pretrained
@@ -177,13 +180,16 @@ def final_jobs(
     fresh: bool = False,
     watch: Watch | None = None,
     pace: Pace | None = None,
-) -> list[tuple[Rival | None, Job]]:
+) -> list[tuple[str | None, Job]]:
     """The final trainings: those of the first trial, by seed, then those of what it is compared with, by role."""
     trial, *others = best
-    rivals: list[tuple[Rival, FrozenTrial]] = [("runner-up", other) for other in others[:1]]
+    rivals: list[tuple[str, FrozenTrial]] = [("runner-up", other) for other in others[:1]]
     rivals += _baseline(study, {trial.number, *(other.number for _, other in rivals)})
+    rivals = [(role, rival) for role, rival in rivals if role in work.config.rivals]
+    if begins(work, trial) and not any(not begins(work, rival) for _, rival in rivals):
+        rivals += _from_scratch(study, work)
     seeds = [(None, trial, seed) for seed in range(work.config.final_seeds)]
-    wanted = [*seeds, *((role, rival, 0) for role, rival in rivals if role in work.config.rivals)]
+    wanted = [*seeds, *((role, rival, 0) for role, rival in rivals)]
     return [
         (
             role,
@@ -203,7 +209,19 @@ def final_jobs(
     ]
 
 
-def _baseline(study: OpenStudy, taken: set[int]) -> list[tuple[Rival, FrozenTrial]]:
+def begins(work: Workspace, trial: FrozenTrial) -> bool:
+    """Whether a trial's network begins from a pretrained one."""
+    return isinstance(architecture(work, trial), BackboneConfig)
+
+
+def _from_scratch(study: OpenStudy, work: Workspace) -> list[tuple[str, FrozenTrial]]:
+    """The best trial whose network begins from nothing, by its last value, pruned or not."""
+    found = [one for one in study.own_trials() if one.intermediate_values and not begins(work, one)]
+    found.sort(key=lambda one: (-last_value(one), one.number))
+    return [(SCRATCH, one) for one in found[:1]]
+
+
+def _baseline(study: OpenStudy, taken: set[int]) -> list[tuple[str, FrozenTrial]]:
     """The enqueued baseline, unless it is among the others already."""
     found = [trial for trial in study.own_trials() if trial.user_attrs.get(BASELINE) and trial.number not in taken]
     return [("baseline", trial) for trial in found[:1]]
@@ -230,10 +248,13 @@ def _grown(trees: Future[Trees], pace: Pace | None) -> Trees | str:
         return "the hours were over"
 
 
-def _pretrained(study: OpenStudy, work: Workspace, pace: Pace | None) -> Pretrained | str:
+def _pretrained(study: OpenStudy, work: Workspace, trial: FrozenTrial, pace: Pace | None) -> Pretrained | str:
     """A pretrained network's features as a rival, fitted; or why there is none."""
     if not work.config.pretrained:
         return "not wanted (pretrained = false)"
+    network = architecture(work, trial)
+    if isinstance(network, BackboneConfig) and is_frozen(network):
+        return "the model is one itself"
     left = _time_for("pretrained", pace)
     learn, choose = work.parts.train, work.parts.val if work.held_out == "test" else work.parts.val[:0]
     own = study.own_trials()
@@ -406,6 +427,21 @@ def finished_card(
     return card if same and current else None
 
 
+def _begun(work: Workspace, trial: FrozenTrial) -> Begun | None:
+    """Whose weights a trial's network began from."""
+    network = architecture(work, trial)
+    if not isinstance(network, BackboneConfig):
+        return None
+    weights, known = work.weights[network.backbone], NETWORKS[network.backbone]
+    return Begun(
+        name=network.backbone,
+        made_by=known.made_by,
+        licence=known.licence,
+        weights_sha256=weights.digest,
+        trained=network.trained,
+    )
+
+
 def _card(
     study: OpenStudy,
     work: Workspace,
@@ -456,6 +492,7 @@ def _card(
             epoch_seconds=[round(epoch.seconds, 3) for epoch in trained[0].epochs],
             num_params=None if (count := number(trial.user_attrs, NUM_PARAMS)) is None else int(count),
         ),
+        begun=_begun(work, trial),
         data=Data(
             source=config.data,
             source_size=source_size([dataset.root / path for path in dataset.paths]),

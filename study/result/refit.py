@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from pydantic import BaseModel
 
 from models import files
-from models.architecture import CNNConfig
+from models.architecture import Architecture
 from models.bundle import folder as bundle
 from models.bundle.card import Confirmed
 from models.cnn import CNN
@@ -29,7 +29,7 @@ from study import StudyError
 from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, number
 from study.budget.plan import CONFIRM_SEEDS, MOST_CONFIRMED, extended, shortened
 from study.config.schema import StudyConfig
-from study.config.space import cnn_config, full_point
+from study.config.space import full_point, network_config
 from study.result.pace import FINAL_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer
 from study.search.open_study import OpenStudy
 from study.search.standing import ranked
@@ -117,7 +117,7 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
             config = extended(config, autos, _epoch_seconds(study, planned.epoch, most), left)
         stage = FinalStage.model_validate({**config.model_dump(mode="json"), "trials": count, "hours": hours})
         study.remember(FINAL_STAGE, stage.model_dump(mode="json"))
-    decided = stage.model_dump(mode="json", exclude={"trials", "hours"})
+    decided = stage.model_dump(mode="json", exclude={"trials", "hours", "scratch"})
     decided["leaky_score"] = stage.leaky_score and work.config.leaky_score
     return replace(work, config=StudyConfig.model_validate({**work.config.model_dump(mode="json"), **decided}))
 
@@ -389,10 +389,10 @@ def _epochs(
     return training
 
 
-def architecture(work: Workspace, trial: FrozenTrial) -> CNNConfig:
+def architecture(work: Workspace, trial: FrozenTrial) -> Architecture:
     """The network of a trial."""
     point = full_point(work.config.space, trial.params)
-    return cnn_config(point, len(work.dataset.classes), work.config.image_size)
+    return network_config(point, len(work.dataset.classes), work.config.image_size)
 
 
 class Record(BaseModel):
@@ -406,7 +406,7 @@ class Record(BaseModel):
     moves: list[Move] = []  # of a final training's end; written before they are acted on
 
 
-def _kept(weights: Path, record: Path, identity: str, network: CNNConfig) -> Trained | None:
+def _kept(weights: Path, record: Path, identity: str, network: Architecture) -> Trained | None:
     """A final training that an earlier run of this very study completed; None when there is none, or it is torn."""
     kept = _read(record, identity)
     try:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
+from types import MappingProxyType
 from typing import NamedTuple
 
 import optuna
@@ -45,15 +46,29 @@ DEFAULTS = "defaults"
 """The parameters that the space does not name, with the values they had when the study was made."""
 
 
+WEIGHTS = "weights"
+"""The files with the weights of pretrained networks, by their hashes."""
+
 PIXELS = "pixels"
 """How numbers of more than 8 bits became pixels, where earlier versions did it otherwise."""
 
 
-def contract_of(config: StudyConfig, fingerprint: str, split_hash: str, pixels: str = "") -> Contract:
-    """What defines a study: configuration, images, how they are read, and parts."""
+def contract_of(
+    config: StudyConfig,
+    fingerprint: str,
+    split_hash: str,
+    pixels: str = "",
+    weights: Mapping[str, str] = MappingProxyType({}),
+) -> Contract:
+    """What defines a study: configuration, images, how they are read, parts, and the weights that networks begin from.
+
+    weights: name -> SHA-256.
+    """
     unnamed = {name: value for name, value in fixed(config.space).items() if name not in config.space}
     read: Contract = {PIXELS: pixels} if pixels else {}
-    return {**config.contract(), DEFAULTS: dict(unnamed), "data content": fingerprint, **read, "parts": split_hash}
+    begin: Contract = {WEIGHTS: dict(weights)} if weights else {}
+    known: Contract = {"data content": fingerprint, **read, "parts": split_hash, **begin}
+    return {**config.contract(), DEFAULTS: dict(unnamed), **known}
 
 
 def compare(name: str, kept: Contract, wanted: Contract, images: Images) -> None:

@@ -143,16 +143,18 @@ def open_study(
     *,
     found_by: str | None = None,
     pixels: str = "",
+    weights: Mapping[str, str] = MappingProxyType({}),
     contents: Mapping[str, str] = MappingProxyType({}),
     update: bool = True,
 ) -> OpenStudy:
     """Create the study, or open it after comparing its contract with this one.
 
     Raises StudyError that names the fields that differ. found_by: the version that found the groups from pixels;
-    pixels: how images of more than 8 bits are read; contents: the hash of each file, to say which have changed.
+    pixels: how images of more than 8 bits are read; weights: those of pretrained networks, by their hashes; contents:
+    the hash of each file, to say which have changed.
     Without `update` the stored configuration stays as it was last given.
     """
-    contract = contract_of(config, fingerprint, split_hash, pixels)
+    contract = contract_of(config, fingerprint, split_hash, pixels, weights)
     if name in study_names(storage):
         _check(load_study(storage, name), contract, Images(folder, config.data, contents))
     views.refresh(storage.engine, distributions(config.space))

@@ -2,7 +2,8 @@
 
 import logging
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
@@ -17,6 +18,8 @@ from data.grouping.sources import GroupsGoneError
 from data.layout.listing import COLUMN
 from data.public import FETCHED
 from data.splits import Parts, divide, listed, random_parts
+from models.architecture import Backbone
+from models.backbones import Weights
 from models.files import write_json
 from study import StudyError
 from study.budget.plan import Planned
@@ -28,6 +31,7 @@ from study.storage.door import check_storage, load_study, open_storage, runs_fol
 from study.storage.lean import LeanStorage
 from study.storage.locks import alone
 from study.storage.ownership import check_folder, claim_folder, identity_of_study, owns_folder
+from study.training.backbone import weights_for
 from study.training.workspace import Workspace, make_workspace
 
 logger = logging.getLogger(__name__)
@@ -40,10 +44,11 @@ class Opened:
     study: OpenStudy
     dataset: ImageSet
     parts: Parts
+    weights: Mapping[Backbone, Weights] = field(default_factory=dict)
 
     def workspace(self, device: torch.device) -> Workspace:
         """Move the images to the device."""
-        return make_workspace(self.study.config, self.dataset, self.parts, device, self.study.folder)
+        return make_workspace(self.study.config, self.dataset, self.parts, device, self.study.folder, self.weights)
 
 
 def open_all(
@@ -59,6 +64,7 @@ def open_all(
     """Load the images, then create the study or compare it. Raises DataError and StudyError, and then made nothing."""
     runs = runs_folder(url, config.runs)
     check_storage(url)  # before the images are read, which may take minutes
+    weights = weights_for(config)
     try:
         dataset, parts = load_parts(config, runs, progress, _found_by(name, url))
     except GroupsGoneError as error:
@@ -85,12 +91,13 @@ def open_all(
             planned,
             found_by=dataset.found_by,
             pixels=unusual(dataset.ranges),
+            weights={name: one.digest for name, one in weights.items()},
             contents=dict(zip(dataset.paths, dataset.contents, strict=True)),
             update=create,
         )
         claim_folder(study.study, folder, storage)
         write_json(folder / "parts.json", listed(parts, dataset.paths))
-    return Opened(study, dataset, parts)
+    return Opened(study, dataset, parts, weights)
 
 
 def _tell_of_no_files(name: str, folder: Path, storage: LeanStorage, *, end: bool) -> None:
@@ -122,10 +129,11 @@ def with_absolute_data(asked: Asked) -> Asked:
     if isinstance(data, str) and data not in (*datasets.EMBEDDED, *FETCHED):
         place = at_home(data)  # a list may be a link: its paths count from where it was named
         changes["data"] = str(place.parent.resolve() / place.name if place.is_file() else place.resolve())
-    for key in ("groups", "parts"):
-        listed = asked.fields.get(key)
-        if isinstance(listed, str) and listed.lower().endswith(".csv") and not listed.startswith(COLUMN):
-            changes[key] = str(at_home(listed).resolve())
+    for key in ("groups", "parts", "weights"):
+        given = asked.fields.get(key)
+        is_file = key == "weights" or str(given).lower().endswith(".csv")
+        if isinstance(given, str) and is_file and not given.startswith(COLUMN):
+            changes[key] = str(at_home(given).resolve())
     if isinstance(runs, str):
         changes["runs"] = str(at_home(runs).resolve())
     return Asked({**asked.fields, **changes})

@@ -12,12 +12,14 @@ from pydantic_core import to_jsonable_python
 
 from data.datasets import Survey, survey
 from data.splits import refuse_too_few
+from models.backbones import INSTALL, NETWORKS, at_hand
 from study import StudyError
 from study.attributes import ASKED, CONFIG, FOUND_BY, PLANNED, STAGES, THREADS
 from study.attributes import kept as attribute
 from study.budget.expect import Images, Throughput
 from study.budget.measure import measure
 from study.budget.plan import ENDS, Planned, Stage, measuring_seconds, plan, taken
+from study.config.presets import BACKBONE_SPACE
 from study.config.resolve import Asked
 from study.config.schema import MAY_CHANGE, StudyConfig
 from study.search.contract import stored_config
@@ -50,8 +52,30 @@ def settle(
         return config, plan(Asked(config.model_dump(mode="json")), images, throughput, refuse=False)[1]
     if not asked.autos and asked.fields.get("hours") is None:
         return asked.plain(), None
+    asked, words = with_backbone(asked)
     images, throughput = look(asked, url, device, tell)
-    return plan(asked, images, throughput)
+    config, planned = plan(asked, images, throughput)
+    return config, planned and planned.model_copy(update={"begins": words})
+
+
+def with_backbone(asked: Asked) -> tuple[Asked, str]:
+    """Let a new study whose starts are left to a plan begin from the pretrained network at hand; and say so in words.
+
+    Where the space says anything of a backbone, it stays as it is.
+    """
+    space = asked.fields.get("space")
+    if "starts" not in asked.autos or not isinstance(space, dict) or "backbone" in space:
+        return asked, ""
+    name = at_hand()
+    if name is None:
+        return asked, f"every network is trained from scratch: no pretrained one is at hand ({INSTALL})"
+    known = NETWORKS[name]
+    words = (
+        f"networks from scratch are tried, and {name} with pretrained weights ({known.made_by}; {known.licence}; "
+        "--set space.backbone=none leaves it out)"
+    )
+    searched: JsonValue = {**space, "backbone": ["none", name], **BACKBONE_SPACE}
+    return Asked({**asked.fields, "space": searched}, asked.given), words
 
 
 def look(

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
 from data import counted
-from models.cnn import CNN, count_parameters
+from models.cnn import CNN
 from models.memory import OutOfMemoryError
 from models.training.checkpoint import Checkpoints
 from models.training.loop import AfterStep, EpochResult
@@ -224,7 +224,7 @@ def _description(held: HeldTrial, model: CNN, work: Workspace) -> dict[str, Json
     study = held.study
     leaky = {names.LEAKY: True} if work.leaky else {}
     return {
-        names.NUM_PARAMS: count_parameters(model),
+        names.NUM_PARAMS: sum(one.numel() for one in model.parameters()),
         names.BRACKET: study.config.bracket_of(study.name, held.trial.number),
         names.VERSIONS: dict(versions(work.device)),
         **leaky,

@@ -3,13 +3,15 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from data.batches import Batch, train_batches
-from models.architecture import CNNConfig
+from models.architecture import Architecture, BackboneConfig
 from models.cnn import CNN, build_cnn, prepare
 from models.memory import OutOfMemoryError, in_words, is_out_of_memory, total_bytes, training_bytes
 from models.training.checkpoint import Checkpoints
@@ -18,7 +20,8 @@ from models.training.learner import Learner, make_learner
 from models.training.loop import AfterStep, EpochResult, fit
 from models.training.recipe import TrainConfig, balanced_weights, batch_for, derive_seed
 from study.config.schema import StudyConfig
-from study.config.space import Value, cnn_config, full_point, train_config
+from study.config.space import Value, full_point, network_config, train_config
+from study.training.backbone import Features, is_frozen, load_backbone
 from study.training.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -55,7 +58,7 @@ def start_training(
     like new ones. moves: how its end was moved by then.
     """
     point = full_point(work.config.space, params)
-    architecture = cnn_config(point, len(work.dataset.classes), work.config.image_size)
+    architecture = network_config(point, len(work.dataset.classes), work.config.image_size)
     _refuse_what_cannot_fit(architecture, work.device)
     torch.manual_seed(derive_seed(seed, "weights"))
     try:
@@ -64,24 +67,30 @@ def start_training(
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError("out of memory: the device does not hold the network") from None
+    if isinstance(architecture, BackboneConfig):
+        load_backbone(model, architecture, work.weights)
     index = work.index(*train_parts)
     augment = work.config.augment
     augment = replace(augment, turns=augment.turns or point["augment_turns"]).scaled(point["augment_strength"])
     batch = min(len(index), batch_for(len(index)) if batch_size == "auto" else batch_size)
 
-    def train() -> Iterator[Batch]:
-        return train_batches(work.pixels, index, batch, augment)
-
-    def val() -> Iterator[Batch]:
-        return work.eval_batches("val")
-
+    train: Callable[[], Iterator[Batch]] = partial(train_batches, work.pixels, index, batch, augment)
+    val: Callable[[], Iterator[Batch]] = partial(work.eval_batches, "val")
+    learned: nn.Module = model
+    if isinstance(architecture, BackboneConfig) and is_frozen(architecture):
+        tell = after_step or (lambda epoch, step, steps: None)
+        features = Features(work, work.weights[architecture.backbone], model, partial(tell, 0))
+        learned = model.classifier
+        train, val = partial(features.train_batches, index, batch), partial(features.eval_batches, work.index("val"))
     recipe: TrainConfig = train_config(point, epochs, batch, work.config.rate_batch_size)
+    if learned is not model:
+        recipe = replace(recipe, backbone_rate=1.0)
     if work.config.class_weights == "balanced":
         labels = np.concatenate([work.dataset.labels[getattr(work.parts, part)] for part in train_parts])
         recipe = replace(recipe, class_weights=balanced_weights(labels, len(work.dataset.classes)))
     steps = len(index) // batch
     checked: Callable[[], Iterator[Batch]] | None = None if "val" in train_parts else val
-    learner = make_learner(model, recipe)
+    learner = make_learner(learned, recipe)
     behind = checkpoints.restore(learner)
     course = Course(epochs * steps, moves)
     ahead = fit(learner, recipe, train, steps, checked, seed, len(behind), after_step, course)
@@ -89,7 +98,7 @@ def start_training(
     return Training(model, learner, saved, len(behind), steps, course)
 
 
-def _refuse_what_cannot_fit(architecture: CNNConfig, device: torch.device) -> None:
+def _refuse_what_cannot_fit(architecture: Architecture, device: torch.device) -> None:
     """Before the kernel ends this process for asking: Linux grants memory that it does not have."""
     number_bytes = 2 if device.type == "cuda" else 4  # as autocast has it
     needed, there = training_bytes(architecture, 1, number_bytes), total_bytes(device)

@@ -1,10 +1,11 @@
 """What every training of a study needs: images on the device, parts, settings, and where its files lie."""
 
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch import Tensor
 from data.batches import Batch, Normalisation, Pixels, eval_batches, to_device
 from data.datasets import ImageSet
 from data.splits import Parts
+from models.architecture import Backbone
+from models.backbones import Weights
 from models.bundle.reference import IMAGENET
 from models.scores.views import View, views_of
 from models.training.checkpoint import Checkpoints
@@ -30,6 +33,7 @@ class Workspace:
     pixels: Pixels
     device: torch.device
     folder: Path  # runs/<study name>
+    weights: Mapping[Backbone, Weights] = field(default_factory=dict)  # of the networks that the space may begin from
 
     def index(self, *names: str) -> Tensor:
         """Image indices [n] of the named parts together, on the device."""
@@ -66,11 +70,18 @@ class Workspace:
 
 
 def make_workspace(
-    config: StudyConfig, dataset: ImageSet, parts: Parts, device: torch.device, folder: Path
+    config: StudyConfig,
+    dataset: ImageSet,
+    parts: Parts,
+    device: torch.device,
+    folder: Path,
+    weights: Mapping[Backbone, Weights] = MappingProxyType({}),
 ) -> Workspace:
     """Move the images to the device."""
     pixels = to_device(dataset.images, dataset.labels, device, Normalisation(**IMAGENET))
-    return Workspace(config=config, dataset=dataset, parts=parts, pixels=pixels, device=device, folder=folder)
+    return Workspace(
+        config=config, dataset=dataset, parts=parts, pixels=pixels, device=device, folder=folder, weights=weights
+    )
 
 
 def versions(device: torch.device) -> dict[str, str | int]:

