@@ -23,6 +23,8 @@ MARGIN = 0.95
 """Share of the time that is left that the trainings may take."""
 SPARE_SHARE, SPARE_SECONDS = 0.07, 60.0
 """Of the hours, for others that begin to use the machine when nothing is left to be shortened; at most so much."""
+NEEDED = 0.6
+"""Share of what is kept for the result that weights, scores, export and card take; the rest only compares or shows."""
 LOOK_SECONDS = 1.0
 """Between two looks in the first epoch."""
 WORTH = 1.5
@@ -93,7 +95,7 @@ class Pace:
 
     def left(self) -> float:
         """Seconds for trainings."""
-        return MARGIN * (self.seconds() - self.result_seconds())
+        return MARGIN * (self.seconds() - NEEDED * self.result_seconds())
 
     def seconds(self) -> float:
         """Of the hours, without what is kept for what nobody foresees."""
@@ -201,7 +203,10 @@ class Pacer:
             return
         behind = -(-done // steps)  # epochs that are done or begun
         begun = (behind * steps - done) / steps * seconds
-        more = math.floor(max(0.0, self.pace.left() - begun) / seconds)
+        left = self.pace.left() - begun
+        more = math.floor(max(0.0, left) / seconds)
+        if done < steps and left > 0:  # it may be faster by its end; then it is looked at again
+            more = max(1, more)
         whole = min(self.longest, behind + more)
         now = course.end // steps
         if whole < now or whole - behind >= WORTH * (now - behind) > 0:

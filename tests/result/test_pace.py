@@ -15,7 +15,7 @@ from study.budget.load import Load
 from study.budget.plan import Planned
 from study.config.schema import StudyConfig
 from study.config.space import distributions
-from study.result.pace import SPARE_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer
+from study.result.pace import NEEDED, SPARE_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer
 from study.result.refit import Job, confirm, train
 from study.search.open_study import OpenStudy
 from study.training.start import Training
@@ -23,7 +23,7 @@ from study.training.workspace import Workspace
 from tests.conftest import open_work
 
 PLAN = Planned(
-    stages={"measuring": 1, "images": 1, "search": 40, "confirmation": 0, "final training": 8, "result": 10},
+    stages={"measuring": 1, "images": 1, "search": 40, "confirmation": 0, "final training": 8, "result": 10 / NEEDED},
     hours=0.1,
     after_search=18,
     epoch=1.0,
