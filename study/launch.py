@@ -20,7 +20,7 @@ from study.budget.plan import Planned, planned_again
 from study.config.limit import cost_of
 from study.config.resolve import Asked
 from study.forkserver import gather
-from study.result.final import Outcome, finish, finished_card, next_place
+from study.result.final import Outcome, finish, finished_card, next_place, train_on_all
 from study.result.helpers import train_on
 from study.result.refit import Doing, FinalEpoch
 from study.result.scoring import openings
@@ -203,8 +203,13 @@ def retrain(
     number: int | None,
     progress: Progress | None = None,
     watch: Watch | None = None,
+    *,
+    on_all: bool = False,
 ) -> Iterator[News]:
-    """Train a trial's architecture again from fresh weights; the winner into model/, another beside it."""
+    """Train a trial's architecture again from fresh weights; the winner into model/, another beside it.
+
+    on_all: the model that was scored is trained on all images, into model-all/.
+    """
     with storage_trouble(url):
         found = load_study(open_storage(url, create=False, write=False), name)
         config = stored_config(found)
@@ -219,6 +224,10 @@ def retrain(
                 f"no finished trial {number} in {name!r} (there are: {', '.join(map(str, sorted(trials)))})"
             )
         yield opened
+        if on_all:
+            with alone(study.storage, study.folder, FINAL, _waiting):
+                yield from train_on_all(study, opened.workspace(device), study.folder / "model-all", watch)
+            return
         trial = None if number is None else trials[number]
         folder = "model" if number in (None, best.number) else f"model-trial-{number}"
         with alone(study.storage, study.folder, FINAL, _waiting):

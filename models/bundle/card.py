@@ -224,6 +224,7 @@ class Card(Section):
     study: Origin | None = None
     final: Final | None = None
     begun: Begun | None = None
+    sibling_sha256: str | None = None  # weights that were scored, where these have learned from all images, test too
     data: Data | None = None
     test: HeldOutScores | None = None
     test_accuracy_of_seeds: list[float] = []

@@ -172,6 +172,11 @@ def _notes(card: Card, test: HeldOutScores) -> list[str]:
         )
     if card.synthetic_data:
         notes.append("The images are synthetic: the score says nothing about real ones.")
+    if card.sibling_sha256:
+        notes.append(
+            "This network has learned from all images, those of the test part too: the score is its sibling's, which "
+            f"was trained alike without them (weights {card.sibling_sha256[:12]}), and nobody knows its own."
+        )
     if card.smaller:
         one = card.smaller
         notes.append(

@@ -142,15 +142,28 @@ def resume(
 def retrain(
     name: StudyName,
     trial: Annotated[int | None, typer.Option(min=0, help="Another than the winner.")] = None,
+    on: Annotated[
+        str | None, typer.Option(help='"all": the model that was scored, on all images, for use; it has no score.')
+    ] = None,
     storage: Storage = DEFAULT_URL,
     device: OneDevice = "auto",
 ) -> None:
     """Train a trial's architecture again from fresh weights, score it, and write its model folder."""
     from study import launch
 
+    if on not in (None, "all"):
+        raise StudyError(f'--on {on}: allowed is "all" (all images, those of the test part too)')
+    if on and trial is not None:
+        raise StudyError("--on all trains the model that was scored (leave --trial out)")
     chosen = choose_device(device)
     check_name(name)
-    _follow(name, storage, lambda display: launch.retrain(name, storage, chosen, trial, display.images, display.watch))
+    _follow(
+        name,
+        storage,
+        lambda display: launch.retrain(
+            name, storage, chosen, trial, display.images, display.watch, on_all=on is not None
+        ),
+    )
 
 
 @app.command(hidden=True)

@@ -147,6 +147,42 @@ def finish(
     yield Outcome(directory, card)
 
 
+EVERY = ("train", "val", "cal", "test")
+
+
+def train_on_all(
+    study: OpenStudy, work: Workspace, directory: Path, watch: Watch | None = None
+) -> Iterator[FinalEpoch | Doing | Outcome]:
+    """Train the shipped trial on all images, those of the test part too, for use; it is never scored.
+
+    Its card has the scores, the temperature and the thresholds of its sibling, the model that was scored. Raises
+    StudyError where there is none.
+    """
+    scored = finished_card(study.folder / "model", study, work.config, work.dataset)
+    if scored is None:
+        raise StudyError(
+            f"{study.name!r} has no model that was scored, and a model of all images has no score of its own "
+            f"(first: study run, or study resume {study.name})"
+        )
+    trial = next(one for one in (*study.own_trials(), *study.trials()) if one.number == scored.study.trial)
+    parts = tuple(part for part in EVERY if len(getattr(work.parts, part)))
+    whole = Job("training on all images", trial, 0, 0, 1, fresh=False, watch=watch)
+    job = replace(whole, epochs=scored.final.epochs, parts=parts)
+    made = yield from train(study, work, job)
+    card = scored.model_copy(
+        update={
+            "sibling_sha256": scored.weights_sha256,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "final": scored.final.model_copy(update={"data": "all images", "trainings": 1}),
+            "smaller": None,
+        }
+    )
+    some = work.dataset.images[work.parts.train[:64]]
+    yield Doing("result: export")
+    card = bundle.save(directory, made.model, architecture(work, trial), card, some, work.dataset.contents)
+    yield Outcome(directory, card)
+
+
 def _leaky(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, Leaky | None]:
     """The published protocol's score, where it is asked for and the hours hold it."""
     place = leaky_place(study, work)

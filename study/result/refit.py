@@ -89,11 +89,13 @@ class Job:
     kind: str = "confirmation"  # or "shipped", "seed", "leaky", or the name of a rival
     epochs: int | None = None  # where they are not what the stage says
     pace: Pace | None = None  # keeps it within the hours
+    parts: tuple[str, ...] | None = None  # that it learns from, where they are not what the configuration says
 
     @property
     def name(self) -> str:
         """Of its files."""
-        return f"{'confirm' if self.stage == CONFIRMATION else 'trial'}-{self.trial.number:04d}-seed-{self.seed}"
+        what = "confirm" if self.stage == CONFIRMATION else "trial" if self.parts is None else "all"
+        return f"{what}-{self.trial.number:04d}-seed-{self.seed}"
 
 
 def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
@@ -267,7 +269,7 @@ def _train(
     checkpoints = work.checkpoints(f"final-{job.name}", identity)
     if job.fresh:
         checkpoints.remove()
-    parts = ("train", "val") if work.config.final_data == "train+val" else ("train",)
+    parts = job.parts or (("train", "val") if work.config.final_data == "train+val" else ("train",))
     advice = (
         f"(ship another trial: study retrain {quote(work.folder.name)} --trial N; "
         f"or search on: study resume {quote(work.folder.name)} --trials MORE)"

@@ -1,7 +1,7 @@
 """A pretrained network among those that are searched: its weights, and what its layers see where none is trained."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,18 +55,27 @@ def is_frozen(architecture: BackboneConfig) -> bool:
 
 
 class Features:
-    """What a network's last maps are on average, of each image of train and val in each view: [V, N, D].
+    """What a network's last maps are on average, of each image of train, val and other parts, in each view: [V, N, D].
 
     They are computed once for a study and kept in a file that carries its hash, so that a study that goes on has the
     same numbers.
     """
 
-    def __init__(self, work: Workspace, weights: Weights, model: CNN, tell: Callable[[int, int], None]) -> None:
-        index = work.index("train", "val")
+    def __init__(
+        self,
+        work: Workspace,
+        weights: Weights,
+        model: CNN,
+        parts: Collection[str],
+        tell: Callable[[int, int], None],
+    ) -> None:
+        seen = ("train", "val", *(part for part in parts if part not in ("train", "val")))
+        index = work.index(*seen)
         self._row = torch.full((len(work.dataset.labels),), -1, dtype=torch.int64, device=index.device)
         self._row[index] = torch.arange(len(index), device=index.device)
         self._labels = work.pixels.labels
-        name = f"{work.dataset.fingerprint} {work.parts.hash} {weights.digest} {work.config.image_size} {work.views}"
+        images = f"{work.dataset.fingerprint} {work.parts.hash} {seen} {work.config.image_size} {work.views}"
+        name = f"{images} {weights.digest}"
         key = f"{weights.name}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         values = _read(work.folder / "features", key)
         if values is None:

@@ -79,7 +79,7 @@ def start_training(
     learned: nn.Module = model
     if isinstance(architecture, BackboneConfig) and is_frozen(architecture):
         tell = after_step or (lambda epoch, step, steps: None)
-        features = Features(work, work.weights[architecture.backbone], model, partial(tell, 0))
+        features = Features(work, work.weights[architecture.backbone], model, train_parts, partial(tell, 0))
         learned = model.classifier
         train, val = partial(features.train_batches, index, batch), partial(features.eval_batches, work.index("val"))
     recipe: TrainConfig = train_config(point, epochs, batch, work.config.rate_batch_size)
