@@ -31,8 +31,8 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 """In their order."""
 AFTER = 0.4
 """Share of the hours that is kept for what follows the search."""
-FULL_TRAININGS = 8
-"""So many trainings to the last epoch the search must afford."""
+FULL_TRAININGS, KNOWN_TRAININGS = 8, 4
+"""So many trainings to the last epoch the search must afford; the second where networks begin from a pretrained one."""
 MOST_TRIALS = 64
 LEAST_SHARE = 0.15
 """Of the final epochs that are trained even where no time is left: less would be no model."""
@@ -150,8 +150,16 @@ TIERS = tuple(
 BACKBONE_TIERS = tuple(
     Tier(image_size=size, width=32, epochs=epochs, min_epochs=first, final_epochs=final)
     for size, epochs, first, final in (
-        *((32, 3, 1, 6), (64, 3, 1, 6), (96, 3, 1, 6), (96, 3, 1, 9), (128, 3, 1, 9), (128, 6, 1, 9), (128, 6, 1, 12)),
-        *((128, 9, 1, 12), (160, 9, 1, 12), (160, 9, 1, 18), (224, 9, 1, 18), (224, 12, 2, 24), (224, 18, 3, 36)),
+        *(
+            (32, 3, 1, 6),
+            (64, 3, 1, 9),
+            (64, 3, 1, 12),
+            (96, 3, 1, 12),
+            (96, 3, 1, 18),
+            (128, 3, 1, 18),
+            (128, 3, 1, 24),
+        ),
+        *((128, 6, 1, 24), (160, 6, 1, 24), (160, 9, 1, 30), (224, 9, 1, 30), (224, 12, 2, 36), (224, 18, 3, 45)),
     )
 )
 """Where networks may begin from a pretrained one, which was trained on 224 pixels: pixels before epochs."""
@@ -465,7 +473,8 @@ def _fits(config: StudyConfig, images: Images, throughput: Throughput, hours: fl
     if not strict:
         return before + config.epochs * epoch + after <= 3600 * hours
     search = (1 - AFTER) * 3600 * hours - before
-    return search >= FULL_TRAININGS * config.epochs * epoch and after <= AFTER * 3600 * hours
+    trainings = KNOWN_TRAININGS if backbones(config.space) else FULL_TRAININGS
+    return search >= trainings * config.epochs * epoch and after <= AFTER * 3600 * hours
 
 
 def _enough(config: StudyConfig, images: Images, throughput: Throughput) -> float:

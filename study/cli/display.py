@@ -97,8 +97,10 @@ class Display:
     def _hear(self, item: News) -> None:
         self._begin()
         if isinstance(item, Planned):
-            for line in _of_plan(item):
+            for line in first_lines(item):
                 self._say(line)
+            again = f" again, {item.again}" if item.again else ""
+            self._say(f"planned{again}: {_planned_in_words(item)}")
         elif isinstance(item, Opened):
             self._open(item)
         elif isinstance(item, TrialStart):
@@ -293,16 +295,15 @@ def _which(study: Origin) -> str:
     return f"winner trial {study.trial} (confirmed; trial {study.winner} had the best selection score)"
 
 
-def _of_plan(planned: Planned) -> list[str]:
-    """What the first lines say of a plan."""
+def first_lines(planned: Planned) -> list[str]:
+    """What must be known before a plan is read: a busy machine, pretrained networks, and hours that are few."""
     busy = (
         f"this machine is busy with other things: everything takes {planned.slower:.1f} times as long as on a quiet one"
     )
     return [
-        *([busy] if planned.slower >= BUSY else []),
+        *([busy] if planned.slower >= BUSY and not planned.again else []),
         *([planned.begins] if planned.begins and not planned.again else []),
-        *([planned.given_up] if planned.given_up else []),
-        f"planned{f' again, {planned.again}' if planned.again else ''}: {_planned_in_words(planned)}",
+        *([planned.given_up] if planned.given_up and not planned.again else []),
     ]
 
 

@@ -11,6 +11,7 @@ from study import StudyError
 from study.budget.expect import Images, Throughput
 from study.budget.plan import Planned, Stage, in_words, plan
 from study.cli.console import duration, err, print_table, quiet_optuna
+from study.cli.display import first_lines
 from study.cli.display import show as display_on
 from study.cli.options import choose_devices
 from study.cli.options import in_words as in_words_of
@@ -48,6 +49,8 @@ def show(asked: Asked, name: str | None, storage: str, device: str, as_json: boo
         err.print(line, markup=False, highlight=False, soft_wrap=True)
     config, planned = plan(asked, images, throughput)
     assert planned is not None  # there are hours
+    for line in first_lines(planned):
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
     others = {f"{other:g}": _with(asked, other, images, throughput) for other in OTHERS}
     if as_json:
         rows: dict[str, JsonValue] = {

@@ -357,7 +357,7 @@ def _identity(study: OpenStudy, work: Workspace, job: Job) -> str:
     """
     whole = identity_of(study, job.trial)
     epochs = _length(work.config, job)
-    return whole if epochs == _length(study.config, job) else f"{whole} {epochs} epochs"
+    return whole if epochs == _length(study.config, replace(job, epochs=None)) else f"{whole} {epochs} epochs"
 
 
 def _epochs(
