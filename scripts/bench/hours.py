@@ -4,7 +4,8 @@
 Each row is one `study run --hours` of 90 to 120 seconds in a place of its own, with the images decoded anew. Three
 conditions: quiet; two busy processes from the beginning; four that begin at a random moment (between 10 and 80 % of the
 hours) and stay. `in time` says: ended with a model after 75 to 100 % of the hours and 5 seconds, or earlier with all
-its trials done. --only names folders that are used besides the embedded images.
+its trials done. --only names folders that are used besides the embedded images; each of their images is its own source,
+for finding sources in the pixels takes as long as it takes.
 
 Usage: python scripts/bench/hours.py [--each 8] [--conditions quiet,busy,later] [--only DIR ...] [--keep FILE]
 """
@@ -52,6 +53,7 @@ def measured(condition: str, seed: int, source: str, seconds: float) -> Row:
     with tempfile.TemporaryDirectory() as place, beside(condition, seed, seconds):
         command = [sys.executable, "-m", "study", "run", "--preset", "auto", "--data", source, "--name", "s"]
         command += ["--hours", str(seconds / 3600), "--set", f"seed={seed}"]
+        command += ["--set", "groups=none"] if Path(source).is_dir() else []
         root = str(Path(__file__).resolve().parents[2])
         began = time.perf_counter()
         code, said, silence = heard(command, place, {**os.environ, "PYTHONPATH": root})
