@@ -28,7 +28,7 @@ from study.search.opened import Opened
 from study.search.trial import Step, TrialEnd, TrialEpoch, TrialStart
 
 DRAW_SECONDS = 0.2
-SILENCE = 25.0
+SILENCE = 20.0
 """Seconds without a line after which a log says what is being done."""
 BUSY = 1.25
 """Times slower than on a quiet machine, from which it is said."""

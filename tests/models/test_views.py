@@ -1,6 +1,7 @@
 """Views of an image at test time: each symmetry once, the same in the program, the scores and the temperature."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from models.architecture import Block, CNNConfig
+from models.bundle import export
 from models.bundle import folder as bundle
 from models.bundle.card import Card, Preprocessing
 from models.bundle.predictor import Predictor
@@ -44,7 +46,10 @@ def test_the_views_of_a_square_are_its_eight_symmetries() -> None:
 
 @pytest.mark.parametrize("config", [PLAIN, pytest.param(RESIDUAL, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["flips", pytest.param("square", marks=pytest.mark.slow)])
-def test_every_format_averages_over_the_views(tmp_path: Path, config: CNNConfig, kind: str) -> None:
+def test_every_format_averages_over_the_views(
+    tmp_path: Path, config: CNNConfig, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "TOO_LONG", math.inf)  # on a busy machine the largest batch is not timed
     views = views_of(kind, hflip=True, vflip=False)  # type: ignore[arg-type]
     preprocessing = Preprocessing(size=16, views=views, **IMAGENET)
     card = Card(classes=("a", "b", "c"), preprocessing=preprocessing, temperature=1.7)
