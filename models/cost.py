@@ -15,6 +15,7 @@ class Cost:
     params: int  # trainable ones
     frozen_flops: int = 0  # of them in layers that training leaves as they are
     frozen_numbers: int = 0
+    layers: int = 0  # that do something one after the other
 
     @property
     def gflops(self) -> float:
@@ -35,9 +36,11 @@ def cost(config: Architecture) -> Cost:
 
     from models.cnn import build_cnn, count_parameters
 
-    flops, numbers = [0, 0], [0, 0]  # in all, and in frozen layers
+    flops, numbers, layers = [0, 0], [0, 0], 0  # in all, and in frozen layers
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal layers
+        layers += 1
         each = 0
         if isinstance(layer, nn.Conv2d):
             inner = layer.in_channels // layer.groups
@@ -56,4 +59,4 @@ def cost(config: Architecture) -> Cost:
                 layer.register_forward_hook(count)
         with torch.inference_mode():
             model(torch.empty(1, 3, config.image_size, config.image_size))
-    return Cost(flops[0], numbers[0], count_parameters(model), flops[1], numbers[1])
+    return Cost(flops[0], numbers[0], count_parameters(model), flops[1], numbers[1], layers)

@@ -7,12 +7,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from models.cost import Cost
+from models.architecture import BackboneConfig
+from models.cost import Cost, cost
+from models.scores.views import views_of
 from models.training.recipe import batch_for
 from study.config.draw import anywhere
 from study.config.limit import cheapest, cost_of
 from study.config.schema import StudyConfig
-from study.config.space import distributions
+from study.config.space import backbones, distributions
 
 TRAINED, VALIDATED = 0.60, 0.14
 """Shares of the images."""
@@ -72,7 +74,25 @@ def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, n
     image = operations / throughput.flops + numbers / throughput.numbers
     pixels = config.image_size**2 / throughput.pixels
     forward = network.flops / throughput.flops + network.numbers / throughput.numbers / 3
-    return trained * (image + pixels) + checked * forward + throughput.step * math.ceil(trained / batch)
+    deep = max(1.0, network.layers / LAYERS)
+    return trained * (image + pixels) + checked * forward + deep * throughput.step * math.ceil(trained / batch)
+
+
+LAYERS = 20
+"""Of the networks by which a step was measured: one with more has more to begin, and more to wait for."""
+
+
+def known_seconds(config: StudyConfig, images: Images, throughput: Throughput) -> tuple[float, float]:
+    """What a pretrained network takes besides its trainings: features of all views once, and the scores."""
+    costs = [
+        cost(BackboneConfig(num_classes=1, image_size=config.image_size, backbone=name, trained=0.0, dropout=0.0))
+        for name in backbones(config.space)
+    ]
+    views = len(views_of(config.tta, hflip=config.augment.hflip, vflip=config.augment.vflip))
+    each = [one.flops / throughput.flops + one.numbers / 3 / throughput.numbers for one in costs]
+    waits = [max(1.0, one.layers / LAYERS) * throughput.step / 64 for one in costs]  # for each image of a batch
+    image = views * (sum(each) + sum(waits))
+    return (TRAINED + VALIDATED) * images.count * image, (1 - TRAINED - VALIDATED) * images.count * image
 
 
 def pretrained_seconds(config: StudyConfig, images: Images, throughput: Throughput) -> float:

@@ -17,7 +17,15 @@ from data import counted
 from models.architecture import Backbone, BackboneConfig
 from models.cost import Cost, cost
 from study import StudyError
-from study.budget.expect import Images, Throughput, epoch_seconds, final_share, pretrained_seconds, usual_cost
+from study.budget.expect import (
+    Images,
+    Throughput,
+    epoch_seconds,
+    final_share,
+    known_seconds,
+    pretrained_seconds,
+    usual_cost,
+)
 from study.budget.starts import starts
 from study.config.limit import cheapest, cost_of
 from study.config.resolve import STANDING_IN, Asked
@@ -247,6 +255,7 @@ class _Room:
         cheap = cost_of(config.space, cheapest(config.space, config.image_size), config.image_size)
         stages = expected(config, images, throughput, hours)
         taken = stages["measuring"] + stages["images"] + _result(images, throughput)
+        taken += sum(known_seconds(config, images, throughput))
         usual, small = (epoch_seconds(config, images, throughput, one) for one in (usual_cost(config), cheap))
         return cls(3600 * hours - taken, usual, small, final_share(config))
 
@@ -294,7 +303,8 @@ def _scarce(
         found = starts(config, scarce=True)
         config = StudyConfig.model_validate({**config.model_dump(mode="json"), "starts": found})
     stages = expected(config, images, throughput, hours)
-    stages |= {"confirmation": 0.0, "result": _result(images, throughput)}
+    scores = known_seconds(config, images, throughput)[1]
+    stages |= {"confirmation": 0.0, "result": _result(images, throughput) + scores}
     stages["final training"] = config.final_epochs * network * room.share
     after = stages["final training"] + stages["result"]
     most = (config.trials or MOST_TRIALS) * config.epochs * network
@@ -425,12 +435,14 @@ def expected(
         "final training": trainings * config.final_epochs * epoch * final_share(config),
         "result": throughput.result
         + images.count * throughput.result_image
-        + pretrained_seconds(config, images, throughput),
+        + pretrained_seconds(config, images, throughput)
+        + known_seconds(config, images, throughput)[1],
     }
     stages["search"] = max(0.0, min((1 - AFTER) * 3600 * hours, 3600 * hours - sum(stages.values())))
     stages["search"] = max(0.0, stages["search"] - stages["measuring"] - stages["images"])
     if config.trials is not None:
-        stages["search"] = min(stages["search"], config.trials * _trial_epochs(config) * epoch)
+        features = known_seconds(config, images, throughput)[0]
+        stages["search"] = min(stages["search"], features + config.trials * _trial_epochs(config) * epoch)
     return stages
 
 
@@ -474,7 +486,8 @@ def _fits(config: StudyConfig, images: Images, throughput: Throughput, hours: fl
         return before + config.epochs * epoch + after <= 3600 * hours
     search = (1 - AFTER) * 3600 * hours - before
     trainings = KNOWN_TRAININGS if backbones(config.space) else FULL_TRAININGS
-    return search >= trainings * config.epochs * epoch and after <= AFTER * 3600 * hours
+    features = known_seconds(config, images, throughput)[0]
+    return search >= features + trainings * config.epochs * epoch and after <= AFTER * 3600 * hours
 
 
 def _enough(config: StudyConfig, images: Images, throughput: Throughput) -> float:

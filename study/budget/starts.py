@@ -17,8 +17,8 @@ START_SHARE = 0.5
 def starts(config: StudyConfig, *, scarce: bool = False) -> list[dict[str, Value]]:
     """The cheapest network, and those of STARTS that the space holds, each as wide as START_SHARE of the limit.
 
-    Where networks may begin from a pretrained one, that one comes first as it is, with a new last layer alone (unless
-    time is `scarce`), and once trained as a whole.
+    Where networks may begin from a pretrained one, that one comes first as it is, with a new last layer alone (second
+    where time is `scarce`), and once trained as a whole.
     """
     usual = cheapest(config.space, config.image_size)
     recipe = {name: value for name, value in _inside(config, usual, STRONG).items() if name not in SHAPING}
@@ -26,7 +26,7 @@ def starts(config: StudyConfig, *, scarce: bool = False) -> list[dict[str, Value
     for name in backbones(config.space):
         known = [_inside(config, usual, {**STRONG, "backbone": name, **row}) for row in BACKBONE_STARTS]
         known = [one for one in known if config.above_limit(one) is None]
-        found = [*([] if scarce else known[:1]), *found, *known[1:]]
+        found = [*found, *known] if scarce else [*known[:1], *found, *known[1:]]
     for row in STARTS:
         point = _widened(config, _inside(config, usual, row))
         if point not in found and config.above_limit(point) is None:
