@@ -275,7 +275,7 @@ SURFACE = {
         *("--preset", "--data", "--name", "--storage", "--trials", "--hours", "--workers", "--device", "--set"),
         *("--skip-bad", "--json"),
     ],
-    "retrain": ["--trial", "--storage", "--device"],
+    "retrain": ["--trial", "--on", "--storage", "--device"],
     "status": ["--storage", "--json", "--watch"],
     "predict": [
         *("--json", "--jsonl", "--csv", "--csv-safe", "--top", "--explain", "--set-level", "--device", "--skip-bad"),
