@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -158,13 +159,7 @@ def train_on_all(
     Its card has the scores, the temperature and the thresholds of its sibling, the model that was scored. Raises
     StudyError where there is none.
     """
-    scored = finished_card(study.folder / "model", study, work.config, work.dataset)
-    if scored is None:
-        raise StudyError(
-            f"{study.name!r} has no model that was scored, and a model of all images has no score of its own "
-            f"(first: study run, or study resume {study.name})"
-        )
-    trial = next(one for one in (*study.own_trials(), *study.trials()) if one.number == scored.study.trial)
+    scored, trial = _scored(study)
     parts = tuple(part for part in EVERY if len(getattr(work.parts, part)))
     whole = Job("training on all images", trial, 0, 0, 1, fresh=False, watch=watch)
     job = replace(whole, epochs=scored.final.epochs, parts=parts)
@@ -181,6 +176,23 @@ def train_on_all(
     yield Doing("result: export")
     card = bundle.save(directory, made.model, architecture(work, trial), card, some, work.dataset.contents)
     yield Outcome(directory, card)
+
+
+def _scored(study: OpenStudy) -> tuple[StudyCard, FrozenTrial]:
+    """The card of the model that a study has shipped, whatever was searched or opened since; and its trial."""
+    directory = study.folder / "model"
+    try:
+        mark = Mark.model_validate_json((directory / FINISHED).read_bytes())
+        card = bundle.read_card(directory, StudyCard)
+    except (OSError, ValueError, ModelError):  # none, half of one, or altered
+        card = None
+    trial = next((one for one in study.trials() if card and one.number == card.study.trial), None)
+    if card is None or trial is None or mark.identity != identity_of(study, trial):
+        raise StudyError(
+            f"{study.name!r} has no model that was scored, and a model of all images has no score of its own "
+            f"(first: study resume {quote(study.name)})"
+        )
+    return card, trial
 
 
 def _leaky(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, Leaky | None]:
