@@ -57,6 +57,9 @@ class BackboneConfig:
 
 Architecture = CNNConfig | BackboneConfig
 
+SMALLEST = 32
+"""Pixels: a pretrained network sees smaller images enlarged, or nothing would be left of them."""
+
 
 def plain_blocks(filters: Sequence[int], kernel_sizes: Sequence[int]) -> tuple[Block, ...]:
     """Rows of the reference's kind."""

@@ -15,11 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models import ModelError
-from models.architecture import Backbone
+from models.architecture import SMALLEST, Backbone
 from models.files import file_hash
-
-SMALLEST = 32
-"""Pixels: smaller images are enlarged, or nothing would be left of them."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """With which all images come here."""

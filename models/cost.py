@@ -8,7 +8,7 @@ from models.architecture import Architecture
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image on its way through the network, forward."""
+    """What one image costs on its way forward through the network."""
 
     flops: int  # multiplications and additions of convolutions and dense layers
     numbers: int  # activations that are written, by all layers

@@ -106,7 +106,7 @@ def speed(run: Run, images: Images) -> list[Speed]:
 
 
 def milliseconds(run: Run, side: int) -> float:
-    """Of one image of side x side pixels on the processor; it does not depend on the weights."""
+    """Time one image of side x side pixels on the processor, in milliseconds; it does not depend on the weights."""
     return round(1000 * _median_seconds(run, np.zeros((1, side, side, 3), np.uint8)), 3)
 
 

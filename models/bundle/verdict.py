@@ -132,7 +132,7 @@ def _compared(row: Comparison, by_class: bool) -> Kind:
 
 
 def _named(row: Comparison, card: Card) -> str:
-    """What it was compared with, in words, and by how much it differs."""
+    """Name another model with its score, and the interval of the difference."""
     names = {"trees": "trees on colours and edges", "from scratch": "the best network from scratch"}
     name = names.get(row.name, f"a {row.name}")
     value = _value(row, card)

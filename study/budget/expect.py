@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from models.architecture import BackboneConfig
+from models.architecture import SMALLEST, BackboneConfig
 from models.cost import Cost, cost
 from models.scores.views import views_of
 from models.training.recipe import batch_for
@@ -18,8 +18,6 @@ from study.config.space import backbones, distributions
 
 TRAINED, VALIDATED = 0.60, 0.14
 """Shares of the images."""
-SMALLEST_SEEN = 32
-"""Pixels: smaller images are enlarged for a pretrained network."""
 PRETRAINED = 0.8e9 / 224**2
 """Operations for each of an image's pixels, of the pretrained network (efficientnet-lite0)."""
 SLOWER = 3.0
@@ -66,7 +64,7 @@ class Images:
 
 
 def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, network: Cost) -> float:
-    """Of a trial: training on one part, validation on another."""
+    """Seconds of one epoch of a trial: training on one part, validation on another."""
     trained, checked = TRAINED * images.count, VALIDATED * images.count
     batch = batch_for(int(trained)) if config.batch_size == "auto" else config.batch_size
     # Forward, and twice that backward; of layers that stay as they are, forward alone.
@@ -99,7 +97,7 @@ def pretrained_seconds(config: StudyConfig, images: Images, throughput: Throughp
     """Of the rival with a pretrained network's features, see study.result.pretrained."""
     if not config.pretrained:
         return 0.0
-    operations = PRETRAINED * max(SMALLEST_SEEN, config.image_size) ** 2
+    operations = PRETRAINED * max(SMALLEST, config.image_size) ** 2
     return 1.5 * images.count * SLOWER * operations / throughput.flops
 
 
