@@ -15,11 +15,28 @@ def main() -> None:
     began = now()
     _open_streams()
     _in_utf8()
+    heard = _listen()
     try:
         from study.cli import main as command
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
-    command(began)
+
+        command(began)
+    except (KeyboardInterrupt, Exception):
+        if not heard:
+            raise
+        raise SystemExit(128 + signal.SIGINT) from None  # whatever a library that is cut off in an import makes of it
+
+
+def _listen() -> list[int]:
+    """Raise KeyboardInterrupt on SIGINT, as Python does, and note it in the list that is returned."""
+    heard: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    return heard
 
 
 def _open_streams() -> None:

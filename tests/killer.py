@@ -77,6 +77,9 @@ POINTS: dict[str, tuple[str, str]] = {
 Plan = tuple[str, str, int]
 """Point, "before" or "after", and at which call."""
 
+Crew = list[Plan | list[tuple[str, str]] | None]
+"""What each worker of a crew dies of, as it is hired; a list is of deaths that they share, see `arm_in_turn`."""
+
 
 def note(file: str, *words: object) -> None:
     """Add a line to a file in the current folder; several processes may do so at once."""
@@ -95,8 +98,25 @@ def arm(plan: Plan | None) -> None:
         at(*plan, die)
 
 
-def at(point: str, when: str, count: int, act: Callable[[], None]) -> None:
-    """Act just before or just after the n-th call of what a point names, in this process."""
+def arm_in_turn(deaths: list[tuple[str, str]]) -> None:
+    """Make this process kill itself at the point where the next death of its crew is due, whoever comes there first.
+
+    `deaths`: point, and "before" or "after", in the order in which the crew dies of them.
+    """
+    for number, (point, when) in enumerate(deaths):
+
+        def die(number: int = number, point: str = point, when: str = when) -> None:
+            if len(list(Path().glob("death-*"))) == number:
+                with suppress(FileExistsError):  # another one died of it
+                    Path(f"death-{number}").touch(exist_ok=False)
+                    note("kills.log", point, when)
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        at(point, when, None, die)
+
+
+def at(point: str, when: str, count: int | None, act: Callable[[], None]) -> None:
+    """Act just before or just after the n-th call, or each call, of what a point names, in this process."""
     place, name = POINTS[point]
     module, _, attribute = place.partition(":")
     owner: Any = import_module(module)
@@ -107,7 +127,7 @@ def at(point: str, when: str, count: int, act: Callable[[], None]) -> None:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        now = calls == count
+        now = count is None or calls == count
         if now and when == "before":
             act()
         result = function(*args, **kwargs)
@@ -190,17 +210,20 @@ def is_dead(pid: str) -> bool:
         return True
 
 
-def _live(plan: Plan | None, watched: bool, *args: Any) -> None:
+def _live(plan: Any, watched: bool, *args: Any) -> None:
     """A crew's worker that will die at a point."""
     from study.search import local as crew
 
     if watched:
         watch()
-    arm(plan)
+    if isinstance(plan, list):
+        arm_in_turn(plan)
+    else:
+        arm(plan)
     crew._live(*args)
 
 
-def _arm_crew(plans: list[Plan | None], watched: bool) -> None:
+def _arm_crew(plans: Crew, watched: bool) -> None:
     from study.search import local as crew
 
     hire = crew._hire
@@ -227,7 +250,7 @@ def _child(
     folder: str,
     server: object,
     plan: Plan | None,
-    crew: list[Plan | None],
+    crew: Crew,
     watched: bool,
     first: Callable[[], None] | None,
 ) -> None:
@@ -256,7 +279,7 @@ def start(
     when: str = "before",
     count: int = 1,
     *,
-    crew: list[Plan | None] | None = None,
+    crew: Crew | None = None,
     watched: bool = False,
     first: Callable[[], None] | None = None,
 ) -> Any:

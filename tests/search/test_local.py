@@ -69,7 +69,7 @@ def test_workers_share_what_is_trained_after_the_search_and_it_stays_the_same(
     shutil.rmtree(crew / "runs" / "s" / "leaky")
     assert killer.run(command, alone) == 0
     searching: list[Any] = [None, None]  # find nothing to do
-    plans = [*searching, ("bundle", "before", 1), ("bundle", "after", 2), ("weights", "after", 1)]
+    plans = [*searching, *[[("bundle", "before"), ("bundle", "after"), ("weights", "after")]] * 9]
     process = killer.start([*command, "--workers", "2"], crew, crew=plans, watched=True)
     process.join()
     assert process.exitcode == 0

@@ -20,6 +20,7 @@ import pytest
 import sqlalchemy.exc
 
 from study import StudyError
+from study import __main__ as entry
 from study.config.resolve import resolve
 from study.storage import sqlite
 from study.storage.door import load_study, open_storage
@@ -387,6 +388,27 @@ def test_ctrl_c_during_the_imports_shows_no_insides(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
         assert process.returncode in (130, -signal.SIGINT), err
         assert b"Traceback" not in err
+
+
+def test_ctrl_c_that_a_library_turns_into_an_error_shows_no_insides(monkeypatch: pytest.MonkeyPatch) -> None:
+    def import_numpy(began: float | None) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        raise ImportError("cannot load module more than once per process")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr("study.cli.main", import_numpy)
+    monkeypatch.setattr(entry, "_in_utf8", lambda: None)  # which may begin this process again
+    try:
+        with pytest.raises(SystemExit) as caught:
+            entry.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert caught.value.code == 130
+    monkeypatch.setattr("study.cli.main", lambda began: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a bug of ours stays loud
+        entry.main()
 
 
 def test_bugs_of_ours_in_sql_stay_loud(tmp_path: Path) -> None:
