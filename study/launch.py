@@ -23,7 +23,7 @@ from study.forkserver import gather
 from study.result.final import Outcome, finish, finished_card, next_place, train_on_all
 from study.result.helpers import train_on
 from study.result.refit import Doing, FinalEpoch
-from study.result.scoring import openings
+from study.result.scoring import openings, warm_up
 from study.search.contract import check_images, files_of, stored_config
 from study.search.devices import spread
 from study.search.engine import Engine
@@ -119,6 +119,8 @@ def run(
             if study.attribute(THREADS, int) is None:
                 study.remember(THREADS, torch.get_num_threads())
             yield opened
+            if searching and config.hours is not None:
+                warm_up()
             count = len(opened.dataset.labels)
             if engine and searching:
                 yield from _compared(engine(name, url, spread(devices, config.workers), work_on), study, count)

@@ -3,12 +3,13 @@
 import io
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 
 from models.bundle.card import Format, Speed
@@ -27,14 +28,22 @@ TOO_LONG = 0.1
 """Seconds; where one batch takes longer, larger ones are not tried."""
 
 
+@contextmanager
+def without_lines() -> Iterator[None]:
+    """Let no node of a graph know by which line it was made: it takes half of an export, and names our folders."""
+    before, fx.config.do_not_emit_stack_traces = fx.config.do_not_emit_stack_traces, True
+    try:
+        yield
+    finally:
+        fx.config.do_not_emit_stack_traces = before
+
+
 def program(predictor: nn.Module, image_size: int) -> ExportedProgram:
     """The predictor (uint8 [N, S, S, 3] -> probabilities [N, K], on the CPU, eval) traced for any N."""
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch")
-    exported = torch.export.export(predictor, (example,), dynamic_shapes=({0: batch},), strict=False)
-    for node in exported.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names folders of this machine, and would go into the files
-    return exported
+    with torch.no_grad(), without_lines():  # without gradients, or what is frozen becomes a graph of its own
+        return torch.export.export(predictor, (example,), dynamic_shapes=({0: batch},), strict=False)
 
 
 def program_bytes(exported: ExportedProgram) -> bytes:
@@ -47,16 +56,17 @@ def program_bytes(exported: ExportedProgram) -> bytes:
 def onnx_bytes(exported: ExportedProgram) -> bytes:
     """The content of an .onnx file: input `images`, output `probabilities`, the first axis of both named batch."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    converted = torch.onnx.export(
-        exported,
-        (),
-        dynamo=True,
-        opset_version=OPSET,
-        input_names=["images"],
-        output_names=["probabilities"],
-        dynamic_shapes=({0: "batch"},),
-        verbose=False,
-    )
+    with without_lines():
+        converted = torch.onnx.export(
+            exported,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: "batch"},),
+            verbose=False,
+        )
     assert converted is not None
     content: bytes = converted.model_proto.SerializeToString()
     return content

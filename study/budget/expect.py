@@ -76,12 +76,14 @@ def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, n
     return trained * (image + pixels) + checked * forward + deep * throughput.step * math.ceil(trained / batch)
 
 
+EXPORT_SECONDS = 0.04
+"""For each layer of a network of many, to write and to compare it in two formats."""
 LAYERS = 20
 """Of the networks by which a step was measured: one with more has more to begin, and more to wait for."""
 
 
 def known_seconds(config: StudyConfig, images: Images, throughput: Throughput) -> tuple[float, float]:
-    """What a pretrained network takes besides its trainings: features of all views once, and the scores."""
+    """What a pretrained network takes besides its trainings: features of all views once; the scores and the export."""
     costs = [
         cost(BackboneConfig(num_classes=1, image_size=config.image_size, backbone=name, trained=0.0, dropout=0.0))
         for name in backbones(config.space)
@@ -90,7 +92,8 @@ def known_seconds(config: StudyConfig, images: Images, throughput: Throughput) -
     each = [one.flops / throughput.flops + one.numbers / 3 / throughput.numbers for one in costs]
     waits = [max(1.0, one.layers / LAYERS) * throughput.step / 64 for one in costs]  # for each image of a batch
     image = views * (sum(each) + sum(waits))
-    return (TRAINED + VALIDATED) * images.count * image, (1 - TRAINED - VALIDATED) * images.count * image
+    export = EXPORT_SECONDS * max((one.layers for one in costs), default=0) * throughput.slower
+    return (TRAINED + VALIDATED) * images.count * image, (1 - TRAINED - VALIDATED) * images.count * image + export
 
 
 def pretrained_seconds(config: StudyConfig, images: Images, throughput: Throughput) -> float:

@@ -61,6 +61,7 @@ class Planned(BaseModel):
     hours: float
     after_search: float  # seconds that are kept for what follows the search
     epoch: float  # seconds of one in the final training
+    known: float = 0.0  # seconds of the result that only a winner takes that began from a pretrained network
     slower: float = 1.0  # than on a quiet machine, while it was measured
     begins: str = ""  # with which networks, in words
     given_up: str = ""  # what is left of a search where the hours are few, in words
@@ -236,7 +237,13 @@ def plan(
     epoch = epoch_seconds(config, images, throughput, usual_cost(config)) * final_share(config)
     after = _kept(config, stages, hours)
     return config, Planned(
-        stages=stages, hours=hours, after_search=after, epoch=epoch, slower=throughput.slower, throughput=throughput
+        stages=stages,
+        hours=hours,
+        after_search=after,
+        epoch=epoch,
+        known=known_seconds(config, images, throughput)[1],
+        slower=throughput.slower,
+        throughput=throughput,
     )
 
 
@@ -314,6 +321,7 @@ def _scarce(
         hours=hours,
         after_search=after,
         epoch=network * room.share,
+        known=scores,
         slower=throughput.slower,
         given_up=f"these hours hold {words}",
         throughput=throughput,

@@ -21,9 +21,9 @@ from study.training.start import Training
 
 MARGIN = 0.95
 """Share of the time that is left that the trainings may take."""
-SPARE_SHARE, SPARE_SECONDS = 0.07, 60.0
+SPARE_SHARE, SPARE_SECONDS = 0.10, 60.0
 """Of the hours, for others that begin to use the machine when nothing is left to be shortened; at most so much."""
-NEEDED = 0.6
+NEEDED = 0.8
 """Share of what is kept for the result that weights, scores, export and card take; the rest only compares or shows."""
 LOOK_SECONDS = 1.0
 """Between two looks in the first epoch."""
@@ -82,11 +82,13 @@ class Lap:
 class Pace:
     """The time that is left for the trainings after the search, and what is decided by it.
 
-    `decides`: this process decides for the whole stage; else it obeys, and shortens only what it ships.
+    `decides`: this process decides for the whole stage; else it obeys, and shortens only what it ships. `known`: the
+    winner may be one that began from a pretrained network.
     """
 
-    def __init__(self, study: OpenStudy, planned: Planned, hours: float, *, decides: bool) -> None:
+    def __init__(self, study: OpenStudy, planned: Planned, hours: float, *, decides: bool, known: bool = True) -> None:
         self._study, self._planned, self._hours = study, planned, hours
+        self._result = planned.stages["result"] - (0.0 if known else planned.known)
         self._decides = decides
         self._load = Load()
         self._slower = planned.slower
@@ -104,7 +106,7 @@ class Pace:
 
     def result_seconds(self) -> float:
         """Kept for scores, export and report on a machine as busy as this one was of late."""
-        return self._planned.stages["result"] / self._planned.slower * self.slower()
+        return self._result / self._planned.slower * self.slower()
 
     def slower(self) -> float:
         """How many times slower everything is than on a quiet machine."""

@@ -4,6 +4,7 @@ Each is kept in runs/<name>/final once it is done, so that an interrupted final 
 """
 
 import logging
+import math
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +28,7 @@ from models.training.loop import EpochResult
 from models.training.recipe import derive_seed
 from study import StudyError
 from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, number
-from study.budget.plan import CONFIRM_SEEDS, MOST_CONFIRMED, extended, shortened
+from study.budget.plan import CONFIRM_SEEDS, MOST_CONFIRMED, Planned, extended, shortened
 from study.config.schema import StudyConfig
 from study.config.space import full_point, network_config
 from study.result.pace import FINAL_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer
@@ -111,7 +112,7 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
     if stage is None or (stage.trials, stage.hours) != (count, hours):
         if again:
             return work
-        left = 3600 * hours - study.clock.spent() - planned.stages["result"]
+        left = _pace(study, planned, hours, decides=False).left()
         config = shortened(work.config, _epoch_seconds(study, planned.epoch, work.config.confirm), left)
         if config == work.config:
             autos = study.left_to_plan()
@@ -127,7 +128,13 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
 def pace_of(study: OpenStudy, *, again: bool, decides: bool = True) -> Pace | None:
     """What keeps the stage after the search within its hours; None where there are none, or it is all done again."""
     planned, hours = study.planned(), study.hours()
-    return None if again or planned is None or hours is None else Pace(study, planned, hours, decides=decides)
+    return None if again or planned is None or hours is None else _pace(study, planned, hours, decides=decides)
+
+
+def _pace(study: OpenStudy, planned: Planned, hours: float, *, decides: bool) -> Pace:
+    best = ranked(study)[:MOST_CONFIRMED] if study.has_trained() else []
+    known = any(one.params.get("backbone", "none") != "none" for one in best)
+    return Pace(study, planned, hours, decides=decides, known=known)
 
 
 def _epoch_seconds(study: OpenStudy, planned: float, best: int) -> float:
@@ -224,7 +231,7 @@ def _confirm(
     checkpoints = work.checkpoints(job.name, identity)
     if job.fresh:
         checkpoints.remove()
-    value = 0.0
+    value, fastest = 0.0, math.inf
     _hold(work, job, 0, _usual_seconds(job))
     with checkpoints:
         try:
@@ -233,7 +240,9 @@ def _confirm(
                 yield _news(job, _length(work.config, job), result)
                 if result.diverged:
                     break
-                _hold(work, job, result.epoch, result.seconds)
+                if result.epoch > 1:  # trees are grown beside the first
+                    fastest = min(fastest, result.seconds)
+                    _hold(work, job, result.epoch, fastest)
         except OutOfTimeError:
             checkpoints.remove()
             raise

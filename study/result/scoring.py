@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle.card import Conformal, Leaky, Opening
-from models.cnn import CNN
+from models.bundle.export import onnx_bytes, program
+from models.bundle.predictor import Predictor
+from models.bundle.reference import IMAGENET
+from models.cnn import CNN, build_cnn
 from models.scores import conformal
 from models.scores.calibration import fit_temperature, reliability, softmax
 from models.scores.evaluation import (
@@ -31,6 +34,7 @@ from models.scores.evaluation import (
 from models.scores.intervals import accuracy_interval
 from models.scores.views import AS_IT_IS
 from study.attributes import OPENINGS
+from study.budget.measure import PROBES
 from study.result.pretrained import Pretrained
 from study.result.refit import Trained
 from study.search.open_study import OpenStudy
@@ -94,6 +98,18 @@ class Scored:
 
 LATE = ("data.audit", "sklearn.metrics", "scipy.optimize", "onnxscript", "onnxruntime", "torch.onnx")
 """What the end of a study needs and nothing before it: seconds to import."""
+
+
+def warm_up() -> None:
+    """Import what the end of a study needs, and export a small network, since the first export takes longer.
+
+    A study by hours does so before it searches: what is left for its end is then short, however busy the machine is.
+    """
+    for name in (*LATE, "sklearn.ensemble", "study.result.report"):
+        with suppress(ImportError):  # where it is needed, it is said
+            import_module(name)
+    network = build_cnn(PROBES[0])
+    onnx_bytes(program(Predictor(network, IMAGENET["mean"], IMAGENET["std"], 1.0).eval().requires_grad_(False), 32))
 
 
 def grow_trees(work: Workspace) -> Future[Trees]:
