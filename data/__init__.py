@@ -1,24 +1,24 @@
-"""Images in, parts and batches out. Knows nothing of networks or of Optuna."""
+"""Data: reading images, dividing them into parts, and making batches. Knows neither networks nor Optuna."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what is done, work done, work in all)."""
+"""A function that is called with (what is being done, work done, total work)."""
 
 
 class DataError(ValueError):
-    """The user's data cannot be used as it is; the message says what, and what to do next."""
+    """User data that cannot be used as it is; the message says why, and what to do next."""
 
 
 def at_home(path: str | Path) -> Path:
-    """The path with ~ and ~user written out. Raises DataError for somebody who is not there."""
+    """Return the path with ~ and ~user expanded. Raises DataError if there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise DataError(f"{path}: nobody of that name has a home here (write the path out)") from error
+        raise DataError(f"{path}: no user of that name on this machine (write the path in full)") from error
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Write a number before its noun: "1 image", "1,204 images"; `many` where it does not just end in s."""
+    """Write a number before its noun: "1 image", "1,204 images"; `many` is the plural if it does not just add an s."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"

@@ -1,4 +1,4 @@
-"""What a folder of images is worth before anything is trained: counts, copies, leaks, and scores without a network."""
+"""Audit of a folder of images before anything is trained: counts, copies, leaks, and scores without a network."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,23 +20,25 @@ from data.public.known import recognise
 from data.splits import SHARES, Parts, crossing, random_parts
 
 TREES = 400
+"""Number of trees in a forest."""
 LEARNED_FROM, FOREST_BYTES, NODE_BYTES = 20_000, 1 << 30, 64
-"""Images that trees learn from at most, and what a forest may take; a node also keeps a number for each class."""
+"""Most images that a forest is trained on, most bytes of a forest, and bytes of a node without its number for each
+class."""
 BINS = 8**3 + 3 * 32
-"""Numbers of a histogram."""
+"""Length of the histogram vector of an image."""
 GIANT = 0.05
-"""A found group with more than this share of all images is suspect (a stamp or scale bar on every image?)."""
+"""Share of all images above which a group is suspect: perhaps every image shows the same stamp or scale bar."""
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
 def audit(dataset: ImageSet, parts: Parts | None, seed: int) -> dict[str, Any]:
-    """Everything about a dataset and its parts, as plain values (fractions, not percent).
+    """Return all findings about a dataset and its parts, as plain values (fractions, not percent).
 
-    The share of held-out images with a copy in training is judged by a detector that did not make the groups; the two
-    baselines (majority class; trees on colour and gradient histograms) are scored on the random split and on ours, if
-    there are parts.
+    The share of held-out images with a copy in the training part is measured by a detector that did not make the
+    groups. The two baselines (majority class; trees on colour and gradient histograms) are scored on the random split
+    and, if there are parts, on our split.
     """
     random = random_parts(len(dataset.labels), dataset.paths, seed)
     files = [dataset.root / path for path in dataset.paths]
@@ -72,14 +74,14 @@ def audit(dataset: ImageSet, parts: Parts | None, seed: int) -> dict[str, Any]:
 
 
 def part_counts(dataset: ImageSet, parts: Parts | None, label: int) -> dict[str, int]:
-    """Images and sources of a class, and its images in each part where there are parts."""
+    """Count the images and sources of a class, and its images in each part if there are parts."""
     mine = dataset.labels == label
     inside = {name: int(mine[getattr(parts, name)].sum()) for name in SHARES} if parts else {}
     return {"images": int(mine.sum()), "sources": len(np.unique(dataset.groups[mine])), **inside}
 
 
 def image_sizes(dataset: ImageSet) -> dict[str, int]:
-    """Width x height -> number of files, the most frequent first (at most ten)."""
+    """Return the number of files by size ("width x height"), the most frequent sizes first, at most ten."""
 
     def size(path: str) -> str:
         with opened(dataset.root / path) as image:
@@ -90,7 +92,7 @@ def image_sizes(dataset: ImageSet) -> dict[str, int]:
 
 
 def exact_duplicates(dataset: ImageSet) -> list[list[str]]:
-    """Sets of files with the same content."""
+    """Return the sets of files with the same content."""
     sets: dict[str, list[str]] = {}
     for path, content in zip(dataset.paths, dataset.contents, strict=True):
         sets.setdefault(content, []).append(path)
@@ -98,21 +100,21 @@ def exact_duplicates(dataset: ImageSet) -> list[list[str]]:
 
 
 def conflicts(dataset: ImageSet) -> list[list[str]]:
-    """Groups whose images have different classes: the same tissue with two labels, or a wrong group."""
+    """Return the groups whose images have different classes: the same tissue with two labels, or a wrong group."""
     order = np.argsort(dataset.groups, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(dataset.groups[order])) + 1)
     return [[dataset.paths[i] for i in group] for group in members if len(set(dataset.labels[group].tolist())) > 1]
 
 
 def thumbnails(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[N, S, S, 3] -> [N, 16, 16, 3]."""
+    """Reduce images [N, S, S, 3] to thumbnails [N, 16, 16, 3]."""
     small = [cv2.resize(np.asarray(image), (16, 16), interpolation=cv2.INTER_AREA) for image in images]
     return np.stack(small).astype(np.uint8)
 
 
 def leak(dataset: ImageSet, held_out: Ints) -> dict[str, float | None]:
-    """Share of held-out images with a sibling among the others: by the groups, and by the second detector (None where
-    it cannot tell)."""
+    """Return the share of held-out images with a sibling among the others, by the groups and by the second detector
+    (None if that cannot tell)."""
     held = np.zeros(len(dataset.labels), bool)
     held[held_out] = True
     files: list[Path] = [dataset.root / path for path in dataset.paths]
@@ -123,7 +125,7 @@ def leak(dataset: ImageSet, held_out: Ints) -> dict[str, float | None]:
 
 
 def baselines(dataset: ImageSet, train: Ints, test: Ints, seed: int) -> dict[str, float]:
-    """Accuracy without any network: the most frequent class, and trees on histograms."""
+    """Return accuracies that need no network: of always naming the most frequent class, and of trees on histograms."""
     labels = dataset.labels
     majority = int(np.bincount(labels[train]).argmax())
     return {
@@ -134,21 +136,21 @@ def baselines(dataset: ImageSet, train: Ints, test: Ints, seed: int) -> dict[str
 
 @dataclass(frozen=True)
 class Trees:
-    """A forest on histograms, and the histograms of all images."""
+    """A forest trained on histograms, with the histograms of all images."""
 
     forest: ExtraTreesClassifier
     features: Floats
 
     def labels(self, index: Ints) -> Ints:
-        """Class numbers that the forest gives to some of the images [n]."""
+        """Predict the class numbers [n] of the images with the numbers `index` [n]."""
         return np.asarray(self.forest.predict(self.features[index]))
 
 
 def fit_trees(dataset: ImageSet, train: Ints, seed: int, *, balanced: bool = False) -> Trees:
-    """Trees on histograms that have learned from the training images; `balanced`: each class counts the same.
+    """Train a forest on the histograms of the training images; with `balanced`, each class counts the same.
 
-    They only compare: of many images some are taken, and of many classes trees are cut, so that neither takes hours or
-    more memory than the training.
+    The forest is only for comparison. So if there are many images, only some are used, and if there are many classes,
+    the trees are limited in size, so that the forest takes neither hours nor more memory than the training.
     """
     features = histograms(dataset.images)
     weights = "balanced" if balanced else None
@@ -163,12 +165,12 @@ def fit_trees(dataset: ImageSet, train: Ints, seed: int, *, balanced: bool = Fal
         max_leaf_nodes=max(2, leaves) if leaves < len(train) else None,
     )
     forest.fit(features[train], dataset.labels[train])
-    forest.n_jobs = 1  # threads add votes in any order, and the last bit may decide a tie
+    forest.n_jobs = 1  # threads add up votes in any order, and a rounding error may decide a tie
     return Trees(forest, features)
 
 
 def histograms(images: NDArray[np.uint8]) -> Floats:
-    """Colour and gradient histograms [N, D]: joint RGB (8 bins each), and gradient lengths on three scales."""
+    """Compute histograms [N, D] of images: of joint RGB (8 bins each), and of gradient lengths on three scales."""
     found = np.empty((len(images), BINS), np.float32)
     for number, image in enumerate(images):
         found[number] = _histogram(np.asarray(image))
@@ -187,13 +189,13 @@ def _histogram(image: NDArray[np.uint8]) -> Floats:
 
 
 def largest_groups(dataset: ImageSet, count: int) -> list[Ints]:
-    """Image indices of the groups with most images."""
+    """Return the image indices of the `count` groups with the most images."""
     order = np.argsort(-np.bincount(dataset.groups), kind="stable")[:count]
     return [np.flatnonzero(dataset.groups == group) for group in order]
 
 
 def split_rows(dataset: ImageSet, parts: Parts) -> list[tuple[str, str, int, str]]:
-    """(path, label, group, part) of every image, in the order of the paths."""
+    """Return (path, label, group, part) of every image, in the order of the paths."""
     part_of = np.full(len(dataset.labels), "", dtype="U5")
     names: Sequence[str] = list(SHARES)
     for name in names:

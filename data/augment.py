@@ -1,4 +1,4 @@
-"""What is done to each training image, as a value; `data.batches` does it."""
+"""Settings of the augmentation of training images as a plain value; `data.batches` applies them."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
@@ -9,9 +9,9 @@ from pydantic import Field
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """What is done to each training image at strength 1; the defaults do nothing."""
+    """Settings of the random changes to each training image at strength 1; the defaults change nothing."""
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}  # the study's TOML file has these fields
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # these fields are in the study's TOML file
 
     rotation: Annotated[float, Ge(0), Le(180), Field(description="degrees, either way")] = 0.0
     hflip: Annotated[bool, Field(description="left and right, half of the time")] = False
@@ -28,7 +28,7 @@ class Augment:
     )
 
     def scaled(self, strength: float) -> "Augment":
-        """Make the augmentation weaker or stronger; strength 0 switches all of it off, flips included."""
+        """Return a weaker or stronger augmentation; strength 0 switches all of it off, flips included."""
         return replace(
             self,
             rotation=self.rotation * strength,

@@ -1,4 +1,4 @@
-"""Batches on the device: gathered by index from uint8 images, augmented per image, normalised.
+"""Making batches on the device: images are gathered by index from a uint8 array, augmented one by one, and normalised.
 
 Everything random is drawn from torch's default generator, which the training loop seeds at the start of each epoch.
 """
@@ -19,33 +19,33 @@ from data.augment import Augment
 GREY = (0.299, 0.587, 0.114)
 """Luma weights (ITU-R BT.601), as in torchvision's colour jitter."""
 
-# Optical density of haematoxylin, eosin and DAB, one row each (Ruifrok and Johnston, 2001).
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
+"""Optical density of haematoxylin, eosin and DAB in red, green and blue, one row each (Ruifrok and Johnston, 2001)."""
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What is subtracted from each channel (on the scale 0 to 1), and what it is divided by then."""
+    """Normalisation of each channel on the scale 0 to 1: `mean` is subtracted, then the result is divided by `std`."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 Batch = tuple[Tensor, Tensor]
-"""Images float32 [B, 3, H, W] (channels last in memory), normalised; labels int64 [B]."""
+"""A batch: normalised images, float32 [B, 3, H, W] (channels last in memory), and labels, int64 [B]."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """All images of a study, on its device where it holds them."""
+    """All images of a study, on its device if they fit there."""
 
-    images: Tensor  # uint8 [N, H, W, 3]; in the processor's memory where the device is too small
+    images: Tensor  # uint8 [N, H, W, 3]; in the CPU's memory if the device is too small
     labels: Tensor  # int64 [N], always on the device
     normalisation: Normalisation
 
 
 SHARE = 0.4
-"""Largest part of a GPU's free memory that images take."""
+"""Largest share of a GPU's free memory that the images may take."""
 
 
 def to_device(
@@ -53,7 +53,7 @@ def to_device(
 ) -> Pixels:
     """Copy images [N, H, W, 3] and labels [N] to the device, once per process.
 
-    More images than a GPU has room for stay where they are; batches of them are copied.
+    If the images do not fit on a GPU, they stay where they are, and each batch is copied.
     """
     held = torch.from_numpy(images)
     if device.type != "cuda" or images.nbytes <= SHARE * torch.cuda.mem_get_info(device)[0]:
@@ -62,7 +62,10 @@ def to_device(
 
 
 def gathered(pixels: Pixels, chosen: Tensor) -> Tensor:
-    """The images [B, H, W, 3] of an index [B] that lies where they do, on the device of the labels."""
+    """Return the images [B, H, W, 3] with the numbers `chosen` [B], on the device of the labels.
+
+    `chosen` must be on the device of the images.
+    """
     found = pixels.images[chosen]
     if found.device == pixels.labels.device:
         return found
@@ -70,11 +73,14 @@ def gathered(pixels: Pixels, chosen: Tensor) -> Tensor:
 
 
 def train_batches(pixels: Pixels, index: Tensor, batch_size: int, augment: Augment) -> Iterator[Batch]:
-    """One epoch over `index` [n] in random order, augmented, in batches of one size (the rest waits for another
-    epoch); a dataset smaller than a batch is one batch."""
+    """Yield the batches of one epoch over the images `index` [n], in random order and augmented.
+
+    All batches have the same size, and images that are left over are not used in this epoch. If there are fewer images
+    than `batch_size`, they are one batch.
+    """
     order = index[torch.randperm(len(index), device=index.device)]
     size = min(batch_size, len(index))
-    places = order.to(pixels.images.device)  # once an epoch: where images lie elsewhere, it waits for the device
+    places = order.to(pixels.images.device)  # once per epoch, since a copy to the CPU waits for the device
     whole = len(index) // size * size
     at_once = _at_once(pixels, size)
     for start in range(0, whole, at_once):
@@ -84,18 +90,19 @@ def train_batches(pixels: Pixels, index: Tensor, batch_size: int, augment: Augme
 
 
 AT_ONCE = 2**22
-"""Pixels that are augmented at once on CUDA: 50 MB, and some times as much on the way."""
+"""Number of pixels that are augmented at once on CUDA: 50 MB, and several times as much for intermediate results."""
 
 
 def _at_once(pixels: Pixels, size: int) -> int:
-    """Images that are augmented at once: a batch; on CUDA several, since a small one takes as long to ask for."""
+    """Return the number of images that are augmented at once: one batch; on CUDA several batches, because launching the
+    work for a small batch takes as long as for a large one."""
     if pixels.labels.device.type != "cuda":
         return size
     return size * max(1, AT_ONCE // (size * pixels.images.shape[1] * pixels.images.shape[2]))
 
 
 def eval_batches(pixels: Pixels, index: Tensor, batch_size: int) -> Iterator[Batch]:
-    """Every image of `index` [n] once, in order, not augmented."""
+    """Yield batches with every image of `index` [n] once, in order, not augmented."""
     places = index.to(pixels.images.device)
     for start in range(0, len(index), batch_size):
         some = slice(start, start + batch_size)
@@ -103,13 +110,14 @@ def eval_batches(pixels: Pixels, index: Tensor, batch_size: int) -> Iterator[Bat
 
 
 def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], normalised."""
+    """Normalise images, uint8 [B, H, W, 3], to float32 [B, 3, H, W]."""
     scale, shift = _scale_and_shift(normalisation, images.device)
     return (images * scale + shift).permute(0, 3, 1, 2)
 
 
 def augmented(images: Tensor, augment: Augment, normalisation: Normalisation) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W]: each image with its own random parameters, then normalised."""
+    """Augment images, uint8 [B, H, W, 3], each with its own random parameters, and normalise them to float32
+    [B, 3, H, W]."""
     count, device = len(images), images.device
     pixels = images.permute(0, 3, 1, 2).float().contiguous()
     if augment.rotation or augment.hflip or augment.vflip or augment.turns or augment.crop < 1:
@@ -125,7 +133,7 @@ def augmented(images: Tensor, augment: Augment, normalisation: Normalisation) ->
 
 
 def random_maps(count: int, augment: Augment, device: torch.device) -> Tensor:
-    """Affine maps [B, 2, 3] from output to input coordinates (both -1 to 1): crop, then flip, then rotation."""
+    """Draw random affine maps [B, 2, 3] from output to input coordinates (both -1 to 1): crop, flip, then rotation."""
     angle = torch.deg2rad(augment.rotation * _uniform(count, device=device))
     area = 1 - (1 - augment.crop) * torch.rand(count, device=device)
     ratio = torch.exp(math.log(4 / 3) * _uniform(count, device=device)) if augment.crop < 1 else torch.ones_like(area)
@@ -139,7 +147,7 @@ def random_maps(count: int, augment: Augment, device: torch.device) -> Tensor:
 
 
 def affine(angle: Tensor, scale_x: Tensor, scale_y: Tensor, shift_x: Tensor, shift_y: Tensor) -> Tensor:
-    """Maps [B, 2, 3]: scale and shift, then turn by `angle` (radians, counter-clockwise as seen)."""
+    """Return affine maps [B, 2, 3] that scale and shift, then turn by `angle` (radians, counter-clockwise as seen)."""
     cos, sin = torch.cos(angle), torch.sin(angle)
     first = torch.stack([cos * scale_x, -sin * scale_y, cos * shift_x - sin * shift_y], dim=1)
     second = torch.stack([sin * scale_x, cos * scale_y, sin * shift_x + cos * shift_y], dim=1)
@@ -147,16 +155,16 @@ def affine(angle: Tensor, scale_x: Tensor, scale_y: Tensor, shift_x: Tensor, shi
 
 
 def warp(pixels: Tensor, maps: Tensor) -> Tensor:
-    """Sample [B, 3, H, W] bilinearly through affine maps [B, 2, 3]; what lies outside is mirrored in."""
+    """Sample images [B, 3, H, W] bilinearly through affine maps [B, 2, 3]; outside, the mirrored image is used."""
     grid = F.affine_grid(maps, list(pixels.shape), align_corners=False)
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def recolour(pixels: Tensor, factors: Tensor, normalisation: Normalisation) -> Tensor:
-    """Brightness, contrast and saturation by `factors` [B, 3], then normalisation: one matrix per image.
+    """Change brightness, contrast and saturation by `factors` [B, 3], then normalise, with one matrix per image.
 
-    As torchvision's adjust_brightness, adjust_contrast and adjust_saturation in this order, but clamped to the
-    valid range once at the end instead of after each. pixels: [B, 3, H, W] on the scale 0 to 255.
+    This does the same as torchvision's adjust_brightness, adjust_contrast and adjust_saturation in this order, but
+    clamps to the valid range once at the end instead of after each. `pixels` [B, 3, H, W] are on the scale 0 to 255.
     """
     device = pixels.device
     grey = _constant(GREY, device)
@@ -173,9 +181,9 @@ def recolour(pixels: Tensor, factors: Tensor, normalisation: Normalisation) -> T
 
 
 def stained(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Multiply the haematoxylin and eosin of each image by `factors` [B, 2]; the third stain stays.
+    """Multiply the haematoxylin and eosin of each image by `factors` [B, 2]; the third stain stays unchanged.
 
-    pixels: [B, 3, H, W] on the scale 0 to 255; optical density is linear in the stains (Beer-Lambert).
+    `pixels` [B, 3, H, W] are on the scale 0 to 255; optical density is linear in the stains (Beer-Lambert law).
     """
     stains, unmixing = _stains(pixels.device)
     gains = torch.cat([factors, torch.ones_like(factors[:, :1])], dim=1)
@@ -189,7 +197,7 @@ def _uniform(*shape: int, device: torch.device) -> Tensor:
     return 2 * torch.rand(*shape, device=device) - 1
 
 
-# Made once per device: a copy from the processor's memory would make a GPU wait at every batch.
+# These tensors are made once per device, because copying them from the CPU's memory at every batch makes a GPU wait.
 
 
 @cache
@@ -200,7 +208,7 @@ def _constant(values: tuple[float, ...] | tuple[tuple[float, ...], ...], device:
 
 @cache
 def _stains(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Optical densities of the stains, one row each [3, 3], and the inverse."""
+    """Return the optical densities of the stains, one unit vector per row [3, 3], and the inverse of that matrix."""
     with torch.inference_mode(False):
         stains = F.normalize(torch.tensor(STAINS), dim=1)
         return stains.to(device), torch.linalg.inv(stains).to(device)
@@ -208,7 +216,7 @@ def _stains(device: torch.device) -> tuple[Tensor, Tensor]:
 
 @cache
 def _scale_and_shift(normalisation: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
-    """[3] each: 0..255 -> normalised."""
+    """Return scale [3] and shift [3] that turn pixel values 0..255 into normalised ones."""
     with torch.inference_mode(False):
         mean, std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
         return (1 / (255 * std)).to(device), (-mean / std).to(device)

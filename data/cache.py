@@ -1,8 +1,9 @@
-"""Decode once: a folder of images as one memory-mapped uint8 array, found again by what the folder looks like.
+"""The image cache: a folder of images is decoded once into a memory-mapped uint8 array.
 
-A cache is a folder that appears under its final name only when it is whole (written beside it, flushed, renamed), so it
-is never torn: a killed builder leaves a `.part` folder that nobody reads, and of two builders the second finds the
-first one's work.
+The key of a cache is made from the names, sizes and times of the files. A cache is a folder that gets its final name
+only when it is complete (it is written beside that name, flushed and renamed), so it is never half-written. A killed
+process leaves a `.part` folder that is never read, and if two processes write the same cache, the first one to finish
+wins.
 """
 
 import errno
@@ -29,36 +30,39 @@ from data.images import DECODING, MOST_MEGAPIXELS, decode, decoding, has_more_bi
 from data.processes import usable_cpus
 
 PIXELS, INDEX, LOOK = "images.bin", "index.json", "look"
+"""Files of a cache: the pixels, their `Index`, and the hash that `_look` makes of the image files."""
 
 CHUNK = 512
+"""Number of images that are decoded before they are written."""
 FEW = 16
+"""Most files that are flushed one by one."""
 SAMPLED = 64
-"""Images that are compared with their hash when a cache is opened."""
+"""Number of images, about, that are compared with their hash when a cache is opened."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoded:
-    """The images of a list of files, in its order, without those that cannot be read."""
+class DecodedImages:
+    """The decoded images of a list of files, in the order of the list, without those that cannot be read."""
 
     images: NDArray[np.uint8]  # [N, S, S, 3], memory-mapped
     paths: tuple[str, ...]  # [N], relative
     contents: tuple[str, ...]  # [N], SHA-256 of each file
     bad: dict[str, str]  # relative path -> why it cannot be read
-    ranges: Ranges  # by which numbers of more than 8 bits became pixels; none where all images have 8
+    ranges: Ranges  # black and white for numbers of more than 8 bits; empty if all images have 8 bits
 
 
 class _EarlierError(ValueError):
-    """The pixels were made by a version that measured no ranges, and some files need them."""
+    """The pixels were made by a version that did not measure ranges, but some of the files need them."""
 
 
 class _OtherFilesError(ValueError):
-    """The files are not those that were decoded, though they look alike."""
+    """The files are not the ones that were decoded, although name, size and time are the same."""
 
 
 class Index(BaseModel):
-    """What is written beside the pixels."""
+    """The index of a cache, which is written beside the pixels."""
 
     image_size: Annotated[int, Field(ge=1)]
     decoding: str = DECODING
@@ -66,7 +70,7 @@ class Index(BaseModel):
     contents: tuple[str, ...]
     bad: dict[str, str]
     sample: str | None = None
-    ranges: dict[Kind, tuple[float, float]] | None = None  # None: of a version that did not know of any
+    ranges: dict[Kind, tuple[float, float]] | None = None  # None: written by a version that did not know ranges
 
 
 def decoded(
@@ -77,11 +81,12 @@ def decoded(
     progress: Progress | None = None,
     most: float = MOST_MEGAPIXELS,
     ranges: Ranges | None = None,
-) -> Decoded:
-    """The images at `paths` below `root`, from the cache where they are in it, else decoded into it.
+) -> DecodedImages:
+    """Return the images at `paths` below `root` from the cache; decode them into it first if they are not there.
 
-    ranges: of numbers of more than 8 bits, where a model has them already; else they are measured over these files.
-    Raises DataError when the disk is full, the cache cannot be written, or the folder changes meanwhile.
+    `most`: most megapixels of an image. `ranges`: black and white for numbers of more than 8 bits, if a model has them
+    already; otherwise they are measured over these files. Raises DataError if the disk is full, the cache cannot be
+    written, the folder changes meanwhile, or, without given ranges, all images have one and the same colour.
     """
     work = _Work(root, paths, image_size, cache, most, progress)
     found = work.found_or_made({})
@@ -101,12 +106,12 @@ def decoded(
 
 
 def _of_one_colour(images: NDArray[np.uint8]) -> bool:
-    return all((image == images[0, 0, 0]).all() for image in images)  # ends at the first that is not
+    return all((image == images[0, 0, 0]).all() for image in images)  # stops at the first other image
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Images that are wanted from the cache."""
+    """A request for images from the cache."""
 
     root: Path
     paths: Sequence[str]
@@ -115,10 +120,11 @@ class _Work:
     most: float
     progress: Progress | None
 
-    def found_or_made(self, ranges: Ranges, *, own: bool = False) -> Decoded | None:
-        """From the cache, else decoded into it; None where ranges would be needed, and none are given.
+    def found_or_made(self, ranges: Ranges, *, own: bool = False) -> DecodedImages | None:
+        """Return the images from the cache; decode them into it first if they are not there.
 
-        own: they are a model's, so the pixels lie apart from those of the folder's own ranges.
+        Returns None if some files need ranges and none are given. `own`: the ranges are those of a model, so the pixels
+        are cached apart from those made with the folder's own ranges.
         """
         key = self._key(ranges if own else {})
         place = self.cache / f"images-{key[:24]}"
@@ -134,13 +140,13 @@ class _Work:
             raise DataError(f"cannot write the image cache in {self.cache}: {reason}") from error
         if self._key(ranges if own else {}) != key:
             shutil.rmtree(place, ignore_errors=True)
-            raise DataError(f"{self.root} changed while its images were read (try again when it rests)")
+            raise DataError(f"{self.root} changed while its images were read (try again when nothing writes to it)")
         return _open(place)
 
     def _key(self, ranges: Ranges) -> str:
         return _key(self.root, self.paths, self.image_size, self.most, ranges)
 
-    def _found(self, place: Path) -> Decoded | None:
+    def _found(self, place: Path) -> DecodedImages | None:
         if not place.is_dir():
             return None
         try:
@@ -148,7 +154,7 @@ class _Work:
             found = _open(place)
             _check_files(place, self.root, self.paths, found, self.progress)
             return found
-        except (OSError, ValueError) as error:  # what can be made again is not worth an error
+        except (OSError, ValueError) as error:  # a cache can be made again, so this is no error
             kinds: dict[type[Exception], str] = {
                 _OtherFilesError: "is of other files",
                 _EarlierError: "is an earlier version's",
@@ -159,8 +165,10 @@ class _Work:
             return None
 
     def measured(self) -> Ranges:
-        """The range of each kind of numbers of more than 8 bits, over all files; those that cannot be read say it
-        where they are decoded."""
+        """Measure the range of each kind of numbers of more than 8 bits over all files.
+
+        Files that cannot be read are ignored here; they are reported when they are decoded.
+        """
 
         def one(path: str) -> tuple[Kind, float, float] | None:
             try:
@@ -176,19 +184,19 @@ class _Work:
                 if self.progress:
                     self.progress("measuring the range", number, len(self.paths))
         if not ends:
-            raise DataError(f"{self.root} changed while its images were read (try again when it rests)")
+            raise DataError(f"{self.root} changed while its images were read (try again when nothing writes to it)")
         return {kind: range_of(kind, min(some), max(some)) for kind, some in ends.items()}
 
 
 def _bring_up_to_date(place: Path, root: Path) -> None:
-    """Note in an earlier version's cache that no file needs a range; raise _EarlierError where one does."""
+    """Record in a cache of an earlier version that no file needs a range. Raises _EarlierError if one does."""
     index = Index.model_validate_json(read_file(place / INDEX))
     if index.ranges is not None:
         return
     with ThreadPoolExecutor(usable_cpus()) as pool:
         if any(pool.map(lambda path: has_more_bits(root / path), index.paths)):
-            raise _EarlierError("it took 0 to 65535 for granted where files have 16 bits")
-    with suppress(OSError):  # a cache that may only be read is as good
+            raise _EarlierError("it assumed a range of 0 to 65535 for files of 16 bits")
+    with suppress(OSError):  # a read-only cache can be used too
         part = place / f"{INDEX}.{os.getpid()}.part"
         part.write_text(index.model_copy(update={"ranges": {}}).model_dump_json(), encoding="utf-8")
         part.replace(place / INDEX)
@@ -197,7 +205,8 @@ def _bring_up_to_date(place: Path, root: Path) -> None:
 def _key(
     root: Path, paths: Sequence[str], image_size: int, most: float = MOST_MEGAPIXELS, ranges: Ranges | None = None
 ) -> str:
-    """Changes with any file's name, size or modification time, and with how images are decoded."""
+    """Return the key of a cache: it changes with any file's name, size or modification time, and with how images are
+    decoded."""
     limit = "" if most == MOST_MEGAPIXELS else f" up to {most} megapixels"
     limit += f" with {sorted(ranges.items())}" if ranges else ""
     total = hashlib.sha256(f"{DECODING} {image_size} Pillow {PIL.__version__}{limit}\n".encode())
@@ -211,7 +220,7 @@ def _key(
 
 
 def _look(root: Path, paths: Sequence[str]) -> str:
-    """Changes with any file's inode, and with the time of its last change of any kind, which nobody can set back."""
+    """Hash the inodes of the files and the times of their last change of any kind, which nobody can set back."""
     total = hashlib.sha256()
     for path in paths:
         with suppress(OSError):
@@ -220,10 +229,12 @@ def _look(root: Path, paths: Sequence[str]) -> str:
     return total.hexdigest()
 
 
-def _check_files(place: Path, root: Path, paths: Sequence[str], found: Decoded, progress: Progress | None) -> None:
-    """Raise an error where files that look alike (name, size, time) have another content than those decoded.
+def _check_files(
+    place: Path, root: Path, paths: Sequence[str], found: DecodedImages, progress: Progress | None
+) -> None:
+    """Raise _OtherFilesError if a file with the same name, size and time has another content than when it was decoded.
 
-    They are read again only where they look otherwise in what a copy or a swap of names changes too.
+    The files are read again only if `_look` differs, which also changes when files are copied or swapped.
     """
     look = _look(root, paths)
     if (place / LOOK).is_file() and read_file(place / LOOK) == look.encode():
@@ -235,13 +246,13 @@ def _check_files(place: Path, root: Path, paths: Sequence[str], found: Decoded, 
                 raise _OtherFilesError(f"{path} has another content")
             if progress:
                 progress("comparing", number, len(found.paths))
-    with suppress(OSError):  # a cache that may only be read is as good
+    with suppress(OSError):  # a read-only cache can be used too
         part = place / f"{LOOK}.{os.getpid()}.part"
         part.write_text(look, encoding="utf-8")
         part.replace(place / LOOK)
 
 
-def _open(place: Path) -> Decoded:
+def _open(place: Path) -> DecodedImages:
     index = Index.model_validate_json(read_file(place / INDEX))
     size, count = index.image_size, len(index.paths)
     shape = (count, size, size, 3)
@@ -249,24 +260,26 @@ def _open(place: Path) -> Decoded:
         raise ValueError(f"{place / INDEX} does not fit itself")
     if (place / PIXELS).stat().st_size != count * size * size * 3:
         raise ValueError(f"{place / PIXELS} has not the size that its index says")
-    # Copy on write: torch wants writable memory, though nobody writes.
+    # Copy-on-write mode, because torch wants writable memory, although nothing is written.
     images = np.memmap(place / PIXELS, np.uint8, "c", shape=shape) if count else np.zeros(shape, np.uint8)
     if index.sample not in (None, _sample(images)):  # caches of earlier versions have none
         raise ValueError("other pixels")
-    return Decoded(images=images, paths=index.paths, contents=index.contents, bad=index.bad, ranges=index.ranges or {})
+    return DecodedImages(
+        images=images, paths=index.paths, contents=index.contents, bad=index.bad, ranges=index.ranges or {}
+    )
 
 
 def _sample(images: NDArray[np.uint8]) -> str:
-    """A hash of some of the images, evenly spaced: all of them would take seconds at every start."""
+    """Hash some of the images, evenly spaced, because hashing all would take seconds at every start."""
     some = images[:: max(1, len(images) // SAMPLED)]
     return hashlib.sha256(np.ascontiguousarray(some).tobytes()).hexdigest()
 
 
 def publish(place: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder beside `place`, flush it, and move it there in one step.
+    """Let `write` fill a temporary folder beside `place`, flush it, and rename it to `place` in one step.
 
-    Of two at once the first wins: the other one's work is as good. Raises what `write` raises, and OSError; then there
-    is nothing.
+    If two processes do this at once, the first one wins, since their results are the same. Raises what `write` raises,
+    and OSError; then nothing is left behind.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     _sweep(place)
@@ -286,9 +299,9 @@ def publish(place: Path, write: Callable[[Path], None]) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """So that a power cut after the rename leaves whole files."""
+    """Flush the files of a folder to disk, so that they are complete even if the power fails after the rename."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    if len(files) > FEW:  # one flush of everything takes less time than thousands of small ones
+    if len(files) > FEW:  # flushing everything once is faster than thousands of small flushes
         os.sync()
         return
     for file in files:
@@ -297,7 +310,7 @@ def _flush(folder: Path) -> None:
 
 
 def _sweep(place: Path) -> None:
-    """Remove what killed builders of this cache left, unless it is being written just now."""
+    """Remove what killed processes left of this cache, unless it was written to in the last hour."""
     for part in place.parent.glob(f"{place.name}.*.part"):
         try:
             newest = max(file.stat().st_mtime for file in [part, *part.iterdir()])
@@ -308,7 +321,7 @@ def _sweep(place: Path) -> None:
 
 
 def _now(folder: Path) -> float:
-    """The file system's own clock (another machine's, on a network)."""
+    """Return the time by the clock of the file system (on a network that is another machine's)."""
     with tempfile.TemporaryFile(dir=folder) as handle:
         return os.fstat(handle.fileno()).st_mtime
 
@@ -317,7 +330,7 @@ def _write(part: Path, work: _Work, ranges: Ranges, look: str) -> None:
     size, paths = work.image_size, work.paths
     row = 3 * size * size
     with (part / PIXELS).open("wb") as handle:
-        if paths and hasattr(os, "posix_fallocate"):  # a full disk is noticed now, not after an hour
+        if paths and hasattr(os, "posix_fallocate"):  # to notice a full disk now and not after an hour
             os.posix_fallocate(handle.fileno(), 0, row * len(paths))
         good, bad = _decode_into(handle, work, ranges)
         handle.truncate(row * len(good))
@@ -337,10 +350,12 @@ def _write(part: Path, work: _Work, ranges: Ranges, look: str) -> None:
 
 
 def _decode_into(handle: IO[bytes], work: _Work, ranges: Ranges) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """Append the images to `handle`, in order; threads are enough, since Pillow lets go of the interpreter lock.
+    """Decode the images and append them to `handle`, in order.
 
-    Returns ((path, hash of the file) of each image written, path -> why not of the others). Raises UnknownRangeError
-    at the first file of more than 8 bits where no ranges are given.
+    Threads are enough for this, because Pillow releases the interpreter lock.
+
+    Returns the pairs (path, hash of the file) of the images written, and for the other files path -> why not. Raises
+    UnknownRangeError at the first file with numbers of more than 8 bits if no ranges are given.
     """
     good: list[tuple[str, str]] = []
     bad: dict[str, str] = {}
@@ -357,7 +372,7 @@ def _decode_into(handle: IO[bytes], work: _Work, ranges: Ranges) -> tuple[list[t
             return error.strerror or str(error)
 
     with ThreadPoolExecutor(usable_cpus()) as pool:
-        for start in range(0, len(work.paths), CHUNK):  # in chunks: what is decoded waits in memory to be written
+        for start in range(0, len(work.paths), CHUNK):  # in chunks, because decoded images wait in memory to be written
             chunk = work.paths[start : start + CHUNK]
             for path, result in zip(chunk, pool.map(one, chunk), strict=True):
                 if isinstance(result, str):

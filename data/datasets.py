@@ -1,4 +1,4 @@
-"""Where images come from: the embedded datasets, and any folder or list of images, as one uint8 array."""
+"""Loading datasets: the embedded ones, and any folder or list of images, as one uint8 array."""
 
 import csv
 import hashlib
@@ -15,10 +15,10 @@ from PIL import Image
 from data import DataError, Progress, at_home, counted
 from data.cache import decoded, publish
 from data.formats.ranges import Ranges
-from data.grouping.belief import Close
+from data.grouping.belief import ClosePair
 from data.grouping.proposals import Proposal, propose
 from data.grouping.settings import version
-from data.grouping.sources import Means, Sources, join, sources
+from data.grouping.sources import GroupSource, Sources, join, sources
 from data.images import MOST_MEGAPIXELS, source_size
 from data.layout.found import Listing, account
 from data.layout.listing import COLUMN, encodes, listing
@@ -29,15 +29,15 @@ from data.suspicions import Suspicion, suspicions
 logger = logging.getLogger(__name__)
 
 EMBEDDED = ("digits", "tissue")
-"""Datasets that need no download."""
+"""Names of the datasets that need no download."""
 
 SURVEYED = 40
-"""Files whose size is looked at."""
+"""Most files whose size in pixels is read by a survey."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Every image of a dataset, decoded at one size."""
+    """All images of a dataset, decoded at one size, with their labels, groups and parts."""
 
     root: Path
     images: NDArray[np.uint8]  # [N, H, W, 3], RGB
@@ -45,23 +45,23 @@ class ImageSet:
     classes: tuple[str, ...]
     paths: tuple[str, ...]  # [N], relative to root, with forward slashes
     groups: NDArray[np.int64]  # [N], images of one source share a number
-    groups_by: Means
-    found_by: str | None  # the version that found the groups from pixels
-    close: tuple[Close, ...]  # pairs near the decision of that
-    told: bool  # whether copies could be told from others
-    groups_from: str  # how the groups are known, for people
-    parts: tuple[str, ...] | None  # [N], train, val, cal or test, where the images come divided
-    parts_from: str | None  # what says so, for people
+    groups_by: GroupSource  # how the groups are known
+    found_by: str | None  # version of the search that found the groups, if they were found from pixels
+    close: tuple[ClosePair, ...]  # pairs near the decision of that search
+    told: bool  # whether that search could tell copies from other images
+    groups_from: str  # how the groups are known, in words for people
+    parts: tuple[str, ...] | None  # [N], train, val, cal or test; None if the images do not come divided
+    parts_from: str | None  # what names these parts, in words for people
     contents: tuple[str, ...]  # [N], SHA-256 of each file
-    fingerprint: str  # SHA-256 over relative paths and file contents
-    ranges: Ranges  # by which numbers of more than 8 bits became pixels; none where all images have 8
-    skipped: dict[str, str]  # files left out on request (relative path), and why
+    fingerprint: str  # SHA-256 over relative paths and file contents, and over labels from a list
+    ranges: Ranges  # black and white for numbers of more than 8 bits; empty if all images have 8 bits
+    skipped: dict[str, str]  # unreadable files left out on request: relative path -> why
     synthetic: bool
-    account: tuple[str, ...] = ()  # what was found and what was left out, in lines
+    account: tuple[str, ...] = ()  # lines that say what was found and what was left out
 
     @property
     def left_out(self) -> list[str]:
-        """Each file that was left out, with the reason."""
+        """One line for each file that was left out, with the reason."""
         return [f"{path}: {why}" for path, why in self.skipped.items()]
 
 
@@ -81,7 +81,7 @@ def load(
     ranges: Ranges | None = None,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """Load an embedded dataset by name, or images by path (see load_folder); embedded ones are written to `cache`."""
+    """Load a dataset by name, or images by path; see load_folder. Embedded datasets are first written to `cache`."""
     root = embedded(source, cache) if source in EMBEDDED else _place(cache / source if source in FETCHED else source)
     return load_folder(
         root,
@@ -110,13 +110,16 @@ def unreadable(
     without: Sequence[str] = (),
     only: str | None = None,
 ) -> dict[str, str]:
-    """The files of a folder or a list (relative path) that are no images, and why. Raises DataError as `load` does."""
+    """Return the files of a folder or a list that cannot be read as images: relative path -> why.
+
+    Raises DataError as `load` does.
+    """
     found = listing(_place(source), cache, labels_from, without=without, only=only)
     return decoded(found.root, list(found.labels), image_size, cache, progress).bad
 
 
 def _place(source: str | Path) -> Path:
-    """The folder or the list that somebody named."""
+    """Return the folder or the list that the user named. Raises DataError if there is none, or its name is unusable."""
     if "\0" in str(source):
         raise DataError(f"no such folder: {str(source)!a}")
     root = at_home(source)
@@ -126,13 +129,13 @@ def _place(source: str | Path) -> Path:
         raise DataError(
             f"no such folder: {source} (give a folder of class folders, a CSV list, or one of: {', '.join(EMBEDDED)})"
         )
-    if not encodes(str(root.absolute())):  # it is written into databases, cards and pages
+    if not encodes(str(root.absolute())):  # the name is written into databases, cards and pages
         raise DataError(f"the folder's name is not UTF-8: {str(root.absolute())!a} (rename it)")
     return root
 
 
 def embedded(name: str, cache: Path) -> Path:
-    """The folder of an embedded dataset, written on first use."""
+    """Return the folder of an embedded dataset, which is written on first use."""
     folder = cache / name
     if not folder.exists():
         try:
@@ -143,7 +146,7 @@ def embedded(name: str, cache: Path) -> Path:
 
 
 def _write_digits(folder: Path) -> None:
-    """scikit-learn's copy of the UCI handwritten digits: 1,797 real images of 8x8 pixels, values 0 to 16."""
+    """Write scikit-learn's copy of the UCI handwritten digits: 1,797 real images of 8x8 pixels, values 0 to 16."""
     from sklearn.datasets import load_digits  # imported late: a second, and needed once
 
     digits = load_digits()
@@ -173,11 +176,11 @@ def load_folder(
     ranges: Ranges | None = None,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """The images of a folder or a list (see data/layout/), decoded once into `cache`, and their sources (see sources).
+    """Load the images of a folder or a list (see data/layout/), decoded once into `cache`, with their groups.
 
-    parts: a CSV file with the columns path and part; "none" passes over how the images come divided. labels_from:
-    "first" or "last" folder of each path. without, only: see `listing`. found_by: see `sources`. Raises DataError with
-    one line that says what is wrong.
+    `groups` and `found_by`: see `sources`; `groups` may also name a column of a list, see `listing`. `parts`: a CSV
+    file with the columns path and part; "none" ignores how the images come divided. `labels_from`: "first" or "last"
+    folder of each path. `without` and `only`: see `listing`. Raises DataError with one line that says what is wrong.
     """
     found = listing(root, cache, labels_from, groups=groups, without=without, only=only)
     root = found.root
@@ -227,14 +230,14 @@ def load_folder(
 
 
 def _by_column(groups: str | None) -> bool:
-    """Whether a column of the list says who shares a source, if it has one."""
+    """Return whether a column of the list, if it has one for that, says which images share a source."""
     return groups is None or groups.startswith(COLUMN)
 
 
 def _parts(
     found: Listing, asked: str | None, paths: Sequence[str], bad: Iterable[str]
 ) -> tuple[tuple[str, ...] | None, str | None]:
-    """The part of each image where the images come divided, and what says so."""
+    """Return the part of each image and what names the parts, in words; (None, None) if the images are not divided."""
     if asked == "none" or (asked is None and found.parts is None):
         return None, None
     if asked is None:
@@ -252,18 +255,18 @@ def _parts(
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What can be said of a dataset without reading its images."""
+    """The facts about a dataset that are known without loading it."""
 
-    classes: int
-    count: int
-    side: int | None  # median of the shorter side of some files, pixels
-    grouped: bool  # somebody says who shares a source
-    imbalance: float  # images of the largest class over those of the smallest
-    proposal: Proposal | None = None  # who may share a source, where nobody says it
-    some: tuple[Path, ...] = ()  # of the files, evenly spaced
-    divided: bool = False  # the images come in parts
-    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # of each class: images, and sources at most
-    account: tuple[str, ...] = ()  # what was found and what was left out, in lines
+    classes: int  # number of classes
+    count: int  # number of images
+    side: int | None  # the shorter of the median width and height of some files, pixels
+    grouped: bool  # whether the user, or a list, says which images share a source
+    imbalance: float  # images of the largest class divided by those of the smallest
+    proposal: Proposal | None = None  # groups that the names suggest, if nobody says which images share a source
+    some: tuple[Path, ...] = ()  # some of the files, evenly spaced
+    divided: bool = False  # whether the images come in parts
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # class -> (images, largest number of sources)
+    account: tuple[str, ...] = ()  # lines that say what was found and what was left out
     suspicions: tuple[Suspicion, ...] = ()
 
 
@@ -278,7 +281,7 @@ def survey(
     only: str | None = None,
     skip_bad: bool = False,
 ) -> Survey:
-    """Look at a dataset; writes nothing. Raises DataError as `load` does."""
+    """Survey a dataset without loading it and without writing anything. Raises DataError as `load` does."""
     if source in EMBEDDED and not (cache / source).exists():
         count, side, classes = {"digits": (1797, 8, 10), "tissue": (600, 96, 5)}[source]
         return Survey(classes=classes, count=count, side=side, grouped=True, imbalance=1.0)
@@ -308,9 +311,9 @@ def survey(
 
 
 def _said_sources(found: Listing, groups: str | None, cache: Path, *, skip_bad: bool) -> tuple[list[str], bool]:
-    """The source of each image as far as somebody says it (else each is its own), and whether somebody does.
+    """Return the source of each image, and whether the user or a list says so; if not, each image is its own source.
 
-    Where unreadable files may go, a list need not name them: then it is only looked for.
+    With `skip_bad` a list need not name unreadable files, which are not known yet; so it is only checked to exist.
     """
     names, listed = list(found.labels), found.root / "groups.csv"
     if _by_column(groups) and found.groups:
@@ -334,7 +337,7 @@ def _bad_files(bad: dict[str, str], total: int) -> str:
 
 
 def fingerprint_of(paths: Sequence[str], contents: Sequence[str], labels: Sequence[str] | None) -> str:
-    """What images hash to by their paths and contents, and by their labels where a list gives them."""
+    """Hash images by their paths and contents, and by their labels if a list gives them."""
     total = hashlib.sha256()
     for number, (path, content) in enumerate(zip(paths, contents, strict=True)):
         label = f"\0{labels[number]}" if labels else ""

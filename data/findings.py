@@ -1,4 +1,4 @@
-"""What is said of images that are loaded, before time is spent on them: odd files, odd groups, likely patients."""
+"""Warnings about loaded images before time is spent on training: odd files, odd groups, likely patients."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from data.suspicions import Suspicion, suspicions
 
 
 def conflicting(dataset: ImageSet) -> int:
-    """How many files have the same content as a file of another class."""
+    """Count the files that have the same content as a file of another class."""
     labels: dict[str, set[int]] = {}
     for content, label in zip(dataset.contents, dataset.labels.tolist(), strict=True):
         labels.setdefault(content, set()).add(label)
@@ -16,28 +16,29 @@ def conflicting(dataset: ImageSet) -> int:
 
 
 def odd(dataset: ImageSet) -> list[Suspicion]:
-    """What is odd about the images of a dataset, see data/suspicions.py."""
+    """Return what is suspicious about the images of a dataset, see data/suspicions.py."""
     labels = [dataset.classes[label] for label in dataset.labels.tolist()]
     return suspicions(dataset.root, dataset.paths, labels, dataset.images, dataset.contents)
 
 
 def proposal(dataset: ImageSet) -> Proposal | None:
-    """What the names of folders and files say of who may share a source, where groups were found from the pixels."""
+    """Propose groups from the names of folders and files, if the groups were found from the pixels; else None."""
     if dataset.groups_by != "pixels":
         return None
     return propose(dataset.paths, [dataset.classes[label] for label in dataset.labels.tolist()])
 
 
 SUSPECT_SHARE, SUSPECT_COUNT = 0.01, 10
-"""A group that was found from the pixels is suspicious with more than this share of the images, and more images."""
+"""A group that was found from the pixels is suspicious if it has more than this share of the images, and more than this
+number of them."""
 SUSPECT_PATTERN = 1 / 3
-"""The share for folders and patterns: a patient may well have a hundredth of the images."""
+"""Suspicious share for groups from folders or patterns, since a patient may well have a hundredth of the images."""
 
 
 def suspicious(dataset: ImageSet) -> list[str]:
-    """What is odd about groups that were found, a line each: large ones, and those of several classes.
+    """Return what is suspicious about groups that were found, a line each: large ones, and those of several classes.
 
-    Nothing is odd about what a list says, nor about a patient with images of several classes.
+    Groups from a list are never suspicious, nor is a patient with images of several classes.
     """
     if dataset.groups_by not in ("pixels", "pattern", "level"):
         return []

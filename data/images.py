@@ -1,4 +1,4 @@
-"""One image file as pixels: every mode becomes RGB on purpose."""
+"""Decoding one image file to pixels; images of every mode are converted to RGB explicitly."""
 
 import io
 import logging
@@ -22,40 +22,44 @@ from data.formats.jpeg import MOST_SCANS, check_segments, jpeg_scans
 from data.formats.ranges import AS_16_BITS, Kind, Ranges, as_grey, ends, extremes, kind_of, range_of, unusual
 
 DECODING = "RGB, EXIF orientation applied, squashed to the square, bilinear, JPEG draft at twice the size"
-"""How images are decoded; recorded with every cache and model."""
+"""Description of how images are decoded; it is recorded with every cache and model."""
 
 OTHERS = {
     "HEIC": (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"),
     "AVIF": (b"avif", b"avis"),
 }
-"""Formats of phones and browsers that are not read, by the brands in the first box of such a file."""
+"""Formats of phones and browsers that are not supported, with the brands in the first box of such a file."""
 JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
-"""How a file of JPEG XL begins."""
+"""Possible first bytes of a JPEG XL file."""
 
 SAMPLE = 200
+"""Number of files, about, whose size in pixels is read to find the median size."""
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""What is taken for an image, by content. Pillow knows more, some of which start other programs (EPS: Ghostscript)."""
+"""Formats that are accepted, recognised by content. Pillow knows more, but some of those start other programs (for EPS
+Ghostscript)."""
 MOST_BYTES = 2**28
-"""Most bytes of an image file, or of another file that is read whole."""
+"""Most bytes of an image file, or of another file that is read as a whole."""
 MOST_MEGAPIXELS = 100.0
-"""Most megapixels of an image, once a JPEG is reduced; one with transparency takes 24 bytes a pixel on its way."""
+"""Most megapixels of an image (of a JPEG, after its reduction); an image with transparency takes 24 bytes per pixel
+while it is decoded."""
 IN_FLIGHT = 32e6
-"""Pixels that all threads of a process decode at once; a larger image has its turn alone."""
+"""Most pixels that all threads of a process decode at the same time; a larger image is decoded alone."""
 SMALL = 4e6
-"""Pixels of an image that waits for no large one."""
+"""Most pixels of a small image, which does not wait for large ones."""
 
-# Blocks that the system takes back at once: smaller ones stay with the thread that asked for them.
+# Pillow allocates blocks so large that the system gets them back at once; smaller ones would stay with the thread.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
-Image.MAX_IMAGE_PIXELS = None  # the limits are ours, and a JPEG may be larger before it is reduced
+Image.MAX_IMAGE_PIXELS = None  # our own limits apply, and a JPEG may be larger before it is reduced
 
 logger = logging.getLogger(__name__)
 
 
 def read_file(path: Path, most: int | None = None) -> bytes:
-    """The content of a regular file. Raises DataError for any other: a pipe would wait for ever, a device never end.
+    """Read the content of a regular file.
 
-    Likewise for one of more than `most` bytes.
+    Raises DataError for other kinds of files, because a pipe could block for ever and a device never end, and for files
+    of more than `most` bytes.
     """
     with _regular(path) as handle:
         content = handle.read() if most is None else handle.read(most + 1)
@@ -65,7 +69,10 @@ def read_file(path: Path, most: int | None = None) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The content of a file that the user named: a pipe too, but no more than MOST_BYTES. Raises DataError, OSError."""
+    """Read the text (UTF-8) of a file that the user named, which may be a pipe.
+
+    Raises DataError for more than MOST_BYTES bytes, UnicodeDecodeError for text that is not UTF-8, and OSError.
+    """
     with path.open("rb") as handle:
         content = handle.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
@@ -75,7 +82,7 @@ def read_text(path: Path) -> str:
 
 @contextmanager
 def opened(source: Path | bytes) -> Iterator[Image.Image]:
-    """An image of one of FORMATS about to be decoded; Pillow's errors are the caller's."""
+    """Open an image of one of FORMATS for decoding. Pillow's errors are passed on to the caller."""
     with (
         io.BytesIO(source) if isinstance(source, bytes) else _regular(source) as handle,
         Image.open(check_segments(handle), formats=FORMATS) as image,
@@ -100,7 +107,7 @@ def _regular(path: Path) -> IO[bytes]:
 
 
 class _Room:
-    """Lets threads in as long as what they ask for fits the budget."""
+    """A shared budget of pixels: a thread waits until what it asks for fits."""
 
     def __init__(self, budget: float) -> None:
         self._budget = budget
@@ -124,19 +131,21 @@ _room, _small_room = _Room(IN_FLIGHT), _Room(IN_FLIGHT / 2)
 
 
 def _room_for(pixels: int) -> AbstractContextManager[None]:
-    """Small images have a room of their own: they do not wait until a large one is done."""
+    """Reserve room for decoding so many pixels; small images have a separate budget and do not wait for large ones."""
     return (_small_room if pixels <= SMALL else _room).taken(pixels)
 
 
 def decode(
     source: Path | bytes, image_size: int, most: float = MOST_MEGAPIXELS, ranges: Ranges | None = AS_16_BITS
 ) -> NDArray[np.uint8]:
-    """One image file as RGB uint8 [S, S, 3]: squashed to the square, bilinear with antialiasing.
+    """Decode one image file to RGB uint8 [S, S, 3]: resized to a square, whatever its aspect ratio, with bilinear
+    interpolation and antialiasing.
 
-    JPEGs are first reduced by their own transform to no less than twice the size wanted (Pillow's draft mode: on
-    768-pixel tiles nearly twice as fast, mean difference a quarter of a grey level). `source`: a file, or its content;
-    `most`: megapixels; `ranges`: of numbers of more than 8 bits, None for the image's own. Of several frames the first
-    is taken. Raises DataError when it is no image, or too large a one.
+    JPEGs are first reduced by their own transform to no less than twice the wanted size (Pillow's draft mode: on
+    768-pixel tiles nearly twice as fast, with a mean difference of a quarter of a grey level). `source` is a file or
+    its content; `most` is the most megapixels; `ranges` are black and white for numbers of more than 8 bits, None for
+    the image's own extremes. If there are several frames, the first is used. Raises DataError if the file is no image
+    or too large.
     """
     with _in_words(source):
         with opened(source) as image:
@@ -148,10 +157,8 @@ def decode(
 
 
 def measured(source: Path | bytes, most: float = MOST_MEGAPIXELS) -> tuple[Kind, float, float] | None:
-    """The kind of numbers in an image file with the least and the largest of them; None for an image of 8 bits.
-
-    Raises DataError as `decode` does.
-    """
+    """Return the kind of numbers in an image file, the smallest and the largest of them; None for an image of 8 bits,
+    or one without a finite number. Raises DataError as `decode` does."""
     with _in_words(source):
         with opened(source) as image:
             kind = kind_of(image)
@@ -168,20 +175,20 @@ def measured(source: Path | bytes, most: float = MOST_MEGAPIXELS) -> tuple[Kind,
 
 
 def has_more_bits(file: Path) -> bool:
-    """Whether a file holds numbers of more than 8 bits, by its header alone."""
+    """Return whether a file holds numbers of more than 8 bits, by its header alone."""
     try:
         with opened(file) as image:
             return kind_of(image) is not None
-    except Exception:  # what is wrong with a file is said where it is decoded
+    except Exception:  # errors of a file are reported when it is decoded
         return False
 
 
 @contextmanager
 def _in_words(source: Path | bytes) -> Iterator[None]:
-    """Turn whatever goes wrong with an image into a DataError that says it."""
+    """Convert any error while reading an image to a DataError that says what is wrong."""
     try:
         yield
-    except Image.DecompressionBombError as error:  # where another program in this process has set Pillow's own limit
+    except Image.DecompressionBombError as error:  # if other code in this process has set Pillow's own limit
         raise DataError("too many pixels for an image (possible decompression bomb)") from error
     except UnidentifiedImageError as error:
         other = _other_format(source)
@@ -190,12 +197,12 @@ def _in_words(source: Path | bytes) -> Iterator[None]:
         raise
     except OSError as error:
         raise DataError(error.strerror or f"broken image ({error})") from error
-    except Exception as error:  # Pillow's many decoders raise whatever broken bytes make them raise
+    except Exception as error:  # on broken bytes Pillow's many decoders may raise any error
         raise DataError(f"broken image ({error})") from error
 
 
 def _other_format(source: Path | bytes) -> str | None:
-    """The name of an image format that is not read, by the file's content."""
+    """Return the name of an unsupported image format, recognised by the file's content; None if it is not known."""
     if isinstance(source, bytes):
         begin = source[:64]
     else:
@@ -206,13 +213,13 @@ def _other_format(source: Path | bytes) -> str | None:
     if begin[4:8] != b"ftyp":
         return None
     box = begin[8 : min(64, int.from_bytes(begin[:4], "big"))]
-    brands = [box[:4], *(box[at : at + 4] for at in range(8, len(box), 4))]  # between them stands a version
-    # AVIF files name HEIC's general brand, too.
+    brands = [box[:4], *(box[at : at + 4] for at in range(8, len(box), 4))]  # bytes 4 to 8 are a version
+    # AVIF is tried first, because AVIF files name HEIC's general brand too.
     return next((name for name in ("AVIF", "HEIC") if set(brands) & set(OTHERS[name])), None)
 
 
-def _admitted(image: Image.Image, source: Path | bytes, image_size: int, most: float) -> "_Held":
-    """What an image takes that is about to be decoded. Raises DataError where it is more than is allowed."""
+def _admitted(image: Image.Image, source: Path | bytes, image_size: int, most: float) -> "_DecodingCost":
+    """Return what decoding an image will take. Raises DataError if it has more than `most` megapixels."""
     width, height = image.size
     held = _held(image, source, image_size)
     if held.pixels > most * 1e6:
@@ -224,46 +231,46 @@ def _admitted(image: Image.Image, source: Path | bytes, image_size: int, most: f
 
 
 @dataclass(frozen=True)
-class _Held:
-    """What decoding an image takes."""
+class _DecodingCost:
+    """The pixels and the memory that decoding an image takes."""
 
-    pixels: int  # that are held at once
-    room: int  # memory, as so many pixels of four bytes
-    why: str = ""  # these are others than the image's own, in words
+    pixels: int  # pixels that are held at once
+    room: int  # memory, in units of a pixel of four bytes
+    why: str = ""  # if `pixels` are not simply the image's own: why, in words
 
 
-def _held(image: Image.Image, source: Path | bytes, image_size: int) -> _Held:
-    """What an image takes that is about to be decoded. Raises DataError where it is too much."""
+def _held(image: Image.Image, source: Path | bytes, image_size: int) -> _DecodingCost:
+    """Compute what decoding an image will take, from its headers. Raises DataError for a broken or malicious file."""
     whole = image.width * image.height
     if image.format == "TIFF":
         wide, high = (image.tag_v2.get(tag, 0) for tag in (322, 323))  # type: ignore[attr-defined]
-        if not (isinstance(wide, int) and isinstance(high, int)):  # a text, so many times, has any length
+        if not (isinstance(wide, int) and isinstance(high, int)):  # a text repeated so many times has any length
             raise DataError("broken image (the size of its tiles is no number)")
         if (tile := wide * high) > whole:
-            return _Held(tile, tile, f" in tiles of {tile / 1e6:.0f} megapixels")
+            return _DecodingCost(tile, tile, f" in tiles of {tile / 1e6:.0f} megapixels")
     if image.format == "JPEG2000":
         grid = jpeg2000.check(read_file(source) if isinstance(source, Path) else source)
         if grid > whole:
-            return _Held(grid, grid, f" on a grid of {grid / 1e6:.0f} megapixels")
+            return _DecodingCost(grid, grid, f" on a grid of {grid / 1e6:.0f} megapixels")
     if image.format not in ("JPEG", "MPO"):
-        return _Held(whole, whole)
+        return _DecodingCost(whole, whole)
     _reduce(image, image_size)
     reduced = image.width * image.height
     scans, split = jpeg_scans(read_file(source) if isinstance(source, Path) else source)
     if scans > MOST_SCANS:
         raise DataError(f"a JPEG of {scans} scans, more than the {MOST_SCANS} that are allowed")
     if not split and not image.info.get("progressive"):
-        return _Held(reduced, reduced)
-    return _Held(whole, reduced + 3 * whole // 2)  # all coefficients of all scans, two bytes each
+        return _DecodingCost(reduced, reduced)
+    return _DecodingCost(whole, reduced + 3 * whole // 2)  # libjpeg keeps the coefficients of all scans, two bytes each
 
 
 def _reduce(image: Image.Image, image_size: int) -> None:
-    """Let a JPEG reduce itself."""
+    """Let Pillow's decoder reduce a JPEG to no less than twice the wanted size; other formats stay unchanged."""
     image.draft("RGB", (2 * image_size, 2 * image_size))
 
 
 def _decoded(source: Path | bytes, image_size: int, ranges: Ranges | None) -> NDArray[np.uint8]:
-    """In a function of its own: when it returns, the whole image is gone."""
+    """Decode an image; a separate function, so that the memory of the full image is free when it returns."""
     with opened(source) as image:
         _reduce(image, image_size)
         shown = in_8_bits(image, source, ranges)
@@ -272,9 +279,10 @@ def _decoded(source: Path | bytes, image_size: int, ranges: Ranges | None) -> ND
 
 
 def in_8_bits(image: Image.Image, source: Path | bytes, ranges: Ranges | None = None) -> Image.Image:
-    """An image that is not yet decoded; one of 16 bits a colour by its range, or its own where there are no ranges.
+    """Convert an image with colours of 16 bits, not yet decoded, to 8 bits; return all other images unchanged.
 
-    Where that reaches from 0 to 65535, the 8 bits are Pillow's.
+    It is scaled by the range for colours, or by its own extremes without `ranges`. A range from 0 to 65535 leaves the
+    conversion to Pillow.
     """
     if kind_of(image) != "colour":
         return image
@@ -287,7 +295,7 @@ def in_8_bits(image: Image.Image, source: Path | bytes, ranges: Ranges | None = 
 
 
 def squashed(image: Image.Image, image_size: int, ranges: Ranges | None = AS_16_BITS) -> NDArray[np.uint8]:
-    """An image of any mode as RGB uint8 [S, S, 3]."""
+    """Convert an image of any mode to RGB uint8 [S, S, 3]."""
     return np.asarray(to_rgb(image, ranges).resize((image_size, image_size), Image.Resampling.BILINEAR))
 
 
@@ -302,13 +310,14 @@ def _say_16_bits() -> None:
 
 
 def source_size(files: Sequence[Path]) -> tuple[int, int] | None:
-    """Median width and height, in pixels, of up to SAMPLE of the files, evenly spaced; None where none can be read."""
+    """Return the median width and height, in pixels, of about SAMPLE of the files, evenly spaced; None if none can be
+    read."""
     sizes = []
     for file in files[:: max(1, len(files) // SAMPLE)]:
         try:
             with opened(file) as image:  # reads the header alone
                 sizes.append(image.size)
-        except Exception:  # what is wrong with a file is said where it is decoded
+        except Exception:  # errors of a file are reported when it is decoded
             continue
     if not sizes:
         return None
@@ -317,9 +326,9 @@ def source_size(files: Sequence[Path]) -> tuple[int, int] | None:
 
 
 def to_rgb(image: Image.Image, ranges: Ranges | None = None) -> Image.Image:
-    """RGB from any mode: numbers of more than 8 bits as their `ranges` say, transparency laid on white.
+    """Convert an image of any mode to RGB: numbers of more than 8 bits are scaled by `ranges`, transparency is white.
 
-    Without ranges an image of such numbers has its own, which does where images are compared with each other.
+    Without `ranges` such an image is scaled by its own extremes, which suffices for comparing images with each other.
     """
     if kind := kind_of(image):
         if ranges is None:
@@ -335,5 +344,5 @@ def to_rgb(image: Image.Image, ranges: Ranges | None = None) -> Image.Image:
 
 
 def decoding(ranges: Ranges) -> str:
-    """How images are decoded, with the range of numbers of more than 8 bits where those were measured."""
+    """Describe how images are decoded, with the ranges of numbers of more than 8 bits if those were measured."""
     return f"{DECODING}; black to white: {words}" if (words := unusual(ranges)) else DECODING

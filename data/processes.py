@@ -1,8 +1,8 @@
-"""Processes beside this one, which import neither the program that starts them nor what lies in the current folder.
+"""Child processes that import neither the main module of their parent nor modules from the current folder.
 
-Python's own start is kept, but for two things. A child would import the parent's main module again: a script without
-`if __name__ == "__main__"` would start itself anew in each. And it would look for modules in the current folder first,
-so that a file called `random.py` among somebody's images would be run.
+They start as Python starts them, except for two things. A child would import the parent's main module again, so a
+script without `if __name__ == "__main__"` would start itself again in each child. And it would look for modules in the
+current folder first, so a file called `random.py` among somebody's images would be run.
 """
 
 import math
@@ -20,16 +20,17 @@ from types import ModuleType
 from typing import Any
 
 CGROUPS = Path("/sys/fs/cgroup")
+"""Folder of the kernel's control groups (version 2)."""
 
 
 def usable_cpus() -> int:
-    """Processors that this process may really use: those it is bound to, and no more than its container's quota."""
+    """Count the CPUs that this process may use: those it is bound to, but no more than the quota of its container."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(bound, math.ceil(_quota())))
 
 
 def _quota() -> float:
-    """Processors by the quotas of this process's control group (version 2) and of those around it."""
+    """Return the CPU quota, in CPUs: the least of this process's control group (version 2) and of those around it."""
     least = math.inf
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -39,17 +40,17 @@ def _quota() -> float:
             if (file := group / "cpu.max").is_file():
                 quota, period = file.read_text(encoding="ascii").split()
                 least = least if quota == "max" else min(least, int(quota) / int(period))
-    except (OSError, ValueError):  # no such thing here
+    except (OSError, ValueError):  # this system has no such control groups
         pass
     return least if least < math.inf else os.cpu_count() or 1
 
 
-_ALONE = RLock()  # what a child inherits is the whole process's
+_ALONE = RLock()  # what a child inherits belongs to the whole process
 
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """While this lasts, a Python that is started is told of no main module, and of no current folder to import from."""
+    """Keep each Python that is started in this context from importing our main module, or from the current folder."""
     with _ALONE:
         main, path, safe = sys.modules["__main__"], sys.path[:], os.environ.get("PYTHONSAFEPATH")
         sys.modules["__main__"] = ModuleType("__main__")
@@ -65,14 +66,14 @@ def apart() -> Iterator[None]:
                 os.environ["PYTHONSAFEPATH"] = safe
 
 
-class _Spawned(SpawnProcess):
+class _SpawnedProcess(SpawnProcess):
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Any:  # noqa: N802 - Python's name
         with apart():
             return SpawnProcess._Popen(process_obj)
 
 
-class _Forked(ForkServerProcess):
+class _ForkedProcess(ForkServerProcess):
     @staticmethod
     def _Popen(process_obj: BaseProcess) -> Any:  # noqa: N802
         with apart():
@@ -80,19 +81,20 @@ class _Forked(ForkServerProcess):
 
 
 class _Spawn(SpawnContext):
-    Process = _Spawned
+    Process = _SpawnedProcess
 
 
 class _ForkServer(ForkServerContext):
-    Process = _Forked
+    Process = _ForkedProcess
 
 
 FORK_SERVER = _ForkServer()
-"""Processes forked from one that has imported everything: `multiprocessing.get_context("forkserver")`, but apart."""
+"""Context for processes forked from one that has imported everything: `multiprocessing.get_context("forkserver")`, but
+started inside `apart`."""
 
 
 def pool(workers: int, begin: Callable[[], None] | None = None) -> ProcessPoolExecutor:
-    """Processes that are a fresh Python each; `begin` is called first in each of them."""
+    """Make a pool of processes, each a fresh Python; `begin` is called first in each of them."""
     with apart():
-        resource_tracker.ensure_running()  # a Python too, which the first lock of a pool would start
+        resource_tracker.ensure_running()  # also a Python, which the first lock of a pool would start
     return ProcessPoolExecutor(workers, _Spawn(), begin)

@@ -1,4 +1,4 @@
-"""Parts of a dataset: train, val, cal and test, whole by group, stratified by class, saved with their hash."""
+"""Parts of a dataset: train, val, cal and test, of whole groups, stratified by class, identified by a hash."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from data.datasets import ImageSet, Survey
 from data.findings import proposal
 
 SHARES = {"train": 0.60, "val": 0.14, "cal": 0.06, "test": 0.20}
-"""The protocol's parts: the search sees train and val; cal calibrates; test is opened once."""
+"""Share of each part in the protocol: the search uses train and val; cal is for calibration; test is opened once."""
 
 RANDOM_TRAIN = 0.80
-"""Share of training images in the published reference's split; the rest is val."""
+"""Share of training images in the split of the published reference system; the rest is val."""
 
 Index = NDArray[np.int64]
 
 
 class TooFewSourcesError(DataError):
-    """A class cannot be in every part without a source on both sides."""
+    """A class has too few sources to be in every part without dividing one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +36,12 @@ class Parts:
     hash: str
 
     def counts(self) -> dict[str, int]:
-        """Images in each part."""
+        """Return the number of images in each part."""
         return {name: len(getattr(self, name)) for name in SHARES}
 
 
 def random_parts(count: int, paths: Sequence[str], seed: int) -> Parts:
-    """The leaky split: 80 % train, 20 % val, image by image, copies of one source on both sides; no cal, no test."""
+    """Make the leaky split, image by image: 80 % train, 20 % val, copies of one source in both; no cal and no test."""
     order = np.random.default_rng(seed).permutation(count)
     cut = round(RANDOM_TRAIN * count)
     nothing = np.zeros(0, np.int64)
@@ -50,18 +50,21 @@ def random_parts(count: int, paths: Sequence[str], seed: int) -> Parts:
 
 
 def make_parts(labels: Index, groups: Index, classes: Sequence[str], paths: Sequence[str], seed: int) -> Parts:
-    """Assign whole groups to parts so that each class comes as near to the protocol's shares as groups allow.
+    """Assign whole groups to parts so that each class comes as near to the protocol's shares as the groups allow.
 
-    labels, groups: [N]. Large groups go first, each to the part whose squared shortfall shrinks most; the last
-    groups of a class go where the class is still missing, so every part has every class. Deterministic in the seed.
-    Raises TooFewSourcesError when a class has fewer groups than there are parts.
+    `labels` and `groups` are [N]. Large groups are placed first, each into the part whose squared shortfall it reduces
+    most. The last groups of a class go to parts that still lack the class, so every part has every class. The same seed
+    gives the same parts. Raises TooFewSourcesError if a class has too few groups to be in every part.
     """
     index = _whole(labels, groups, classes, paths, SHARES, seed)
     return Parts(hash=_hash(index, paths), **index)
 
 
 def divide(dataset: ImageSet, seed: int, *, allow_leaks: bool = False) -> Parts:
-    """The parts that the images came with, or those that are made. Raises DataError."""
+    """Return the parts that the images came with, or make parts. Raises DataError if that cannot be done.
+
+    If the images came with parts, and images of one source lie in several of them, `allow_leaks` must be set.
+    """
     pairs = crossing(dataset)
     if allow_leaks and not pairs:
         raise DataError(
@@ -88,7 +91,7 @@ def divide(dataset: ImageSet, seed: int, *, allow_leaks: bool = False) -> Parts:
 
 
 def refuse_too_few(seen: Survey) -> None:
-    """Raise DataError where a class cannot be in every part, as far as that is seen before the images are read."""
+    """Raise DataError if a class cannot be in every part, as far as that is known before the images are read."""
     if seen.divided or not seen.sizes:
         return
     worst = min(seen.sizes, key=lambda name: seen.sizes[name][1])
@@ -106,9 +109,9 @@ def _too_few(name: str, images: int, owned: int, shares: Mapping[str, float]) ->
 
 
 def crossing(dataset: ImageSet) -> list[tuple[str, str]]:
-    """Held-out images of a divided dataset with an image of the same source in another part: (path, that one's path).
+    """Find the held-out images of a divided dataset that have an image of the same source in another part.
 
-    Where one of the two is a training image, it comes second.
+    Returns pairs (path, path of that other image). If one of the two is a training image, it comes second.
     """
     if dataset.parts is None:
         return []
@@ -124,9 +127,10 @@ def crossing(dataset: ImageSet) -> list[tuple[str, str]]:
 
 
 def given_parts(dataset: ImageSet, seed: int) -> Parts:
-    """The parts that the images came with; a missing val or cal is taken from train, whole by group.
+    """Return the parts that the images came with; a missing val or cal is taken from train in whole groups.
 
-    Raises DataError where there is no train or no test, or too little in train.
+    Raises DataError if there is no train or no test part, or a class is missing in a part. Raises TooFewSourcesError if
+    train has too few groups to take a part from it.
     """
     assert dataset.parts is not None
     part_of = np.array(dataset.parts)
@@ -159,7 +163,7 @@ def given_parts(dataset: ImageSet, seed: int) -> Parts:
 def _whole(
     labels: Index, groups: Index, classes: Sequence[str], paths: Sequence[str], shares: Mapping[str, float], seed: int
 ) -> dict[str, Index]:
-    """Image indices of each part; no group is in two, every class in each."""
+    """Return the image indices of each part, so that no group is in two parts and every class is in each part."""
     table = _class_counts(labels, groups, len(classes))
     owned = (table > 0).sum(axis=0)
     worst = int(owned.argmin())
@@ -182,18 +186,18 @@ def _whole(
 
 
 def _class_counts(labels: Index, groups: Index, classes: int) -> NDArray[np.int64]:
-    """Images of each class in each group: [G, K]."""
+    """Count the images of each class in each group: [G, K]."""
     table = np.zeros((int(groups.max()) + 1, classes), np.int64)
     np.add.at(table, (groups, labels), 1)
     return table
 
 
 NAMED = 3
-"""Groups that are named as the reason."""
+"""Most groups that an error message names as the reason."""
 
 
 def _largest(table: NDArray[np.int64], label: int, groups: Index, paths: Sequence[str]) -> str:
-    """The largest groups that hold images of a class, with two files each; nothing where each is one image."""
+    """Describe the largest groups that contain images of a class, with two files each; "" if all are single images."""
     sizes = np.where(table[:, label] > 0, table.sum(axis=1), 0)
     largest = [group for group in np.argsort(-sizes, kind="stable")[:NAMED] if sizes[group] > 1]
     named = [
@@ -204,7 +208,7 @@ def _largest(table: NDArray[np.int64], label: int, groups: Index, paths: Sequenc
 
 
 def _assign(table: NDArray[np.int64], shares: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
-    """Part number of each group: [G]; shares [P] of the parts add up to 1."""
+    """Return the part number of each group, [G], given the shares [P] of the parts, which add up to 1."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(table))
     order = order[np.argsort(-table[order].sum(axis=1), kind="stable")]
@@ -220,7 +224,7 @@ def _assign(table: NDArray[np.int64], shares: NDArray[np.float64], seed: int) ->
         allowed = missing[:, pressed].any(axis=1) if pressed.any() else np.ones(len(targets), bool)
         if not allowed.any():
             allowed[:] = True
-        # Change of the squared shortfall, relative to what each part should hold.
+        # The change of the squared shortfall, relative to what each part should hold.
         change = ((counts * (counts + 2 * (filled - targets))) / np.maximum(targets, 1e-9)).sum(axis=1)
         part = int(np.where(allowed, change, np.inf).argmin())
         part_of[group] = part
@@ -239,5 +243,5 @@ def _hash(index: dict[str, Index], paths: Sequence[str]) -> str:
 
 
 def listed(parts: Parts, paths: Sequence[str]) -> dict[str, str | list[str]]:
-    """The split as JSON: its hash, and the paths of each part."""
+    """Return the split as a JSON object: its hash, and the paths of each part."""
     return {"hash": parts.hash, **{name: [paths[i] for i in getattr(parts, name)] for name in SHARES}}

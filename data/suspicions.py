@@ -1,4 +1,4 @@
-"""What is odd about a folder of images before anything is trained, and what to type if it is wrong."""
+"""Suspicious things about a folder of images, found before anything is trained, and what to type to correct them."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -16,24 +16,25 @@ from data.layout.found import IMAGES
 from data.layout.names import normal
 
 EACH, IN_ALL = 8, 400
-"""Images of a class that are looked at, as long as they are no more in all; then two of each."""
+"""Number of images of each class that are examined, and the largest number of them in total; if there would be more,
+two of each class are examined."""
 IDENTICAL = 100
-"""So many files of one content are suspicious."""
+"""Number of files with the same content that is suspicious."""
 BLACK = 8
-"""Grey levels that no pixel of a black image goes beyond."""
+"""Pixel value that all pixels of a black image stay below."""
 MOST_CLASSES = 10
-"""Names of folders that may be the classes."""
+"""Largest number of folder names that may be classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suspicion:
-    """Something odd, and the fields of a study that would do away with it."""
+    """A suspicious thing, and the fields of a study that would correct it."""
 
     seen: str
     fields: dict[str, str] = field(default_factory=dict)
 
     def line(self, *, study: bool = True) -> str:
-        """What was seen and what to type: as settings of a study, or as options of `study data`."""
+        """Return what was seen and what to type: as settings of a study, or as options of `study data`."""
         return f"{self.seen}: {typed(self.fields, study=study)}" if self.fields else self.seen
 
 
@@ -44,9 +45,10 @@ def suspicions(
     images: NDArray[np.uint8] | None = None,
     contents: Sequence[str] | None = None,
 ) -> list[Suspicion]:
-    """What is odd about images with the names of their classes.
+    """Return what is suspicious about images, given by their paths and the names of their classes (both [N]).
 
-    images, contents: [N], decoded, and a hash of each file, where they are known by now; else some files are read.
+    `images` [N] are the decoded images and `contents` [N] the hashes of the files, if they are known already; otherwise
+    some files are read.
     """
     if not paths:
         return []
@@ -59,7 +61,7 @@ def suspicions(
 
 
 def _level(paths: Sequence[str], labels: Sequence[str]) -> Iterator[Suspicion]:
-    """Folders taken for classes that all hold folders of the same names, as several data sets side by side do."""
+    """Find folders taken for classes that all hold folders of the same names, as several data sets side by side do."""
     inside: dict[str, set[str]] = defaultdict(set)
     for path, label in zip(paths, labels, strict=True):
         folders = [normal(name) for name in path.split("/")[:-1]]
@@ -68,7 +70,7 @@ def _level(paths: Sequence[str], labels: Sequence[str]) -> Iterator[Suspicion]:
     first = next(iter(inside.values()))
     if any(names != first for names in inside.values()) or "" in first or not 2 <= len(first) <= MOST_CLASSES:
         return
-    if all(any(map(str.isdigit, name)) for name in first) or propose(paths, labels):  # patients, in every class
+    if all(any(map(str.isdigit, name)) for name in first) or propose(paths, labels):  # patients in every class
         return
     yield Suspicion(
         seen=f"the folders {', '.join(list(inside)[:3])} hold the same folders {', '.join(sorted(first)[:3])}; if "
@@ -78,7 +80,7 @@ def _level(paths: Sequence[str], labels: Sequence[str]) -> Iterator[Suspicion]:
 
 
 def _masks(paths: Sequence[str]) -> Iterator[Suspicion]:
-    """Files of one name but for the ending, such as x.jpg and x.png: masks beside photographs."""
+    """Find files whose names differ only in the ending, such as x.jpg and x.png: perhaps masks beside photographs."""
     endings: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         stem, dot, ending = path.rpartition(".")
@@ -111,12 +113,13 @@ def _identical(root: Path, paths: Sequence[str], contents: Sequence[str] | None)
 
 
 def _of_one_length(root: Path, paths: Sequence[str]) -> dict[str, str]:
-    """A hash of each file that has as many bytes as many others; of some where they are very many."""
+    """Return the hash of each file of the most frequent size if at least IDENTICAL files have it; of very many files,
+    only some are hashed."""
     lengths: dict[int, list[str]] = defaultdict(list)
     for path in paths:
         try:
             lengths[(root / path).stat().st_size].append(path)
-        except OSError:  # said where it is decoded
+        except OSError:  # the error is reported when the file is decoded
             continue
     many = max(lengths.values(), key=len, default=[])
     if len(many) < IDENTICAL:
@@ -133,7 +136,7 @@ def _of_one_length(root: Path, paths: Sequence[str]) -> dict[str, str]:
 def _odd_classes(
     root: Path, paths: Sequence[str], labels: Sequence[str], images: NDArray[np.uint8] | None
 ) -> Iterator[Suspicion]:
-    """Classes whose images are all black, or all of a size that no other class has."""
+    """Find classes whose images are all black, or all of one size while all others have another."""
     members: dict[str, list[int]] = defaultdict(list)
     for number, label in enumerate(labels):
         members[label].append(number)
@@ -145,7 +148,7 @@ def _odd_classes(
         if all(_is_black(root / paths[i], None if images is None else images[i]) for i in some):
             black.append(name)
         sizes[name] = {size for i in some if (size := _size(root / paths[i]))}
-    if len(black) < len(members):  # all of them would be of a depth whose range is not known here
+    if len(black) < len(members):  # if all were black, they would have a bit depth whose range is not known here
         for name in black:
             yield Suspicion(seen=f"the images of the class {name} are black; to leave it out", fields={"without": name})
     for name, own in sizes.items():
@@ -158,7 +161,7 @@ def _odd_classes(
                 f"size alone may tell the class; {'to leave it out' if way else 'make them alike'}",
                 fields=way,
             )
-            return  # of two classes either is odd
+            return  # with two classes each is odd beside the other
 
 
 def _is_black(file: Path, image: NDArray[np.uint8] | None) -> bool:
@@ -172,5 +175,5 @@ def _size(file: Path) -> tuple[int, int] | None:
     try:
         with opened(file) as image:
             return image.size
-    except Exception:  # what is wrong with a file is said where it is decoded
+    except Exception:  # errors of a file are reported when it is decoded
         return None

@@ -1,5 +1,5 @@
-"""Networks: built, trained, scored, saved. Knows nothing of where images come from or of Optuna."""
+"""Networks: how they are built, trained, scored and saved. Knows neither where images come from nor Optuna."""
 
 
 class ModelError(ValueError):
-    """A network or a saved model cannot be used as asked; the message says what, and what to do next."""
+    """A network or a saved model that cannot be used as asked; the message says why, and what to do next."""

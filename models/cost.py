@@ -1,4 +1,4 @@
-"""What a network costs, counted on the network itself: never measured, so that it is the same on every machine."""
+"""The cost of a network, counted from its layers and never timed, so that it is the same on every machine."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,35 +8,38 @@ from models.architecture import Architecture
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs on its way forward through the network."""
+    """Cost of one forward pass of one image through the network."""
 
-    flops: int  # multiplications and additions of convolutions and dense layers
-    numbers: int  # activations that are written, by all layers
-    params: int  # trainable ones
-    frozen_flops: int = 0  # of them in layers that training leaves as they are
-    frozen_numbers: int = 0
-    layers: int = 0  # that do something one after the other
+    flops: int  # multiplications and additions in convolutions and dense layers
+    numbers: int  # activations that all layers write
+    params: int  # trainable parameters
+    frozen_flops: int = 0  # the part of `flops` in frozen layers, which training does not change
+    frozen_numbers: int = 0  # the part of `numbers` in frozen layers
+    layers: int = 0  # layers that run one after the other
 
     @property
     def gflops(self) -> float:
-        """10^9 operations."""
+        """Operations, in units of 10^9."""
         return self.flops / 1e9
 
     @property
     def megabytes(self) -> float:
-        """Activations in single precision, 10^6 bytes."""
+        """Size of the activations in single precision, in units of 10^6 bytes."""
         return 4 * self.numbers / 1e6
 
 
 @lru_cache(maxsize=4096)
 def cost(config: Architecture) -> Cost:
-    """Build the network without memory and follow one image through it. Raises ModelError for an impossible one."""
+    """Count the cost of one image, on a network that is built without allocating memory (torch's meta device).
+
+    Raises ModelError for an impossible architecture.
+    """
     import torch  # imported late: it takes seconds, and most commands count nothing
     from torch import Tensor, nn
 
     from models.cnn import build_cnn, count_parameters
 
-    flops, numbers, layers = [0, 0], [0, 0], 0  # in all, and in frozen layers
+    flops, numbers, layers = [0, 0], [0, 0], 0  # the lists: total, and the part in frozen layers
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal layers

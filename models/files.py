@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also when the power fails."""
+"""Atomic writing of files: a file is complete or absent, even after a power failure."""
 
 import hashlib
 import json
@@ -7,29 +7,32 @@ from pathlib import Path
 
 
 def write(file: Path, content: bytes) -> None:
-    """Write beside, flush, rename, and make the rename last. Raises OSError; then the file is as it was."""
+    """Write a file atomically: write a temporary file beside it, flush it, rename it, and flush the folder.
+
+    Raises OSError if the content cannot be written; then the file is as it was before.
+    """
     part = file.with_name(f"{file.name}.part")
     if part.is_symlink() or (part.exists() and not part.is_file()):
-        part.unlink()  # somebody's link, which would be followed, or a pipe, which would wait
+        part.unlink()  # a link would be followed, and a pipe would block
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666), "wb") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
     except OSError:
-        part.unlink(missing_ok=True)  # half a file on a full disk is in everybody's way
+        part.unlink(missing_ok=True)  # half a file would only take space on a full disk
         raise
     os.replace(part, file)
     flush(file.parent)
 
 
 def write_json(file: Path, content: object) -> None:
-    """The same with JSON that people can read."""
+    """Write a value as indented JSON, atomically as `write` does."""
     write(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def flush(folder: Path) -> None:
-    """Make renames in a folder last through a power cut."""
+    """Flush a folder to disk, so that renames in it survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -38,6 +41,6 @@ def flush(folder: Path) -> None:
 
 
 def file_hash(file: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

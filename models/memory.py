@@ -1,4 +1,4 @@
-"""Memory: what a training needs at least, what the device has, and whether an error means that there was none left."""
+"""Memory: how much training needs at least, how much a device has, and which errors mean that it ran out."""
 
 import os
 from contextlib import suppress
@@ -12,11 +12,11 @@ from models.architecture import Architecture
 from models.cnn import build_cnn, count_parameters
 
 WEIGHT_BYTES = 16
-"""Per parameter: itself, its gradient, and two moments of Adam, all float32."""
+"""Bytes per trained parameter: its value, its gradient and the two moments of Adam, each in float32."""
 
 
 class OutOfMemoryError(ModelError):
-    """The network does not fit the device."""
+    """The network does not fit into the memory of the device."""
 
 
 NO_MEMORY = (
@@ -27,59 +27,71 @@ NO_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "unable to find an engine",  # cuDNN: no algorithm's workspace fitted
 )
-"""What torch says, in part, where memory is short and it raises a plain RuntimeError."""
+"""Parts of the messages of plain RuntimeErrors that torch raises when memory runs out."""
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the processor's allocator, had no memory left."""
+    """Return whether an error means that a GPU, or the allocator of the CPU, ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def activation_bytes(config: Architecture, number_bytes: int) -> int:
-    """What one training image leaves behind for the backward pass, at least, as autograd keeps it."""
+    """Return the least memory, in bytes, of what autograd keeps of one training image for the backward pass."""
     return _kept(config, number_bytes)[1]
 
 
 def training_bytes(config: Architecture, images: int, number_bytes: int) -> int:
-    """What training with batches of so many images needs at least. Raises ModelError for an impossible network."""
+    """Return the least memory, in bytes, that training with batches of `images` images needs.
+
+    Raises ModelError for an impossible architecture.
+    """
     parameters, activations = _kept(config, number_bytes)
     return WEIGHT_BYTES * parameters + images * activations
 
 
 def _kept(config: Architecture, number_bytes: int) -> tuple[int, int]:
-    """(parameters, bytes that autograd keeps of one image), from the network itself, built without memory."""
+    """Return (trainable parameters, bytes that autograd keeps per image), counted on a network that allocates nothing.
+
+    `number_bytes`: bytes of one activation.
+    """
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.ndim > 1:  # the statistics of batch normalisation are no image's
+        if tensor.ndim > 1:  # the statistics of batch normalisation do not belong to an image
             each = number_bytes if tensor.is_floating_point() else tensor.element_size()
             place = tensor.untyped_storage()._cdata
-            kept[place] = max(kept.get(place, 0), tensor.numel() * each)  # a part of a tensor keeps the whole
+            kept[place] = max(kept.get(place, 0), tensor.numel() * each)  # views of one storage count once
         return tensor
 
     with torch.device("meta"), torch.random.fork_rng(devices=[]):  # shapes only: nothing is allocated
         model = build_cnn(config)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            # Two images: batch normalisation of a single pixel needs more than one.
+            # Two images, because batch normalisation of maps of a single pixel needs more than one value.
             logits = model(torch.empty(IMAGES, 3, config.image_size, config.image_size))
-    del logits  # its graph held the tensors, so that no two of them had the same address
+    del logits  # until here its graph held all tensors, so that no two of them shared an address
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     return count_parameters(model), sum(size for place, size in kept.items() if place not in weights) // IMAGES
 
 
 IMAGES = 2
-"""Of a trial run for counting."""
+"""Number of images in the forward pass that is made for counting."""
 
 
 def total_bytes(device: torch.device) -> int:
-    """Memory of the device; for the processor what the machine has, or what this process's control group may use."""
+    """Return the memory of a device in bytes.
+
+    For the CPU it is the memory of the machine, or what this process's control group may use if that is less.
+    """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits(Path("/sys/fs/cgroup")))
 
 
 def _limits(root: Path) -> list[int]:
-    """Limits of this process's control groups, of both versions; those that cannot be read are none."""
+    """Return the memory limits, in bytes, of this process's control groups (versions 1 and 2), and 2^63.
+
+    Limits that cannot be read are left out.
+    """
     found = [2**63]
     lines: list[str] = []
     with suppress(OSError):
@@ -97,5 +109,5 @@ def _limits(root: Path) -> list[int]:
 
 
 def in_words(count: int) -> str:
-    """5 * 2**30 -> "5.0 GB"."""
+    """Write a number of bytes with its unit: 5 * 2**30 -> "5.0 GB"."""
     return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"

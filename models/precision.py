@@ -1,4 +1,4 @@
-"""How exactly a network multiplies."""
+"""The numerical precision in which a network computes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +6,14 @@ from threading import RLock
 
 import torch
 
-_ALONE = RLock()  # the setting is the whole process's
+_ALONE = RLock()  # the setting applies to the whole process
 
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Multiply in float32 on CUDA too, where convolutions otherwise round their factors to TF32 (10 bits).
+    """Compute convolutions in full float32 inside this context, also on CUDA, which otherwise rounds to TF32 (10 bits).
 
-    In one thread at a time there; on other devices there is nothing to do.
+    On CUDA only one thread at a time can be inside; on other devices nothing has to be done.
     """
     if device.type != "cuda":
         yield

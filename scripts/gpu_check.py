@@ -418,7 +418,7 @@ CHECKS: tuple[tuple[Callable[[torch.device, Path], str], tuple[str, ...]], ...] 
     (
         export,
         (
-            "models.cnn._Halved.forward",
+            "models.cnn._HalvingPool.forward",
             "models.precision.full_precision",
             "study.use.predict._batches",
             "study.cli.options.choose_devices",

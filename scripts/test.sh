@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Lint, types and tests. What protects a change, in about ten minutes on two cores: scripts/test.sh
 #   --fast  leaves out whole studies (the developer's loop, about two minutes)
-#   --all   adds the long ones: torture, a Ray cluster, Optuna's own suites, the README's commands in order (as CI does)
+#   --all   adds the long ones: torture, a Ray cluster, Optuna's own suites, the commands of README and docs in order (as CI does)
 # Anything else is handed to pytest: scripts/test.sh tests/models/test_cnn.py -k corners
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,28 +1,45 @@
-"""Optuna studies over CNN architectures. The only package that knows Optuna."""
+"""Optuna studies over CNN architectures; the only package that knows Optuna."""
 
 import logging
 import os
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 SPINS = 2000
-"""Turns of a loop in which torch's threads wait for each other before they give their processor back.
+"""Number of times that torch's threads spin while they wait for each other, before they give their processor back.
 
-Without a limit they wait so for a long time, and where another program takes a processor, it is the one that all of
-them wait for. With 2,000 nothing was lost on a quiet machine, and a step took 0.6 of the time on a busy one
-(BENCHMARKS.md, "Beside other work").
+Without a limit they spin for a long time, and if another program takes one processor, all threads wait for the one that
+lost it. With 2,000 nothing was lost on a quiet machine, and on a busy one a step took 0.6 times as long (BENCHMARKS.md,
+"Beside other work").
 """
 
 
 class StudyError(ValueError):
-    """A study cannot be done as asked; the message says what was given, what is allowed, and what to do next."""
+    """Error for a study that cannot be done as asked: what was given, what is allowed, and what to do next."""
+
+
+_CALLS = {"run": "study.cli.python", "resume": "study.cli.python", "load_model": "study.cli.python"}
+_CALLS["History"] = "study.use.history"
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the Python interface when it is first used: torch alone takes seconds to import."""
+    if name not in _CALLS:
+        raise AttributeError(f"module 'study' has no attribute {name!r} (there are: {', '.join(_CALLS)})")
+    return getattr(import_module(_CALLS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_CALLS])
 
 
 def _wait_briefly() -> None:
-    """Set how threads wait, before torch is loaded, here and in all processes that this one starts.
+    """Limit how long torch's threads spin, before torch is loaded, in this process and in all that it starts.
 
-    What the user has set stays.
+    Values that the user has set stay.
     """
     if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         return
@@ -36,9 +53,9 @@ def _wait_briefly() -> None:
 
 
 def _check_rooms() -> None:
-    """Raise ImportError where somebody's own `data` or `models` is found in the place of ours.
+    """Raise ImportError if another package named `data` or `models` is found instead of ours.
 
-    Of `python -m study` that is a line and exit code 2.
+    Under `python -m study`, write one line and exit with code 2 instead.
     """
     for room in ("data", "models"):
         spec = find_spec(room)

@@ -1,4 +1,4 @@
-"""The program's entry: imports take seconds, in which Ctrl-C must not show our insides."""
+"""The program's entry point: imports take seconds, in which Ctrl-C must not show a traceback."""
 
 import codecs
 import io
@@ -23,11 +23,12 @@ def main() -> None:
     except (KeyboardInterrupt, Exception):
         if not heard:
             raise
-        raise SystemExit(128 + signal.SIGINT) from None  # whatever a library that is cut off in an import makes of it
+        # Also for another error: a library whose import is interrupted may raise any.
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _listen() -> list[int]:
-    """Raise KeyboardInterrupt on SIGINT, as Python does, and note it in the list that is returned."""
+    """Raise KeyboardInterrupt on SIGINT, as Python does, and record each SIGINT in the list that is returned."""
     heard: list[int] = []
 
     def interrupt(number: int, frame: object) -> None:
@@ -40,7 +41,10 @@ def _listen() -> list[int]:
 
 
 def _open_streams() -> None:
-    """Let what was closed before we began lead nowhere: the next file that is opened would be in its place."""
+    """Open the null device in place of each standard stream that is closed, and let stdout print any character.
+
+    Otherwise the next file that is opened would take the stream's place.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -50,16 +54,16 @@ def _open_streams() -> None:
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8")
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace")
     codecs.register_error(SHOWABLE, _showable)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr writes such characters as numbers
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr escapes such characters already
         sys.stdout.reconfigure(errors=SHOWABLE)
 
 
 SHOWABLE = "study-showable"
-"""The error handler of what we print: nothing that a terminal or a pipe cannot show ends a command."""
+"""Name of the error handler for what we print: no character ends a command because it cannot be shown."""
 
 
 def _showable(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Bytes of a file's name that are no text as they are; "?" for each other character that cannot be encoded."""
+    """Return the bytes of file names that are no text as they are, and "?" for all other unencodable characters."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     some = error.object[error.start : error.end]
@@ -67,9 +71,9 @@ def _showable(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _in_utf8() -> None:
-    """Begin again, once, in Python's UTF-8 mode where the locale has another encoding.
+    """Restart the program, once, in Python's UTF-8 mode if the locale has another encoding.
 
-    Names of files are bytes, which that mode takes as they are and others refuse; what is printed is UTF-8 then, too.
+    File names are bytes, which that mode takes as they are and others refuse; what is printed is then UTF-8, too.
     """
     if sys.flags.utf8_mode or os.environ.get("PYTHONUTF8") == "1":
         return

@@ -1,4 +1,4 @@
-"""What this program writes into a study and its trials beside Optuna's own: the names, and why a trial ended."""
+"""Attributes that this program adds to Optuna's studies and trials: their names, and why a trial ended."""
 
 import math
 from collections.abc import Mapping
@@ -10,45 +10,45 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from study import StudyError
 
-# Of studies.
-IDENTITY = "identity"  # of the study, also written into its folder
-CONTRACT = "contract"  # what may not change
+# Attributes of a study.
+IDENTITY = "identity"  # identifies the study; also written into its folder
+CONTRACT = "contract"  # what defines the study and may not change
 CONFIG = "config"  # the whole configuration as last given, so that `resume` needs only the name
 OPENINGS = "openings"  # when the test was opened, and for which weights
 CONFIRMED = "confirmed"  # what the best trials reached when they were trained anew
 MODELS = "models"  # the model folders that were written, with their scores
-ASKED = "asked"  # the fields as they were given, where some were left to a plan
-PLANNED = "planned"  # seconds of each stage, as they were expected
+ASKED = "asked"  # the fields as they were given, if some were left to a plan ("auto")
+PLANNED = "planned"  # the seconds expected for each stage
 STAGES = "stages"  # what the clock said when each stage ended
-PRETRAINED = "pretrained"  # how many pixels the pretrained rival sees, fixed before the test part is opened
+PRETRAINED = "pretrained"  # image size of the pretrained rival, fixed before the test part is opened
 FINAL_STAGE = "final_stage"  # what the stage after the search does, fixed before its first epoch
 FOUND_BY = "groups_found_by"  # the version that found the groups from pixels
-THREADS = "threads"  # of a process, decided when the study was begun: numbers depend on it
-CLOCK = "clock"  # seconds of work, and the process that adds to them
+THREADS = "threads"  # threads of a process, fixed when the study was begun: results depend on them
+CLOCK = "clock"  # seconds of work so far, and the process that adds to them
 
-# Of trials.
+# Attributes of a trial.
 BASELINE = "baseline"  # enqueued by the configuration instead of drawn
-BRACKET = "bracket"  # of Hyperband
-LEAKY = "leaky"  # the parts share sources
-VERSIONS = "versions"  # what exact numbers depend on besides the configuration
+BRACKET = "bracket"  # bracket of Hyperband
+LEAKY = "leaky"  # true if the parts share sources
+VERSIONS = "versions"  # what exact results depend on besides the configuration
 NUM_PARAMS = "num_params"
-SECONDS = "seconds"  # of training and validation
-EPOCH_SECONDS = "epoch_seconds"  # mean
+SECONDS = "seconds"  # seconds of training and validation
+EPOCH_SECONDS = "epoch_seconds"  # mean seconds of an epoch
 IMAGES_PER_SECOND = "images_per_second"
 BEST_ACCURACY = "best_accuracy"  # highest value of any epoch
 BEST_EPOCH = "best_epoch"
 TRAIN_ACCURACY = "train_accuracy"  # in the last epoch
-MICRO_BATCH = "micro_batch"  # the batch did not fit: its gradient was added up from parts
+MICRO_BATCH = "micro_batch"  # size of the parts of a batch that did not fit: its gradient was accumulated
 REPLAY_DIFFERS = "replay_differs"  # another machine or version trained an epoch again, with another result
-WHY = "why"  # a code
-PRUNED_BECAUSE = "pruned_because"  # the sentence beside it
-FAILED_BECAUSE = "failed_because"  # the same of a trial that does not count
+WHY = "why"  # code of the reason why the trial ended
+PRUNED_BECAUSE = "pruned_because"  # sentence for that reason
+FAILED_BECAUSE = "failed_because"  # sentence for a trial that does not count
 
 Why = Literal["not_promoted", "diverged", "out_of_memory", "worker_died", "above_limit", "not_of_this_study"]
-"""Why a trial ended before its last epoch."""
+"""Code of the reason why a trial ended before its last epoch."""
 
 INFEASIBLE: tuple[Why, ...] = ("diverged", "out_of_memory", "worker_died")
-"""It could not be trained at all."""
+"""Reasons that mean that a trial could not be trained at all."""
 
 _CODES: dict[str, Why] = {code: code for code in get_args(Why)}
 
@@ -58,19 +58,22 @@ _BEGINNINGS: dict[str, Why] = {
     "out of memory": "out_of_memory",
     "its worker died": "worker_died",
 }
-"""How the sentences of versions without a code begin."""
+"""Beginning of a sentence by a version that wrote no code -> its code."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a trial ended: a code for programs and a sentence for people."""
+    """Reason why a trial ended: a code for programs and a sentence for people."""
 
     code: Why
     sentence: str
 
 
 def why(attributes: Mapping[str, JsonValue]) -> Why | None:
-    """The code in a trial's attributes; of versions that had none, what their sentence meant."""
+    """Return the code in a trial's attributes; None if there is none.
+
+    For trials of versions that wrote no code, it is read from their sentence.
+    """
     if code := _CODES.get(str(attributes.get(WHY))):
         return code
     sentence = str(attributes.get(PRUNED_BECAUSE, ""))
@@ -78,9 +81,9 @@ def why(attributes: Mapping[str, JsonValue]) -> Why | None:
 
 
 def kept(attributes: Mapping[str, Any], key: str, kind: Any) -> Any:
-    """An attribute of a study, as `kind`; None where it has none.
+    """Return an attribute of a study as `kind`; None if the study has no such attribute.
 
-    Raises StudyError where another program has put something else there.
+    Raises StudyError if another program has put something else there.
     """
     if key not in attributes:
         return None
@@ -98,7 +101,7 @@ def _reader(kind: Any) -> TypeAdapter[Any]:
 
 
 def number(attributes: Mapping[str, Any], key: str) -> float | None:
-    """A finite number among the attributes of a trial; None where there is none, whatever stands in its place."""
+    """Return a finite number from a trial's attributes; None if there is none, whatever is in its place."""
     found = attributes.get(key)
     try:
         return float(found) if isinstance(found, int | float) and math.isfinite(found) else None

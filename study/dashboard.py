@@ -1,7 +1,7 @@
-"""optuna-dashboard on a study's database: with a note and figures of ours, made when they are looked at.
+"""optuna-dashboard for a database of studies, with a note and figures of ours that are made when they are looked at.
 
-They are computed in the dashboard's own process from what workers have committed, and written nowhere: a dashboard
-never makes a worker wait, and what it shows is never stale.
+They are computed in the dashboard's own process from what workers have committed, and are not written anywhere: a
+dashboard never makes a worker wait, and what it shows is never stale.
 """
 
 import hmac
@@ -55,14 +55,17 @@ from study.storage.private import tables
 from study.use.loopback import refusal
 
 FRESH_SECONDS = 5.0
-"""Figures are not made more often than that."""
+"""Shortest time, in seconds, before a study's figures are made again."""
 SHARE = 0.1
-"""Of the time, at most, is spent on making them: a long history takes seconds."""
+"""Largest share of the time that is spent on making figures: for a long history that takes seconds."""
 OFFERED = ("report.html", bundle.CARD, bundle.READABLE)
 """Files of a model folder that the page offers."""
 
 SHORT = 100
-"""Characters of an attribute that is shown; longer ones, and those that are no text or number, stay in the database."""
+"""Most characters of an attribute that is shown.
+
+Longer ones, and those that are neither text nor numbers, stay in the database.
+"""
 
 Environment = dict[str, Any]
 Application = Callable[[Environment, Callable[..., Any]], Iterable[bytes]]
@@ -70,24 +73,24 @@ Application = Callable[[Environment, Callable[..., Any]], Iterable[bytes]]
 logger = logging.getLogger(__name__)
 
 
-class Shown(LeanStorage):
-    """A database as the dashboard sees it: each study of this program has a note, figures and files more."""
+class DashboardStorage(LeanStorage):
+    """Database as the dashboard sees it: each study of this program has a note, figures and files in addition."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
         self.url = ""
         self._lock = threading.Lock()
         self._said: dict[str, str] = {}
-        self.offered: dict[str, Offer] = {}  # every file that was ever shown, by its number
-        self._cache: dict[tuple[int, str], tuple[float, Extras]] = {}  # fresh until, what was made
+        self.offered: dict[str, Offer] = {}  # every file ever shown, by its number
+        self._cache: dict[tuple[int, str], tuple[float, StudyExtras]] = {}  # (fresh until, what was made)
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        """All studies, with what is made for looking at them."""
+        """Return all studies, with what we make for showing them."""
         try:
             studies = super().get_all_studies()
-        except UNREADABLE:  # somewhere in one of them
+        except UNREADABLE:  # something in one of the studies
             studies = self._readable_studies()
-        named = [study for study in studies if isinstance(study.study_name, str)]  # SQLite keeps anything there
+        named = [study for study in studies if isinstance(study.study_name, str)]  # SQLite keeps any type there
         for study in named:
             made = self._made_for(study)
             study.system_attrs.update(made.attributes)
@@ -96,7 +99,7 @@ class Shown(LeanStorage):
         return named
 
     def _readable_studies(self) -> list[FrozenStudy]:
-        """All studies; of one that another program has changed the name alone."""
+        """Return all studies; for one that another program has made unreadable, only the name."""
         with self.reading() as connection:
             rows = connection.execute(
                 sqlalchemy.select(tables.StudyModel.study_id, tables.StudyModel.study_name).order_by("study_id")
@@ -121,19 +124,19 @@ class Shown(LeanStorage):
             logger.warning(f"{name} is shown without what cannot be read: {error}")
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Optuna's attributes, with what is made for looking at the study. Raises KeyError when there is none."""
+        """Return a study's Optuna attributes, with what we make to show it. Raises KeyError if it does not exist."""
         found = super().get_study_system_attrs(study_id)
         made = next((made.attributes for (known, _), (_, made) in self._cache.items() if known == study_id), {})
         return {**found, **made}
 
     def is_own(self, study_id: int) -> bool:
-        """Whether there is such a study, and this program made it."""
+        """Return whether there is such a study and this program made it."""
         try:
             return CONFIG in self.get_study_user_attrs(study_id)
         except (KeyError, StudyError):
             return False
 
-    def _made_for(self, study: FrozenStudy) -> "Extras":
+    def _made_for(self, study: FrozenStudy) -> "StudyExtras":
         key = (study._study_id, study.study_name)
         with self._lock:
             made = self._cache.get(key)
@@ -142,19 +145,19 @@ class Shown(LeanStorage):
                 try:
                     trials = self.get_all_trials(study._study_id, deepcopy=False)
                     found = extras(study, trials, self.files_of(study))
-                    # What was drawn stays drawn.
+                    # Files that were offered before stay, with the pictures drawn for them.
                     self.offered = {offer.number: offer for offer in found.files} | self.offered
-                except Exception as error:  # a study of another version is shown as Optuna would show it
+                except Exception as error:  # a study of another version is shown as plain Optuna shows it
                     self._say_once(study.study_name, error)
-                    found = Extras()
+                    found = StudyExtras()
                 ended = time.monotonic()
                 made = self._cache[key] = ended + max(FRESH_SECONDS, (ended - began) / SHARE), found
             return made[1]
 
     def files_of(self, study: FrozenStudy) -> Path | None:
-        """Where the study's files lie; None where they are those of another database's study of the same name."""
+        """Return the folder of a study's files; None if it is that of another database's study of the same name."""
         try:
-            check_name(study.study_name)  # other names reach no path
+            check_name(study.study_name)  # no other name may become a path
             folder = files_of(study, self.url)
             check_folder(study.study_name, folder, self, kept(study.user_attrs, IDENTITY, str))
         except StudyError:
@@ -163,18 +166,18 @@ class Shown(LeanStorage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extras:
-    """What is made for looking at a study; nothing for one of plain Optuna."""
+class StudyExtras:
+    """Note, figures and files that we make for showing a study; empty for one of plain Optuna."""
 
-    attributes: dict[str, Any] = field(default_factory=dict)  # that the dashboard reads as a note, figures and files
+    attributes: dict[str, Any] = field(default_factory=dict)  # system attributes for the note, figures and files
     facts: dict[str, str | float] = field(default_factory=dict)  # shown in place of the study's own attributes
     files: "list[Offer]" = field(default_factory=list)
 
 
-def extras(study: FrozenStudy, trials: list[FrozenTrial], folder: Path | None) -> Extras:
-    """A note that begins with what the model is worth, the same in a table, figures and files."""
+def extras(study: FrozenStudy, trials: list[FrozenTrial], folder: Path | None) -> StudyExtras:
+    """Make a study's note, which begins with what the model is worth, the same as a table, figures and files."""
     if CONFIG not in study.user_attrs:
-        return Extras()
+        return StudyExtras()
     config = StudyConfig.model_validate(study.user_attrs[CONFIG])
     own = Membership(config).own(trials)
     memory = InMemoryStorage()
@@ -185,7 +188,7 @@ def extras(study: FrozenStudy, trials: list[FrozenTrial], folder: Path | None) -
         save_plotly_graph_object(scratch, figure, graph_object_id=name)
     files = offers(study, own, folder)
     attributes = {offer.attribute: json.dumps(offer.described) for offer in files}
-    return Extras(
+    return StudyExtras(
         attributes={**memory.get_study_system_attrs(scratch._study_id), **attributes},
         facts=facts(study, worth),
         files=files,
@@ -193,7 +196,7 @@ def extras(study: FrozenStudy, trials: list[FrozenTrial], folder: Path | None) -
 
 
 def worth_of(study: FrozenStudy, folder: Path | None) -> Verdict | str:
-    """What the shipped model is worth; where nobody can say it, why."""
+    """Return what the shipped model is worth, or a sentence why nobody can say it."""
     model = folder / "model" if folder else None
     if model is None or not (model / bundle.CARD).is_file():
         return "No model here." if study.user_attrs.get(OPENINGS) else "No model yet: the test part was not opened."
@@ -204,7 +207,7 @@ def worth_of(study: FrozenStudy, folder: Path | None) -> Verdict | str:
 
 
 def facts(study: FrozenStudy, worth: Verdict | str) -> dict[str, str | float]:
-    """The table of the study's attributes: what its model is worth, and what is short enough to be read there."""
+    """Return the table of the study's attributes: what its model is worth, and all that is short enough to read."""
     short = {
         key: value
         for key, value in study.user_attrs.items()
@@ -218,7 +221,7 @@ def facts(study: FrozenStudy, worth: Verdict | str) -> dict[str, str | float]:
 
 
 def note(name: str, config: StudyConfig, worth: Verdict | str) -> str:
-    """What the model is worth, what is searched, on what, how to read it and how to go on; Markdown."""
+    """Write, in Markdown, what the model is worth, what is searched, on what, how to read it and how to go on."""
     rungs = "; ".join(" → ".join(map(str, one)) for one in config.brackets) if config.brackets else "no pruning"
     leaky = " (LEAKY)" if config.leaky else ""
     lines = [
@@ -231,7 +234,7 @@ def note(name: str, config: StudyConfig, worth: Verdict | str) -> str:
         "score*. The best of many is not a performance; that is the score on the test part, above and in the report, "
         "once the study has ended.",
     ]
-    with suppress(StudyError):  # a name that is none of ours is no word of a command
+    with suppress(StudyError):  # an invalid name cannot be part of a command
         check_name(name)
         lines.append(
             f"Go on: `study resume {name}`. More: `study resume {name} --trials N`. Standing: `study status {name}`."
@@ -240,7 +243,7 @@ def note(name: str, config: StudyConfig, worth: Verdict | str) -> str:
 
 
 def _said(worth: Verdict | str) -> list[str]:
-    """The first paragraphs of a note."""
+    """Return the first paragraphs of a note."""
     if isinstance(worth, str):
         return [f"## {in_markdown(worth)}"]
     score, *others = worth.lines
@@ -250,7 +253,7 @@ def _said(worth: Verdict | str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """A file that the page offers: of a study, or of one of its trials."""
+    """File that the page offers, for a study or for one of its trials."""
 
     number: str
     name: str
@@ -259,19 +262,19 @@ class Offer:
 
     @property
     def attribute(self) -> str:
-        """Under which the dashboard looks for it among the study's system attributes."""
+        """Name under which the dashboard looks for the file among the study's system attributes."""
         place = "" if self.trial_id is None else f"{self.trial_id}:"
         return f"{'dashboard:' if place else ''}artifacts:{place}{self.number}"
 
     @property
     def described(self) -> dict[str, Any]:
-        """As the dashboard describes artifacts."""
+        """Description of the file, in the dashboard's format for artifacts."""
         kind = mimetypes.guess_type(self.name)[0] or "text/plain"
         return {"artifact_id": self.number, "filename": self.name, "mimetype": kind, "encoding": None}
 
 
 def offers(study: FrozenStudy, own: list[FrozenTrial], folder: Path | None) -> list[Offer]:
-    """The report and the cards of the shipped model, and what the best trial takes for what."""
+    """Return the shipped model's report and cards, and the best trial's confusion matrix and worst mistakes."""
     if folder is None:
         return []
     found = [
@@ -283,7 +286,7 @@ def offers(study: FrozenStudy, own: list[FrozenTrial], folder: Path | None) -> l
     if best and kept and (kept.study, kept.trial) == (study.user_attrs.get(IDENTITY), best.number):
         for name, draw in PICTURES.items():
             number = _number(study.study_name, f"{kept.study}/{best.number}/{name}")
-            drawn = cache(partial(draw, kept))  # it takes a second, and is asked for with every look
+            drawn = cache(partial(draw, kept))  # drawing takes a second, and every look at the page asks for it
             content = partial(_drawn, drawn)
             found.append(Offer(number=number, name=name, trial_id=best._trial_id, content=content))
     return found
@@ -301,34 +304,34 @@ def _drawn(picture: Callable[[], bytes]) -> BinaryIO:
 
 
 SECRET = uuid.uuid4()
-"""Of this process: nobody else can tell what a file's address is."""
+"""Secret of this process, without which nobody can tell the address of a file."""
 
 
 def _number(study: str, name: str) -> str:
     return str(uuid.uuid5(SECRET, f"{study}/{name}"))
 
 
-class Files:
-    """The artifact store: model folders as they are, and what is uploaded through the page."""
+class ArtifactFiles:
+    """Artifact store of the dashboard: model folders as they are, and what is uploaded through the page."""
 
-    def __init__(self, storage: Shown) -> None:
+    def __init__(self, storage: DashboardStorage) -> None:
         self._storage = storage
         self._uploads = runs_folder(storage.url) / "artifacts"
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """The content of a file; nothing of one that is gone by now."""
+        """Return the content of a file; for one that is gone by now, a line that says so."""
         offer = self._storage.offered.get(artifact_id)
         try:
             return offer.content() if offer else self._store().open_reader(artifact_id)
         except (ArtifactNotFound, FileNotFoundError):
-            return io.BytesIO(b"this file is there no more\n")
+            return io.BytesIO(b"this file no longer exists\n")
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Keep an upload."""
+        """Keep an uploaded file."""
         self._store().write(artifact_id, content_body)
 
     def remove(self, artifact_id: str) -> None:
-        """Remove an upload; a model folder stays where it is, and so does what another store holds."""
+        """Remove an uploaded file; model folders, and what another store holds, stay as they are."""
         if artifact_id not in self._storage.offered:
             with suppress(ArtifactNotFound):
                 self._store().remove(artifact_id)
@@ -339,16 +342,16 @@ class Files:
 
 
 def application(url: str, *, write: bool) -> Application:
-    """The dashboard as a WSGI application; without `write` it can change nothing. Raises StudyError."""
-    storage = open_storage(url, create=False, write=write, kind=Shown)
-    assert isinstance(storage, Shown)
+    """Return the dashboard as a WSGI application; without `write` it can change nothing. Raises StudyError."""
+    storage = open_storage(url, create=False, write=write, kind=DashboardStorage)
+    assert isinstance(storage, DashboardStorage)
     storage.url = url
-    app = dressed(wsgi(storage, artifact_store=Files(storage)), storage, write=write)
+    app = dressed(wsgi(storage, artifact_store=ArtifactFiles(storage)), storage, write=write)
     return app if write else _read_only(app)
 
 
 def _read_only(app: Application) -> Application:
-    """Refuse whatever could change something; the database is opened for reading besides."""
+    """Refuse every request that could change something; the database is opened for reading only, too."""
 
     def guarded(environment: Environment, start: Callable[..., Any]) -> Iterable[bytes]:
         if environment["REQUEST_METHOD"] in ("GET", "HEAD"):
@@ -378,7 +381,7 @@ main .MuiTable-root { min-width: 0 }
   main h2 { font-size: 1.2rem; line-height: 1.35 } main h3 { font-size: 1.05rem; line-height: 1.35 }
 }
 """
-"""Nothing is wider than the screen of a phone."""
+"""Style that keeps everything within the width of a phone's screen."""
 
 UNCHANGEABLE = """
 :is(button, [role=button]):is([aria-label="rename study"], [aria-label="delete study"], [aria-label="delete artifact"],
@@ -387,13 +390,16 @@ button:has([data-testid=AddBoxIcon], [data-testid=EditIcon]),
 main .MuiButton-outlinedError,
 .MuiCard-root:has(> .MuiCardActionArea-root [data-testid=UploadFileIcon]) { display: none }
 """
-"""Buttons that could only fail where nothing may be written: create, rename, delete, edit, upload, "Fail Trial"."""
+"""Style that hides buttons which could only fail where nothing may be written.
+
+They are: create, rename, delete, edit, upload, and "Fail Trial".
+"""
 
 SELECTED = """
 h6 + h3.MuiTypography-h3 { color: inherit; font-size: 1.25rem; font-weight: normal }
 h6 + h3.MuiTypography-h3::before { content: "Selection score on validation, the best of many and not a performance: " }
 """
-"""The largest figure of a study says what it is, and is not red."""
+"""Style in which the largest number of a study's page says what it is, and is not red."""
 
 FIRST = """
 document.addEventListener("click", event => {
@@ -405,11 +411,11 @@ document.addEventListener("click", event => {
   location.assign(link.pathname + "?first");
 }, true);
 """
-"""A study that is chosen from the list opens with its note."""
+"""Script that opens a study chosen from the list at its note."""
 
 
-def dressed(app: Application, storage: Shown, *, write: bool) -> Application:
-    """The dashboard's pages with what is ours: styles, a study's note first, and no wall of attributes."""
+def dressed(app: Application, storage: DashboardStorage, *, write: bool) -> Application:
+    """Add our styles to the dashboard's pages, open a study at its note, and leave out long attributes."""
 
     def answer(environment: Environment, start: Callable[..., Any]) -> Iterable[bytes]:
         path = environment.get("PATH_INFO", "").rstrip("/")
@@ -435,7 +441,7 @@ def dressed(app: Application, storage: Shown, *, write: bool) -> Application:
 def _changed(
     app: Application, environment: Environment, start: Callable[..., Any], change: Callable[[bytes], bytes]
 ) -> Iterable[bytes]:
-    """The answer with another content; nothing else than "200 OK" is touched."""
+    """Pass a request on and change the content of the answer, if its status is "200 OK"."""
     given: list[Any] = []
 
     def begin(*answer: Any) -> None:
@@ -456,7 +462,7 @@ def _changed(
 
 
 PARTLY = ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_MATCH", "HTTP_RANGE")
-"""Headers that ask for less than the whole."""
+"""Request headers that ask for less than the whole answer."""
 
 
 def _styled(page: bytes, *, write: bool, own: bool) -> bytes:
@@ -465,7 +471,7 @@ def _styled(page: bytes, *, write: bool, own: bool) -> bytes:
 
 
 def _without_walls(answer: bytes) -> bytes:
-    """A study's trials without what no person reads; it stays in the database, and in the CSV."""
+    """Leave out of a study's trials what no person reads; it stays in the database and in the CSV."""
     found = json.loads(answer)
     for trial in (*found["trials"], *found["best_trials"]):
         trial["user_attrs"] = [one for one in trial["user_attrs"] if one["key"] != VERSIONS]
@@ -474,10 +480,10 @@ def _without_walls(answer: bytes) -> bytes:
 
 
 def private(app: Application, port: int, token: str | None) -> Application:
-    """Answer to pages of this very server alone: any other website can send requests to 127.0.0.1 too.
+    """Answer only requests from this server's own pages: any other website can send requests to 127.0.0.1, too.
 
-    With a token only to who has it: from the address that was printed, and by a cookie from then on. Files of a study
-    are shown in a sandbox: a report may run scripts, but not read what else is served here.
+    With a token, answer only those who have it: from the printed address at first, and by a cookie from then on. Files
+    of a study are shown in a sandbox: a report may run scripts, but not read what else is served here.
     """
     cookie = f"archstudy-{port}"
 
@@ -514,19 +520,19 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class _Quiet(WSGIRequestHandler):
+class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Nobody reads a line for every request."""
+        """Write nothing, because nobody reads a line for every request."""
 
 
 def serve(app: Application, port: int, ready: Callable[[str], None], *, secret: bool = False) -> None:
-    """Serve on this machine alone until interrupted; `ready` gets the address. Raises StudyError for a taken port.
+    """Serve on this machine alone until interrupted; `ready` gets the address. Raises StudyError if the port is taken.
 
-    secret: only to who has the token that is in the address.
+    `secret`: serve only those who have the token that is part of the address.
     """
     token = secrets.token_urlsafe(24) if secret else None
     try:
-        server = make_server("127.0.0.1", port, app, server_class=_Server, handler_class=_Quiet)
+        server = make_server("127.0.0.1", port, app, server_class=_Server, handler_class=_QuietHandler)
     except OSError as error:
         raise StudyError(f"port {port}: {error.strerror} (choose another with --port, or 0 for any)") from error
     with server:

@@ -8,7 +8,7 @@ PRELOADED = ["study.search.local", "torch._dynamo", "alembic.command"]
 
 
 def gather() -> None:
-    """Let it import, which takes seconds, while the caller does something else; more than once is no harm."""
+    """Start the server's imports, which take seconds, while the caller goes on; calling this again does no harm."""
     FORK_SERVER.set_forkserver_preload(PRELOADED)
     with apart():
         forkserver.ensure_running()

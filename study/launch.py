@@ -16,21 +16,21 @@ from study.attributes import EPOCH_SECONDS, PLANNED, THREADS, number
 from study.attributes import kept as attribute
 from study.budget.expect import Images
 from study.budget.load import take_threads
-from study.budget.plan import Planned, planned_again
+from study.budget.plan import Plan, planned_again
 from study.config.limit import cost_of
-from study.config.resolve import Asked
+from study.config.resolve import StudyRequest
 from study.forkserver import gather
 from study.result.final import Outcome, finish, finished_card, next_place, train_on_all
-from study.result.helpers import train_on
-from study.result.refit import Doing, FinalEpoch
+from study.result.refit import Activity, FinalEpoch
 from study.result.scoring import openings, warm_up
+from study.result.workers import train_on
 from study.search.contract import check_images, files_of, stored_config
 from study.search.devices import spread
 from study.search.engine import Engine
 from study.search.local import local_processes
 from study.search.open_study import OpenStudy
-from study.search.opened import Opened, open_all, with_absolute_data
-from study.search.settle import Kept, kept, settle
+from study.search.opened import StudyWithImages, open_all, with_absolute_data
+from study.search.settle import StoredStudy, kept, settle
 from study.search.standing import search_seconds, winner
 from study.search.trial import TrialEnd, TrialNews, Watch, objective
 from study.search.worker import budget_reached, search, work_on
@@ -41,23 +41,23 @@ from study.storage.processes import now
 
 
 @dataclass(frozen=True)
-class Finished:
-    """News, and the only one: the study has its model, and nothing was added to it."""
+class AlreadyFinished:
+    """News, and the only one, of a study that already has its model and to which nothing was added."""
 
     directory: Path
-    more: str  # what adds to it, to be typed
+    more: str  # the command to type in order to add to it
 
 
-News = Planned | Opened | TrialNews | FinalEpoch | Doing | Outcome
+News = Plan | StudyWithImages | TrialNews | FinalEpoch | Activity | Outcome
 
 ONLY_TYPED = ("trials", "hours", "positive", "leaky_score", "pretrained")
-"""Fields that make a study longer, or its report another one: unless they are typed, they stay as they were."""
+"""Fields that make a study longer or change its report: in an existing study they stay unless they are typed."""
 
 logger = logging.getLogger(__name__)
 
 
 def run(
-    asked: Asked,
+    asked: StudyRequest,
     name: str,
     url: str,
     devices: Sequence[str],
@@ -67,14 +67,14 @@ def run(
     watch: Watch | None = None,
     searching: bool = True,
     engine: Engine | None = None,
-) -> Iterator[News | Finished]:
-    """Search to the budget, then train, score and export; yields news.
+) -> Iterator[News | AlreadyFinished]:
+    """Search until the budget is reached, then train, score and export the winner; yields news.
 
-    Finishes what an earlier run left; of a finished study to which nothing is added the only news is Finished. While
+    Finishes what an earlier run left; for a finished study to which nothing is added, the only news is Finished. If
     another process runs the same study, this one works beside it. `since`: when this command began, by processes.now.
-    `devices`: workers spread over them (study.search.devices), and the first one is for everything else. `watch` is
-    told of each training step in this process. Without `searching` the final stage comes at once. `engine`: what runs
-    the workers; by default this process is the only one, or starts the others.
+    `devices`: workers are spread over them (study.search.devices), and the first is used for everything else. `watch`
+    is told of each training step in this process. Without `searching` the final stage starts at once. `engine` runs the
+    workers; by default this process is the only worker, or starts the others.
     """
     began = now() if since is None else since
     device = torch.device(devices[0])
@@ -106,14 +106,14 @@ def run(
         study = opened.study
         ended = not searching or _searched(study)
         if ended and finished_card(study.folder / "model", study, config, opened.dataset):
-            yield Finished(study.folder / "model", _adding(study, name))
+            yield AlreadyFinished(study.folder / "model", _adding(study, name))
             return
         if openings(study) and (not ended or (before and config.pretrained and not before.config.pretrained)):
             _tell_of_openings(study)
         already = search_seconds(study.own_trials())
         with study.while_it_exists(), study.clock.running(began, already):
             done = len(study.own_trials())
-            if planned and not done:  # else it was begun before it was planned
+            if planned and not done:  # a study with trials was begun before it was planned
                 study.stage_ends("measuring", settled)
                 study.stage_ends("images")
             if study.attribute(THREADS, int) is None:
@@ -130,13 +130,13 @@ def run(
             if len(study.own_trials()) > done or not study.has_ended("search"):
                 study.stage_ends("search")
             helpers = partial(_helped, engine, name, url, devices, config.workers) if engine else None
-            yield Doing("the final stage, in which one process is at a time")
+            yield Activity("the final stage, in which one process is at a time")
             with alone(study.storage, study.folder, FINAL, _waiting):
                 yield from finish(study, work, None, study.folder / "model", watch=watch, helpers=helpers)
 
 
 def _compared(news: Iterator[TrialNews], study: OpenStudy, images: int) -> Iterator[News]:
-    """News of the search; where its first trials differ from the plan, what is left is planned again, and noted."""
+    """Pass on news of the search; if its first trials differ from the plan, plan the rest again and record that."""
     for one in news:
         yield one
         planned = study.planned() if isinstance(one, TrialEnd) else None
@@ -154,22 +154,22 @@ def _compared(news: Iterator[TrialNews], study: OpenStudy, images: int) -> Itera
             yield again
 
 
-def _without_defaults(asked: Asked, before: Kept | None) -> Asked:
-    """What was asked for, where nobody typed it as a study that exists has it: defaults add nothing."""
+def _without_defaults(asked: StudyRequest, before: StoredStudy | None) -> StudyRequest:
+    """Return what was asked for, with an existing study's values for ONLY_TYPED fields that nobody typed."""
     if before is None or asked.given is None:
         return asked
     there = before.config.model_dump(mode="json")
-    return Asked({**asked.fields, **{key: there[key] for key in ONLY_TYPED if key not in asked.given}})
+    return StudyRequest({**asked.fields, **{key: there[key] for key in ONLY_TYPED if key not in asked.given}})
 
 
 def _searched(study: OpenStudy) -> bool:
-    """Whether nothing is left to search: all trials that were wanted have ended, or the time for them is over."""
+    """Return whether nothing is left to search: all wanted trials have ended, or the time for them is over."""
     enough = budget_reached(study.own_trials(), stored_config(study.study)) and not study.trials(TrialState.RUNNING)
     return study.has_trained() and (enough or study.search_seconds_left() <= 0)
 
 
 def _adding(study: OpenStudy, name: str) -> str:
-    """The command that adds to a study: trials, or hours, or both where both are used up."""
+    """Return the command that adds to a study: trials, or hours, or both if both are used up."""
     config, own = stored_config(study.study), study.own_trials()
     more = f" --trials {2 * len(own)}" if budget_reached(own, config) else ""
     if config.hours is not None and study.search_seconds_left() <= 0:
@@ -178,7 +178,7 @@ def _adding(study: OpenStudy, name: str) -> str:
 
 
 def _tell_of_openings(study: OpenStudy) -> None:
-    """That the test part was opened, before time is spent on opening it again."""
+    """Warn that the test part was opened, before time is spent on opening it again."""
     opened, model = len(openings(study)), study.folder / "model"
     times = "once" if opened == 1 else f"{opened} times"
     keeps = f"; the model in {model} is then kept in {next_place(model)}" if model.exists() else ""
@@ -191,8 +191,8 @@ def _tell_of_openings(study: OpenStudy) -> None:
 def _helped(
     engine: Engine, name: str, url: str, devices: Sequence[str], workers: int, jobs: int
 ) -> Generator[FinalEpoch, None, bool]:
-    """See study.result.final.Helpers."""
-    if engine is local_processes and jobs < 2:  # this process has all threads
+    """Run trainings after the search by several workers (see study.result.final.Helpers)."""
+    if engine is local_processes and jobs < 2:  # one training alone is done here, with all threads
         return False
     yield from engine(name, url, spread(devices, min(workers, jobs)), train_on)
     return True
@@ -208,9 +208,9 @@ def retrain(
     *,
     on_all: bool = False,
 ) -> Iterator[News]:
-    """Train a trial's architecture again from fresh weights; the winner into model/, another beside it.
+    """Train a trial's architecture again from fresh weights; the winner into model/, another trial beside it.
 
-    on_all: the model that was scored is trained on all images, into model-all/.
+    `on_all`: train the model that was scored on all images instead, into model-all/.
     """
     with storage_trouble(url):
         found = load_study(open_storage(url, create=False, write=False), name)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: unwind at once, and never take longer than five seconds about it."""
+"""Handling of Ctrl-C and SIGTERM: unwind at once, and never take longer than five seconds."""
 
 import logging
 import os
@@ -10,19 +10,19 @@ from types import FrameType
 from typing import Any
 
 PATIENCE = 4.0
-"""Seconds to unwind in; what is on disk by then is whole, because every file appears by being renamed."""
+"""Seconds allowed for unwinding; what is on disk by then is whole, because every file appears by being renamed."""
 
 
 class Interruption(KeyboardInterrupt):
-    """Work ends here and goes on another time: what is whole is saved, what is held is given back."""
+    """End of work that goes on another time: what is whole is saved, what is held is given back."""
 
 
 class TimeIsUp(Interruption):
-    """The study's hours are over, as far as this stage may use them."""
+    """End of the study's hours, as far as this stage may use them."""
 
 
-class Stopped(Interruption):
-    """The user, or the machine's owner, wants this process to end."""
+class StopRequest(Interruption):
+    """End of this process, wanted by the user or by the machine's owner."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -30,25 +30,25 @@ class Stopped(Interruption):
 
 
 _heard: list[int] = []
-"""Signals that this process was sent."""
+"""Signals that this process has received."""
 
 
 def as_stopped(error: KeyboardInterrupt) -> KeyboardInterrupt:
-    """Stopped again, where a library (Ray) has put a plain KeyboardInterrupt in its place."""
-    return Stopped(_heard[-1]) if _heard and not isinstance(error, Interruption) else error
+    """Return Stopped in place of a plain KeyboardInterrupt that a library (Ray) has raised instead of it."""
+    return StopRequest(_heard[-1]) if _heard and not isinstance(error, Interruption) else error
 
 
 def stop() -> None:
-    """Stop this process as SIGTERM would, unless it is about to: a second signal would end it at once."""
+    """Stop this process as SIGTERM would, unless it is stopping already: a second signal would end it at once."""
     if not _heard:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
 def stoppable(farewell: str = "") -> Iterator[None]:
-    """Raise Stopped on the first SIGINT or SIGTERM; a second one, or four seconds, end the process at once.
+    """Raise Stopped on the first SIGINT or SIGTERM; a second signal, or four seconds, end the process at once.
 
-    `farewell` is the last that is heard of a process that ends at once.
+    `farewell` is written to stderr by a process that ends at once.
     """
 
     def first(number: int, frame: FrameType | None) -> None:
@@ -61,17 +61,17 @@ def stoppable(farewell: str = "") -> Iterator[None]:
                 signal.signal(other, at_once)
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
             _heard.append(number)
-            raise Stopped(number)
+            raise StopRequest(number)
 
         def swallowed(what: Any) -> None:
-            if isinstance(what.exc_value, Stopped):  # Python was in a place that lets no exception out: raise it later
+            if isinstance(what.exc_value, StopRequest):  # no exception gets out of that place: raise it later
                 signal.signal(signal.SIGALRM, again)
                 signal.setitimer(signal.ITIMER_REAL, 0.01)
             else:
                 sys.__unraisablehook__(what)
 
         sys.unraisablehook = swallowed
-        logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)  # what is cut off in the middle is no news
+        logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)  # errors of what is interrupted are no news
         again()
 
     before: dict[signal.Signals, Any] = {}

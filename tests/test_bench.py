@@ -21,6 +21,7 @@ WORDS = {
     "checkpoint": "--networks smallest --size 32",
     "commands": "--runs 1",
     "dashboard": "--trials 60 --epochs 6 --patience 60",
+    "curves": "digits=digits --lengths 3",
     "coverage": "--cells 2 --replications 3",
     "decoding": "--images 20 --side 64 --runs 2 --many 50",
     "engines": "--only ours --tasks tiny",
@@ -29,9 +30,10 @@ WORDS = {
     "groups": "TISSUE shapes --processes 1 2 --sizes 60 --second",
     "imbalance": "--epochs 6 --seeds 2",
     "overhead": "--sizes 20 --trials 2 --samplers tpe --workers 2 --crew-trials 6",
-    "peers": "TISSUE --minutes 0.6 --only ours,recipe",
+    "peers": "TISSUE --minutes 0.6 --only ours,recipe,frozen,finetuned",
     "predict": "--images 20 --side 64 --size 32 --runs 1",
     "reference": "TISSUE --each 18 --size 32 --base 2 --configurations 1 --epochs 3",
+    "search": "CURVES --orders 2",
     "serve": "MODEL DIGITS --clients 2 --seconds 1",
     "sql": "--trials 60 --epochs 6 --runs 1",
     "temperature": "--draws 2 --sizes 10 100",
@@ -60,7 +62,7 @@ def tables() -> Path:
 
 
 def test_every_benchmark_is_run_below() -> None:
-    assert {file.stem for file in BENCH.glob("*.py")} - {"harness"} == set(WORDS)
+    assert {file.stem for file in BENCH.glob("*.py")} - {"harness", "pretrained"} == set(WORDS)
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""What the README shows is run: its commands, its study file, its queries, its table of parameters."""
+"""What README and docs/ show is run: commands, the study file, queries, Python; their tables are the code's."""
 
 import contextlib
 import re
@@ -20,16 +20,23 @@ from study.storage.views import COLUMNS
 from tests.conftest import TINY, Shell, shrink, tiny_options
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+ORDER = ("data", "studies", "running", "history", "models", "score", "architecture")
+"""The pages under docs/, as they are read after README: commands depend on earlier ones."""
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", *(f"docs/{page}.md" for page in ORDER))
+}
+SHOWN = "\n".join(PAGES.values())
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", SHOWN, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[list[str]]:
+    """Each once, where it is shown first."""
     lines = "".join(blocks("bash")).splitlines()
-    return [re.sub(r"\s+#.*|\s+>.*", "", line).split() for line in lines if line.strip()]
+    words = [tuple(re.sub(r"\s+#.*|\s+>.*", "", line).split()) for line in lines if line.strip()]
+    return [list(one) for one in dict.fromkeys(words)]
 
 
 SMALLER = ["image_size", "epochs", "min_epochs", "eta", "final_epochs", "batch_size", "final_batch_size"]
@@ -50,7 +57,8 @@ def made_small(words: list[str]) -> list[str]:
 
 @pytest.mark.long
 def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folder: Path) -> None:
-    (tmp_path / "my_study.toml").write_text(blocks("toml")[0])
+    (file,) = blocks("toml")
+    (tmp_path / "my_study.toml").write_text(file)
     shrink(digits_folder, tmp_path / "my_images", classes=3, each=30)
     tissue.generate(tmp_path / "tiles", sources=5, copies=2, size=32)
     inside = tmp_path / "lung_colon_image_set"
@@ -67,23 +75,30 @@ def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folde
             assert not err or words[1] in ("run", "resume", "retrain", "plan", "data", "db", "evaluate", "sql"), words
             assert out or words[1:3] in (["db", "delete"], ["db", "upgrade"], ["data", "clean"])
             ran += 1
-    assert ran >= 10
+    assert ran >= 28
     for query, shown in asked():
         cursor = sqlite3.connect(tmp_path / "optuna.db").execute(query)
         assert [column[0] for column in cursor.description] == shown.splitlines()[0].split()
         assert cursor.fetchall()
-    notebook: dict[str, Any] = {}
-    exec(blocks("python")[0], notebook)
-    assert "model" in set(notebook["history"].frame("models")["path"])
+    shutil.copy(next((tmp_path / "my_images").glob("*/*.png")), tmp_path / "photo.png")
+    small = {name: TINY[name] for name in SMALLER} | {"trials": 2, "quiet": True, "limit": {}, "final_seeds": 1}
+    for block in blocks("python"):
+        found: dict[str, Any] = {}
+        exec(block.replace("hours=2", f"hours=0.02, name='python', **{small}"), found)
+        if "history" in found:
+            assert "model" in set(found["history"].frame("models")["path"])
+        else:
+            assert found["result"].verdict
 
 
 def asked() -> list[tuple[str, str]]:
     """Queries and the answers that are shown below them."""
-    return re.findall(r"^```sql\n(.*?)^```\n+```text\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```sql\n(.*?)^```\n+```text\n(.*?)^```", SHOWN, re.MULTILINE | re.DOTALL)
 
 
 def test_answers_are_those_of_the_kept_history(shell: Shell, tmp_path: Path) -> None:
-    assert len(asked()) == len(blocks("sql")) == 6
+    assert len(asked()) == len(blocks("sql")) == 7  # README repeats one of the six
+    assert len(set(asked())) == 6
     with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db")) as kept:
         kept.executescript((ROOT / "docs" / "history.sql").read_text())
     views.refresh(open_storage(f"sqlite:///{tmp_path}/optuna.db", create=False).engine)  # as the next run does
@@ -105,9 +120,14 @@ def columns_table() -> str:
     return "\n".join([*head, *rows, "| `trials_flat` | each parameter by its name | its own | | as it was drawn |"])
 
 
+def marked(name: str) -> str:
+    """What stands between two marks, which are there once."""
+    (shown,) = re.findall(rf"^<!-- {name}: begin -->\n(.*?)\n<!-- {name}: end -->$", SHOWN, re.MULTILINE | re.DOTALL)
+    return str(shown)
+
+
 def test_the_table_of_columns_is_the_codes() -> None:
-    shown = README.split("<!-- views: begin -->\n")[1].split("\n<!-- views: end -->")[0]
-    assert shown == columns_table()
+    assert marked("views") == columns_table()
 
 
 @pytest.mark.slow
@@ -147,10 +167,50 @@ def test_the_quickstart_works_twice_from_anywhere(tmp_path: Path) -> None:
     assert (copy / "runs" / "quick-digits" / "model" / "model.safetensors").exists()
 
 
-def test_the_scripts_of_the_readme_are_there() -> None:
+def test_the_scripts_that_are_shown_are_there() -> None:
     for words in commands():
         if words[0].startswith("scripts/"):
             assert (ROOT / words[0]).stat().st_mode & 0o100
+
+
+def test_all_that_is_shown_is_of_a_kind_that_is_run() -> None:
+    """Or an answer, or a picture of a folder: text."""
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages - {"docs/benchmarks-log.md"} == PAGES.keys() - {"README.md"}  # which shows what was run, and when
+    for name, page in PAGES.items():
+        opening = [line for line in page.splitlines() if line.lstrip().startswith(("```", "~~~"))][::2]
+        assert set(opening) <= {"```bash", "```sql", "```toml", "```python", "```text"}, name
+
+
+def test_pages_are_short() -> None:
+    for name, page in PAGES.items():
+        assert len(page.splitlines()) <= (150 if name == "README.md" else 250), name
+
+
+def links(page: str) -> list[str]:
+    """Where a page leads to, but for other websites."""
+    found = re.findall(r"\]\(([^()\s]+)\)", page) + re.findall(r"^\[[^\]]+\]:\s*(\S+)", page, re.MULTILINE)
+    return [link for link in found if "://" not in link]
+
+
+def headings(page: str) -> set[str]:
+    """As a link names them."""
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", [*PAGES, "CONTRIBUTING.md", "BENCHMARKS.md", "docs/benchmarks-log.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    page = (ROOT / name).read_text(encoding="utf-8")
+    for link in links(page):
+        path, _, heading = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), link
+        assert not heading or heading in headings(target.read_text(encoding="utf-8")), link
+
+
+def test_readme_leads_to_every_page() -> None:
+    assert PAGES.keys() - {"README.md"} <= set(links(PAGES["README.md"]))
 
 
 def parameter_table() -> str:
@@ -162,12 +222,12 @@ def parameter_table() -> str:
 
 
 def test_the_table_of_parameters_is_the_codes() -> None:
-    shown = README.split("<!-- parameters: begin -->\n")[1].split("\n<!-- parameters: end -->")[0]
-    assert shown == parameter_table()
+    assert marked("parameters") == parameter_table()
 
 
 def test_the_map_has_a_row_for_every_package() -> None:
-    shown = README.split("## Map of the code")[1].split("##")[0]
+    _, shown = SHOWN.split("## Map of the code")
+    shown = shown.split("##")[0]
     named = set(re.findall(r"`((?:study|models|data)/[\w./]*)`", shown))
     packages = {f"{path.parent.relative_to(ROOT)}/" for room in ("study", "models", "data") for path in _inits(room)}
     loose = {path.relative_to(ROOT).as_posix() for path in (ROOT / "study").glob("[!_]*.py")}

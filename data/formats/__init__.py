@@ -1,1 +1,1 @@
-"""What decoding a file would take, counted by its headers before a decoder sees it."""
+"""Checks of image formats: what decoding a file would take, counted from its headers before a decoder sees it."""

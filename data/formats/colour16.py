@@ -1,4 +1,4 @@
-"""Colours of 16 bits a channel, of which Pillow keeps the upper 8: the lower 8 are read too, where they matter."""
+"""Images with colours of 16 bits per channel: Pillow keeps only the upper 8 bits; here the lower 8 are read too."""
 
 import re
 
@@ -7,14 +7,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 UPPER = re.compile(r"(RGB|RGBA|RGBX|RGBa);16([BLN])")
-"""How Pillow calls what it reads of such a file."""
+"""Pillow's names of the raw modes of such files."""
 OTHER = {"B": "L", "L": "B", "N": "B"}
-"""The order of bytes that reads the lower ones; N is the machine's own, which is L on what this runs on."""
+"""Byte order -> the byte order with which Pillow reads the lower bytes; N is the machine's own, here always L (little
+endian)."""
 
 
 def has_16_bits(image: Image.Image) -> bool:
-    """Whether an image that is not yet decoded holds colours of 16 bits a channel."""
-    tiles = getattr(image, "tile", ())  # none once it is decoded
+    """Return whether an image that is not yet decoded has colours of 16 bits per channel."""
+    tiles = getattr(image, "tile", ())  # empty once it is decoded
     return bool(tiles) and all(any(map(UPPER.fullmatch, _names(one.args))) for one in tiles)
 
 
@@ -23,7 +24,7 @@ def _names(args: object) -> list[str]:
 
 
 def read_lower(image: Image.Image) -> None:
-    """Let an image that is not yet decoded decode the lower 8 bits of each number, not the upper ones."""
+    """Make an image that is not yet decoded yield the lower 8 bits of each number instead of the upper ones."""
 
     def swapped(value: object) -> object:
         found = UPPER.fullmatch(value) if isinstance(value, str) else None
@@ -36,7 +37,7 @@ def read_lower(image: Image.Image) -> None:
 
 
 def numbers(upper: Image.Image, lower: Image.Image) -> NDArray[np.uint16]:
-    """The colours [H, W, 3] of a file that was opened twice, without its transparency."""
+    """Return the 16-bit colours [H, W, 3], without transparency, of a file that was opened twice."""
     read_lower(lower)
     found = np.asarray(lower)[..., :3].astype(np.uint16)
     found += np.asarray(upper)[..., :3].astype(np.uint16) << 8
@@ -44,7 +45,10 @@ def numbers(upper: Image.Image, lower: Image.Image) -> NDArray[np.uint16]:
 
 
 def as_8_bits(values: NDArray[np.uint16], upper: Image.Image, low: float, high: float) -> Image.Image:
-    """Colours [H, W, 3] in 8 bits, `low` black and `high` white, with the transparency of the image they are from."""
+    """Scale 16-bit colours [H, W, 3] to 8 bits, with `low` as black and `high` as white.
+
+    Transparency and orientation are taken from `upper`, the image that the colours are from.
+    """
     table = np.clip((np.arange(2**16) - low) * 255 / (high - low), 0, 255).astype(np.uint8)
     found = Image.fromarray(table[values])
     if upper.mode in ("RGBA", "RGBa"):

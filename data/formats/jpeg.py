@@ -1,4 +1,4 @@
-"""JPEG files: their segments and scans are counted before anything is decoded."""
+"""Checks of JPEG files: their segments and scans are counted before anything is decoded."""
 
 import os
 import re
@@ -7,17 +7,22 @@ from typing import IO
 from data import DataError
 
 MOST_SCANS = 64
-"""Most scans of a JPEG: each goes through the whole image once more. A progressive one usually has ten."""
+"""Most scans of a JPEG, since each goes through the whole image once more; a progressive JPEG usually has ten."""
 MOST_SEGMENTS, MOST_BETWEEN = 512, 2**16
-"""Most segments of a JPEG before its first scan, and bytes between them: Pillow copies all Exif for each more of it."""
+"""Most segments of a JPEG before its first scan, and most bytes between them; they are limited because Pillow copies
+all Exif data again for each further segment of it."""
 
 SCAN = b"\xda"
+"""Marker that begins a scan."""
 SEGMENTS = bytes([*range(0xC0, 0xC8), *range(0xC9, 0xD0), *range(0xDA, 0xF0), 0xFE])
-"""What has a length in the header of a JPEG."""
+"""Markers in the header of a JPEG that are followed by a length."""
 
 
 def check_segments(handle: IO[bytes]) -> IO[bytes]:
-    """The file, for Pillow to look into. Raises DataError for a JPEG of too many segments, found as Pillow does."""
+    """Check a file and return it, rewound, for Pillow to open.
+
+    Raises DataError for a JPEG with too many segments, which are found in the same way as Pillow finds them.
+    """
     if handle.read(3) == b"\xff\xd8\xff":
         segments = between = 0
         handle.seek(2)
@@ -37,14 +42,15 @@ def check_segments(handle: IO[bytes]) -> IO[bytes]:
 
 
 def jpeg_scans(content: bytes) -> tuple[int, bool]:
-    """How many scans a JPEG has, and whether its first one holds only some of the components.
+    """Count the scans of a JPEG, and return also whether the first scan holds only some of the components.
 
-    libjpeg then keeps the coefficients of all of them, as it does of a progressive one. What is broken ends the count.
+    In that case libjpeg keeps the coefficients of all scans, as it does for a progressive JPEG. The count ends at the
+    first broken segment.
     """
     place, components, scans, split = 2, 0, 0, False
     while (found := _MARKER.search(content, place)) and found.end() + 2 <= len(content):
         kind, place = found.group()[-1], found.end()
-        if kind == 0xD9:  # the end
+        if kind == 0xD9:  # end of image
             break
         length = int.from_bytes(content[place : place + 2], "big")
         if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and place + 8 <= len(content):
@@ -57,4 +63,4 @@ def jpeg_scans(content: bytes) -> tuple[int, bool]:
 
 
 _MARKER = re.compile(rb"\xff+[\x02-\xcf\xd8-\xfe]", re.DOTALL)
-"""The beginning of a segment; within a scan FF is followed by 0 or a restart."""
+"""Pattern of the beginning of a segment; within a scan, FF is followed by 0 or a restart marker instead."""

@@ -1,6 +1,6 @@
-"""JPEG 2000 files: what is in their headers is counted before anything is decoded.
+"""Checks of JPEG 2000 files: the parts that their headers declare are counted before anything is decoded.
 
-The decoder keeps a record of each tile and of each code block of a tile, however small they are.
+This is needed because the decoder keeps a record of each tile and of each code block, however small they are.
 """
 
 import struct
@@ -11,17 +11,20 @@ from math import ceil
 from data import DataError
 
 MOST_COMPONENTS = 4
+"""Most components (channels) of an image."""
 MOST_TILES = 4096
+"""Most tiles of an image."""
 MOST_BLOCKS = 1 << 20
-"""Code blocks of an image: some 250 bytes each, beside the pixels."""
+"""Most code blocks of an image; each takes some 250 bytes beside the pixels."""
 MOST_PACKETS = 1 << 20
-"""Parts that what is compressed comes in: one for each layer of each precinct."""
+"""Most packets of compressed data; there is one for each layer of each precinct."""
 MOST_SEGMENTS = 1 << 16
-"""What its headers consist of; each part of a tile has one or more."""
+"""Most segments in the headers of a file; each part of a tile has one or more."""
 
 SOC, SIZ, COD, COC, SOT, SOD, EOC = 0xFF4F, 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93, 0xFFD9
 OTHERS = {0xFF50, *range(0xFF55, 0xFF65), 0xFF74, 0xFF75, 0xFF77, 0xFF78}
-"""Other segments that a header may have. The decoder looks for known ones within those it does not know."""
+"""Markers of other segments that a header may have; unknown ones are refused, because the decoder searches for known
+segments inside them."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class _Image:
 
 
 def check(content: bytes) -> int:
-    """Count what decoding a JPEG 2000 would keep; return its pixels. Raises DataError for too much, or a broken one."""
+    """Count what decoding a JPEG 2000 would keep in memory, and return its number of pixels.
+
+    Raises DataError if it is too much, or the file is broken.
+    """
     try:
         return _checked(content)
     except (struct.error, IndexError) as error:
@@ -48,7 +54,7 @@ def _checked(content: bytes) -> int:
         ">8IH", content, start + 8
     )
     if not (left < right and top < bottom and wide and high and tiles_left <= left and tiles_top <= top):
-        raise DataError("broken image (a JPEG 2000 of no size)")
+        raise DataError("broken image (a JPEG 2000 with an empty image area)")
     if components > MOST_COMPONENTS:
         raise DataError(f"a JPEG 2000 of {components} components, more than the {MOST_COMPONENTS} that are allowed")
     tiles = ceil((right - tiles_left) / wide) * ceil((bottom - tiles_top) / high)
@@ -58,7 +64,7 @@ def _checked(content: bytes) -> int:
     styles = list(_styles(content, start + 2))
     layers = max((struct.unpack_from(">H", style, 2)[0] for kind, style in styles if kind == COD), default=1)
     for kind, style in styles:
-        # A style of all components, or of one, whose number has one byte where there are so few.
+        # COD is the style of all components, COC of one, whose number takes one byte as there are so few components.
         first, last = (0, 5) if kind == COD else (1, 2)
         blocks, precincts = _counted(image, style[last:], own=bool(style[first] & 1))
         if blocks > MOST_BLOCKS:
@@ -71,7 +77,7 @@ def _checked(content: bytes) -> int:
 
 
 def _codestream(content: bytes) -> int:
-    """Where it begins: at once, or in the first box that is called so."""
+    """Return the position at which the codestream begins: at 0, or in the first box of the type jp2c."""
     if content.startswith(b"\xff\x4f"):
         return 0
     place = 0
@@ -89,7 +95,8 @@ def _codestream(content: bytes) -> int:
 
 
 def _styles(content: bytes, place: int) -> Iterator[tuple[int, bytes]]:
-    """The segments COD and COC of the header and of each part of a tile; what is broken beyond them ends it."""
+    """Yield the segments COD and COC of the main header and of each tile part's header; stop at broken data after the
+    headers."""
     part, end, headers, segments = place, 0, True, 0
     while headers or place + 2 <= len(content):
         (kind,) = struct.unpack_from(">H", content, place)
@@ -120,7 +127,10 @@ def _styles(content: bytes, place: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _counted(image: _Image, style: bytes, *, own: bool) -> tuple[int, int]:
-    """Code blocks and precincts of all components, were it one tile; `own`: the style says how large precincts are."""
+    """Count the code blocks and precincts of all components, as if the image were one tile.
+
+    `own`: whether the style declares its own sizes of precincts.
+    """
     levels, wide, high = style[0], 2 + style[1], 2 + style[2]
     blocks = precincts = 0
     for resolution in range(levels + 1):

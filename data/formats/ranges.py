@@ -1,4 +1,4 @@
-"""Numbers of more than 8 bits: which of them are black, and which are white."""
+"""Images of more than 8 bits: which numbers become black and which become white when they are converted to 8 bits."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,22 +13,22 @@ from data.formats.colour16 import has_16_bits
 
 Kind = Literal["whole", "float", "colour"]
 Ranges = Mapping[Kind, tuple[float, float]]
-"""For each kind of numbers that become 8 bits, the one that is black and the one that is white."""
+"""For each kind of numbers that are converted to 8 bits, the number that is black and the number that is white."""
 
 AS_16_BITS: Ranges = MappingProxyType({"whole": (0.0, 65535.0), "colour": (0.0, 65535.0)})
-"""What is taken for granted where nothing was measured; of floating-point numbers, nothing is."""
+"""Ranges that are assumed if nothing was measured; for floating-point numbers there is no such assumption."""
 
 NAMES: Mapping[Kind, str] = {"whole": "whole numbers", "float": "floating-point numbers", "colour": "colours"}
 
 
 class UnknownRangeError(DataError):
-    """The file holds numbers of a kind whose range is not known."""
+    """A file holds numbers of a kind whose range is not known."""
 
 
 def kind_of(image: Image.Image) -> Kind | None:
-    """What kind of numbers an image holds that must become 8 bits; None for the usual images of 8 bits.
+    """Return the kind of numbers in an image of more than 8 bits; None for the usual images of 8 bits.
 
-    Colours are told before they are decoded alone: then Pillow has made 8 bits of them.
+    Colours of 16 bits are recognised only before the image is decoded, because decoding converts them to 8 bits.
     """
     if has_16_bits(image):
         return "colour"
@@ -38,16 +38,17 @@ def kind_of(image: Image.Image) -> Kind | None:
 
 
 def extremes(image: Image.Image) -> tuple[float, float] | None:
-    """The least and the largest number in an image; None where none of them is finite."""
+    """Return the smallest and the largest finite number in an image; None if none is finite."""
     values = np.asarray(image)
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else None
 
 
 def range_of(kind: Kind, low: float, high: float) -> tuple[float, float]:
-    """What is black and what is white where these are the least and the largest number of all images.
+    """Return the numbers that are black and white if `low` and `high` are the smallest and largest of all images.
 
-    Whole numbers from 0 fill so many bits (12: 0 to 4095), so that a few more images change nothing.
+    For numbers from 0 that are not floating-point, the range is extended to a whole number of bits (12 bits: 0 to
+    4095), so that a few more images do not change it.
     """
     if kind != "float" and low >= 0 and high < 2**16:
         return 0.0, float(2 ** max(1, int(high).bit_length()) - 1)
@@ -55,7 +56,7 @@ def range_of(kind: Kind, low: float, high: float) -> tuple[float, float]:
 
 
 def ends(kind: Kind, ranges: Ranges) -> tuple[float, float]:
-    """What is black and what is white of a kind of numbers. Raises UnknownRangeError where that is not known."""
+    """Return the numbers of a kind that are black and white. Raises UnknownRangeError if they are not known."""
     if kind not in ranges:
         what = "floating-point pixels" if kind == "float" else "pixels of 16 or 32 bits"
         raise UnknownRangeError(f"{what}, whose range is not known (convert the image to 8 bits)")
@@ -63,17 +64,17 @@ def ends(kind: Kind, ranges: Ranges) -> tuple[float, float]:
 
 
 def as_grey(image: Image.Image, kind: Kind, ranges: Ranges) -> NDArray[np.uint8]:
-    """An image of such numbers in 8 bits [H, W]. Raises UnknownRangeError where the range of its kind is not known."""
+    """Convert an image of such numbers to grey levels of 8 bits [H, W]. Raises UnknownRangeError, see `ends`."""
     low, high = ends(kind, ranges)
     values = np.nan_to_num(np.asarray(image, np.float64), nan=low, posinf=high, neginf=low)
     return np.clip((values - low) * 255 / (high - low), 0, 255).astype(np.uint8)
 
 
 def in_words(ranges: Ranges) -> str:
-    """Ranges as people read them: whole numbers 0 to 4095."""
+    """Describe ranges in words, such as "whole numbers 0 to 4095"."""
     return ", ".join(f"{NAMES[kind]} {low:.6g} to {high:.6g}" for kind, (low, high) in sorted(ranges.items()))
 
 
 def unusual(ranges: Ranges) -> str:
-    """In words what earlier versions, which measured nothing, would have done otherwise; empty where they agree."""
+    """Describe ranges in words if earlier versions, which measured nothing, would have used others; else return ""."""
     return "" if all(AS_16_BITS.get(kind) == ends for kind, ends in ranges.items()) else in_words(ranges)

@@ -1,1 +1,1 @@
-"""Which images share a source, and whether a split keeps them together."""
+"""Grouping: which images share a source, and whether a split keeps them together."""

@@ -1,4 +1,4 @@
-"""Which pairs of images are believed to be copies: what chance reaches in a folder, and groups whose members agree."""
+"""Deciding which pairs of images are copies: the likeness that chance reaches, and groups whose members agree."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 
-class Close(NamedTuple):
-    """Two images (by number) near the decision of a search for groups: how alike they are, 0 to 1, and whether they
+class ClosePair(NamedTuple):
+    """A pair of images (by number) near the decision of a search for groups: their likeness, 0 to 1, and whether they
     came into one group."""
 
     one: int
@@ -21,8 +21,8 @@ class Close(NamedTuple):
     joined: bool
 
 
-class Sets:
-    """Disjoint sets of 0..n-1 (union-find); the smallest member stands for its set."""
+class DisjointSets:
+    """Disjoint sets of the numbers 0..n-1 (union-find); each set is represented by its smallest member."""
 
     def __init__(self, n: int) -> None:
         self.parent = list(range(n))
@@ -43,8 +43,8 @@ class Sets:
         return np.array([self.find(i) for i in range(len(self.parent))], np.int64)
 
 
-class Tried:
-    """Pairs of images that were compared, and how alike they are."""
+class ComparedPairs:
+    """The pairs of images that were compared, with their likeness."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -53,19 +53,20 @@ class Tried:
         self._partners: list[dict[int, float]] = [{} for _ in range(count)]
 
     def add(self, pairs: Ints, like: Floats) -> None:
-        """Pairs [n, 2] and their likeness [n]; none of them twice."""
+        """Add pairs [n, 2] with their likeness [n]; no pair may be added twice."""
         self.pairs, self.like = np.concatenate([self.pairs, pairs]), np.concatenate([self.like, like])
         for (a, b), value in zip(pairs.tolist(), like.tolist(), strict=True):
             self._partners[a][b] = self._partners[b][a] = value
 
     def between(self, some: list[int], others: list[int]) -> list[float]:
-        """Likeness of all tried pairs with one image among `some`, and one among `others`."""
+        """Return the likeness of all compared pairs with one image in `some` and one in `others`."""
         few, many = sorted((some, others), key=len)
         wanted = set(many)
         return [value for i in few for j, value in self._partners[i].items() if j in wanted]
 
     def fresh(self, some: list[int], others: list[int], count: int) -> list[tuple[int, int]]:
-        """Pairs of the two that were not tried yet, at most so many, taken evenly."""
+        """Return at most `count` pairs of an image in `some` and one in `others` that were not compared yet, chosen
+        evenly."""
         few, many = sorted((sorted(some), sorted(others)), key=lambda one: (len(one), one))
         step = max(1, len(few) * len(many) // (4 * count))
         places = range(0, len(few) * len(many), step)
@@ -75,7 +76,7 @@ class Tried:
 
 
 def random_pairs(count: int) -> Ints:
-    """Pairs of 0..count-1 [n, 2], drawn without regard to anything; all there are, where these are few."""
+    """Draw random pairs [n, 2] of the numbers 0..count-1; if there are only few pairs, return all of them."""
     total = count * (count - 1) // 2
     if total <= RANDOM_PAIRS:
         return np.stack(np.triu_indices(count, 1), axis=1).astype(np.int64)
@@ -85,14 +86,15 @@ def random_pairs(count: int) -> Ints:
     return np.asarray(pairs[pairs[:, 0] != pairs[:, 1]][:RANDOM_PAIRS])
 
 
-def reached_by_chance(tried: Tried, pairs: Ints, like: Floats) -> float:
-    """The likeness that one pair of unrelated images in a folder may reach, from random pairs [n, 2] of it.
+def reached_by_chance(tried: ComparedPairs, pairs: Ints, like: Floats) -> float:
+    """Estimate the highest likeness that a pair of unrelated images in a folder may reach, from random pairs [n, 2].
 
-    Three quantiles, each for a quarter of the pairs above the one before, tell how the tail falls off; it is continued
-    so, no slower than an exponential one, to as many pairs as the folder has. Random pairs that are surely copies are
-    left out, as are others of the same group by sure pairs alone, unless nearly everything is.
+    Three quantiles, each with a quarter of the pairs above it that the one before has, show how the tail of the
+    distribution falls off. The tail is continued in the same way, but at least as steeply as an exponential one, to the
+    number of pairs in the whole folder. Random pairs that are surely copies are left out, and so are pairs that sure
+    pairs put into one group, unless they are more than the share EVERYBODY of the random pairs.
     """
-    sure = Sets(tried.count)
+    sure = DisjointSets(tried.count)
     for a, b in tried.pairs[tried.like >= SURE * LIKE].tolist():
         sure.join(a, b)
     label = sure.labels()
@@ -113,19 +115,20 @@ def reached_by_chance(tried: Tried, pairs: Ints, like: Floats) -> float:
 
 
 def limit_of(chance: float) -> float:
-    """The likeness that a pair must reach where chance reaches so much."""
+    """Return the likeness that a pair must reach to be taken for copies if chance reaches the likeness `chance`."""
     return min(1.0, max(LIKE, MARGIN * chance))
 
 
-def believed(tried: Tried, start: Ints, chance: float) -> tuple[Ints, list[tuple[int, int]]]:
-    """A group number for each image [N] from the tried pairs that are likely copies, and what else should be tried.
+def believed(tried: ComparedPairs, start: Ints, chance: float) -> tuple[Ints, list[tuple[int, int]]]:
+    """Return a group number for each image [N], from the compared pairs that are likely copies, and pairs to compare.
 
-    The likest pairs come first. A sure one joins two groups alone, as does one of two single images where chance
-    reaches little (see `reached_by_chance`); any other needs a second that agrees and a tenth of all that were tried
-    between the two groups, or half where all were. What hangs by a thread is left apart, and further pairs across are
-    named. start [N]: groups that are certain.
+    Pairs are considered in order of likeness, the highest first. A sure pair joins two groups alone. So does a pair of
+    two single images if chance reaches little (see `reached_by_chance`). For any other pair, at least two pairs and a
+    tenth of all pairs that were compared between the two groups must agree; or half of them if all were compared. Two
+    groups with too little evidence are not joined, and further pairs between them are proposed. `start` [N] are group
+    numbers that are certain.
     """
-    sets, limit = Sets(tried.count), limit_of(chance)
+    sets, limit = DisjointSets(tried.count), limit_of(chance)
     for i, label in enumerate(start.tolist()):
         sets.join(i, label)
     wanted: dict[tuple[int, int], None] = {}

@@ -1,4 +1,4 @@
-"""Pairs of images worth a closer look: the part of `groups` that keeps the work near-linear."""
+"""Candidate pairs: the pairs of images that are worth comparing, chosen so that the work grows almost linearly."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -12,14 +12,17 @@ from data.grouping.description import Codes, Floats
 from data.grouping.settings import CELL, MAX_CELLS, MAX_HAMMING, RANKS, UNIT
 
 MAX_PAIRS = 12_000_000
-"""Pairs of images whose votes are kept at a time: half a gigabyte."""
+"""Most pairs of images whose votes are kept at a time: half a gigabyte."""
 
 Ints = NDArray[np.int64]
 
 
 def ranked_pairs(codes: Sequence[Codes], colour: Floats) -> list[Ints]:
-    """Batches of pairs [n, 2], one for each of RANKS, the nearest neighbours first; from descriptors, [n, 128] of each
-    image, and colour histograms [N, D]. An image without descriptors is in no pair."""
+    """Return batches of candidate pairs [n, 2], one for each of RANKS, the nearest neighbours first.
+
+    `codes` are the descriptors [n, 128] of each image, `colour` the colour histograms [N, D]. An image without
+    descriptors is in no pair.
+    """
     able = np.array([i for i, one in enumerate(codes) if len(one)], np.int64)
     if len(able) < 2:
         return []
@@ -39,19 +42,17 @@ def ranked_pairs(codes: Sequence[Codes], colour: Floats) -> list[Ints]:
 
 
 def nearest(x: Floats, k: int) -> Ints:
-    """The k nearest rows (Euclidean) of each row of x [N, D], nearest first and itself excluded: [N, min(k, N
-    - 1)]."""
+    """Return the k nearest other rows (Euclidean) of each row of x [N, D], the nearest first: [N, min(k, N - 1)]."""
     found = nearest_of(x, x, k + 1)
     itself = found == np.arange(len(x))[:, None]
-    # Where many rows are the same, a row may not be among its own nearest: then the last is dropped.
+    # If many rows are the same, a row may not be among its own nearest; then the last one is dropped.
     itself[:, -1] |= ~itself.any(axis=1)
     rest: Ints = found[~itself].reshape(len(x), -1)
     return rest
 
 
 def nearest_of(x: Floats, base: Floats, k: int) -> Ints:
-    """The k nearest rows (Euclidean) in base [M, D] of each row of x [N, D], nearest first: [N, min(k,
-    M)]."""
+    """Return the k nearest rows (Euclidean) in base [M, D] of each row of x [N, D], nearest first: [N, min(k, M)]."""
     k = min(k, len(base))
     out = np.zeros((len(x), k), np.int64)
     half = (base**2).sum(axis=1) / 2
@@ -64,10 +65,10 @@ def nearest_of(x: Floats, base: Floats, k: int) -> Ints:
 
 
 def near_duplicates(thumbs: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
-    """Pairs of images whose thumbnails [N, 16, 16, 3], one of them flipped or not, differ as re-encoding does.
+    """Yield pairs of images whose thumbnails [N, 16, 16, 3] differ no more than by re-encoding, one perhaps flipped.
 
-    Absolute cosine coefficients ignore flips, and their distance is a lower bound of the thumbnails'
-    distance: nothing is missed among the nearest.
+    Candidates are the nearest images by the absolute values of cosine coefficients. These ignore flips, and their
+    distance is a lower bound of the distance of the thumbnails, so that no pair is missed among the nearest.
     """
     if len(thumbs) < 2:
         return
@@ -81,7 +82,7 @@ def near_duplicates(thumbs: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
             for way in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
                 turned = (b, slice(None, None, way[0]), slice(None, None, way[1]))
                 off = _rms(grey[a], grey[turned]), _rms(thumbs[a], thumbs[turned])
-                if off[0] <= limit[a] and off[1] <= 8 * limit[a]:  # JPEG keeps colours worse than light
+                if off[0] <= limit[a] and off[1] <= 8 * limit[a]:  # JPEG keeps colours less exactly than brightness
                     yield a, b
                     break
 
@@ -91,13 +92,14 @@ def _rms(a: MatLike, b: MatLike) -> float:
 
 
 def _by_votes(codes: Sequence[Codes], k: int) -> Ints:
-    """The k images with most similar descriptors [N, k], -1 where there are fewer (Jegou et al. 2008)."""
+    """Return the k images with the most similar descriptors for each image, [N, k]; -1 if there are fewer (Jegou et al.
+    2008)."""
     image = np.repeat(np.arange(len(codes)), [len(c) for c in codes])
     cell, bits = _quantised(np.concatenate(codes))
     order = np.argsort(cell, kind="stable")
     image, bits = image[order], bits[order]
     edges = np.flatnonzero(np.diff(cell[order], prepend=-1, append=-1))
-    # Large sets need closer agreement, or chance votes (and the memory for them) grow with their square.
+    # Large sets need closer agreement, or votes by chance, and the memory for them, grow with the square of the size.
     limit = MAX_HAMMING - int(max(0.0, 1.3 * np.log2(max(len(image), 1) / 1e6)))
     tally = _Tally()
     for start, stop in pairwise(edges.tolist()):
@@ -114,10 +116,11 @@ def _by_votes(codes: Sequence[Codes], k: int) -> Ints:
 
 
 class _Tally:
-    """Votes for pairs, added up in bounded memory.
+    """A tally of votes for pairs that uses bounded memory.
 
-    Repetitive images (the same nuclei everywhere) vote for nearly all pairs: beyond MAX_PAIRS the pairs with a single
-    vote so far are let go, then those with the lowest scores. The order of votes is fixed, so the result is too.
+    Repetitive images (the same nuclei everywhere) give votes to nearly all pairs. So if there are more than MAX_PAIRS,
+    the pairs with a single vote so far are dropped, then those with the lowest scores. The order of votes is fixed, and
+    so is the result.
     """
 
     def __init__(self) -> None:
@@ -129,7 +132,7 @@ class _Tally:
         self._waiting = 0
 
     def add(self, keys: Ints, weights: Floats) -> None:
-        """Votes [n] for pairs, and their weights."""
+        """Add votes for pairs [n], with their weights [n]."""
         self._keys.append(keys)
         self._weights.append(weights)
         self._waiting += len(keys)
@@ -137,7 +140,7 @@ class _Tally:
             self._add_up()
 
     def often(self) -> tuple[Ints, Floats]:
-        """The pairs with more than one vote (one alone is chance), and their scores."""
+        """Return the pairs with more than one vote (a single vote may be chance), and their scores."""
         self._add_up()
         chosen = self._votes > 1
         return self._pair[chosen], self._score[chosen].astype(np.float32)
@@ -161,7 +164,10 @@ class _Tally:
 
 
 def _best(pair: Ints, score: Floats, count: int, k: int) -> Ints:
-    """Each image's k partners of highest score, from pairs a * count + b."""
+    """Return the k partners of highest score for each image, [count, k], -1 if there are fewer.
+
+    A pair of images a and b is given as a * count + b.
+    """
     a, b = np.divmod(pair, count)
     a, b, score = np.concatenate([a, b]), np.concatenate([b, a]), np.concatenate([score, score])
     order = np.lexsort((b, -score, a))
@@ -173,10 +179,10 @@ def _best(pair: Ints, score: Floats, count: int, k: int) -> Ints:
 
 
 def _quantised(codes: Codes) -> tuple[Ints, NDArray[np.uint64]]:
-    """Cell and 64 bits of each descriptor [n, 128], the same for its mirror image.
+    """Return the cell and 64 bits of each descriptor [n, 128]; a descriptor and its mirror image have the same ones.
 
-    Principal axes and the cells' centres (two halves of 16 axes, their product is the cell) come from a
-    sample of the descriptors; the bits are signs of a random rotation around the cell's centre.
+    The principal axes and the centres of the cells come from a sample of the descriptors. A cell is a pair of centres,
+    one in each of two sets of 16 axes. The bits are the signs of a random rotation around the centre of the cell.
     """
     rng = np.random.default_rng(0)
     sample = _unsigned(codes[np.sort(rng.choice(len(codes), min(len(codes), 60_000), replace=False))])
@@ -201,7 +207,7 @@ def _quantised(codes: Codes) -> tuple[Ints, NDArray[np.uint64]]:
 
 
 def _unsigned(codes: Codes) -> Floats:
-    """Descriptors without the sign that mirroring changes."""
+    """Return descriptors without the signs that mirroring changes."""
     values = codes.astype(np.float32) / UNIT
     values[:, 64:] = np.abs(values[:, 64:])
     return values

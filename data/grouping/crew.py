@@ -1,4 +1,4 @@
-"""Work on many images in several processes, which follow their parent: shared by whoever looks at pixels."""
+"""Worker processes for work on many images, which end with their parent; shared by all code that compares images."""
 
 import ctypes
 import math
@@ -19,21 +19,23 @@ from data import processes
 from data.processes import usable_cpus
 
 PR_SET_PDEATHSIG = 1
-"""From linux/prctl.h: the signal that a process gets when its parent dies."""
+"""Option number from linux/prctl.h that sets the signal that a process gets when its parent dies."""
 
 Map = Callable[[Callable[[Any], Any], Sequence[Any], int], Iterator[Any]]
-"""map(function, items, chunk), in order."""
+"""A function map(function, items, chunk) that yields the results in order; `chunk` items are sent to a process at a
+time."""
 
 
 ALONE_SECONDS = 1.0
-"""Seconds of work that are done in this process before others are started, which takes longer than that."""
+"""Seconds of work that are done in this process before others are started, since starting them takes longer."""
 
 
 @contextmanager
 def processes_map(processes: int | None, count: int) -> Iterator[Map]:
-    """A map over so many processes, one thread in each.
+    """Provide a map over `processes` processes with one thread each.
 
-    None: over one for each core, but in this one until `ALONE_SECONDS` of work are done: little work ends sooner so.
+    With None it uses one process per core, but works in this process until ALONE_SECONDS of work are done, so that
+    little work is finished sooner.
     """
     workers = min(processes or usable_cpus(), count // 32)
     alone = math.inf if workers <= 1 else 0.0 if processes else ALONE_SECONDS
@@ -63,7 +65,7 @@ def processes_map(processes: int | None, count: int) -> Iterator[Map]:
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # Not forked: the threads of torch and BLAS do not survive it.
+    # The processes are not forked, because the threads of torch and BLAS do not survive that.
     started = processes.pool(workers, _start_worker)
     try:
         yield started
@@ -72,12 +74,12 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _start_worker() -> None:
-    """One thread; the keyboard's interrupt is the parent's business; nobody outlives a parent that is killed."""
+    """Set up a worker process: it has one thread, leaves Ctrl-C to its parent, and dies if its parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = parent_process()
-    if parent is not None and not parent.is_alive():  # it died before we could ask to follow it
+    if parent is not None and not parent.is_alive():  # the parent died before the call above
         os._exit(1)
     cv2.setNumThreads(1)
     threadpool_limits(1)

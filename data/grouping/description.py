@@ -1,4 +1,4 @@
-"""One image described: what is compared of it, and how the descriptions of many are kept."""
+"""Descriptions of images: the features that are compared, and how the descriptions of many images are kept on disk."""
 
 import hashlib
 import shutil
@@ -18,17 +18,17 @@ from data.grouping.settings import FAINT, KEYPOINTS, LAID, MIN_INLIERS, MIN_SIDE
 from data.images import in_8_bits, opened, to_rgb
 
 BLOCK = 512
-"""Images whose descriptions are kept together: what a kill loses at most."""
+"""Number of images whose descriptions are kept together; if the process is killed, at most so many are lost."""
 
 Codes = NDArray[np.int8]
 Floats = NDArray[np.float32]
 Grey = NDArray[np.uint8]
 
 
-class Described(NamedTuple):
-    """One image: hash of its decoded pixels; thumbnail uint8 [16, 16, 3]; colour histogram [512] of unit length;
-    grey image [H, W] of LAID squared pixels; keypoints [n, 4] (x, y, log of size, angle in radians) and descriptors
-    [n, 128] at SIDE. n = 0 where it cannot be registered."""
+class Description(NamedTuple):
+    """The description of one image: hash of its decoded pixels; thumbnail, uint8 [16, 16, 3]; colour histogram [512] of
+    unit length; grey image [H, W] of LAID squared pixels; keypoints [n, 4] (x, y, log of size, angle in radians) and
+    descriptors [n, 128] at SIDE. n is 0 if the image cannot be registered."""
 
     digest: bytes
     thumb: NDArray[np.uint8]
@@ -39,15 +39,16 @@ class Described(NamedTuple):
 
 
 class Sketch(NamedTuple):
-    """What registration needs of an image: keypoints [n, 4], descriptors [n, 128] of unit length, grey [H, W]."""
+    """The part of a description that registration needs: keypoints [n, 4], descriptors [n, 128] of unit length, and
+    grey image [H, W]."""
 
     points: Floats
     codes: Floats
     grey: Grey
 
 
-def describe(path: str) -> Described:
-    """Decode and describe one file. Raises OSError, naming it, if it is no image."""
+def describe(path: str) -> Description:
+    """Decode and describe one image file. Raises OSError, which names the file, if it is no image."""
     try:
         with opened(Path(path)) as image:
             pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(in_8_bits(image, Path(path)))))
@@ -59,11 +60,11 @@ def describe(path: str) -> Described:
     scaled = _scaled(pixels, SIDE)
     grey = cv2.cvtColor(_scaled(pixels, LAID), cv2.COLOR_RGB2GRAY)
     points, codes = _keypoints(scaled) if min(height, width) >= MIN_SIDE else _no_keypoints()
-    return Described(digest, thumb.astype(np.uint8), _colour(scaled), grey.astype(np.uint8), points, codes)
+    return Description(digest, thumb.astype(np.uint8), _colour(scaled), grey.astype(np.uint8), points, codes)
 
 
 def _scaled(pixels: MatLike, side: int) -> MatLike:
-    """The image [H, W, 3] with the area of a square of this side."""
+    """Resize an image [H, W, 3], keeping its aspect ratio, to the area of a square of this side."""
     height, width = pixels.shape[:2]
     scale = side / (height * width) ** 0.5
     target = (max(8, round(width * scale)), max(8, round(height * scale)))
@@ -75,13 +76,13 @@ def _no_keypoints() -> tuple[Floats, Codes]:
 
 
 def _colour(pixels: MatLike) -> Floats:
-    """Square root of the LAB histogram of the central disc: rotation and flips leave it as it is."""
+    """Return the square root of the LAB histogram of the central disc, which rotation and flips do not change."""
     height, width = pixels.shape[:2]
     disc = np.zeros((height, width), np.uint8)
     cv2.circle(disc, (width // 2, height // 2), min(height, width) // 2, (255,), -1)
     lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
-    # Tissue is pink and violet: finer bins around the neutral axis; what lies outside is left out of the
-    # histogram.
+    # Tissue is pink and violet, so the bins are fine and cover only colours near the neutral axis; others are not
+    # counted.
     histogram = cv2.calcHist([lab], [0, 1, 2], disc, [8, 8, 8], [0, 256, 100, 200, 80, 180]).ravel()
     unit: Floats = np.sqrt(histogram / max(float(histogram.sum()), 1.0)).astype(np.float32)
     return unit
@@ -95,8 +96,8 @@ def _keypoints(pixels: MatLike) -> tuple[Floats, Codes]:
         return _no_keypoints()
     points = np.array([(k.pt[0], k.pt[1], np.log(k.size), np.deg2rad(k.angle)) for k in found], np.float32)
     root = np.sqrt(raw / (raw.sum(axis=1, keepdims=True) + 1e-6))
-    # The descriptor of a mirrored patch has its 4x4 grid turned over and its 8 directions reversed. Kept are
-    # sum and difference of the two halves that change places, so that mirroring is a change of sign in the
+    # In the descriptor of a mirrored patch the 4x4 grid is flipped and the 8 directions are reversed. What is kept are
+    # the sum and the difference of the two halves that change places, so that mirroring only changes signs in the
     # second half.
     grid = root.reshape(-1, 4, 4, 8)
     mirrored = grid[:, ::-1, :, (-np.arange(8)) % 8]
@@ -105,17 +106,17 @@ def _keypoints(pixels: MatLike) -> tuple[Floats, Codes]:
 
 
 class Shelf:
-    """Descriptions of many images, in blocks on disk that every process maps into its memory.
+    """The descriptions of many images, in blocks on disk that every process maps into its memory.
 
-    A block appears when it is whole, so work that was interrupted goes on behind the last one.
+    A block appears only when it is complete, so interrupted work continues after the last block.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._blocks: dict[int, dict[str, NDArray[Any]]] = {}
 
-    def fill(self, paths: Sequence[str], described: Callable[[Sequence[str]], Iterator[Described]]) -> Iterator[int]:
-        """Describe all files that are not on the shelf yet; yields how many are done."""
+    def fill(self, paths: Sequence[str], described: Callable[[Sequence[str]], Iterator[Description]]) -> Iterator[int]:
+        """Describe all files that are not on the shelf yet; yield how many are done."""
         for start in range(0, len(paths), BLOCK):
             some = paths[start : start + BLOCK]
             if not self._whole(start // BLOCK, len(some)):
@@ -128,11 +129,11 @@ class Shelf:
             yield start + len(some)
 
     def all(self, field: str, count: int) -> NDArray[Any]:
-        """One field (digest, thumb or colour) of the first `count` images: [N, ...]."""
+        """Return one field (digest, thumb or colour) of all `count` images: [N, ...]."""
         return np.concatenate([self._block(number)[field] for number in range(-(-count // BLOCK))])
 
     def codes(self, i: int) -> Codes:
-        """Descriptors [n, 128] of an image, in units of 1 / UNIT."""
+        """Return the descriptors [n, 128] of an image, in units of 1 / UNIT."""
         block, rows = self._rows(i)
         return np.asarray(block["codes"][rows])
 
@@ -160,15 +161,16 @@ class Shelf:
     def _whole(self, number: int, count: int) -> bool:
         try:
             return len(self._block(number)["digest"]) == count
-        except (OSError, ValueError):  # absent, or altered by somebody: described anew
+        except (OSError, ValueError):  # absent or altered: the images are described again
             return False
 
 
 FIELDS = ("digest", "thumb", "colour", "shape", "begin", "grey", "start", "points", "codes")
-"""Files of a block, each an array. `start` and `begin` say where an image's keypoints and its grey pixels lie."""
+"""Names of the files of a block, one array each. `start` and `begin` are the positions of an image's keypoints and of
+its grey pixels."""
 
 
-def _write(folder: Path, images: Sequence[Described]) -> None:
+def _write(folder: Path, images: Sequence[Description]) -> None:
     nothing = _no_keypoints()
     sizes = [one.grey.size for one in images]
     arrays: tuple[NDArray[Any], ...] = (
@@ -188,5 +190,5 @@ def _write(folder: Path, images: Sequence[Described]) -> None:
 
 @lru_cache(maxsize=1)
 def shelf(folder: str) -> Shelf:
-    """The shelf in a folder, opened once in each process."""
+    """Return the shelf in a folder, which is opened once in each process."""
     return Shelf(Path(folder))

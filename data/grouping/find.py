@@ -1,16 +1,17 @@
-"""Which images share a source? Found from pixels alone, so that a split can keep the copies together.
+"""Finding which images share a source, from pixels alone, so that a split can keep copies together.
 
-Augmented copies (rotated, flipped, zoomed, re-encoded, brightened) show the same structures, so two images are siblings
-when one can be laid over the other and their fine detail agrees. Five steps:
+Augmented copies (rotated, flipped, zoomed, re-encoded, brightened) show the same structures. So two images are siblings
+if one can be laid over the other and their fine detail agrees. The search has five steps:
 
 1. describe   SIFT keypoints of the grey image at a common size (Lowe 2004; RootSIFT, Arandjelovic and Zisserman 2012)
               in a basis where mirroring only flips signs; colour histogram of the central disc; a thumbnail
 2. candidates the nearest images by colour, and by votes of quantised descriptors (Hamming embedding, Jegou et al.
-              2008): some 20 pairs an image, whatever the number of images
+              2008): some 20 pairs per image, whatever the number of images
 3. register   mutual matches that pass the ratio test vote for one transform, mirrored or not; the images are laid over
-              each other by it, and a pair's likeness says how much agrees
-4. chance     random pairs of this folder say what unrelated images reach here; a pair must reach more
-5. groups     likest pairs first; what hangs by one pair that is not sure is asked again, and cut
+              each other by it, and the likeness of the pair says how well they agree
+4. chance     random pairs show what likeness unrelated images reach in this folder; a pair must reach more
+5. groups     the most alike pairs join groups first; if only one pair that is not sure connects two groups, further
+              pairs between them are compared, and without their support the groups stay apart
 
 It cannot find patients: two tiles of one slide that do not overlap have nothing to register.
 """
@@ -27,7 +28,15 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from data.cache import publish
-from data.grouping.belief import Close, Sets, Tried, believed, limit_of, random_pairs, reached_by_chance
+from data.grouping.belief import (
+    ClosePair,
+    ComparedPairs,
+    DisjointSets,
+    believed,
+    limit_of,
+    random_pairs,
+    reached_by_chance,
+)
 from data.grouping.candidates import near_duplicates, ranked_pairs
 from data.grouping.crew import Map, processes_map
 from data.grouping.description import Shelf, describe
@@ -35,9 +44,9 @@ from data.grouping.registration import likenesses
 from data.grouping.settings import BLIND, BRIDGES, CROSSING, LIKE, LONELY, MIN_SIDE, RARE
 
 BATCH, KEPT = 256, 8192
-"""Pairs that a process registers at a time; pairs whose likeness is kept together."""
+"""Number of pairs that a process registers at a time, and number of pairs whose likeness is kept together on disk."""
 EDGE = 12
-"""Pairs just above, and just below the decision, that are shown to people."""
+"""Number of pairs just above the decision, and just below it, that are shown to people."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -47,9 +56,11 @@ Floats = NDArray[np.float32]
 class Groups:
     """A partition of images by source, and how it was found.
 
-    `group` [N] is 0-based and numbered by first member; `duplicates` are sets of images whose decoded pixels
-    are the same; `tried` and `joined` count the pairs that were registered and that agreed; `limit` is the likeness
-    that a pair must reach in this folder, 0 to 1, and `told` whether copies can be told from others here.
+    `group` [N] are group numbers from 0, in the order of the groups' first members. `method` says in words how the
+    groups were found. `duplicates` are sets of images whose decoded pixels are the same. `tried` and `joined` are the
+    numbers of pairs that were registered and that agreed. `limit` is the likeness, 0 to 1, that a pair must reach in
+    this folder, and `told` whether copies can be told from other images here. `close` are the pairs nearest to the
+    decision.
     """
 
     group: Ints
@@ -59,7 +70,7 @@ class Groups:
     joined: int
     limit: float
     told: bool
-    close: tuple[Close, ...]
+    close: tuple[ClosePair, ...]
 
 
 def find_groups(
@@ -69,10 +80,10 @@ def find_groups(
     progress: Callable[[int, int], None] | None = None,
     keep: Path | None = None,
 ) -> Groups:
-    """Partition images by common source: the same for any order of the paths and any number of processes.
+    """Partition images by common source; neither the order of the paths nor the number of processes changes the result.
 
-    `progress(done, total)` is called from this process. `keep` is a folder for what is known on the way: found again
-    there, it is not made again. Raises OSError, naming the path, for a file that is no image.
+    `progress(done, total)` is called from this process. `keep` is a folder for intermediate results, from which an
+    interrupted search continues. Raises OSError, which names the path, for a file that is no image.
     """
     tell = progress or (lambda done, total: None)
     with ExitStack() as stack:
@@ -83,7 +94,8 @@ def find_groups(
 
 
 class _Search:
-    """One search: where descriptions lie, what runs the work, and whom to tell."""
+    """One search for groups, with the folder of its intermediate results, the map that runs its work, and its progress
+    function."""
 
     def __init__(self, folder: Path, mapping: Map, tell: Callable[[int, int], None]) -> None:
         self._folder, self._mapping, self._tell = folder, mapping, tell
@@ -97,8 +109,8 @@ class _Search:
             self._tell(done, 2 * total)
         if not total:
             return Groups(np.zeros(0, np.int64), _sentence(0, 0, 0, 0, LIKE), (), 0, 0, LIKE, True, ())
-        # Exact duplicates are handled once, and in the order of their content: file names and their order decide
-        # nothing.
+        # Each set of exact duplicates is handled once, in the order of the contents, so that neither the names of files
+        # nor their order matter.
         _, self._first, content = np.unique(self._shelf.all("digest", total), return_index=True, return_inverse=True)
         codes = [self._shelf.codes(i) for i in self._first.tolist()]
         with threadpool_limits(1):  # sums must not depend on the number of threads
@@ -125,9 +137,9 @@ class _Search:
             close=self._close(tried, labels, limit),
         )
 
-    def _compared(self, batches: Sequence[Ints], start: Ints, images: int) -> tuple[Tried, float]:
-        """The candidate pairs that were registered, and the likeness that chance reaches here."""
-        tried = Tried(len(self._first))
+    def _compared(self, batches: Sequence[Ints], start: Ints, images: int) -> tuple[ComparedPairs, float]:
+        """Register the candidate pairs; return them with their likeness, and the likeness that chance reaches here."""
+        tried = ComparedPairs(len(self._first))
         if not batches:
             return tried, 0.0
         drawn = _drawn(batches)
@@ -147,7 +159,7 @@ class _Search:
         return tried, chance
 
     def _registered(self, pairs: Ints, name: str, images: int) -> Floats:
-        """Likeness of pairs [n, 2] of different images [n]; kept in pieces."""
+        """Return the likeness [n] of pairs [n, 2] of different images; it is kept on disk in pieces."""
         found = [np.zeros(0, np.float32)]
         for number, start in enumerate(range(0, len(pairs), KEPT)):
             some = self._first[pairs[start : start + KEPT]]
@@ -165,34 +177,34 @@ class _Search:
             found.append(known)
         return np.concatenate(found)
 
-    def _close(self, tried: Tried, labels: Ints, limit: float) -> tuple[Close, ...]:
-        """The pairs nearest to the decision, the likest first."""
+    def _close(self, tried: ComparedPairs, labels: Ints, limit: float) -> tuple[ClosePair, ...]:
+        """Return the pairs nearest to the decision, the most alike first."""
         above, below = np.flatnonzero(tried.like >= limit), np.flatnonzero((tried.like < limit) & (tried.like > 0))
         near = [*above[np.argsort(tried.like[above], kind="stable")[:EDGE]].tolist()]
         near += below[np.argsort(-tried.like[below], kind="stable")[:EDGE]].tolist()
         pairs = [(*tried.pairs[i].tolist(), float(tried.like[i])) for i in near]
         return tuple(
-            Close(int(self._first[a]), int(self._first[b]), round(like, 4), bool(labels[a] == labels[b]))
+            ClosePair(int(self._first[a]), int(self._first[b]), round(like, 4), bool(labels[a] == labels[b]))
             for a, b, like in sorted(pairs, key=lambda one: (-one[2], one[:2]))
         )
 
 
 def _joined(count: int, pairs: Iterable[tuple[int, int]]) -> Ints:
-    """A label for each image [N], the same for near duplicates."""
-    sets = Sets(count)
+    """Return a label for each image [N], the same for the images that the pairs connect."""
+    sets = DisjointSets(count)
     for pair in pairs:
         sets.join(*pair)
     return sets.labels()
 
 
 def _drawn(batches: Sequence[Ints]) -> Ints:
-    """Random pairs [n, 2] of the images that can be registered, which are those among the candidates."""
+    """Draw random pairs [n, 2] of the images that can be registered, which are those that occur in the batches."""
     able = np.unique(np.concatenate(batches))
     return able[random_pairs(len(able))]
 
 
 def _known(place: Path, pairs: Ints) -> Floats | None:
-    """What an interrupted search kept of these pairs."""
+    """Read the likeness of these pairs as an interrupted search kept it; None if there is none."""
     try:
         like = np.load(place / "like.npy")
         return like if np.array_equal(np.load(place / "pairs.npy"), pairs) else None
@@ -229,10 +241,11 @@ def _numbered(labels: Ints) -> Ints:
 
 
 def _last_chances(batch: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which pairs [n, 2] of the last batch, long and poor, are worth registering, given the groups so far.
+    """Return which pairs [n, 2] of the last batch, which is large and has few copies, are worth registering.
 
-    All of an image that is still (almost) alone; and, lest many copies fall into groups that hold all of each
-    other's nearest neighbours, BRIDGES pairs of any two groups with CROSSING candidates between them.
+    `label` are the groups so far. Worth registering are all pairs of an image that is still (almost) alone, and BRIDGES
+    pairs between any two groups with at least CROSSING candidate pairs between them. The latter are needed because many
+    copies may fall into several groups, each of which holds all nearest neighbours of its members.
     """
     ends = np.sort(label[batch], axis=1)
     _, between, crossing = np.unique(ends[:, 0] * len(label) + ends[:, 1], return_inverse=True, return_counts=True)
@@ -240,7 +253,7 @@ def _last_chances(batch: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray
     position = np.empty(len(batch), np.int64)
     position[order] = np.arange(len(batch)) - np.repeat(np.cumsum(crossing) - crossing, crossing)
     count = crossing[between]
-    spread = np.maximum(count // BRIDGES, 1)  # evenly through the list: not all of them of one image
+    spread = np.maximum(count // BRIDGES, 1)  # chosen evenly from the list, not all from one image
     bridge = (count >= CROSSING) & (position % spread == 0) & (position < BRIDGES * spread)
     lonely = np.bincount(label)[ends].min(axis=1) <= LONELY if len(batch) else bridge
     chosen: NDArray[np.bool_] = bridge | lonely

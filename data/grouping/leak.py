@@ -1,11 +1,13 @@
-"""Does a split leak? A second opinion on the groups, by a method that shares no feature or threshold with theirs.
+"""Leak detector: a second opinion on whether a split leaks, by a method that shares no feature or threshold with the
+one that finds the groups.
 
-No keypoints: the middle of a held-out image, turned, flipped and scaled in some hundred ways, is searched for in
-training images that look like it, by normalised cross-correlation; the best place is refined to an affine transform
-(ECC, Evangelidis and Psarakis 2008), and the fine relief of the two is correlated where they overlap. Training images
-drawn at random show what chance reaches in this folder: where that is too much, this opinion says that it cannot tell.
+It uses no keypoints. The middle of a held-out image, turned, flipped and scaled in some hundred ways, is searched for
+in training images that look similar, by normalised cross-correlation. The best place is refined to an affine transform
+(ECC, Evangelidis and Psarakis 2008), and the fine relief of the two images is correlated where they overlap. Training
+images drawn at random show what chance reaches in this folder; if that is too much, the detector says that it cannot
+tell.
 
-Its own error, thresholds fixed on the colon classes of LC25000 at 224 px: see BENCHMARKS.md.
+The thresholds were fixed on the colon classes of LC25000 at 224 px. For the detector's own error see BENCHMARKS.md.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,40 +27,41 @@ from data.grouping.crew import processes_map
 from data.images import in_8_bits, opened, to_rgb
 
 SAMPLE = 1000
-"""Held-out images looked at; more are sampled."""
+"""Largest number of held-out images that are examined; if there are more, a random sample is taken."""
 CANDIDATES = 5
-"""Training images each of them is compared with: so many by colour and texture, and by layout, which no exposure
-changes."""
+"""Number of training images, for each of two criteria, that a held-out image is compared with: the nearest by colour
+and texture, and the nearest by layout, which does not depend on exposure."""
 DRAWN, DRAWN_WITH = 100, 8
-"""Held-out images that are compared with training images drawn at random, and how many of these."""
+"""Most held-out images that are compared with random training images, and number of training images for each."""
 SAME, SAME_SMALL, BLIND, USUAL = 0.5, 0.995, 0.2, 0.85
-"""Correlation from which two images share a source: registered; as they are or flipped (small images). Where this
-quantile of random pairs reaches BLIND, it cannot be told (of hands it reaches 0.3, of tissue 0.1; a tenth of the pairs
-may be copies)."""
+"""SAME: correlation, after registration, from which two images share a source. SAME_SMALL: the same for small images,
+compared as they are or flipped. If the quantile USUAL of random pairs exceeds the correlation BLIND, copies cannot be
+told from other images (for hands it reaches 0.3, for tissue 0.1; a tenth of the random pairs may be copies)."""
 SMALL = 64
-"""An image with a shorter side below this (pixels) is not registered."""
+"""Images whose shorter side is below this, in pixels, are not registered."""
 LOOK, SEARCH, PATCH = 96, 48, 24
-"""MatLike: the side of a registered image, of a searched image, and of the patch searched for."""
+"""Sides, in pixels, of a registered image, of an image that is searched, and of the patch that is searched for."""
 PARTS = (0.33, 0.42, 0.53, 0.66, 0.8)
-"""The patch shows so much of the held-out image's side: copies may be zoomed by 0.66 to 1.6."""
+"""Shares of the held-out image's side that a patch shows; with these, copies may be zoomed by 0.66 to 1.6."""
 ANGLES = range(-50, 51, 10)
-"""Two copies turned by up to 25 degrees differ by up to 50."""
+"""Angles of a patch in degrees; two copies that were each turned by up to 25 degrees differ by up to 50."""
 FLIPS = [
     np.array([[a, 0, (PATCH - 1) * (a < 0)], [0, b, (PATCH - 1) * (b < 0)], [0, 0, 1]], np.float64)
     for a, b in product((1, -1), (1, -1))
 ]
+"""The four flips of a patch as 3x3 matrices on its pixel coordinates."""
 
 Floats = NDArray[np.float32]
 
 
 COARSE, FINE = LOOK / 8, LOOK / 38
-"""What is smoother than this (pixels at LOOK) is taken away: before images are registered, and before they are
-compared."""
+"""Widths of Gaussian blurs (pixels at LOOK) that are subtracted from images: before they are registered, and before
+they are compared."""
 
 
-class Look(NamedTuple):
-    """Grey image uint8 [LOOK, LOOK], colour and texture histogram, layout, and whether it is large enough to
-    register."""
+class Features(NamedTuple):
+    """An image as the detector sees it: grey image, uint8 [LOOK, LOOK]; histogram of colour and texture; layout; and
+    whether it is large enough to be registered."""
 
     grey: NDArray[np.uint8]
     feature: Floats
@@ -66,9 +69,9 @@ class Look(NamedTuple):
     large: bool
 
 
-class Opinion(NamedTuple):
-    """Share (0..1) of held-out images with a copy among the others, None where it cannot be told; and the correlation
-    that USUAL of random pairs stay below."""
+class LeakEstimate(NamedTuple):
+    """The result of the detector: the share (0..1) of held-out images with a copy among the others, None if it cannot
+    be told; and the correlation that the share USUAL of random pairs stay below."""
 
     share: float | None
     chance: float
@@ -76,21 +79,21 @@ class Opinion(NamedTuple):
 
 def share_with_sibling(
     paths: Sequence[Path], held_out: NDArray[np.bool_], *, processes: int | None = None, sample: int = SAMPLE
-) -> Opinion:
-    """How many held-out images have an augmented copy of their own source among the others.
+) -> LeakEstimate:
+    """Estimate the share of held-out images that have an augmented copy of their own source among the others.
 
-    Deterministic; looks at `sample` held-out images at most (standard error below 1.6 points at 1,000, far
-    less near 0).
+    The result is deterministic. At most `sample` held-out images are examined; at 1,000 the standard error is below 1.6
+    percentage points, and far less near 0.
     """
     held, train = np.flatnonzero(held_out), np.flatnonzero(~held_out)
     if not len(held) or not len(train):
-        return Opinion(0.0, 0.0)
+        return LeakEstimate(0.0, 0.0)
     rng = np.random.default_rng(0)
     if len(held) > sample:
         held = np.sort(rng.choice(held, sample, replace=False))
     used = np.concatenate([held, train])
     with processes_map(processes, len(used)) as mapping:
-        looks: list[Look] = list(mapping(_look, [str(paths[i]) for i in used], 16))
+        looks: list[Features] = list(mapping(_look, [str(paths[i]) for i in used], 16))
         some, others = looks[: len(held)], looks[len(held) :]
         drawn = [
             (look, [others[j]])
@@ -100,24 +103,25 @@ def share_with_sibling(
         reached = list(mapping(_likest, drawn, 4))
         chance = float(np.quantile(reached, USUAL)) if reached else 0.0
         if chance > BLIND:
-            return Opinion(None, chance)
+            return LeakEstimate(None, chance)
         near = [_nearest(np.stack([getattr(look, field) for look in looks]), len(held)) for field in FIELDS]
         jobs = [(look, [others[j] for j in {*a, *b}]) for look, a, b in zip(some, *near, strict=True)]
-        return Opinion(float(np.mean([like >= SAME for like in mapping(_likest, jobs, 4)])), chance)
+        return LeakEstimate(float(np.mean([like >= SAME for like in mapping(_likest, jobs, 4)])), chance)
 
 
 FIELDS = ("feature", "layout")
-"""Fields of a Look that say which training images are near."""
+"""Fields of a Look by which the nearest training images are found."""
 
 
 def _nearest(values: Floats, count: int) -> list[list[int]]:
-    """The nearest (Euclidean) of the rows behind the first `count`, for each of these: their numbers from there."""
+    """Find for each of the first `count` rows the nearest (Euclidean) among the other rows, numbered from 0 after
+    `count`."""
     index = NearestNeighbors(n_neighbors=min(CANDIDATES, len(values) - count), algorithm="brute").fit(values[count:])
     found: list[list[int]] = index.kneighbors(values[:count], return_distance=False).tolist()
     return found
 
 
-def _look(path: str) -> Look:
+def _look(path: str) -> Features:
     with opened(Path(path)) as image:
         size = image.size
         image.draft("RGB", (2 * LOOK, 2 * LOOK))
@@ -129,17 +133,18 @@ def _look(path: str) -> Look:
     feature = np.sqrt(np.concatenate([colour, *texture]) / LOOK**2)
     layout = cv2.resize(_relief(grey, COARSE), (16, 16), interpolation=cv2.INTER_AREA).ravel()
     layout = layout / (np.linalg.norm(layout) + 1)
-    return Look(grey.astype(np.uint8), feature.astype(np.float32), layout.astype(np.float32), min(size) >= SMALL)
+    return Features(grey.astype(np.uint8), feature.astype(np.float32), layout.astype(np.float32), min(size) >= SMALL)
 
 
 def _relief(grey: MatLike, width: float) -> Floats:
-    """The image [H, W] without what is smoother than `width` pixels."""
+    """Subtract a Gaussian blur of `width` pixels from an image [H, W]."""
     values = grey.astype(np.float32)
     return (values - cv2.GaussianBlur(values, (0, 0), width)).astype(np.float32)
 
 
-def _likest(job: tuple[Look, list[Look]]) -> float:
-    """The highest correlation of an image with some others; 1 for a small one that is the same or flipped."""
+def _likest(job: tuple[Features, list[Features]]) -> float:
+    """Return the highest correlation of an image with some others; a small image has 1 if another one is the same or
+    flipped, else 0."""
     one, others = job
     if not one.large:
         alike = (_alike(one.grey, flip) for other in others for flip in _flips(other.grey))
@@ -153,14 +158,17 @@ def _flips(grey: MatLike) -> Iterator[MatLike]:
 
 
 def _alike(a: MatLike, b: MatLike) -> float:
-    """Correlation; a grey level of noise keeps blank images from agreeing by chance."""
+    """Return the correlation of two images, as if they had noise of one grey level, so that blank ones do not agree by
+    chance."""
     x, y = a.astype(np.float64) - a.mean(), b.astype(np.float64) - b.mean()
     return float((x * y).sum() / np.sqrt(((x**2).sum() + x.size) * ((y**2).sum() + y.size)))
 
 
 def _patches(relief: Floats) -> tuple[Floats, list[NDArray[np.float64]]]:
-    """The middle of the image in every attitude: unit vectors [n, PATCH * PATCH], and where each patch's
-    pixels lie in the image (3x3 matrices)."""
+    """Cut patches from the middle of an image in every size, rotation and flip.
+
+    Returns unit vectors [n, PATCH * PATCH], and 3x3 matrices from the pixel coordinates of each patch to the image's.
+    """
     patches, places = [], []
     for part, angle in product(PARTS, ANGLES):
         step, middle = part * LOOK / PATCH, (PATCH - 1) / 2
@@ -179,7 +187,8 @@ def _patches(relief: Floats) -> tuple[Floats, list[NDArray[np.float64]]]:
 
 
 def _registered(one: MatLike, other: MatLike, patches: Floats, places: list[NDArray[np.float64]]) -> float:
-    """Correlation of the overlap at the best place found, 0 where there is none."""
+    """Find the best place of the patches of one image in the other, and return the correlation of the overlap there; 0
+    if there is none."""
     small = cv2.resize(other, (SEARCH, SEARCH), interpolation=cv2.INTER_AREA)
     windows = sliding_window_view(_relief(small, SEARCH / 6), (PATCH, PATCH)).reshape(-1, PATCH * PATCH)
     norm = np.sqrt(np.maximum((windows**2).sum(axis=1) - PATCH**2 * windows.mean(axis=1) ** 2, 0)) + 0.02
@@ -197,7 +206,7 @@ def _refined(one: MatLike, other: MatLike, start: Floats) -> float:
         _, warp = cv2.findTransformECC(  # type: ignore[call-overload]
             _relief(one, COARSE), _relief(other, COARSE), start, cv2.MOTION_AFFINE, rule, None, 3
         )
-    except cv2.error:  # it did not converge: nothing in common
+    except cv2.error:  # it did not converge, so the images have nothing in common
         return 0.0
     long, short = np.linalg.svd(warp[:, :2], compute_uv=False)
     if long > 1.6 * short or not 0.3 < long * short < 6.25:

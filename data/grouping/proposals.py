@@ -1,4 +1,5 @@
-"""What folders and file names say of patients: a way to keep each one on one side, which a person may take or leave."""
+"""Proposals of groups: names of folders and files that look like patients, so that a person may choose to keep each on
+one side of a split."""
 
 import re
 from collections import Counter
@@ -10,32 +11,32 @@ from data import DataError, counted
 from data.grouping.sources import level_groups, match_groups
 
 LEAST, LEAST_IN_CLASS = 8, 4
-"""Patients that are worth a proposal, in all and in each class: with fewer in a class a study is refused."""
+"""Fewest patients for a proposal, in total and in each class; with fewer in a class a study is refused."""
 LARGEST = 1 / 3
-"""Share of all images that one patient has at most; what has more is a kind of images."""
+"""Largest share of all images that one patient may have; a name with more is a kind of images, not a patient."""
 MOST_CLASSES = 10
-"""Names of folders that each patient's folder may hold."""
+"""Most folder names (the classes) inside the folders of patients."""
 
 WORDS = ("patient", "pat", "pt", "subject", "subj", "sub", "person", "donor", "case", "slide", "wsi")
-"""What stands before the number of a patient, the one that holds the others first."""
+"""Words before the number of a patient; those for the larger unit come first, as a patient before a slide."""
 COUNTERS = ("im", "pi", "dc", "x", "y", "z", "r", "c")
-"""Letters before numbers that are no patients: of images, rows and columns."""
+"""Letters before numbers that are not patients, but images, rows or columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """Fields that would keep each patient on one side, and what they were seen by."""
+    """A proposal: settings that would keep each patient on one side of a split, and what suggests them."""
 
-    seen: str
-    fields: dict[str, str]  # labels_from, groups
+    seen: str  # what suggests them, in words
+    fields: dict[str, str]  # settings: labels_from, groups
 
     def line(self, *, study: bool = True) -> str:
-        """What was seen and what to type: as settings of a study, or as options of `study data`."""
+        """Return what was seen and what to type: as settings of a study, or as options of `study data`."""
         return f"{self.seen}: to keep each on one side: {typed(self.fields, study=study)}"
 
 
 def typed(fields: Mapping[str, str], *, study: bool) -> str:
-    """Fields as settings of a study, or as options of `study data`."""
+    """Write fields as they are typed: as settings of a study, or as options of `study data`."""
     return " ".join(
         f"--set {quote(f'{name}={value}')}" if study else f"--{name.replace('_', '-')} {quote(value)}"
         for name, value in fields.items()
@@ -43,14 +44,14 @@ def typed(fields: Mapping[str, str], *, study: bool) -> str:
 
 
 def propose(paths: Sequence[str], classes: Sequence[str]) -> Proposal | None:
-    """What the paths propose, given the class of each image; None where they name no patients."""
+    """Return the proposal that the paths suggest, given the class of each image; None if they name no patients."""
     if not paths:
         return None
     return _of_levels(paths, classes) or _of_top_folders(paths, classes) or _of_names(paths, classes)
 
 
 def _of_levels(paths: Sequence[str], classes: Sequence[str]) -> Proposal | None:
-    """Folders such as class/patient: the first level whose folders divide every class."""
+    """Propose groups from folders such as class/patient: the first level whose folders may be patients."""
     for level in range(1, min(path.count("/") for path in paths) + 1):
         names = [path.split("/")[level - 1] for path in paths]
         if _divide(names, classes):
@@ -59,7 +60,8 @@ def _of_levels(paths: Sequence[str], classes: Sequence[str]) -> Proposal | None:
 
 
 def _of_top_folders(paths: Sequence[str], classes: Sequence[str]) -> Proposal | None:
-    """Folders such as patient/class whose patients were taken for classes: each holds folders of the same few."""
+    """Propose groups from folders such as patient/class if the patients were taken for classes: all of them hold
+    folders of the same few names."""
     folders = [path.split("/")[:-1] for path in paths]
     levels = {inside.index(name) if name in inside else -1 for inside, name in zip(folders, classes, strict=True)}
     level = levels.pop()
@@ -78,7 +80,7 @@ def _of_top_folders(paths: Sequence[str], classes: Sequence[str]) -> Proposal | 
 
 
 def _of_names(paths: Sequence[str], classes: Sequence[str]) -> Proposal | None:
-    """File names such as P017_0042.png, case12-slide3-004.jpg and patient_007_img_1.jpg."""
+    """Propose groups from file names such as P017_0042.png, case12-slide3-004.jpg and patient_007_img_1.jpg."""
     files = [path.rpartition("/")[2] for path in paths]
     for kind in (
         *(rf"(?:^|[_\- ])((?i:{word})[_\- ]?)(\d+)(?=(\D))" for word in WORDS),
@@ -99,7 +101,10 @@ def _of_names(paths: Sequence[str], classes: Sequence[str]) -> Proposal | None:
 
 
 def _patterns(heads: Sequence[str], ends: set[str]) -> Iterator[str]:
-    """Patterns for names with one of the heads before a number, the shortest first; the others are for odd folders."""
+    """Yield patterns for names with one of the heads before a number, the shortest first.
+
+    The longer ones are for paths whose folders match the shortest one too.
+    """
     head = re.escape(heads[0]) if len(heads) == 1 else f"(?:{'|'.join(map(re.escape, heads))})"
     end = re.escape(*ends) if len(ends) == 1 else r"\D"
     core = rf"(?P<group>{head}\d+){end}".replace(r"\-", "-").replace(r"\ ", " ")
@@ -116,7 +121,8 @@ def _matched(pattern: str, paths: Sequence[str]) -> list[str] | None:
 
 
 def _divide(names: Sequence[str], classes: Sequence[str]) -> bool:
-    """Whether these may be the images' patients: many of several images each, in every class, none with most images."""
+    """Return whether names may be the images' patients: many names, with several images each on average, at least
+    LEAST_IN_CLASS in every class, and none with more than the share LARGEST of the images."""
     sizes = Counter(names)
     owned = Counter(name for name, _ in set(zip(classes, names, strict=True)))
     return (
@@ -128,7 +134,7 @@ def _divide(names: Sequence[str], classes: Sequence[str]) -> bool:
 
 
 def _seen(what: str, names: Sequence[str]) -> str:
-    """Such as "the file names look like patients (P017: 12 images, 41 of them)"."""
+    """Say what was seen, such as "the file names look like patients (P017: 12 images, 41 of them)"."""
     sizes = Counter(names)
     first = min(sizes)
     return f"the {what} look like patients ({first}: {counted(sizes[first], 'image')}, {len(sizes)} of them)"

@@ -1,4 +1,4 @@
-"""Two images laid over each other: how much of what both should show agrees."""
+"""Registration of two images: one is laid over the other, and their agreement is measured where both should agree."""
 
 import math
 from functools import lru_cache
@@ -35,26 +35,28 @@ Matrix = NDArray[np.float64]
 
 
 class Agreement(NamedTuple):
-    """How many matches agree on one transform, and that transform: [2, 3], from one image's places at SIDE to the
-    other's."""
+    """The number of matches that agree on one affine transform, and that transform [2, 3], which maps positions at SIDE
+    in one image to positions in the other."""
 
     inliers: int
     transform: Matrix
 
 
 def likenesses(job: tuple[str, NDArray[np.int64]]) -> Floats:
-    """`likeness` of pairs [n, 2] of images on the shelf in a folder."""
+    """Compute the likeness of some pairs of images; `job` is (folder of the shelf of images, pairs [n, 2])."""
     images = shelf(job[0])
     return np.array([likeness(images[a], images[b]) for a, b in job[1].tolist()], np.float32)
 
 
 def likeness(one: Sketch, other: Sketch) -> float:
-    """How far one image is a copy of the other, 0 to 1: of the keypoints that both should show the share that agree on
-    one transform (its square root: resampling loses many), times the correlation of fine detail when they are laid
-    over each other so.
+    """Return the likeness of two images, 0 to 1: how well one is a copy of the other.
 
-    Neither depends on exposure. Unrelated things of one kind have the same outlines, and so some matches; copies have
-    the same fine detail too. 0 where fewer than MIN_INLIERS agree.
+    It is the product of two factors. The first is the square root of the share of keypoints that agree on one
+    transform, among those that both images should show; the square root is taken because resampling loses many
+    keypoints. The second is the correlation of fine detail when one image is laid over the other by that transform.
+
+    Neither factor depends on exposure. Unrelated objects of one kind have the same outlines, and so some matches; only
+    copies have the same fine detail too. The likeness is 0 if fewer than MIN_INLIERS keypoints agree.
     """
     found = agreement(one, other)
     if found is None or found.inliers < MIN_INLIERS:
@@ -69,20 +71,21 @@ def likeness(one: Sketch, other: Sketch) -> float:
 
 
 def _inside(points: Floats, transform: MatLike, shape: tuple[int, ...]) -> int:
-    """How many keypoints lie inside the other image, whose grey image has this shape."""
+    """Count the keypoints that the transform maps to places inside the other image, whose grey image has this shape."""
     places = points[:, :2] @ transform[:, :2].T + transform[:, 2]
     limit = np.array([shape[1], shape[0]]) * (SIDE / LAID)
     return int(((places >= 0) & (places < limit)).all(axis=1).sum())
 
 
 def fine_detail(one: Grey, other: Grey, transform: Matrix) -> float:
-    """Correlation of detail smaller than FINE, the other image laid over the one, that four fifths of all cells reach.
+    """Return the correlation of fine detail (smaller than FINE) that four fifths of all cells of a grid reach when the
+    other image is laid over the one.
 
-    Each cell of a grid may be off by a pixel, as no transform fits everywhere, and only cells with structure count. A
-    stamp, a scale bar, a frame or a background that is the same in all images says little so, while something else
-    fills a fifth of the image. 0 where too few cells can be compared.
+    Each cell may be shifted by a pixel, as no transform fits everywhere, and only cells with structure count. So a
+    stamp, a scale bar, a frame or a background that is the same in all images has little influence, as long as
+    something else fills a fifth of the image. The result is 0 if too few cells can be compared.
     """
-    if np.linalg.det(transform[:, :2]) ** 2 > 1:  # lay the coarser one over the finer, or its detail is lost
+    if np.linalg.det(transform[:, :2]) ** 2 > 1:  # lay the coarser image over the finer one, or detail is lost
         one, other, transform = other, one, np.asarray(cv2.invertAffineTransform(transform), np.float64)
     small = transform.copy()
     small[:, 2] *= LAID / SIDE
@@ -108,14 +111,14 @@ def fine_detail(one: Grey, other: Grey, transform: Matrix) -> float:
 
 
 def _in_cells(values: Floats) -> Floats:
-    """The mean of each cell of a grid [..., H, W] -> [..., rows, columns], CELLS along a side of a square image."""
+    """Average values [..., H, W] over a grid of cells, CELLS along a side of a square image: [..., rows, columns]."""
     height, width = values.shape[-2:]
     return np.asarray(_cells_of(height) @ values @ _cells_of(width).T, np.float32)
 
 
 @lru_cache(maxsize=256)
 def _cells_of(length: int) -> Floats:
-    """Which share of which pixel makes the cells along one side: [cells, length]."""
+    """Return the weight of each pixel in each cell along one side of an image: [cells, length]."""
     count = max(2, round(CELLS * length / LAID))
     member = np.arange(length) * count // length == np.arange(count)[:, None]
     shares: Floats = (member / member.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -128,7 +131,7 @@ def _detail(grey: MatLike) -> Floats:
 
 
 def agreement(one: Sketch, other: Sketch) -> Agreement | None:
-    """The transform, upright or mirrored, on which most matches of keypoints agree."""
+    """Find the transform, upright or mirrored, on which most matches of keypoints agree; None if none is found."""
     p, q, a, b = one.points, other.points, one.codes, other.codes
     if min(len(p), len(q)) < MIN_INLIERS:
         return None
@@ -143,7 +146,10 @@ def agreement(one: Sketch, other: Sketch) -> Agreement | None:
 
 
 def _matches(similarity: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and columns that are each other's best and clearly better than the row's second best."""
+    """Return the rows and columns that are each other's best match, and clearly better than the row's second best.
+
+    Changes `similarity`.
+    """
     rows = np.arange(len(similarity))
     best = similarity.argmax(axis=1)
     top = similarity[rows, best]
@@ -155,10 +161,10 @@ def _matches(similarity: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _agreeing(p: Floats, q: Floats, i: NDArray[np.int64], j: NDArray[np.int64]) -> Agreement | None:
-    """The largest number of matches under one transform of the plane (points are complex numbers).
+    """Find the transform of the plane on which most matches agree (points are complex numbers).
 
-    Every match alone names a transform, by the sizes and angles of its keypoints; the three with most support
-    are fitted again to those that support them (least squares), until these stay the same.
+    Each match alone determines a transform, by the sizes and angles of its two keypoints. The three transforms with the
+    most support are fitted by least squares to the matches that support them, until these stay the same.
     """
     if len(i) < MIN_INLIERS:
         return None
@@ -180,9 +186,11 @@ def _agreeing(p: Floats, q: Floats, i: NDArray[np.int64], j: NDArray[np.int64]) 
 
 
 def _fitted(zp: Complexes, zq: Complexes, chosen: NDArray[np.bool_]) -> Agreement | None:
-    """Matches that agree with z -> turn * z + skew * conj(z) + shift, fitted to the chosen ones and then to
-    those that agree: an affine transform in complex numbers, a similarity where skew is 0 (to which few
-    matches are held). None where the transform is absurd: such join unrelated images."""
+    """Fit z -> turn * z + skew * conj(z) + shift to the chosen matches, then again to the matches that agree with it.
+
+    This is an affine transform in complex numbers. With a skew of 0 it is a similarity, and a ridge keeps it near one
+    if there are few matches. Returns None if the transform is absurd, because absurd ones join unrelated images.
+    """
     for _ in range(FITS):
         start, goal = zp[chosen].mean(), zq[chosen].mean()
         arms = np.stack([zp - start, np.conj(zp - start)], axis=1)
@@ -197,7 +205,7 @@ def _fitted(zp: Complexes, zq: Complexes, chosen: NDArray[np.bool_]) -> Agreemen
         if (again == chosen).all():
             break
         chosen = again
-    # One place with several orientations counts once.
+    # A place with keypoints of several orientations counts once.
     count = min(len(np.unique(np.round(z[chosen] / 3))) for z in (zp, zq))
     shift = goal - turn * start - skew * np.conj(start)
     return Agreement(

@@ -1,4 +1,4 @@
-"""Finds out who shares a source, and says how that is known: by a list, folders, a pattern, or the pixels."""
+"""Finding out which images share a source, and how that is known: by a list, folders, a pattern, or the pixels."""
 
 import fcntl
 import logging
@@ -17,28 +17,29 @@ from pydantic import BaseModel
 
 from data import DataError, Progress, at_home, counted
 from data.cache import publish
-from data.grouping.belief import Close
+from data.grouping.belief import ClosePair
 from data.grouping.settings import version
 from data.images import read_file
 from data.layout.names import normal, refuse_alike
 from data.layout.tables import Table, read_table
 
 GROUPS = "groups.json"
+"""Name of the file in which found groups are kept."""
 
 logger = logging.getLogger(__name__)
 
-Means = Literal["list", "pattern", "level", "pixels", "files"]
-"""By what groups are known; files: each is a source of its own."""
+GroupSource = Literal["list", "pattern", "level", "pixels", "files"]
+"""The way in which groups are known; "files" means that each file is a source of its own."""
 
 
 class Sources(NamedTuple):
-    """The source of each image, as a name; how it is known, for people; by what; and of a search in the pixels the
-    pairs near its decision, and whether copies could be told from others."""
+    """The sources of images: the name of each image's source; how they are known, in words for people, and as one of
+    Means; for a search in the pixels also the pairs near its decision, and whether it could tell copies from others."""
 
     names: list[str]
     origin: str
-    by: Means
-    close: tuple[Close, ...] = ()
+    by: GroupSource
+    close: tuple[ClosePair, ...] = ()
     told: bool = True
 
 
@@ -52,13 +53,13 @@ def sources(
     progress: Progress | None,
     found_by: str | None = None,
 ) -> Sources:
-    """Find out who shares a source. `left_out` are files that a list may still name.
+    """Find out which images share a source. `left_out` are files that a list may still name.
 
-    found_by: the version that found the groups which are wanted, where they come from pixels; None for this one.
+    `found_by`: the version of the search whose groups are wanted, if they come from pixels; None for the current one.
 
-    groups: None (groups.csv in the folder, else as "auto"), "auto" (from the pixels), "none" (every image its own), the
-    name of a CSV file, "level:2" (the second folder of each path), or a pattern on paths with a part named group, such
-    as "(?P<group>patient\\d+)_.*".
+    `groups`: None (groups.csv in the folder, else as "auto"), "auto" (from the pixels), "none" (every image is its own
+    source), the name of a CSV file, "level:2" (the second folder of each path), or a regular expression on paths with a
+    part named group, such as "(?P<group>patient\\d+)_.*".
     """
     listed = root / "groups.csv"
     if groups is None and listed.is_file():
@@ -77,17 +78,17 @@ def sources(
     return Sources(match_groups(groups, paths), f"the pattern {groups}", "pattern")
 
 
-class Kept(BaseModel):
-    """What is written of groups that were found."""
+class KeptGroups(BaseModel):
+    """The content of the file in which found groups are kept."""
 
     method: str
     group: list[int]
-    close: tuple[Close, ...] = ()
+    close: tuple[ClosePair, ...] = ()
     told: bool = True
 
 
 class GroupsGoneError(DataError):
-    """Groups that another version found are wanted, and are no longer kept: found anew they would be others."""
+    """Groups that another version found are wanted but no longer kept; if found again, they would be different."""
 
 
 def found_groups(
@@ -98,9 +99,9 @@ def found_groups(
     progress: Progress | None,
     found_by: str | None = None,
 ) -> Sources:
-    """Groups found from the pixels (see data/grouping/find.py), kept in `cache` for the next start.
+    """Return the groups found from the pixels (see data/grouping/find.py); they are kept in `cache` for the next time.
 
-    Raises GroupsGoneError where those that another version found are wanted and not there.
+    Raises GroupsGoneError if the groups that another version found are wanted, but not in the cache.
     """
     kept = cache / f"groups-{fingerprint[:24]}-{found_by or version()}"
     others = found_by not in (None, version())
@@ -108,7 +109,7 @@ def found_groups(
         if not kept.is_dir() and not others:
             _find(kept, [root / path for path in paths], progress)
         try:
-            content = Kept.model_validate_json(read_file(kept / GROUPS))
+            content = KeptGroups.model_validate_json(read_file(kept / GROUPS))
             names = [str(number) for number in content.group]
             if len(names) != len(paths):
                 raise ValueError(f"{len(names)} groups for {len(paths)} images")
@@ -127,16 +128,16 @@ def found_groups(
 
 
 def _find(kept: Path, files: Sequence[Path], progress: Progress | None) -> None:
-    """Find groups and keep them. A search that was interrupted goes on with what lies beside."""
-    from data.grouping.find import find_groups  # OpenCV and k-means: seconds to import, and needed once a folder
+    """Find groups and keep them. An interrupted search continues from intermediate results in a folder beside them."""
+    from data.grouping.find import find_groups  # imported late: it takes seconds, and is needed once per folder
 
     tell = progress or (lambda what, done, total: None)
     work = kept.with_name(f"{kept.name}.work")
 
     def write(folder: Path) -> None:
-        with only_one(work) as mine:  # of two at once, one leaves nothing behind if it is stopped
+        with only_one(work) as mine:  # of two searches at once, only one keeps intermediate results
             found = find_groups(files, progress=lambda d, t: tell("finding groups", d, t), keep=work if mine else None)
-        content = Kept(method=found.method, group=found.group.tolist(), close=found.close, told=found.told)
+        content = KeptGroups(method=found.method, group=found.group.tolist(), close=found.close, told=found.told)
         (folder / GROUPS).write_text(content.model_dump_json(), encoding="utf-8")
 
     publish(kept, write)
@@ -145,7 +146,7 @@ def _find(kept: Path, files: Sequence[Path], progress: Progress | None) -> None:
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[bool]:
-    """Whether this process alone works in a folder, which is made."""
+    """Make a folder and lock it; yield whether this process got the lock, so that it alone works there."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("wb") as handle:
         try:
@@ -157,7 +158,7 @@ def only_one(folder: Path) -> Iterator[bool]:
 
 
 def level_groups(level: int, paths: Sequence[str]) -> list[str]:
-    """The folder of each path at a level, 1 being the first; DataError when it cannot divide the images."""
+    """Return the folder of each path at a level, 1 being the first. Raises DataError if it cannot divide the images."""
     folders = [path.split("/")[:-1] for path in paths]
     if lacking := [path for path, inside in zip(paths, folders, strict=True) if len(inside) < level]:
         raise DataError(
@@ -174,7 +175,7 @@ def level_groups(level: int, paths: Sequence[str]) -> list[str]:
 
 
 def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:
-    """The group that a pattern finds in each path; DataError when it cannot divide the images."""
+    """Return the group that a pattern finds in each path. Raises DataError if it cannot divide the images."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -196,12 +197,15 @@ def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:
 
 
 PATTERN_SECONDS = 30.0
-"""For a pattern on all names; one such as (a+)+$ takes for ever."""
+"""Most seconds for matching a pattern with all names, since one such as (a+)+$ would never end."""
 
 
 @contextmanager
 def time_limit(seconds: float, words: str) -> Iterator[None]:
-    """Raise DataError with these words when it takes longer; in a process's main thread, which alone hears signals."""
+    """Raise DataError with these words if this context takes longer than `seconds`.
+
+    It has an effect only in the main thread of a process, because only that receives signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -219,11 +223,11 @@ def time_limit(seconds: float, words: str) -> Iterator[None]:
 
 
 def read_groups(listed: Path, paths: Sequence[str], left_out: Iterable[str] = ()) -> list[str]:
-    """The group of each path from a CSV file with the columns path and group (or group_id).
+    """Read the group of each path from a CSV file with the columns path and group (or group_id).
 
-    A `group` is one source wherever it stands; a `group_id` beside a `label` column counts per label (LC25000-clean's
-    format). Raises DataError when columns, cells or images are missing, or when the list names images that are not
-    there.
+    The same `group` means the same source in all rows; the same `group_id` beside a `label` column does so only within
+    a label (the format of LC25000-clean). Raises DataError if columns, cells or images are missing, or if the list
+    names images that are neither in `paths` nor in `left_out`.
     """
     try:
         table = read_table(listed)
@@ -249,7 +253,7 @@ def read_groups(listed: Path, paths: Sequence[str], left_out: Iterable[str] = ()
 
 
 def _groups_of(table: Table, key: str, listed: Path) -> dict[str, str]:
-    """Path -> group; every row must name both, and no path may have two groups."""
+    """Return path -> group; every row must name both, and no path may have two groups."""
     found: dict[str, str] = {}
     for line, row in table.rows:
         named, own = row["path"], normal(row[key] or "")
@@ -268,7 +272,7 @@ def _normal(path: str) -> str:
 
 
 def join(keys: Iterable[tuple[str, str]]) -> NDArray[np.int64]:
-    """Group numbers [N] where two rows share a group when they share either key, directly or through others."""
+    """Return group numbers [N]: two rows are in one group if they share either key, directly or through other rows."""
     parent: dict[tuple[int, str], tuple[int, str]] = {}
 
     def find(node: tuple[int, str]) -> tuple[int, str]:

@@ -1,1 +1,1 @@
-"""How people keep labelled images: which files there are, and what folders and lists say of each."""
+"""Reading how labelled images are organised: which files there are, and what folders and lists say about each."""

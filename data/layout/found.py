@@ -1,4 +1,4 @@
-"""Every file of a folder with its fate: it is used, or left out for a reason that is said."""
+"""The account of every file in a folder: it is used, or left out for a stated reason."""
 
 import os
 from collections import Counter
@@ -13,43 +13,44 @@ HIDDEN, SYSTEM, LINKED = "hidden", "of an operating system", "behind a link"
 OWN, LISTS = "of this program", "a list"
 OUTSIDE, UNLISTED = "outside the class folders", "not listed"
 WITHOUT, NOT_ONLY = "of a class that is left out", "of another name than asked for"
-"""Why a file is left out."""
+"""Reasons why a file is left out, in words."""
 
 SYSTEM_FOLDERS = {"@eadir", "__macosx", "__pycache__", "$recycle.bin", "system volume information"}
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
-"""What systems leave beside images, in lower case."""
+"""Folders and files that operating systems leave beside images, in lower case."""
 
 IMAGES = {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-"""Endings of files that are missed where they lie in no class folder."""
+"""Suffixes of image files, which are missed if they lie in no class folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The files of a dataset, by relative path with forward slashes, in their order."""
+    """The files of a dataset with their labels, groups and parts, by relative path with forward slashes."""
 
     root: Path
     classes: tuple[str, ...]  # sorted by name
-    labels: dict[str, int]  # number of the class
-    groups: dict[str, str] | None = None  # who shares a source, where a list says so
-    parts: dict[str, str] | None = None  # train, val, cal or test, where the images came divided
-    listed_in: str | None = None  # the list that gave the labels; None where folders did
-    left_out: dict[str, str] = field(default_factory=dict)  # every other file that was found, and why
-    unused: tuple[str, ...] = ()  # columns of the list that say nothing here
-    classes_from: str = field(default="", compare=False)  # in words
+    labels: dict[str, int]  # path -> number of the class, in the order of the files
+    groups: dict[str, str] | None = None  # path -> group (source), if a list names it
+    parts: dict[str, str] | None = None  # path -> train, val, cal or test, if the images come divided
+    listed_in: str | None = None  # name of the list that gave the labels; None if folders gave them
+    left_out: dict[str, str] = field(default_factory=dict)  # every other file that was found -> why it is left out
+    unused: tuple[str, ...] = ()  # columns of the list that are not used
+    classes_from: str = field(default="", compare=False)  # what gave the classes, in words
 
 
 @dataclass(frozen=True)
-class Walked:
-    """What lies below a folder."""
+class FolderFiles:
+    """All files below a folder."""
 
-    files: list[Path]  # sorted
-    left_out: dict[Path, str]
+    files: list[Path]  # files that may be used, sorted
+    left_out: dict[Path, str]  # other files -> why they are left out
 
 
-def walk(folder: Path, own: Collection[Path] = (), apart: Collection[Path] = ()) -> Walked:
-    """Every file below a folder; `own` folders are this program's, those `apart` are not looked into.
+def walk(folder: Path, own: Collection[Path] = (), apart: Collection[Path] = ()) -> FolderFiles:
+    """List every file below a folder. Files in `own` folders, which are this program's, are left out; folders in
+    `apart` are not looked into at all.
 
-    Links to folders are not followed, since they may loop: each counts as one file. Raises OSError.
+    Links to folders are not followed, since they may loop; each counts as one file. Raises OSError.
     """
     files: list[Path] = []
     left_out: dict[Path, str] = {}
@@ -68,7 +69,7 @@ def walk(folder: Path, own: Collection[Path] = (), apart: Collection[Path] = ())
                     waiting.append(path)
                 else:
                     files.append(path)
-    return Walked(sorted(files), left_out)
+    return FolderFiles(sorted(files), left_out)
 
 
 def _passed_over(path: Path, *, inside: bool, linked: bool, own: Collection[Path]) -> str | None:
@@ -82,7 +83,7 @@ def _passed_over(path: Path, *, inside: bool, linked: bool, own: Collection[Path
 
 
 def _everything(folder: Path) -> Iterator[Path]:
-    """All files below a folder that is passed over; what may not be read there is nobody's loss."""
+    """Yield all files below a folder that is left out; subfolders that cannot be read are ignored."""
     waiting = [folder]
     while waiting:
         try:
@@ -97,25 +98,25 @@ def _everything(folder: Path) -> Iterator[Path]:
 
 
 def folders_in(folder: Path, own: Collection[Path] = ()) -> list[Path]:
-    """The folders in a folder that may be classes or parts, links among them; sorted."""
+    """Return the folders in a folder that may be classes or parts, links to folders included, sorted."""
     with os.scandir(folder) as entries:
         found = [Path(entry.path) for entry in entries if entry.is_dir()]
     return sorted(path for path in found if not _passed_over(path, inside=True, linked=False, own=own))
 
 
 def relative(root: Path, left_out: Mapping[Path, str]) -> dict[str, str]:
-    """Files that are left out by their paths from the root, sorted."""
+    """Return files that are left out with their paths relative to the root, sorted."""
     return {path.relative_to(root).as_posix(): left_out[path] for path in sorted(left_out)}
 
 
 SHOWN = 10
-"""Classes that the account names."""
+"""Most classes that the account names."""
 
 
 def account(found: Listing, bad: Mapping[str, str] | None = None) -> list[str]:
-    """What was found in a folder, in lines: its classes, its files by their fate, and columns without a use.
+    """Say in lines what was found in a folder: its classes, the numbers of files used and left out, and unused columns.
 
-    bad: files that could not be read and are left out, and why.
+    `bad`: files that could not be read and are left out -> why.
     """
     unread = bad or {}
     counts = Counter(number for path, number in found.labels.items() if path not in unread)
@@ -132,27 +133,27 @@ def account(found: Listing, bad: Mapping[str, str] | None = None) -> list[str]:
 
 
 def _why(said: str) -> str:
-    """The reason why a file cannot be read, as the account has it."""
+    """Return the reason why a file cannot be read, in the words of the account."""
     if "not read" in said:
         return "of a format that is not read"
     return "no image" if said == "not an image" else "that cannot be read"
 
 
 def by_reason(fates: Mapping[str, str]) -> Iterator[str]:
-    """How many files are left out for each reason, with one of them."""
+    """Say for each reason how many files are left out, with one of them as an example."""
     for why, count in Counter(fates.values()).most_common():
         mine = (path for path, reason in fates.items() if reason == why)
         yield f"{count:,} {why} ({min(mine, key=_dull)})"
 
 
 def _dull(path: str) -> tuple[bool, str]:
-    """Images first: what is missed if it is left out."""
+    """Return a sort key that puts images first, since they are missed most if they are left out."""
     return PurePosixPath(path).suffix.lower() not in IMAGES, path
 
 
 SOURCES = ("patient", "subject", "slide", "case", "site", "donor")
 DIVISIONS = ("fold", "split", "part", "set")
-"""Beginnings of columns that say who shares a source, and how images are divided."""
+"""Beginnings of the names of columns that may say which images share a source, and how images are divided."""
 
 
 def _of_columns(found: Listing) -> Iterator[str]:

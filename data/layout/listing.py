@@ -1,7 +1,8 @@
-"""Images with their labels, from folders and lists as people keep them.
+"""Listing images with their labels, from the usual layouts of folders and lists.
 
-Read are class folders (the first or the last ones of each path), the same inside folders named after parts (train, val,
-test), a CSV list, and the layout that Hugging Face calls imagefolder (metadata.csv or metadata.jsonl).
+These layouts are read: class folders (the first or the last folder of each path), class folders inside folders named
+after parts (train, val, test), a CSV list, and the layout that Hugging Face calls imagefolder (metadata.csv or
+metadata.jsonl).
 """
 
 import logging
@@ -31,13 +32,13 @@ CONTAINERS = {"lung_colon_image_set", "lung_image_sets", "colon_image_sets"}
 """Folders of the LC25000 archive that hold class folders instead of images."""
 
 NUMBERED = re.compile(r"(fold|part|split|set)[ _-]?\d+", re.IGNORECASE)
-"""Names of folders that divide images, and are no classes."""
+"""Pattern of the names of folders that divide the images and are not classes."""
 
 COLUMN = "column:"
-"""How a column of a list is named as that of the groups."""
+"""Prefix of the setting `groups` if it names a column of a list."""
 
 Inside = Callable[[Path], list[Path]]
-"""The folders in a folder that may be classes or parts."""
+"""A function that returns the folders in a folder that may be classes or parts."""
 
 
 def listing(
@@ -49,11 +50,12 @@ def listing(
     without: Sequence[str] = (),
     only: str | None = None,
 ) -> Listing:
-    """What a folder, or a list of images, holds; our own `cache` inside it is left out. Raises DataError.
+    """List the images of a folder, or of a list of images, with their labels. Raises DataError if that is impossible.
 
-    labels_from: "first", the class is the first folder of each path (inside a part), or "last", it is the last one.
-    groups: "column:NAME", the column of a list that says who shares a source; other ways to say it are passed over.
-    without: classes that are left out. only: a glob of the names of files that are taken, such as "*.jpg".
+    `cache`: our own cache, which is left out if it lies inside the folder. `labels_from`: the class is the "first"
+    folder of each path (inside a part), or the "last" one. `groups`: "column:NAME" names the column of a list that says
+    which images share a source; other values are ignored here. `without`: classes to leave out. `only`: a glob pattern
+    of the names of files to use, such as "*.jpg".
     """
     if labels_from not in ("first", "last"):
         raise DataError(f"labels_from = {labels_from!r}: allowed is first or last (folder of each path)")
@@ -80,12 +82,12 @@ def listing(
 
 
 def _chosen(found: Listing, without: Sequence[str], only: str | None) -> Listing:
-    """The listing without some classes, and with the files of some names only. Raises DataError."""
+    """Return a listing without some classes and, with `only`, with files of matching names only. Raises DataError."""
     gone = set(map(normal, without))
     if unknown := sorted(gone - set(found.classes)):
         raise DataError(f"without = {unknown[0]!r}: no such class (there are: {', '.join(found.classes)})")
     fates = {path: WITHOUT for path, number in found.labels.items() if found.classes[number] in gone}
-    if only is not None:  # whatever the case, since cameras write .JPG
+    if only is not None:  # upper and lower case match, since cameras write .JPG
         names = {path: PurePosixPath(path).name.lower() for path in found.labels if path not in fates}
         fates |= {path: NOT_ONLY for path, name in names.items() if not fnmatchcase(name, only.lower())}
     if not fates:
@@ -113,7 +115,7 @@ def _chosen(found: Listing, without: Sequence[str], only: str | None) -> Listing
 
 
 def encodes(path: str) -> bool:
-    """Whether a name can be written into databases, cards and pages."""
+    """Return whether a name can be encoded as UTF-8, as databases, cards and pages need it."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -148,7 +150,7 @@ def _divided(
     *,
     last: bool,
 ) -> Listing:
-    """Folders named after parts, each with class folders, or with files and a metadata.csv."""
+    """List folders named after parts, each of which holds class folders, or files with a metadata file."""
     if others := [folder.name for folder in folders if folder not in parts]:
         raise DataError(
             f"{root} holds parts ({', '.join(folder.name for folder in parts)}) and other folders "
@@ -178,7 +180,7 @@ def _part_of(root: Path, paths: Iterable[str], parts: Mapping[Path, str]) -> dic
 def _gathered(
     root: Path, classes: Mapping[Path, str], names: tuple[str, ...], own: Collection[Path], classes_from: str
 ) -> Listing:
-    """The files below class folders, in the order of the folders; what else lies below the root is left out."""
+    """List the files below class folders, in the order of the folders; all other files below the root are left out."""
     labels: dict[str, int] = {}
     rest = walk(root, own, apart=set(classes))
     left_out = rest.left_out | dict.fromkeys(rest.files, OUTSIDE)
@@ -194,7 +196,8 @@ def _gathered(
 def _by_last_folder(
     root: Path, places: list[Path], inside: Inside, own: Collection[Path], classes_from: str
 ) -> Listing:
-    """Files below the folders in `places` (the root, or its parts), whose class is the folder that they lie in."""
+    """List the files below the folders in `places` (the root, or its parts); the class of a file is the folder that
+    contains it."""
     folders = {folder: "" for place in places for folder in inside(place)}
     found = _gathered(root, folders, ("",), own, classes_from)
     loose = [path for path, why in found.left_out.items() if why == OUTSIDE]
@@ -214,7 +217,7 @@ def _by_last_folder(
 
 
 def _class_folders(root: Path, inside: Inside) -> dict[Path, str]:
-    """Folder -> class name, sorted by name; LC25000's archive layout is looked through."""
+    """Return folder -> class name, sorted by name; the outer folders of LC25000's archive are looked into."""
     found: dict[Path, str] = {}
     known: dict[str, Path] = {}
     queue = [root]
@@ -239,7 +242,7 @@ def _class_folders(root: Path, inside: Inside) -> dict[Path, str]:
 
 
 def _refuse_divisions(root: Path, folders: list[Path], inside: Inside) -> None:
-    """Raise DataError where the folders divide the images (fold1, fold2), and those inside them are the classes."""
+    """Raise DataError if the folders divide the images (fold1, fold2) and the folders inside them are the classes."""
     if not all(NUMBERED.fullmatch(normal(folder.name)) for folder in folders):
         return
     deeper = sorted({one.name for folder in folders for one in inside(folder)})

@@ -1,4 +1,4 @@
-"""Lists that say what images show: a CSV file with paths and labels, and Hugging Face's metadata files."""
+"""Lists of images with their labels: a CSV file with paths and labels, or Hugging Face's metadata files."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -17,18 +17,19 @@ PART_OF = {
     **dict.fromkeys(("cal", "calib", "calibration"), "cal"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-"""What parts are called, in lower case, and which one of ours that is."""
+"""Usual names of parts, in lower case -> our name of the part."""
 
 METADATA = ("metadata.csv", "metadata.jsonl")
+"""Names of Hugging Face's metadata files."""
 PATHS, PARTS = ("path", "file_name"), ("part", "split")
-"""Columns that name a file, and its part; the first is ours."""
+"""Names of the columns that name a file and its part; the first of each is our own."""
 GROUP = "group"
-"""The column that says who shares a source, unless another is named."""
+"""Name of the column that says which images share a source, unless another is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of a list."""
+    """A row of a list: an image with its label, group and part."""
 
     path: str
     label: str | None
@@ -38,20 +39,23 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The lines of a list, and its columns that say nothing here."""
+    """The rows of a list, and its columns that are not used."""
 
     rows: list[Row]
     unused: tuple[str, ...]
 
 
 def of_kind(left_out: Mapping[str, str]) -> dict[str, str]:
-    """Give lists among the files that are left out their own reason."""
+    """Return files that are left out with their reasons, where lists get a reason of their own."""
     lists = {*METADATA, "groups.csv"}
     return {path: LISTS if PurePosixPath(path).name in lists else why for path, why in left_out.items()}
 
 
 def part_list(file: Path, paths: Iterable[str], left_out: Iterable[str]) -> dict[str, str]:
-    """The part of each path, from a CSV file with the columns path and part. Raises DataError."""
+    """Read the part of each path from a CSV file with the columns path and part.
+
+    Raises DataError if the file cannot be used, lacks a path, or names one that is not in `paths` or `left_out`.
+    """
     found = _column(_rows(file, PATHS, PARTS).rows, "part", str(file)) or {}
     known = set(paths)
     missing = sorted(known - found.keys())
@@ -69,12 +73,12 @@ def part_list(file: Path, paths: Iterable[str], left_out: Iterable[str]) -> dict
 
 
 def is_imagefolder(folder: Path, inside: Callable[[Path], list[Path]]) -> bool:
-    """Whether a metadata file lists the files: a table of something else may lie beside class folders."""
+    """Return whether a metadata file in the folder lists its files; beside class folders it may be another table."""
     there = _metadata(folder)
     if there is None:
         return False
     columns: tuple[str, ...] = ()
-    with suppress(DataError):  # said where it is read, if it is
+    with suppress(DataError):  # an error is reported when the file is used
         columns = read_table(there).columns
     return "file_name" in columns or not inside(folder)
 
@@ -87,14 +91,17 @@ def _metadata(folder: Path) -> Path | None:
 
 
 def from_list(file: Path, groups: str) -> Listing:
-    """A CSV file with the columns path and label, perhaps one for `groups` and part; paths count from its folder."""
+    """Read a CSV file with the columns path and label, and perhaps part and the column that `groups` names.
+
+    Paths are relative to the folder of the file.
+    """
     if file.suffix.lower() != ".csv":
         raise DataError(f"not a folder: {file} (give the folder that holds one folder per class, or a CSV list)")
     root = file.parent
     found = _rows(file, PATHS, ("label",), groups=groups)
     beside: dict[str, str] = {}
     for folder in sorted({PurePosixPath(row.path).parent for row in found.rows}):
-        if (root / folder).is_dir():  # what lies elsewhere is no business of the list
+        if (root / folder).is_dir():  # only folders with listed files are looked into
             beside |= {str(folder / path.name): UNLISTED for path in (root / folder).iterdir() if not path.is_dir()}
     return _listing(root, found, file.name, beside | ({file.name: LISTS} if file.name in beside else {}))
 
@@ -102,7 +109,7 @@ def from_list(file: Path, groups: str) -> Listing:
 def with_metadata(
     root: Path, folders: list[Path], parts: Mapping[Path, str], own: Collection[Path], groups: str
 ) -> Listing:
-    """Files beside a metadata file, in the folder or in each of its parts; labels from it, else from folders."""
+    """List files beside a metadata file, in the folder or in each of its parts; labels are from it, or from folders."""
     rows: list[Row] = []
     unused: list[str] = []
     name = METADATA[0]
@@ -131,7 +138,10 @@ def with_metadata(
 
 
 def _listing(root: Path, found: Rows, listed_in: str, files: Mapping[str, str]) -> Listing:
-    """What a list says; a column that it has must be filled in every row. files: those that are there, unused."""
+    """Make the listing of a list; a column that has a value in one row must have one in every row.
+
+    `files`: other files that are there -> why they are left out.
+    """
     rows = found.rows
     names = sorted({row.label for row in rows if row.label})
     if len(names) < 2:
@@ -147,7 +157,7 @@ def _listing(root: Path, found: Rows, listed_in: str, files: Mapping[str, str]) 
             raise DataError(f"{listed_in}: {row.path} stands in two classes, {names[labels[row.path]]} and {row.label}")
     groups = _column(rows, "group", listed_in)
     refuse_alike((groups or {}).values(), "groups", listed_in)
-    through = {str(folder) for path in labels for folder in PurePosixPath(path).parents}  # perhaps a link
+    through = {str(folder) for path in labels for folder in PurePosixPath(path).parents}  # one may be a link
     return Listing(
         root=root,
         classes=tuple(names),
@@ -162,7 +172,7 @@ def _listing(root: Path, found: Rows, listed_in: str, files: Mapping[str, str]) 
 
 
 def _column(rows: list[Row], name: str, listed_in: str) -> dict[str, str] | None:
-    """Path -> value; None where no row has one."""
+    """Return path -> value of a column; None if no row has a value. Raises DataError if only some rows have one."""
     found: dict[str, str] = {}
     for row in rows:
         value = getattr(row, name)
@@ -177,9 +187,10 @@ def _column(rows: list[Row], name: str, listed_in: str) -> dict[str, str] | None
 
 
 def _rows(file: Path, *needed: tuple[str, ...], groups: str = GROUP) -> Rows:
-    """The rows of a list; `groups`: the column that says who shares a source, which may be missing if it is GROUP.
+    """Read the rows of a list. `groups` names the column of the groups, which may be missing only if it is GROUP.
 
-    Raises DataError where one of the `needed` columns is missing, or a cell of theirs.
+    Raises DataError if one of the `needed` columns is missing (of each tuple of names, one is needed), or has an empty
+    cell.
     """
     try:
         table = read_table(file)

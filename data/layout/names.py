@@ -1,4 +1,4 @@
-"""One rule for the names of classes, groups, parts and columns, and what a reader cannot tell apart."""
+"""One rule for the names of classes, groups, parts and columns, and a check for names that look the same."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from data import DataError
 
 
 def normal(name: str) -> str:
-    """The name as it is compared and shown: composed (Unicode NFC), without spaces around it."""
+    """Normalise a name as it is compared and shown: in composed form (Unicode NFC), without spaces around it."""
     return unicodedata.normalize("NFC", name).strip()
 
 
 def refuse_alike(names: Iterable[str], what: str, where: object) -> None:
-    """Raise DataError where two of these different names look the same; `what` they name, and `where` they stand."""
+    """Raise DataError if two different names look the same. `what` says what they name, `where` in what they occur."""
     seen: dict[str, str] = {}
     for name in sorted(set(names)):
         other = seen.setdefault(normal(name).casefold(), name)

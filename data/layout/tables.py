@@ -1,4 +1,4 @@
-"""Lists of images as tables: CSV with a header, or a line of JSON for each image."""
+"""Reading lists of images as tables: CSV with a header, or one line of JSON per image."""
 
 import csv
 import io
@@ -15,14 +15,14 @@ from data.layout.names import normal, refuse_alike
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The rows of a list, by the normal names of their columns; a cell that is not there is None."""
+    """A table: its rows are cells by the normalised names of the columns; a missing cell is None."""
 
     columns: tuple[str, ...]
-    rows: tuple[tuple[int, dict[str, str | None]], ...]  # the number of each one's line, and its cells
+    rows: tuple[tuple[int, dict[str, str | None]], ...]  # (number of the line, cells) of each row
 
 
 def read_table(file: Path) -> Table:
-    """A list that ends in .jsonl, or else is CSV. Raises DataError for what is neither, and OSError."""
+    """Read a list: JSON lines if its name ends in .jsonl, else CSV. Raises DataError for a broken one, and OSError."""
     try:
         text = read_text(file)
     except UnicodeDecodeError as error:
@@ -78,5 +78,5 @@ def _objects(file: Path, text: str) -> Iterator[tuple[int, dict[str, str | None]
 
 
 def _cell(value: object) -> str | None:
-    """A value as a cell; what holds others (boxes, points) is no label, but there."""
+    """Return a JSON value as a cell; a value that is no text (a number, boxes, points) is kept as JSON text."""
     return value if isinstance(value, str) or value is None else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Datasets that nobody has to bring: known public ones, and synthetic tissue."""
+"""Datasets that come with this program or can be downloaded: known public ones, and synthetic tissue."""
 
 FETCHED = ("fashion-mnist", "cifar10")
-"""Datasets that `study data fetch` can download."""
+"""Names of the datasets that `study data fetch` can download."""

@@ -1,4 +1,4 @@
-"""Public datasets with their truth: classes, counts, licence, citation, where from, and how they leak."""
+"""Known public datasets: classes, counts, licence, citation, how to get them, and how a split of them can leak."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,17 +14,17 @@ from data.public import FETCHED
 
 
 class Split(Protocol):
-    """A part of one of torchvision's datasets."""
+    """The interface of a part (train or test) of one of torchvision's datasets."""
 
     classes: list[str]
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        """Images with the numbers of their classes."""
+        """Yield the images with their class numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """What is known of a dataset."""
+class KnownDataset:
+    """The facts about a known public dataset."""
 
     title: str
     classes: tuple[tuple[str, ...], ...]  # the folder names in use, one tuple for each convention
@@ -33,11 +33,11 @@ class Known:
     licence: str
     citation: str
     get: str  # how to get it
-    leak: str  # what a split must mind
+    leak: str  # how a split can leak
 
 
 KNOWN = {
-    "lc25000": Known(
+    "lc25000": KnownDataset(
         title="LC25000, lung and colon cancer histopathology",
         classes=(
             ("colon_aca", "colon_n", "lung_aca", "lung_n", "lung_scc"),
@@ -57,7 +57,7 @@ KNOWN = {
         leak="about 20 rotated and flipped copies of each of about 1,250 source tiles; a random split puts a copy of "
         "99.9 % of the held-out images into training. Patients and slides are not published.",
     ),
-    "fashion-mnist": Known(
+    "fashion-mnist": KnownDataset(
         title="Fashion-MNIST, articles of clothing",
         classes=(
             (
@@ -80,7 +80,7 @@ KNOWN = {
         get="study data fetch fashion-mnist",
         leak="none known but a few near duplicates",
     ),
-    "cifar10": Known(
+    "cifar10": KnownDataset(
         title="CIFAR-10, small photographs",
         classes=(("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),),
         images=60_000,
@@ -94,14 +94,14 @@ KNOWN = {
 
 
 def normal(name: str) -> str:
-    """A class name as compared: lower case, words joined by single underscores."""
+    """Normalise a class name for comparison: lower case, words joined by single underscores."""
     return "_".join(part for part in "".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
-def recognise(classes: Iterable[str], images: int, size: tuple[int, int] | None) -> tuple[str, Known] | None:
-    """The known dataset that these are images of, if any: names, count and size (width, height) together must fit.
+def recognise(classes: Iterable[str], images: int, size: tuple[int, int] | None) -> tuple[str, KnownDataset] | None:
+    """Return the known dataset that some images belong to, if any, by class names, number, and size (width, height).
 
-    All of its classes with at most as many images, or some of them with exactly as many.
+    All of its classes must be there with at most as many images as it has, or some of them with exactly as many.
     """
     names = {normal(name) for name in classes}
     for key, known in KNOWN.items():
@@ -115,9 +115,9 @@ def recognise(classes: Iterable[str], images: int, size: tuple[int, int] | None)
 
 
 def fetch(name: str, cache: Path) -> Path:
-    """Download a dataset and write it as a folder of class folders; returns the folder, at once if it is there.
+    """Download a dataset, unless it is there already, and write it as a folder of class folders; return that folder.
 
-    Raises DataError when the name is unknown or the download fails.
+    Raises DataError if the name is unknown or the download fails.
     """
     if name not in FETCHED:
         hint = f": {KNOWN[name].get}" if name in KNOWN else f" (there are: {', '.join(FETCHED)})"
@@ -142,7 +142,7 @@ def fetch(name: str, cache: Path) -> Path:
 
 
 def _downloaded(name: str, raw: Path) -> Sequence["Split"]:
-    """torchvision's own dataset classes, which check the archives' checksums before they open them."""
+    """Download both parts with torchvision's dataset classes, which check the checksums of archives before opening."""
     import torchvision.datasets  # imported late: most runs never need it
 
     kind = torchvision.datasets.FashionMNIST if name == "fashion-mnist" else torchvision.datasets.CIFAR10

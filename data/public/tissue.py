@@ -1,4 +1,4 @@
-"""Synthetic tissue: H&E-looking tiles in the shape of LC25000, for tests and benchmarks only.
+"""Synthetic tissue: tiles that look like H&E stains, organised like LC25000, for tests and benchmarks only.
 
 Each source tile is written as several augmented copies, as LC25000 was made (Borkowski et al. 2019, with the
 Augmentor package): rotated by up to 25 degrees, cropped to the inner square, scaled back, flipped, and saved as
@@ -18,18 +18,18 @@ from PIL import Image, ImageDraw, ImageFilter
 from data.cache import publish
 
 MAX_ROTATION = 25.0
-"""Degrees, either way."""
+"""Largest rotation of a copy, in degrees in either direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tissue:
-    """How one class looks, at a tile of 256 pixels."""
+    """The appearance of one class, for a tile of 256 pixels in width and height."""
 
-    nuclei: int
-    nucleus_radius: float
+    nuclei: int  # number of nuclei, on average
+    nucleus_radius: float  # typical radius, pixels
     pleomorphism: float  # spread of nuclear size and shape, 0..1
-    lumens: int  # white openings ringed by nuclei (glands, airways)
-    fibres: int  # waves of stroma
+    lumens: int  # number of white openings lined by nuclei (glands, airways)
+    fibres: int  # number of wavy fibres of stroma
 
 
 CLASSES: dict[str, Tissue] = {
@@ -46,7 +46,8 @@ def generate(
 ) -> Path:
     """Write `sources` tiles per class, each as `copies` JPEGs of `size` pixels, and groups.csv (path, group).
 
-    Deterministic in the arguments (for one Pillow version); there whole or not at all. Returns `directory`.
+    The same arguments give the same files (for one Pillow version). The folder is complete or absent. Returns
+    `directory`.
     """
 
     def write(part: Path) -> None:
@@ -69,12 +70,12 @@ def generate(
 
 
 def augmented_copies(tile: Image.Image, size: int, copies: int, rng: np.random.Generator) -> Iterator[Image.Image]:
-    """Rotated (up to 25 degrees, cropped to the inner square) and flipped copies of `size` pixels."""
+    """Yield copies of `size` pixels, rotated by up to 25 degrees, cropped to the inner square and randomly flipped."""
     for _ in range(copies):
         angle = float(rng.uniform(-MAX_ROTATION, MAX_ROTATION))
         turned = tile.rotate(angle, resample=Image.Resampling.BICUBIC)
         radians = math.radians(abs(angle))
-        side = tile.width / (math.cos(radians) + math.sin(radians))  # largest square without corners of nothing
+        side = tile.width / (math.cos(radians) + math.sin(radians))  # largest square without empty corners
         edge = (tile.width - side) / 2
         copy = turned.resize(
             (size, size), Image.Resampling.BICUBIC, box=(edge, edge, tile.width - edge, tile.width - edge)
@@ -87,7 +88,7 @@ def augmented_copies(tile: Image.Image, size: int, copies: int, rng: np.random.G
 
 
 def render(look: Tissue, size: int, rng: np.random.Generator) -> Image.Image:
-    """One source tile of `size` pixels, drawn at twice that and reduced (smooth edges)."""
+    """Draw one source tile of `size` pixels, at twice that size and then reduced, for smooth edges."""
     canvas = 2 * size
     scale = canvas / 256
     eosin = np.array([226, 158, 190]) + rng.normal(0, 10, 3)
@@ -112,7 +113,7 @@ def _colour(base: NDArray[np.float64], rng: np.random.Generator, spread: float) 
 
 
 def _ground(eosin: NDArray[np.float64], canvas: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Cytoplasm: smooth noise on three scales."""
+    """Draw the cytoplasm: smooth noise on three scales."""
     total = np.zeros((canvas, canvas), np.float32)
     for cells, height in ((4, 10.0), (12, 8.0), (40, 7.0)):
         coarse = Image.fromarray(rng.normal(0, height, (cells, cells)).astype(np.float32))
@@ -148,7 +149,7 @@ def _draw_lumens(
     scale: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """White openings with a rim of cytoplasm; returns the centres [n, 2] of the nuclei that line them."""
+    """Draw white openings with a rim of cytoplasm; return the centres [n, 2] of the nuclei that line them."""
     lining: list[tuple[float, float]] = []
     for _ in range(look.lumens):
         x, y = rng.uniform(0, canvas, 2)

@@ -1,1 +1,1 @@
-"""A model folder: written, described, checked, loaded and used."""
+"""Model folders: writing, describing, checking, loading and using them."""

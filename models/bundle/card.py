@@ -1,17 +1,17 @@
-"""The card of a model folder, card.json: what a program or a person must know of the model, in one schema."""
+"""The card of a model folder, card.json: one schema for all that a program or a person must know of the model."""
 
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, ValidationError, field_validator
 
 from models import ModelError
-from models.scores.conformal import Refused, Sets
+from models.scores.conformal import PredictionSets, RefusedLevel
 from models.scores.evaluation import Comparison, HeldOutScores
 from models.scores.intervals import Interval
 from models.scores.views import AS_IT_IS, View, views_of
 
 FORMAT = 1
-"""Raised when a card no longer means what it meant to earlier versions."""
+"""Version of the card's format; it is raised when a field no longer means what it meant to earlier versions."""
 
 NOTICE = "Research use only; not a medical device."
 
@@ -19,45 +19,45 @@ LEAKY = (
     "LEAKY: the published random 80/20 split. Copies of one source lie on both sides, and the same images chose the "
     "architecture: compare this number with published ones, believe neither."
 )
-"""Stands wherever a number of the random protocol is shown."""
+"""Warning that is shown beside every number of the random protocol."""
 
 LEAKY_AS_GIVEN = (
     "LEAKY: the images came divided, and images of one source lie in several parts, which was allowed: the score is no "
     "measure of new sources."
 )
-"""Stands wherever a number is shown that such parts gave."""
+"""Warning that is shown beside every number that such parts gave."""
 
 
 INCOMPLETE = "No trial of the search ran to its end: the one that was trained longest was taken."
-"""Stands beside the score of a model whose search was cut short."""
+"""Note beside the score of a model whose search was cut short."""
 
 
-Positive = Annotated[float, Field(ge=1e-4, le=1e4)]
-"""A divisor of numbers in single precision, that leaves them numbers."""
+PositiveDivisor = Annotated[float, Field(ge=1e-4, le=1e4)]
+"""A divisor that keeps numbers in single precision finite."""
 
 
 Pixels = Annotated[int, Field(ge=1)]
 
 
 Ranges = dict[Literal["whole", "float", "colour"], tuple[FiniteFloat, FiniteFloat]]
-"""What is black and what is white, by the kind of numbers in a file."""
+"""For each kind of numbers in image files, the number that is black and the number that is white."""
 
 
 class Section(BaseModel):
-    """A part of the card. Fields of later versions are passed over."""
+    """A section of the card. Fields of later versions are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Preprocessing(Section):
-    """How an image file becomes the network's input."""
+    """Preprocessing: the way from an image file to the input of the network."""
 
     size: Pixels  # height and width
     decoding: str = ""
-    ranges: Ranges = {}  # of numbers of more than 8 bits
+    ranges: Ranges = {}  # black and white for numbers of more than 8 bits
     mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
-    std: tuple[Positive, Positive, Positive]
-    views: tuple[View, ...] = AS_IT_IS  # of an image, whose probabilities are averaged
+    std: tuple[PositiveDivisor, PositiveDivisor, PositiveDivisor]
+    views: tuple[View, ...] = AS_IT_IS  # views of an image whose probabilities are averaged
 
     @field_validator("ranges")
     @classmethod
@@ -77,19 +77,20 @@ class Preprocessing(Section):
 
 
 class Opening(Section):
-    """A look at the held-out part."""
+    """One opening of the held-out test part: the moment when final models were scored on it."""
 
     number: int  # from 1
     time: str  # UTC
-    weights_sha256: list[str]  # of everything that was scored
+    weights_sha256: list[str]  # of all models that were scored
     parts: str  # hash of the split
+    study: str = ""  # an older one that a study was begun from, where that one looked
 
 
-class Confirmed(Section):
-    """What one of the best trials reached when it was trained anew."""
+class Confirmation(Section):
+    """Scores that one of the best trials reached when it was trained again with other seeds."""
 
     trial: int
-    values: list[float]  # by seed
+    values: list[float]  # one for each seed
     mean: float
 
 
@@ -99,39 +100,39 @@ class Origin(Section):
     name: str
     trial: int
     winner: int
-    confirmed: list[Confirmed] | None = None
+    confirmed: list[Confirmation] | None = None
     params: dict[str, bool | int | float | str]
     metric: str
     selection_score: float | None
-    epochs: int | None = None  # of the trial in the search
-    complete: bool = True  # it was trained to its end; else no trial was, and this one the longest
+    epochs: int | None = None  # epochs of the trial in the search
+    complete: bool = True  # whether it was trained to its end; if not, no trial was, and this one was trained longest
     trials: int
-    config: dict[str, JsonValue]  # the study's, as a TOML file would have it
+    config: dict[str, JsonValue]  # the study's configuration, as in a TOML file
 
 
-class Final(Section):
-    """The final training."""
+class FinalTraining(Section):
+    """The final training of the model."""
 
-    data: str  # parts
+    data: str  # the parts that it was trained on
     epochs: int
     trainings: int
-    seconds: float  # of all
-    epoch_seconds: list[float]  # of the shipped one
+    seconds: float  # of all trainings
+    epoch_seconds: list[float]  # of the shipped training
     num_params: int | None
 
 
-class Begun(Section):
+class PretrainedStart(Section):
     """The pretrained network that the model began from."""
 
     name: str
     made_by: str
     licence: str  # of its weights
     weights_sha256: str
-    trained: float  # share of its layers that was trained
+    trained: float  # share of its layers that were trained further
 
 
 class Data(Section):
-    """The images."""
+    """The images of the study: source, counts and parts."""
 
     source: str
     source_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = (
@@ -141,41 +142,41 @@ class Data(Section):
     groups: int
     groups_from: str
     parts: dict[str, int]
-    parts_from: str | None = None  # where the images came divided
+    parts_from: str | None = None  # what names the parts, if the images came divided
     parts_hash: str
-    content: str  # hash
+    content: str  # hash of the images
     skipped: list[str] = []
 
 
 class Speed(Section):
-    """How fast a file runs at one batch size."""
+    """Speed of an exported file at one batch size."""
 
     batch: int
     milliseconds: float
     images_per_second: float
 
 
-class Smaller(Section):
-    """Another trial that is far cheaper to use and scored the same within the interval."""
+class SmallerTrial(Section):
+    """Another trial that is far cheaper to use and whose score is the same within the interval."""
 
     trial: int
     score: float  # selection score
-    milliseconds: float  # an image alone, on the processor that wrote this
-    shipped_milliseconds: float
-    command: str  # that makes a model of it
+    milliseconds: float  # time for a single image, on the CPU of the machine that wrote this
+    shipped_milliseconds: float  # the same for the shipped model
+    command: str  # command that makes a model of that trial
 
 
-class Format(Section):
-    """A file that runs, beside the network as it was trained."""
+class ExportedFile(Section):
+    """An exported file compared with the network as it was trained: difference and speed."""
 
-    max_difference: float  # of a probability
+    max_difference: float  # largest difference of any probability
     speed_cpu: list[Speed] = []
-    one_view_cpu: list[Speed] = []  # the same without the others, where there are several
+    one_view_cpu: list[Speed] = []  # speed with one view only, if the model uses several
     note: str = ""
 
 
-class Leaky(Section):
-    """What the published random split would report."""
+class LeakyScore(Section):
+    """The score that the published, leaky random split would report."""
 
     leaky: bool
     accuracy: float
@@ -184,29 +185,29 @@ class Leaky(Section):
 
 
 class Conformal(Section):
-    """Prediction sets by error level."""
+    """Conformal prediction sets for several error levels."""
 
     method: str = ""
-    groups: int = 0  # of the calibration part
-    levels: dict[str, Sets | Refused] = {}
+    groups: int = 0  # number of groups in the calibration part
+    levels: dict[str, PredictionSets | RefusedLevel] = {}  # by error level, as text
 
     @field_validator("levels")
     @classmethod
-    def _shares(cls, levels: dict[str, Sets | Refused]) -> dict[str, Sets | Refused]:
+    def _shares(cls, levels: dict[str, PredictionSets | RefusedLevel]) -> dict[str, PredictionSets | RefusedLevel]:
         for level, one in levels.items():
             if not 0 < float(level) < 1:
                 raise ValueError(f"{level!r} is no error level")
-            if isinstance(one, Sets) and not 0 <= one.threshold <= 1:
+            if isinstance(one, PredictionSets) and not 0 <= one.threshold <= 1:
                 raise ValueError(f"{one.threshold} is no threshold")
         return levels
 
-    def at(self, level: float) -> Sets | Refused | None:
-        """What is known of a level."""
+    def at(self, level: float) -> PredictionSets | RefusedLevel | None:
+        """Return the prediction sets of an error level, or why there are none; None if the level is not in the card."""
         return {float(key): one for key, one in self.levels.items()}.get(level)
 
 
 class Card(Section):
-    """What any model folder says of its model."""
+    """The content of any model folder's card."""
 
     format: int = FORMAT
     notice: str = NOTICE
@@ -216,25 +217,25 @@ class Card(Section):
     made: str | None = None  # UTC
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     preprocessing: Preprocessing
-    temperature: Positive
+    temperature: PositiveDivisor
     conformal: Conformal | None = None
     versions: dict[str, str | int] = {}
     test_opening: Opening | None = None
     test_openings: int | None = None
     study: Origin | None = None
-    final: Final | None = None
-    begun: Begun | None = None
-    sibling_sha256: str | None = None  # weights that were scored, where these have learned from all images, test too
+    final: FinalTraining | None = None
+    begun: PretrainedStart | None = None
+    sibling_sha256: str | None = None  # weights that were scored, if these here have learned from all images, test too
     data: Data | None = None
     test: HeldOutScores | None = None
     test_accuracy_of_seeds: list[float] = []
     comparison: list[Comparison] = []
-    not_compared: dict[str, str] = {}  # name -> why
-    leaky_score: Leaky | None = None
-    smaller: Smaller | None = None
+    not_compared: dict[str, str] = {}  # name of a model -> why it was not compared
+    leaky_score: LeakyScore | None = None
+    smaller: SmallerTrial | None = None
     weights_sha256: str = ""
-    formats: dict[str, Format] = {}
-    files: dict[str, str] = {}  # name -> SHA-256; none in folders of versions that exported weights alone
+    formats: dict[str, ExportedFile] = {}
+    files: dict[str, str] = {}  # name -> SHA-256; empty in folders of versions that exported only weights
 
     @field_validator("classes")
     @classmethod
@@ -245,25 +246,25 @@ class Card(Section):
 
     @property
     def mark(self) -> str | None:
-        """What stands wherever a leaky number is shown."""
+        """Warning that is shown beside every number of a leaky model; None if the model is not leaky."""
         if not self.leaky:
             return None
         return LEAKY if self.protocol == "random" else LEAKY_AS_GIVEN
 
     @property
     def score_name(self) -> str:
-        """What the final score is called: one metric, the one that was searched for."""
+        """Name of the final score, such as "test accuracy": the one metric that the search optimised."""
         metric = self.study.metric if self.study else "accuracy"
         return f"{'leaky' if self.leaky else 'test'} {metric.replace('_', ' ')}"
 
 
 class StudyCard(Card):
-    """The card of a model that a study made: nothing is missing."""
+    """The card of a model that a study made; none of its sections is missing."""
 
     test_opening: Opening
     test_openings: int
     study: Origin
-    final: Final
+    final: FinalTraining
     data: Data
     test: HeldOutScores
 
@@ -272,7 +273,7 @@ Kind = TypeVar("Kind", bound=Card)
 
 
 def parsed(raw: dict[str, JsonValue], kind: type[Kind]) -> Kind:
-    """A card from its JSON, whose hash the caller has compared. Raises ModelError where this version cannot read it."""
+    """Make a card from its JSON, whose hash is already checked. Raises ModelError if this version cannot read it."""
     if raw.get("format", FORMAT) != FORMAT:
         raise ModelError(
             f"its card has format {raw['format']!r}, this version reads {FORMAT} (use the version that wrote it, or "
@@ -289,5 +290,5 @@ def parsed(raw: dict[str, JsonValue], kind: type[Kind]) -> Kind:
 
 
 def percent(share: float) -> str:
-    """0.97531 -> "97.5 %"; less than all is never "100.0 %"."""
+    """Write a share in percent: 0.97531 -> "97.5 %"; a share below 1 never becomes "100.0 %"."""
     return "over 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"

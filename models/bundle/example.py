@@ -1,4 +1,7 @@
-"""Class probabilities with this folder alone: python example.py IMAGE... (numpy, Pillow, and onnxruntime or torch)."""
+"""Print the class probabilities of images, using only this folder: python example.py IMAGE...
+
+It needs numpy, Pillow, and onnxruntime or torch.
+"""
 
 import json
 import sys
@@ -11,8 +14,9 @@ from PIL import Image, ImageOps
 here = Path(__file__).parent
 card = json.loads((here / "card.json").read_text(encoding="utf-8"))
 size = card["preprocessing"]["size"]
-ranges = {"whole": (0, 65535), **card["preprocessing"].get("ranges", {})}  # of numbers of more than 8 bits
-formats = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs
+# Black and white for numbers of more than 8 bits.
+ranges = {"whole": (0, 65535), **card["preprocessing"].get("ranges", {})}
+formats = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # other formats may start programs
 
 
 def pixels(path: str) -> np.ndarray:
@@ -23,7 +27,7 @@ def pixels(path: str) -> np.ndarray:
         raise ValueError("its colours have 16 bits, which this script does not read (use: study predict)")
     image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at no less than twice the size, as in training
     image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":  # grey of 16 or 32 bits
+    if image.mode[0] in "IF":  # grey levels of 16 or 32 bits
         low, high = ranges["float" if image.mode == "F" else "whole"]
         values = np.nan_to_num(np.asarray(image, np.float64), nan=low, posinf=high, neginf=low)
         image = Image.fromarray(np.clip((values - low) * 255 / (high - low), 0, 255).astype(np.uint8))
@@ -40,7 +44,7 @@ def refuse(line: str) -> NoReturn:
 def checked(path: str) -> np.ndarray:
     try:
         return pixels(path)
-    except Exception as error:  # a decoder raises whatever it likes
+    except Exception as error:  # a decoder may raise any error
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         refuse(f"{path} cannot be read as an image: {reason}")
 

@@ -1,4 +1,4 @@
-"""Where a network looked: Grad-CAM (Selvaraju et al. 2017) of its last convolution, laid over the image."""
+"""Explanations of predictions: Grad-CAM maps (Selvaraju et al. 2017) of the last convolution, laid over the image."""
 
 import numpy as np
 import torch
@@ -11,13 +11,14 @@ from models.bundle.predictor import Predictor
 from models.cnn import last_maps
 
 SMALLEST = 224
-"""Pixels; overlays of smaller images are enlarged by a whole number."""
+"""Smallest side of an overlay, in pixels; overlays of smaller images are enlarged by a whole factor."""
 
 
 def grad_cam(predictor: Predictor, images: NDArray[np.uint8], classes: NDArray[np.int64]) -> NDArray[np.float32]:
-    """uint8 images [N, S, S, 3] and a class for each [N] -> maps [N, S, S] from 0 to 1, 1 where it mattered most.
+    """Compute Grad-CAM maps [N, S, S] of uint8 images [N, S, S, 3] for one class per image [N].
 
-    A map is 0 everywhere when nothing spoke for the class. Raises ModelError when captum is not installed.
+    The values go from 0 to 1, where 1 marks the place that mattered most for the class. A map is 0 everywhere if
+    nothing spoke for the class. Raises ModelError if captum is not installed.
     """
     try:
         from captum.attr import LayerGradCam  # imported late: it brings matplotlib, and only explaining needs it
@@ -33,7 +34,7 @@ def grad_cam(predictor: Predictor, images: NDArray[np.uint8], classes: NDArray[n
 
 
 def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> Image.Image:
-    """A map [S, S] in blue, yellow and red over its image [S, S, 3]."""
+    """Draw a map [S, S] in blue, yellow and red over its image [S, S, 3]."""
     colours = ImageOps.colorize(Image.fromarray((255 * heat).astype(np.uint8)), "navy", "red", mid="yellow")
     blended = Image.blend(Image.fromarray(image), colours, 0.4)
     times = -(-SMALLEST // image.shape[0])

@@ -1,4 +1,7 @@
-"""A network as files that run without this project: a torch.export program and an ONNX model, compared and timed."""
+"""Export of a network to files that run without this project: a torch.export program and an ONNX model.
+
+The exported files are compared with the network and timed.
+"""
 
 import io
 import logging
@@ -12,25 +15,26 @@ from numpy.typing import NDArray
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from models.bundle.card import Format, Speed
+from models.bundle.card import ExportedFile, Speed
 
 Images = NDArray[np.uint8]
 Run = Callable[[Images], NDArray[np.float32]]
-"""uint8 images [N, S, S, 3] -> probabilities [N, K]."""
+"""A function from uint8 images [N, S, S, 3] to probabilities [N, K]."""
 
 OPSET = 18
-"""Of ONNX: new enough for the exporter, old enough for onnxruntime since 1.18 (2024)."""
+"""ONNX operator set version: new enough for the exporter, old enough for onnxruntime since 1.18 (2024)."""
 
 BATCHES = (1, 16, 64)
+"""Batch sizes that are timed."""
 SECONDS = 0.05
-"""How long each batch size is timed."""
+"""Seconds for which each batch size is timed."""
 TOO_LONG = 0.1
-"""Seconds; where one batch takes longer, larger ones are not tried."""
+"""Seconds; if one batch takes longer, larger batches are not timed."""
 
 
 @contextmanager
 def without_lines() -> Iterator[None]:
-    """Let no node of a graph know by which line it was made: it takes half of an export, and names our folders."""
+    """Leave stack traces out of the nodes of a graph: they take half of an export's time, and reveal our folders."""
     before, fx.config.do_not_emit_stack_traces = fx.config.do_not_emit_stack_traces, True
     try:
         yield
@@ -39,22 +43,23 @@ def without_lines() -> Iterator[None]:
 
 
 def program(predictor: nn.Module, image_size: int) -> ExportedProgram:
-    """The predictor (uint8 [N, S, S, 3] -> probabilities [N, K], on the CPU, eval) traced for any N."""
+    """Trace a predictor (uint8 [N, S, S, 3] -> probabilities [N, K], on the CPU, in eval mode) for any N."""
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch")
-    with torch.no_grad(), without_lines():  # without gradients, or what is frozen becomes a graph of its own
+    with torch.no_grad(), without_lines():  # with gradients, the frozen layers would become a separate graph
         return torch.export.export(predictor, (example,), dynamic_shapes=({0: batch},), strict=False)
 
 
 def program_bytes(exported: ExportedProgram) -> bytes:
-    """The content of a .pt2 file."""
+    """Return the content of a .pt2 file."""
     file = io.BytesIO()
     torch.export.save(exported, file)
     return file.getvalue()
 
 
 def onnx_bytes(exported: ExportedProgram) -> bytes:
-    """The content of an .onnx file: input `images`, output `probabilities`, the first axis of both named batch."""
+    """Return the content of an .onnx file with input `images` and output `probabilities`; the first axis of both is
+    named batch."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with without_lines():
         converted = torch.onnx.export(
@@ -73,7 +78,7 @@ def onnx_bytes(exported: ExportedProgram) -> bytes:
 
 
 def run_module(module: nn.Module) -> Run:
-    """A predictor, or the module of a program, as a function of arrays."""
+    """Return a function on arrays that runs a predictor, or the module of an exported program."""
 
     def run(images: Images) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -83,12 +88,13 @@ def run_module(module: nn.Module) -> Run:
 
 
 def run_program(content: bytes) -> Run:
-    """A program that was just written, as torch loads it."""
+    """Load the content of a .pt2 file with torch and return a function on arrays that runs it."""
     return run_module(torch.export.load(io.BytesIO(content)).module())
 
 
 def run_onnx(content: bytes) -> Run:
-    """An ONNX model that was just written, in onnxruntime with as many threads as torch has."""
+    """Load the content of an .onnx file in onnxruntime, with as many threads as torch has, and return a function on
+    arrays that runs it."""
     import onnxruntime  # imported late, like the exporter: needed once, at the end of a study
 
     options = onnxruntime.SessionOptions()
@@ -102,7 +108,7 @@ def run_onnx(content: bytes) -> Run:
 
 
 def speed(run: Run, images: Images) -> list[Speed]:
-    """Latency and throughput by batch size: the median of what fits SECONDS, after one run that does not count."""
+    """Measure latency and throughput by batch size: the median of the runs within SECONDS, after a warm-up run."""
     rows = []
     for size in BATCHES:
         batch = np.resize(images, (size, *images.shape[1:]))
@@ -131,10 +137,11 @@ def _median_seconds(run: Run, batch: Images) -> float:
 
 
 def compare(run: Run, expected: NDArray[np.float32], images: Images) -> float:
-    """The largest difference of any probability from what the training model gives in full precision."""
+    """Return the largest difference of any probability from `expected`, which the trained network gives in full
+    precision."""
     return float(np.abs(run(images) - expected).max(initial=0.0))
 
 
-def described(run: Run, expected: NDArray[np.float32], images: Images, *, timed: bool = True) -> Format:
-    """What the card says of a format."""
-    return Format(max_difference=compare(run, expected, images), speed_cpu=speed(run, images) if timed else [])
+def described(run: Run, expected: NDArray[np.float32], images: Images, *, timed: bool = True) -> ExportedFile:
+    """Compare and, if `timed`, time an exported file; return the entry for the card."""
+    return ExportedFile(max_difference=compare(run, expected, images), speed_cpu=speed(run, images) if timed else [])

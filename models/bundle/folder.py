@@ -1,7 +1,7 @@
-"""A trained network on disk: a folder that runs without this project, and the way back.
+"""Saving a trained network as a folder that runs without this project, and loading such a folder.
 
-Whoever uses the folder elsewhere takes `model.onnx` or `model.pt2`, which hold everything from uint8 pixels to
-calibrated probabilities. This program itself loads the safetensors only: data, never code.
+Elsewhere, use `model.onnx` or `model.pt2`, which contain everything from uint8 pixels to calibrated probabilities. This
+program itself loads only the safetensors file, which holds data and never code.
 """
 
 import copy
@@ -22,7 +22,7 @@ from torch import nn
 from models import ModelError, files
 from models.architecture import Architecture, BackboneConfig, CNNConfig, plain_blocks
 from models.bundle import export
-from models.bundle.card import Card, Format, Kind, parsed
+from models.bundle.card import Card, ExportedFile, Kind, parsed
 from models.bundle.predictor import Bundle, Predictor
 from models.bundle.readable import markdown
 from models.bundle.reference import IMAGENET, checkpoint, read_checkpoint
@@ -34,10 +34,11 @@ PROGRAM, ONNX, CHECKPOINT = "model.pt2", "model.onnx", "model.pth"
 EXAMPLE, READABLE, SEEN = "example.py", "MODEL_CARD.md", "seen.txt"
 
 FILES = (WEIGHTS, CONFIG, PROGRAM, ONNX, CHECKPOINT, EXAMPLE, READABLE, SEEN)
-"""What the card lists with hashes; the report beside them is no part of the model."""
+"""Files that the card lists with their hashes; the report beside them is not part of the model."""
 
 SEEN_DIGITS = 16
-"""64 bits of a hash: of a million images and a million others, none is taken for another one by chance."""
+"""Hexadecimal digits of an image's hash that are kept: with 64 bits, none of a million images is mistaken by chance for
+one of a million others."""
 
 RUNNABLE = (
     ".safetensors",
@@ -54,7 +55,8 @@ RUNNABLE = (
     ".dylib",
     ".zip",
 )
-"""Endings of files that somebody might take for the model or run; only those that the card lists may be there."""
+"""Suffixes of files that somebody might run or mistake for the model; the folder may hold only those that the card
+lists."""
 
 
 def save(
@@ -67,12 +69,13 @@ def save(
     *,
     timed: bool = True,
 ) -> Kind:
-    """Write the model in all its formats, an example and the card; returns the card as written.
+    """Write the model in all its formats, an example script and the card; return the card as written.
 
-    `seen`: SHA-256 of each image file that the model, or what was decided about it, has seen.
+    `seen`: SHA-256 of each image file that was used to train the model or to decide anything about it.
 
-    The card goes last, with the hash of each file, so that a folder whose writing was cut off is noticed. Every format
-    is compared with `model`, in full precision on the CPU, on some uint8 `images` [N, S, S, 3], and `timed`.
+    The card is written last, with the hash of each file, so that an incomplete folder is noticed. Every format is
+    compared with `model`, in full precision on the CPU, on some uint8 `images` [N, S, S, 3]; with `timed` its speed is
+    measured too.
     """
     directory.mkdir(parents=True, exist_ok=True)
     digest = save_weights(directory / WEIGHTS, model)
@@ -100,15 +103,15 @@ def save(
 
 
 def _predictor(model: CNN, card: Card, views: tuple[View, ...] | None = None) -> Predictor:
-    """With the card's views, unless others are given."""
+    """Make a predictor from a network and its card, with the views of the card unless others are given."""
     given = card.preprocessing
     return Predictor(model, given.mean, given.std, card.temperature, views or given.views).eval().requires_grad_(False)
 
 
 def _export(
     directory: Path, predictor: Predictor, expected: NDArray[np.float32], images: NDArray[np.uint8], *, timed: bool
-) -> dict[str, Format]:
-    """Write the program and the ONNX model; what the card says of each."""
+) -> dict[str, ExportedFile]:
+    """Write the torch.export program and the ONNX model; return their entries for the card."""
     exported = export.program(predictor, images.shape[1])
     formats = {}
     for name, convert, loaded in (
@@ -128,10 +131,10 @@ def _as_checkpoint(
     card: Card,
     expected: NDArray[np.float32],
     images: NDArray[np.uint8],
-) -> dict[str, Format]:
-    """Write the reference's layout where it can describe the network, else remove an earlier model's.
+) -> dict[str, ExportedFile]:
+    """Write a checkpoint in the reference system's layout if that can describe the network, else remove an old one.
 
-    The predictor and what is expected are those of one view.
+    `predictor` and `expected` are those of a single view. Returns the entry for the card, if there is one.
     """
     content = checkpoint(predictor.model, config, card)
     if content is None:
@@ -140,11 +143,11 @@ def _as_checkpoint(
     files.write(directory / CHECKPOINT, content)
     read = export.run_module(load_reference(directory / CHECKPOINT).predictor)
     note = "" if card.preprocessing.views == AS_IT_IS else "one view only: its layout has no place for several"
-    return {CHECKPOINT: Format(max_difference=export.compare(read, expected, images), note=note)}
+    return {CHECKPOINT: ExportedFile(max_difference=export.compare(read, expected, images), note=note)}
 
 
 def _write_seen(file: Path, seen: Iterable[str]) -> None:
-    """The beginning of each hash, a line each and sorted; no file where nothing is known."""
+    """Write the first digits of each hash, sorted, one per line; write no file if no hash is known."""
     lines = sorted({f"{digest[:SEEN_DIGITS]}\n" for digest in seen})
     if lines:
         files.write(file, "".join(lines).encode())
@@ -153,9 +156,9 @@ def _write_seen(file: Path, seen: Iterable[str]) -> None:
 
 
 def seen_images(directory: Path) -> frozenset[str] | None:
-    """The first SEEN_DIGITS of the SHA-256 of each file that a model has seen; None where its folder does not say.
+    """Return the first SEEN_DIGITS digits of the SHA-256 of each image file that a model has seen (see `save`).
 
-    Raises ModelError as `load` does.
+    None if its folder does not list them. Raises ModelError as `load` does.
     """
     if not directory.is_dir() or SEEN not in read_card(directory, Card).files:
         return None
@@ -163,14 +166,14 @@ def seen_images(directory: Path) -> frozenset[str] | None:
 
 
 def save_weights(file: Path, model: nn.Module) -> str:
-    """Write the state dict as safetensors, atomically; returns the file's SHA-256."""
+    """Write the state dict as a safetensors file, atomically; return the SHA-256 of the file."""
     content = save_tensors({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
     files.write(file, content)
     return hashlib.sha256(content).hexdigest()
 
 
 def card_hash(raw: dict[str, JsonValue]) -> str:
-    """Hash everything in a card's JSON but this hash."""
+    """Hash everything in a card's JSON except the field that holds this hash."""
     content = {key: value for key, value in raw.items() if key != "card_sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -178,8 +181,8 @@ def card_hash(raw: dict[str, JsonValue]) -> str:
 def load(path: Path) -> Bundle:
     """Load a model folder written by `save`, or a checkpoint (.pth) in the reference's layout.
 
-    Raises ModelError when there is none, or when it is torn, altered or foreign. Nothing is ever unpickled but
-    tensors and plain containers.
+    Raises ModelError if there is none, or if it is incomplete, altered or foreign. Only tensors and plain containers
+    are ever unpickled.
     """
     if path.is_dir():
         return _load_folder(path)
@@ -189,7 +192,7 @@ def load(path: Path) -> Bundle:
 
 
 def load_reference(path: Path) -> Bundle:
-    """Load a checkpoint in the reference's layout. Raises ModelError."""
+    """Load a checkpoint in the reference system's layout. Raises ModelError if it cannot be read."""
     model, config, classes = read_checkpoint(path)
     predictor = Predictor(model, IMAGENET["mean"], IMAGENET["std"], temperature=1.0)
     return Bundle(predictor=predictor.eval(), classes=classes, image_size=config.image_size)
@@ -210,11 +213,11 @@ def _load_folder(path: Path) -> Bundle:
 
 
 MOST_TEXT, MOST_BYTES = 2**24, 2**33
-"""Bytes of a card or a configuration, and of a file with weights."""
+"""Most bytes of a card or a configuration, and of any other file of the folder."""
 
 
 def _text(file: Path) -> bytes:
-    """The content of a regular file of no absurd size. Raises FileNotFoundError and ModelError."""
+    """Read a regular file of at most MOST_TEXT bytes. Raises FileNotFoundError, or ModelError for another file."""
     size = file.stat().st_size
     if not file.is_file() or size > MOST_TEXT:
         raise ModelError(f"{file} is not a file of this program ({size:,} bytes)")
@@ -222,7 +225,7 @@ def _text(file: Path) -> bytes:
 
 
 def _read_config(file: Path) -> Architecture:
-    """The architecture; folders of earlier versions describe plain blocks by two lists."""
+    """Read the architecture from a configuration file; earlier versions describe plain blocks by two lists."""
     raw = TypeAdapter(dict[str, JsonValue]).validate_json(_text(file))
     if "backbone" in raw:
         return TypeAdapter(BackboneConfig).validate_python(raw)
@@ -235,23 +238,25 @@ def _read_config(file: Path) -> Architecture:
 
 
 def read_card(directory: Path, kind: type[Kind]) -> Kind:
-    """The card of a model folder whose files are as it says.
+    """Read the card of a model folder, after checking that the files are those that it lists.
 
-    Raises FileNotFoundError where there is none, and ModelError for an altered, foreign or incomplete folder, and for a
-    card of another version.
+    Raises FileNotFoundError if there is no card, and ModelError if the folder is altered, foreign or incomplete, or the
+    card has another version.
     """
     content = _text(directory / CARD)
     try:
         raw = TypeAdapter(dict[str, JsonValue]).validate_python(json.loads(content))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{directory} is not a model folder of this program ({CARD} is no JSON object)") from error
-    early = "files" not in raw  # of a version that exported weights alone, and listed nothing
+    early = "files" not in raw  # written by a version that exported only weights and listed no files
     listed = {WEIGHTS: raw.get("weights_sha256")} if early else raw["files"]
     if not isinstance(listed, dict) or None in listed.values() or WEIGHTS not in listed:
         raise ModelError(f"{directory} is not a model folder of this program ({CARD} lists no files)")
     _check_files(directory, {str(name): str(digest) for name, digest in listed.items()}, alone=early)
     if "files" in raw and raw.get("card_sha256") != card_hash(raw):
-        raise ModelError(f"{directory / CARD} was altered since it was written (its own hash does not fit)")
+        raise ModelError(
+            f"{directory / CARD} was altered since it was written (its content does not match its own hash)"
+        )
     try:
         return parsed(raw, kind)
     except ModelError as error:
@@ -259,10 +264,8 @@ def read_card(directory: Path, kind: type[Kind]) -> Kind:
 
 
 def _check_files(directory: Path, listed: dict[str, str], *, alone: bool) -> None:
-    """Compare a model folder with what its card lists: ModelError for a missing, altered or foreign file.
-
-    alone: other files are none of its business.
-    """
+    """Compare the files of a folder with those that its card lists. Raises ModelError for a missing, altered or foreign
+    file. With `alone`, files that are not listed are ignored."""
     for name, digest in listed.items():
         if not (directory / name).is_file():
             raise ModelError(f"no model in {directory}: {name} is missing (copy or export the whole folder again)")
@@ -272,7 +275,7 @@ def _check_files(directory: Path, listed: dict[str, str], *, alone: bool) -> Non
             raise ModelError(f"{directory / name} is not the file that {CARD} describes (altered, or half-written)")
     if alone:
         return
-    # A folder beside example.py would be a module: numpy/ in place of numpy.
+    # Python would import a folder beside example.py as a module: numpy/ in place of numpy.
     found = sorted(
         file.name
         for file in directory.iterdir()
@@ -286,7 +289,7 @@ def _check_files(directory: Path, listed: dict[str, str], *, alone: bool) -> Non
 
 
 def is_whole(directory: Path) -> bool:
-    """Whether a folder has every format, each as its card describes it."""
+    """Return whether a folder is complete: every file that its card lists is there and unaltered."""
     try:
         return bool(read_card(directory, Card).files)
     except (OSError, ModelError):
@@ -294,7 +297,7 @@ def is_whole(directory: Path) -> bool:
 
 
 def load_weights(file: Path, config: Architecture) -> CNN:
-    """The network of `config` with the weights of a safetensors file; ModelError when they do not fit."""
+    """Load the network of `config` with the weights of a safetensors file. Raises ModelError if they do not fit."""
     try:
         return fill(config, load_file(file), file.stat().st_size)
     except (SafetensorError, RuntimeError, ModelError) as error:

@@ -1,4 +1,4 @@
-"""A network in use: uint8 images in, calibrated probabilities out."""
+"""Prediction with a loaded network: uint8 images in, calibrated probabilities out."""
 
 import logging
 import math
@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 
 class Predictor(nn.Module):
-    """uint8 images in, probabilities out: normalisation and temperature cannot drift from training."""
+    """Module from uint8 images to probabilities, with normalisation and temperature inside, so that they always match
+    the training."""
 
     mean: Tensor
     std: Tensor
@@ -43,11 +44,11 @@ class Predictor(nn.Module):
         self.register_buffer("temperature", torch.tensor(temperature))
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 [B, S, S, 3] -> float [B, 3, S, S], what the network was trained on."""
+        """Normalise images, uint8 [B, S, S, 3], to the input that the network was trained on, float [B, 3, S, S]."""
         return torch.addcmul(-self.mean / self.std, images.permute(0, 3, 1, 2).float(), 1 / (255 * self.std))
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 [B, S, S, 3] -> probabilities [B, K], averaged over the views."""
+        """Return the probabilities [B, K] of images, uint8 [B, S, S, 3], averaged over the views."""
         logits = by_view(self.model(seen(self.normalised(images), self.views)), self.views)
         probabilities = torch.softmax(logits / self.temperature, dim=-1)
         return probabilities if self.views == AS_IT_IS else probabilities.mean(dim=0)
@@ -55,22 +56,22 @@ class Predictor(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A loaded model, ready to predict."""
+    """A loaded model that is ready to predict, with its classes and its card."""
 
     predictor: Predictor
     classes: tuple[str, ...]
     image_size: int
-    card: Card | None = None  # a checkpoint of the reference has none
-    allowed: float | None = None  # megapixels of an image, where the user has said it
+    card: Card | None = None  # None for a checkpoint of the reference system
+    allowed: float | None = None  # most megapixels of an image, if the user has set it
 
     @property
     def ranges(self) -> Ranges:
-        """What was black and what white in the training's images; none where all of them had 8 bits."""
+        """Numbers that were black and white in the training images; empty if all of them had 8 bits."""
         return self.card.preprocessing.ranges if self.card else {}
 
     def megapixels(self, most: float) -> float:
-        """The largest image that is decoded: what the user allows, else what the card says, which is no more than
-        `most`, since it may be a stranger's."""
+        """Return the most megapixels of an image that is decoded: what the user allows, else what the card says, but
+        then no more than `most`, because the card may come from a stranger."""
         asked = self.setting("max_megapixels", most)
         if self.allowed is None and asked > most:
             logger.warning(
@@ -80,13 +81,13 @@ class Bundle:
         return self.allowed or min(asked, most)
 
     def setting(self, name: str, default: float) -> float:
-        """A positive number of the study's configuration, where the model has one; what is none limits nothing."""
+        """Return a positive number from the configuration of the model's study; `default` if it has no valid one."""
         value = self.card.study.config.get(name) if self.card and self.card.study else None
         good = isinstance(value, int | float) and math.isfinite(value) and value > 0
         return float(value) if good and isinstance(value, int | float) else default
 
     def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float64]:
-        """uint8 images [N, S, S, 3] of the model's size -> probabilities [N, K]."""
+        """Return the probabilities [N, K] of uint8 images [N, S, S, 3] of the model's image size."""
         device = self.predictor.mean.device
         with torch.inference_mode(), full_precision(device):
             parts = [
@@ -96,9 +97,10 @@ class Bundle:
         return torch.cat(parts).numpy()
 
     def to(self, device: torch.device) -> Self:
-        """Move to the device, in place, with channels last: the pixels come so, and convolutions are faster then.
+        """Move the model to a device, in place, in the channels-last layout.
 
-        From now on it is for prediction alone, see models.cnn.fused.
+        Pixels come in this layout, and convolutions are faster with it. Afterwards the model can only predict, see
+        models.cnn.fused.
         """
         self.predictor.model = prepare(fused(self.predictor.model), device)
         self.predictor.to(device)

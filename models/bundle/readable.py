@@ -1,4 +1,4 @@
-"""The card as a page for people, MODEL_CARD.md (Mitchell et al. 2019, Model Cards for Model Reporting)."""
+"""The card as a page for people to read, MODEL_CARD.md (Mitchell et al. 2019, Model Cards for Model Reporting)."""
 
 import re
 from collections.abc import Iterable
@@ -6,19 +6,21 @@ from typing import Literal
 
 from models.bundle.card import Card, Data, Speed, percent
 from models.bundle.verdict import score_of, verdict
-from models.scores.conformal import Sets
+from models.scores.conformal import PredictionSets
 from models.scores.evaluation import HeldOutScores
 
 Lines = list[str | None]
-"""None where the card has nothing to say."""
+"""Lines of a section; None stands for a line for which the card has no information."""
 
 Cell = str | int | float | None
+"""A cell of a table; None if the card has no value for it."""
 
 SHOWN: tuple[Literal["precision", "recall", "f1-score"], ...] = ("precision", "recall", "f1-score")
+"""Scores of each class that are shown."""
 
 
 def markdown(card: Card) -> str:
-    """MODEL_CARD.md from the card; what the card lacks is left out."""
+    """Return the text of MODEL_CARD.md; information that the card lacks is left out."""
     sections = [
         (f"Model card: {in_markdown(card.study.name if card.study else 'image classifier')}", _head(card)),
         ("Use", _use()),
@@ -85,7 +87,7 @@ def _scores(card: Card, test: HeldOutScores) -> Lines:
 
 
 def _openings(card: Card) -> Cell:
-    """How often the test part was opened by then, and which of these the scores are from."""
+    """Return how often the test part had been opened, and from which opening the scores are."""
     if card.test_opening is None or card.test_openings == 1:
         return card.test_openings
     return f"{card.test_openings}; these scores are from opening {card.test_opening.number}"
@@ -118,7 +120,7 @@ def _protocol(card: Card) -> Lines:
     if card.protocol == "given":
         found = "sources in several parts were allowed" if card.leaky else "no source was found in two of them"
         given_by = card.data.parts_from if card.data else None
-        parts = f"The parts came with the images ({in_markdown(given_by or 'nobody says how')}); {found}."
+        parts = f"The parts came with the images ({in_markdown(given_by or 'how is not recorded')}); {found}."
     return [
         f"- {parts} The search saw the parts train and val; the test part was opened once the weights were final.",
         f"- Trial {study.trial} of {study.trials} (winner: {study.winner}), trained from "
@@ -140,7 +142,7 @@ def _protocol(card: Card) -> Lines:
 
 
 def calibrated(card: Card) -> str:
-    """Whether the probabilities were calibrated, and on how much."""
+    """Say whether the probabilities were calibrated, and on how many sources."""
     if card.conformal is None and card.temperature == 1:
         return "not calibrated: no images were kept for it"
     sources = card.conformal.groups if card.conformal else 0
@@ -154,7 +156,7 @@ def calibrated(card: Card) -> str:
 def _sets(card: Card) -> Lines:
     levels = card.conformal.levels if card.conformal else {}
     rows = [
-        (level, f"1 - p <= {one.threshold:.4f}" if isinstance(one, Sets) else f"refused: {one.refused}")
+        (level, f"1 - p <= {one.threshold:.4f}" if isinstance(one, PredictionSets) else f"refused: {one.refused}")
         for level, one in levels.items()
     ]
     return _table(("error level", "a class is in the set when"), rows) if rows else []
@@ -194,10 +196,10 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[Cell, ...]]) -> Lines:
 
 
 def _flat(text: str) -> str:
-    """On one line, without control characters."""
+    """Return a text on one line, with characters that cannot be printed replaced by spaces."""
     return "".join(one if one.isprintable() else " " for one in text)
 
 
 def in_markdown(text: str) -> str:
-    """Names of classes, studies and folders as text: no HTML, no link, no mark."""
+    """Escape a name of a class, study or folder for Markdown, so that it makes no HTML, link or other markup."""
     return re.sub(r"[\\`*\[\]<>]", r"\\\g<0>", _flat(text))

@@ -1,4 +1,4 @@
-"""The reference system's checkpoints (.pth): read, and written for networks that its layout can describe.
+"""Checkpoints (.pth) of the reference system: reading them, and writing them for networks that the layout can describe.
 
 The layout is dict(model_state_dict, config, val_accuracy, class_names, training_time, epoch_times); its networks are
 `features` and `classifier`, both plain sequences, whose output goes through a softmax.
@@ -21,46 +21,52 @@ from models.bundle.card import Card
 from models.cnn import CNN, fill
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-"""Channel statistics on the scale 0 to 1: all networks here are trained with them, as the reference's were."""
+"""Mean and standard deviation of each channel, on the scale 0 to 1; all networks here are trained with them, as those
+of the reference system were."""
 
 BASE_FILTERS = 32
+"""Filters of the first block of a reference network whose multiplier is 1."""
 
 
 def read_checkpoint(path: Path) -> tuple[CNN, CNNConfig, tuple[str, ...]]:
-    """Network, architecture and class names; the image size is read off the first dense layer. Raises ModelError."""
+    """Read a checkpoint and return the network, its architecture and the class names.
+
+    The image size is derived from the first dense layer. Raises ModelError if it is no such checkpoint.
+    """
     try:
         _check_content(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the one line below says what is wrong
+            warnings.simplefilter("ignore")  # the error below says in one line what is wrong
             content = torch.load(path, map_location="cpu", weights_only=True)
         state, classes = content["model_state_dict"], _class_names(content["class_names"])
         config = read_config(content["config"], state, len(classes))
         model = fill(config, state, path.stat().st_size)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # torch.load raises whatever the bytes make it raise
+    except Exception as error:  # on broken bytes torch.load may raise any error
         raise ModelError(f"{path} is not a checkpoint in the reference's layout ({_reason(error)})") from error
     return model, config, classes
 
 
 MOST_PICKLE = 4 << 20
-"""Bytes of a checkpoint that are no numbers of tensors."""
+"""Most bytes of a checkpoint's pickle, which holds everything but the numbers of the tensors."""
 
 TENSORS = frozenset(
     {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
     | {f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16")}
     | {f"torch {kind}Storage" for kind in ("Long", "Int", "Short", "Char", "Byte", "Bool")}
 )
-"""What a pickle of tensors and plain containers names; torch allows more, such as a bytearray of any length."""
+"""Global names that may occur in a pickle of tensors and plain containers; torch allows more, such as a bytearray of
+any length."""
 
 NAMING = frozenset({"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
-"""Other ways to name something; torch writes none of them."""
+"""Other pickle operations that refer to a global name; torch writes none of them."""
 
 
 def _check_content(path: Path) -> None:
-    """Raise ModelError for what may be any number of times larger than its file: packed, or made by what it names."""
+    """Raise ModelError if the content could become far larger than its file: by compression or by calls in a pickle."""
     with path.open("rb") as file:
-        if file.read(4) != b"PK\3\4":  # as torch tells its two layouts apart: the older one is five pickles in a row
+        if file.read(4) != b"PK\3\4":  # torch's older layout, as torch itself tells it: five pickles in a row
             file.seek(0)
             some = io.BytesIO(file.read(MOST_PICKLE))
             for _ in range(5):
@@ -84,7 +90,7 @@ def _check_pickle(content: io.BytesIO) -> None:
 
 
 MOST_CLASSES = 100_000
-"""Most class names of a checkpoint."""
+"""Largest number of class names in a checkpoint."""
 
 
 def _class_names(found: Any) -> tuple[str, ...]:
@@ -95,8 +101,8 @@ def _class_names(found: Any) -> tuple[str, ...]:
 
 
 def _listed(name: str, found: Any, kind: type, most: int) -> tuple[Any, ...]:
-    """A plain list of so many things at most. Raises ModelError before anything else is walked through: a tensor of a
-    few bytes may say that it holds billions of numbers."""
+    """Return a plain list of at most `most` values of one type. Raises ModelError for anything else before iterating
+    over it, because a tensor of a few bytes may claim to hold billions of numbers."""
     if type(found) not in (list, tuple) or len(found) > most or not all(type(one) is kind for one in found):
         raise ModelError(f"its {name} are not {'different names' if kind is str else 'a list of whole numbers'}")
     return tuple(found)
@@ -109,17 +115,17 @@ def _whole(found: Any) -> int:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to load it unsafely
+    if isinstance(error, pickle.UnpicklingError):  # torch's message advises to load the file unsafely
         return "it holds more than tensors and plain containers"
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def read_config(config: dict[str, Any], state: dict[str, Tensor], num_classes: int) -> CNNConfig:
-    """The architecture of a checkpoint from its config and the shapes of its state dict."""
+    """Return the architecture of a checkpoint from its config and the shapes in its state dict."""
     if type(config) is not dict or not all(isinstance(one, Tensor) for one in state.values()):
-        raise ModelError("its config or its weights are of another kind")
+        raise ModelError("its config is not a dictionary, or its weights are not tensors")
     blocks = _whole(config["num_conv_blocks"])
-    if not 1 <= blocks <= MOST_BLOCKS:  # before lists of that length are made
+    if not 1 <= blocks <= MOST_BLOCKS:  # checked before lists of that length are made
         raise ModelError(f"{blocks} blocks")
     kernels = [*_listed("kernel_sizes", config["kernel_sizes"], int, MOST_BLOCKS), *[3] * blocks][:blocks]
     filters = tuple(BASE_FILTERS * _whole(config["filters_multiplier"]) << block for block in range(blocks))
@@ -136,9 +142,10 @@ def read_config(config: dict[str, Any], state: dict[str, Tensor], num_classes: i
 
 
 def checkpoint(model: CNN, config: Architecture, card: Card) -> bytes | None:
-    """A network on the CPU as a checkpoint's bytes; None where the layout cannot describe it.
+    """Return a network on the CPU as the bytes of a checkpoint; None if the layout cannot describe it.
 
-    It has no place for a temperature, so the last layer is divided by it: a softmax gives calibrated probabilities.
+    The layout has no place for a temperature, so the last layer is divided by it: a softmax of the output then gives
+    calibrated probabilities.
     """
     if isinstance(config, BackboneConfig):
         return None

@@ -1,4 +1,4 @@
-"""What a model is worth, in a few lines that stand first wherever it is shown: one metric, its interval, and a word."""
+"""The verdict on a model, a few lines that come first wherever it is shown: a metric, its interval, and a judgement."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,33 +8,33 @@ from models.scores.evaluation import Comparison, HeldOutScores
 from models.scores.intervals import Interval
 
 Kind = Literal["better", "no better", "worse", "useless", "leaky"]
-"""Beside what it was compared with; useless: no better than an answer that does not look at the image."""
+"""A judgement on a model, compared with others; useless: no better than an answer that does not look at the image."""
 
 KNOWN = ("trees", "pretrained", "from scratch")
-"""How the names begin of what a model must beat: without a search, and without training a network."""
+"""Beginnings of the names of what a model must beat: models made without a search, or without training a network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a model is worth. Names in it come from users: whoever shows it makes them harmless."""
+    """The verdict on a model, in words. It contains names given by users, so code that shows it must escape them."""
 
     kind: Kind
-    metric: str  # as the score is called: "test accuracy"
-    value: str  # "97.3 %, 95 % interval 95.1 % to 98.7 %"
-    on: str  # "414 images of 207 groups"
-    word: str  # a sentence
-    choice: str  # which trial it is, and why; nothing where no study made it
-    notes: tuple[str, ...]  # that must be read with it
+    metric: str  # name of the score, such as "test accuracy"
+    value: str  # such as "97.3 %, 95 % interval 95.1 % to 98.7 %"
+    on: str  # what it was measured on, such as "414 images of 207 sources"
+    word: str  # the judgement as a sentence
+    choice: str  # which trial the model is, and why; empty if no study made it
+    notes: tuple[str, ...]  # notes that must be read with the score
 
     @property
     def lines(self) -> list[str]:
-        """All of it as sentences."""
+        """The whole verdict as sentences, one per line."""
         score = f"{self.metric[0].upper()}{self.metric[1:]} {self.value} ({self.on})."
         return [line for line in (score, self.word, self.choice, *self.notes) if line]
 
 
 def verdict(card: Card) -> Verdict | None:
-    """What the card says that its model is worth; None where it was never scored."""
+    """Return the verdict on a model from its card; None if the model was never scored."""
     test = card.test
     if test is None:
         return None
@@ -51,12 +51,12 @@ def verdict(card: Card) -> Verdict | None:
 
 
 def by_class(card: Card) -> bool:
-    """Whether each class counts the same in the metric that was searched for."""
+    """Return whether each class counts the same in the metric that the search optimised."""
     return card.study is not None and card.study.metric == "balanced_accuracy"
 
 
 def score_of(card: Card, test: HeldOutScores) -> tuple[float, Interval | None]:
-    """The metric that was searched for, on the held-out images, with its interval."""
+    """Return the metric that the search optimised, on the held-out images, with its interval."""
     if by_class(card):
         return test.balanced_accuracy, test.balanced_accuracy_interval
     return test.accuracy, test.accuracy_interval
@@ -105,7 +105,7 @@ def _value(row: Comparison, card: Card) -> float:
 
 
 def _useless(card: Card, test: HeldOutScores) -> str:
-    """Why it should not be used at all; nothing where an answer without looking is beaten."""
+    """Return why the model should not be used at all; an empty string if it beats always saying the same class."""
     value, ends = score_of(card, test)
     blind = 1 / len(test.recall_intervals or card.classes) if by_class(card) else test.majority
     shown = test.accuracy_interval[1] >= test.majority if ends is None else ends[0] > blind
@@ -116,7 +116,7 @@ def _useless(card: Card, test: HeldOutScores) -> str:
 
 
 def _largest(card: Card, test: HeldOutScores) -> str:
-    """The most frequent class, and what always naming it would reach."""
+    """Name the most frequent class, and the score that always predicting it would reach."""
     supports = {name: row["support"] for name in card.classes if isinstance(row := test.report.get(name), dict)}
     name = max(supports, key=lambda one: supports[one], default="the most frequent class")
     each = f", balanced {percent(1 / len(test.recall_intervals or card.classes))}" if by_class(card) else ""
@@ -124,7 +124,7 @@ def _largest(card: Card, test: HeldOutScores) -> str:
 
 
 def _compared(row: Comparison, by_class: bool) -> Kind:
-    """The model beside another one, by the paired interval of their difference."""
+    """Compare the model with another one, by the paired interval of their difference."""
     ends = row.balanced_difference_interval if by_class else row.difference_interval
     if ends is None or ends[0] <= 0 <= ends[1]:
         return "no better"
@@ -132,7 +132,7 @@ def _compared(row: Comparison, by_class: bool) -> Kind:
 
 
 def _named(row: Comparison, card: Card) -> str:
-    """Name another model with its score, and the interval of the difference."""
+    """Describe another model by its name, its score, and the interval of the difference."""
     names = {"trees": "trees on colours and edges", "from scratch": "the best network from scratch"}
     name = names.get(row.name, f"a {row.name}")
     value = _value(row, card)
@@ -144,7 +144,7 @@ def _named(row: Comparison, card: Card) -> str:
 
 
 def choice(study: Origin) -> str:
-    """Which trial was shipped, and why."""
+    """Say which trial was shipped, and why."""
     chosen = study.confirmed[0].trial if study.confirmed else study.winner
     which = f"It is trial {study.trial} ({_count(study.trials, 'trial')} were made)"
     if study.trial != chosen:
@@ -167,8 +167,8 @@ def _notes(card: Card, test: HeldOutScores) -> list[str]:
         notes.append(INCOMPLETE)
     if card.test_opening and (card.test_openings or 1) > 1:
         notes.append(
-            f"The test part was opened {card.test_openings} times in this study, and this score is from opening "
-            f"{card.test_opening.number}: it is optimistic."
+            f"The test part was opened {card.test_openings} times, and this score is from opening "
+            f"{card.test_opening.number}: it is likely too high."
         )
     if card.synthetic_data:
         notes.append("The images are synthetic: the score says nothing about real ones.")

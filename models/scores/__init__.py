@@ -1,1 +1,1 @@
-"""What a trained network is worth, with its uncertainty."""
+"""Scores of a trained network, with their uncertainty."""

@@ -1,4 +1,4 @@
-"""Are the probabilities honest? Temperature, calibration error, and what is gained by leaving doubtful images out."""
+"""Calibration of probabilities: temperature, calibration error, and the gain from leaving doubtful images out."""
 
 from dataclasses import dataclass
 
@@ -10,32 +10,35 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BINS = 15
-"""Bins of confidence for the calibration error."""
+"""Number of bins of confidence for the calibration error."""
 COVERAGES = 20
-"""Points of a risk-coverage curve."""
+"""Number of points of a risk-coverage curve."""
 WIDEST = 5.0
-"""The largest temperature, and one over the smallest."""
+"""Largest temperature; the smallest one is 1 / WIDEST."""
 PRIOR = 0.5
-"""Standard deviation of the logarithm of a temperature before anything is known."""
+"""Standard deviation of the prior, a normal distribution about 0, of a temperature's logarithm."""
 FOLDS = 10
-"""Folds over groups that tell whether a temperature helps."""
+"""Number of cross-validation folds over groups that decide whether a temperature helps."""
 SURE = 0.95
-"""Probability that a temperature which does not help is seen not to."""
+"""Probability with which a temperature that does not help is rejected."""
 
 
 def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Probabilities [N, K] of logits [N, K], or their mean over the views of logits [V, N, K]."""
+    """Return the probabilities [N, K] of logits [N, K], or their mean over the views of logits [V, N, K]."""
     found = torch.softmax(torch.from_numpy(logits) / temperature, dim=-1)
     return np.asarray((found.mean(dim=0) if found.ndim == 3 else found).numpy())
 
 
 def fit_temperature(logits: Floats, labels: Ints, groups: Ints) -> float:
-    """The one divisor of the logits that minimises the negative log likelihood (Guo et al. 2017); 1 unless it helps.
+    """Fit the temperature: the divisor of all logits that minimises the negative log likelihood (Guo et al. 2017).
 
-    Logits are [N, K], or [V, N, K] of several views whose probabilities are averaged; labels and groups [N]. Between
-    0.2 and 5, and nearer to 1 the fewer groups there are. It helps when it lowers the loss of groups that it was not
-    fitted on, ten folds of them in turn, by more than chance would over so many groups (Student's t, one-sided),
-    and would still with one group more whose images are of any class: surer answers cost most where none was wrong yet.
+    Logits are [N, K], or [V, N, K] for several views whose probabilities are averaged; labels and groups are [N]. The
+    temperature lies between 0.2 and 5, and the fewer groups there are, the nearer it is to 1.
+
+    Returns 1 unless the temperature helps. It helps if, in ten-fold cross-validation over groups, it lowers the loss
+    of the groups that it was not fitted on by more than chance would (one-sided Student's t test). It must still do so
+    with one more group whose images are equally likely to be of any class, because raising the confidence costs most
+    on data that has shown no error yet.
     """
     from scipy.special import stdtrit  # imported late: half a second, and needed once
 
@@ -56,7 +59,7 @@ def fit_temperature(logits: Floats, labels: Ints, groups: Ints) -> float:
 
 
 def losses(logits: Floats, labels: Ints, temperature: float) -> Floats:
-    """Negative log likelihoods [N] of labels [N] by logits [N, K] or [V, N, K], nats."""
+    """Return the negative log likelihood of each label [N] under logits [N, K] or [V, N, K], in nats."""
     found = torch.log_softmax(torch.from_numpy(logits) / temperature, dim=-1)
     if found.ndim == 3:
         found = torch.logsumexp(found, dim=0) - np.log(len(found))
@@ -64,13 +67,13 @@ def losses(logits: Floats, labels: Ints, temperature: float) -> Floats:
 
 
 def _doubt(logits: Floats, temperature: float) -> float:
-    """Mean negative log likelihood if all classes were as likely, nats."""
+    """Return the mean negative log likelihood, in nats, if each image were equally likely to be of any class."""
     images, classes = logits.shape[-2:]
     return float(np.mean([losses(logits, np.full(images, label), temperature) for label in range(classes)]))
 
 
 def _fitted(logits: Floats, labels: Ints, groups: int) -> float:
-    """The temperature that is likeliest after so many groups, if before them its logarithm is normal about 0."""
+    """Fit the most probable temperature (MAP), given data from `groups` groups and the prior PRIOR."""
     from scipy.optimize import minimize_scalar  # imported late: a second, and needed once
 
     def loss(log_temperature: float) -> float:
@@ -81,12 +84,14 @@ def _fitted(logits: Floats, labels: Ints, groups: int) -> float:
 
 
 def brier(probabilities: Floats, labels: Ints) -> float:
-    """Mean squared distance of the probabilities [N, K] from the truth, summed over classes: 0 (best) to 2."""
+    """Return the Brier score: the mean over images of the squared distance of the probabilities [N, K] from the truth,
+    summed over classes; 0 (best) to 2."""
     return float(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1).mean())
 
 
 def calibration_error(probabilities: Floats, labels: Ints) -> float:
-    """Expected calibration error: confidence against accuracy in 15 equal bins of confidence (Guo et al. 2017)."""
+    """Return the expected calibration error: the mean gap between confidence and accuracy in 15 equal bins of
+    confidence, weighted by their images (Guo et al. 2017)."""
     confidence = probabilities.max(axis=1)
     gap = confidence - (probabilities.argmax(axis=1) == labels)
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
@@ -95,15 +100,15 @@ def calibration_error(probabilities: Floats, labels: Ints) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Bin:
-    """Images whose confidence lies in one bin."""
+    """The images whose confidence lies in one bin of a reliability diagram."""
 
-    images: float
-    confidence: float  # mean
+    images: float  # their number
+    confidence: float  # their mean confidence
     accuracy: float
 
 
 def reliability(probabilities: Floats, labels: Ints) -> list[Bin]:
-    """For each bin of confidence that has images: their number, mean confidence and accuracy."""
+    """Return the bins of confidence that have images, with their number, mean confidence and accuracy."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
@@ -118,7 +123,8 @@ def reliability(probabilities: Floats, labels: Ints) -> list[Bin]:
 
 
 def risk_coverage(probabilities: Floats, labels: Ints) -> list[tuple[float, float]]:
-    """(share of images kept, error among them) when the least confident are left out (Geifman and El-Yaniv 2017)."""
+    """Return points (share of images kept, error among them) of the risk-coverage curve, on which the least confident
+    images are left out first (Geifman and El-Yaniv 2017)."""
     order = np.argsort(-probabilities.max(axis=1), kind="stable")
     errors = np.cumsum(probabilities.argmax(axis=1)[order] != labels[order])
     kept = np.unique(np.ceil(np.arange(1, COVERAGES + 1) / COVERAGES * len(labels)).astype(np.int64))

@@ -1,10 +1,10 @@
-"""Sets of classes that hold the true one with a promised probability, for an image of a source never seen.
+"""Prediction sets: sets of classes that contain the true one with a promised probability, also for new sources.
 
-Hierarchical conformal prediction (Lee, Barber and Willett 2023): images of one group are not exchangeable with those
-of another, groups are. So each calibration group weighs the same, and one more group, the new one, is counted as the
-worst. The promise is for the average over new sources, not for each class. It is exact for scores that were fixed
-before the calibration part was seen; the probabilities here are divided by a temperature fitted on it, so it is near,
-not exact.
+They are made by hierarchical conformal prediction (Lee, Barber and Willett 2023): images of one group are not
+exchangeable with those of another, but groups are. So each calibration group weighs the same, and the new group is
+counted as one more group with the worst possible score. The promise holds on average over new sources, not for each
+class. It is exact if the scores were fixed before the calibration part was seen; here the logits are divided by a
+temperature that was fitted on that part, so the promise holds only approximately.
 """
 
 from collections.abc import Sequence
@@ -19,32 +19,33 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 LEVELS = (0.1, 0.05)
-"""Shares of images whose set may miss the true class."""
+"""Error levels: shares of images whose prediction set may miss the true class."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sets:
-    """Prediction sets at one level: which classes are in, and what they do on the held-out part, each group alike."""
+class PredictionSets:
+    """The rule for prediction sets at one error level, and how they do on the held-out part, each group weighted the
+    same."""
 
-    threshold: float  # a class is in the set when 1 - its probability is at most this
+    threshold: float  # a class is in the set if 1 - its probability is at most this
     calibration_groups: int
-    coverage: float  # share of sets that hold the true class
-    mean_size: float  # classes in a set
-    abstained: float  # share of sets that do not name exactly one
+    coverage: float  # share of sets that contain the true class
+    mean_size: float  # mean number of classes in a set
+    abstained: float  # share of sets that do not contain exactly one class
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused:
-    """A level that the calibration part cannot promise."""
+class RefusedLevel:
+    """An error level that the calibration part is too small to promise."""
 
-    refused: str  # why
+    refused: str  # the reason
 
 
 def threshold(probabilities: Floats, labels: Ints, groups: Ints, level: float) -> float:
-    """The nonconformity (1 - probability, Sadinle et al. 2019) up to which a class is in the set.
+    """Return the largest nonconformity (1 - probability, Sadinle et al. 2019) with which a class is in the set.
 
-    probabilities [N, K], labels and groups [N] of the calibration part. Raises ModelError for a level outside 0..1 or
-    below 1 / (G + 1), which G groups cannot promise.
+    `probabilities` [N, K], `labels` [N] and `groups` [N] are those of the calibration part. Raises ModelError for a
+    level outside 0..1, or below 1 / (G + 1), which G groups cannot promise.
     """
     _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if not 0 < level < 1:
@@ -61,34 +62,35 @@ def threshold(probabilities: Floats, labels: Ints, groups: Ints, level: float) -
 
 
 def prediction_sets(probabilities: Floats, threshold: float) -> NDArray[np.bool_]:
-    """Which classes are in the set of each image: [N, K]. Empty where no class is likely enough."""
+    """Return which classes are in the set of each image, [N, K]. A set is empty if no class is likely enough."""
     return np.asarray(1 - probabilities <= threshold)
 
 
 def abstains(sets: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where a set [N, K] names no class or several: no answer is better than one of them."""
+    """Return which of the sets [N, K] contain no class or several, so that it is better to give no answer: [N]."""
     return np.asarray(sets.sum(axis=1) != 1)
 
 
 def describe(
     cal: tuple[Floats, Ints, Ints], test: tuple[Floats, Ints, Ints], levels: Sequence[float] = LEVELS
-) -> dict[str, Sets | Refused]:
-    """For each level (as text) the threshold from cal, and what its sets do on test; or why there is none.
+) -> dict[str, PredictionSets | RefusedLevel]:
+    """Return, for each error level (as text), the threshold from `cal` and how its sets do on `test`, or why there is
+    none.
 
-    cal and test: (probabilities [N, K], labels [N], groups [N]). Shares on test weigh each group the same, as the
-    promise does.
+    `cal` and `test` are (probabilities [N, K], labels [N], groups [N]). Shares on `test` weigh each group the same, as
+    the promise does.
     """
-    found: dict[str, Sets | Refused] = {}
+    found: dict[str, PredictionSets | RefusedLevel] = {}
     for level in levels:
         try:
             limit = threshold(*cal, level)
         except ModelError as error:
-            found[f"{level:g}"] = Refused(refused=str(error))
+            found[f"{level:g}"] = RefusedLevel(refused=str(error))
             continue
         probabilities, labels, groups = test
         _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
         sets, weights = prediction_sets(probabilities, limit), 1 / sizes[inverse] / len(sizes)
-        found[f"{level:g}"] = Sets(
+        found[f"{level:g}"] = PredictionSets(
             threshold=limit,
             calibration_groups=len(np.unique(cal[2])),
             coverage=float(weights @ sets[np.arange(len(labels)), labels]),

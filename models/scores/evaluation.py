@@ -1,6 +1,7 @@
-"""Scores of a trained network, with their uncertainty.
+"""All scores of a trained network, with their uncertainty.
 
-SciPy and scikit-learn take seconds to import and are needed once, at the end: they are imported where they are used.
+SciPy and scikit-learn take seconds to import and are needed only once, at the end, so they are imported where they are
+used.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from typing_extensions import TypedDict  # pydantic reads the one of typing from Python 3.12 only
+from typing_extensions import TypedDict  # pydantic reads typing.TypedDict only from Python 3.12 on
 
 from models.precision import full_precision
 from models.scores.calibration import Bin, brier, calibration_error, risk_coverage, softmax
@@ -34,7 +35,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 SPECIFICITY = 0.95
-"""At which sensitivity is given too."""
+"""Specificity at which the sensitivity is reported too."""
 
 
 ClassScores = TypedDict("ClassScores", {"precision": float, "recall": float, "f1-score": float, "support": float})
@@ -43,7 +44,10 @@ ClassScores = TypedDict("ClassScores", {"precision": float, "recall": float, "f1
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Positive classes against the others, with 95 % intervals over groups; None where there is no such image."""
+    """Sensitivity and specificity of the positive classes against the others, with 95 % intervals over groups.
+
+    A rate is None if there are no images to measure it on.
+    """
 
     sensitivity: float | None
     sensitivity_interval: Interval | None
@@ -53,16 +57,16 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class RatesAtCutoff(Rates):
-    """Rates where an image is positive above a probability."""
+    """Sensitivity and specificity if an image counts as positive above a cutoff of the probability."""
 
-    wanted: float  # specificity
+    wanted: float  # the specificity that the cutoff was chosen for
     cutoff: float
-    cutoff_from: str  # the part that it was chosen on
+    cutoff_from: str  # the part that the cutoff was chosen on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Positive(Rates):
-    """The classes that are a finding against the rest."""
+class PositiveScores(Rates):
+    """Scores of the positive classes, those that are a finding, against the others."""
 
     classes: list[str]
     auroc: float | None
@@ -72,9 +76,9 @@ class Positive(Rates):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupScores:
-    """What probabilities are worth, one vote a group. Fractions, not percent; intervals are 95 %, over groups.
+    """Scores of predicted probabilities with one vote per group. Fractions, not percent; 95 % intervals over groups.
 
-    An interval of a mean over classes is None where a class has too few groups.
+    The interval of a mean over classes is None if a class has too few groups.
     """
 
     groups: int
@@ -82,24 +86,24 @@ class GroupScores:
     accuracy_interval: Interval
     balanced_accuracy: float
     balanced_accuracy_interval: Interval | None
-    macro_f1: float  # over the classes that occur
+    macro_f1: float  # mean over the classes that occur
     macro_f1_interval: Interval | None
-    auroc: float | None  # mean over classes of one against the rest; None where a class is missing
+    auroc: float | None  # mean over classes of one against the rest; None if a class is missing
     auroc_interval: Interval | None
     nll: float  # negative log likelihood, nats per vote, after temperature
     brier: float  # after temperature, summed over classes: 0 to 2
-    calibration_error: float  # expected, 15 bins, after temperature
+    calibration_error: float  # expected calibration error, 15 bins, after temperature
     risk_coverage: list[tuple[float, float]]  # (share of votes kept, error among them)
     majority: float  # accuracy of always naming the most frequent class
-    report: dict[str, float | ClassScores]  # of each class; earlier versions put averages among them
-    confusion: list[list[int]]  # rows: true class; columns: predicted
-    positive: Positive | None  # None where no class is named positive
-    averages: dict[str, ClassScores] = field(default_factory=dict)  # over the classes
-    recall_intervals: dict[str, Interval] = field(default_factory=dict)  # of each class that occurs
-    no_interval: str = ""  # why means over classes have none
+    report: dict[str, float | ClassScores]  # scores of each class; earlier versions put averages among them
+    confusion: list[list[int]]  # rows: true class; columns: predicted class
+    positive: PositiveScores | None  # None if no class is named positive
+    averages: dict[str, ClassScores] = field(default_factory=dict)  # averages over the classes
+    recall_intervals: dict[str, Interval] = field(default_factory=dict)  # for each class that occurs
+    no_interval: str = ""  # why means over classes have no interval; empty if they have one
 
     def of_class(self, name: str) -> ClassScores:
-        """The row of one class in the report."""
+        """Return the scores of one class from the report."""
         row = self.report[name]
         assert not isinstance(row, float)
         return row
@@ -107,7 +111,7 @@ class GroupScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores(GroupScores):
-    """What probabilities are worth, one vote an image."""
+    """Scores of predicted probabilities with one vote per image."""
 
     images: int
     nll_before: float  # before temperature
@@ -116,7 +120,7 @@ class Scores(GroupScores):
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutScores(Scores):
-    """The scores of a study's held-out part."""
+    """Scores on the held-out part of a study."""
 
     by_group: GroupScores
     reliability: list[Bin]
@@ -124,7 +128,10 @@ class HeldOutScores(Scores):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Another model on the same images, and the shipped one minus it, paired; intervals over groups."""
+    """Scores of another model on the same images, and the paired difference (shipped model minus the other one).
+
+    Intervals are over groups.
+    """
 
     name: str
     trial: int | None
@@ -134,16 +141,16 @@ class Comparison:
     balanced_accuracy: float
     difference: float
     difference_interval: Interval
-    balanced_difference_interval: Interval | None = None  # None where a class has too few groups
+    balanced_difference_interval: Interval | None = None  # None if a class has too few groups
 
 
 def predict_logits(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], views: tuple[View, ...] = AS_IT_IS
 ) -> Floats:
-    """Logits [N, K] in float32 (no autocast, no TF32), in the order of the batches; [V, N, K] of several views."""
+    """Compute logits [N, K] in float32 (no autocast, no TF32), in the order of the batches; [V, N, K] for V views."""
     model.eval()
     with torch.inference_mode(), full_precision(next(model.parameters()).device):
-        # One view after another: all at once would take as many times the memory that training was fitted to.
+        # One view after another, since all at once would need V times the memory that training was fitted to.
         parts = [torch.stack([model(seen_so(images, view)).cpu().double() for view in views]) for images, _ in batches]
     logits = torch.cat(parts, dim=1)
     return (logits[0] if views == AS_IT_IS else logits).numpy()
@@ -158,9 +165,9 @@ def score(
     positive: Sequence[str] = (),
     cutoff: float | None = None,
 ) -> Scores:
-    """All scores of logits [N, K] (or [V, N, K]: see softmax) against labels [N]; intervals are over groups [N].
+    """Compute all scores of logits [N, K] or [V, N, K] (see softmax) against labels [N]; intervals are over groups [N].
 
-    For the rest see against_rest.
+    For `positive` and `cutoff` see against_rest.
     """
     from sklearn import metrics
 
@@ -168,7 +175,7 @@ def score(
     predicted = probabilities.argmax(axis=1)
     every = list(range(len(classes)))
     columns = metrics.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
-    rows = [_class_scores(*row) for row in zip(*columns, strict=True)]  # by place, since a class may have any name
+    rows = [_class_scores(*row) for row in zip(*columns, strict=True)]  # by position, since a class may have any name
     right, there = predicted == labels, np.unique(labels)
     auroc, auroc_range = _auroc(probabilities, np.eye(len(classes), dtype=bool)[labels], labels, groups)
     return Scores(
@@ -208,19 +215,19 @@ def _class_scores(precision: float, recall: float, f1: float, support: float) ->
 
 
 def _share(right: NDArray[np.bool_], mine: NDArray[np.bool_], groups: Ints) -> tuple[float, Interval]:
-    """The share of my images that are right [N], with its interval."""
+    """Return the share of right images among those where `mine` is true (both [N]), with its interval."""
     same = np.zeros(int(mine.sum()), np.int64)
     return float(right[mine].mean()), accuracy_interval(right[mine], same, groups[mine])
 
 
 def _too_few(labels: Ints, groups: Ints, classes: Sequence[str]) -> str:
-    """Why means over classes have no interval; nothing where they have."""
+    """Return why means over classes have no interval; an empty string if they have one."""
     label, count = fewest_groups(labels, groups)
     return "" if count >= ENOUGH else f"{classes[label]} has {count} of the {ENOUGH} groups that are needed"
 
 
 def _averages(rows: Sequence[ClassScores]) -> dict[str, ClassScores]:
-    """Over the classes: each alike, and by their number of images."""
+    """Return averages over the classes: with equal weights, and weighted by their number of images."""
     table = np.array([list(row.values()) for row in rows])
     support = table[:, 3]
     means = {"macro avg": table[:, :3].mean(axis=0), "weighted avg": np.average(table[:, :3], axis=0, weights=support)}
@@ -230,7 +237,10 @@ def _averages(rows: Sequence[ClassScores]) -> dict[str, ClassScores]:
 def _auroc(
     scores: Floats, truth: NDArray[np.bool_], labels: Ints, groups: Ints
 ) -> tuple[float | None, Interval | None]:
-    """Mean area under the ROC curves of scores [N, C] against truth [N, C], with its interval; None where undefined."""
+    """Return the mean area under the ROC curves of scores [N, C] against truth [N, C], with its interval.
+
+    Both are None if a column of `truth` has only one outcome, which leaves the area undefined.
+    """
     from sklearn.metrics import roc_auc_score
 
     if (truth.all(axis=0) | ~truth.any(axis=0)).any():
@@ -240,7 +250,7 @@ def _auroc(
 
 
 def mean_recall(predicted: Ints, labels: Ints) -> float:
-    """Balanced accuracy: the mean recall of the classes that occur."""
+    """Return the balanced accuracy: the mean recall over the classes that occur."""
     return float(np.mean([(predicted[labels == label] == label).mean() for label in np.unique(labels)]))
 
 
@@ -251,10 +261,10 @@ def against_rest(
     classes: Sequence[str],
     positive: Sequence[str],
     cutoff: float | None,
-) -> Positive:
-    """Positive classes against the others: sensitivity and specificity of the label that is predicted, and AUROC.
+) -> PositiveScores:
+    """Score the positive classes against the others: AUROC, and sensitivity and specificity of the predicted label.
 
-    With a cutoff (see cutoff_at) also what they are when an image counts as positive above it.
+    With a cutoff (see cutoff_at), also sensitivity and specificity if an image counts as positive above it.
     """
     names = np.isin(np.array(classes), list(positive))
     truth, mass = names[labels], probabilities[:, names].sum(axis=1)
@@ -263,7 +273,7 @@ def against_rest(
     if cutoff is not None:
         above = _rates(mass > cutoff, truth, groups)
         at_cutoff = RatesAtCutoff(wanted=SPECIFICITY, cutoff=cutoff, cutoff_from="cal", **vars(above))
-    return Positive(
+    return PositiveScores(
         classes=list(positive),
         auroc=auroc,
         auroc_interval=interval,
@@ -273,7 +283,7 @@ def against_rest(
 
 
 def _rates(called: NDArray[np.bool_], truth: NDArray[np.bool_], groups: Ints) -> Rates:
-    """Sensitivity and specificity of images that are called positive [N]."""
+    """Return sensitivity and specificity, given which images are called positive and which are: both [N]."""
 
     def share(mine: NDArray[np.bool_], right: NDArray[np.bool_]) -> tuple[float, Interval] | tuple[None, None]:
         return _share(right, mine, groups) if mine.any() else (None, None)
@@ -288,9 +298,9 @@ def _rates(called: NDArray[np.bool_], truth: NDArray[np.bool_], groups: Ints) ->
 
 
 def cutoff_at(probabilities: Floats, labels: Ints, classes: Sequence[str], positive: Sequence[str]) -> float | None:
-    """The smallest probability of being positive that at least 95 % of the negative images do not exceed.
+    """Return the smallest probability of being positive that at least 95 % of the negative images do not exceed.
 
-    To be taken from the calibration part, never from the part that is scored. None without negatives.
+    It must be computed on the calibration part, never on the part that is scored. None if there are no negative images.
     """
     names = np.isin(np.array(classes), list(positive))
     negatives = np.sort(probabilities[~names[labels]][:, names].sum(axis=1))
@@ -298,7 +308,10 @@ def cutoff_at(probabilities: Floats, labels: Ints, classes: Sequence[str], posit
 
 
 def by_group(logits: Floats, labels: Ints, groups: Ints, temperature: float) -> tuple[Floats, Ints, Ints]:
-    """One row a group, as if it were an image: (log of its images' mean probabilities, commonest label, its number)."""
+    """Return (logits, labels, group numbers) with one row per group, as if each group were an image.
+
+    The logits of a group are the logarithm of its images' mean probabilities; its label is their most frequent one.
+    """
     sums = group_sums(softmax(logits, temperature), groups)
     mean = sums / sums.sum(axis=1, keepdims=True)
     return np.log(np.maximum(mean, 1e-300)), group_labels(labels, groups), np.arange(len(mean))
@@ -307,7 +320,7 @@ def by_group(logits: Floats, labels: Ints, groups: Ints, temperature: float) -> 
 def compare(
     shipped: Ints, other: Ints, labels: Ints, groups: Ints, *, name: str, trial: int | None, leaky: bool
 ) -> Comparison:
-    """Another model's predicted labels [N] beside the shipped one's."""
+    """Compare the predicted labels [N] of another model with those of the shipped one."""
     one, two = shipped == labels, other == labels
     return Comparison(
         name=name,
@@ -323,5 +336,5 @@ def compare(
 
 
 def without_images(votes: Scores) -> GroupScores:
-    """Scores whose rows are groups (see by_group)."""
+    """Convert scores whose rows are groups (see by_group) to GroupScores, without the fields about images."""
     return GroupScores(**{one.name: getattr(votes, one.name) for one in fields(GroupScores)})

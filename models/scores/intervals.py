@@ -1,8 +1,8 @@
-"""95 % intervals over groups: images of one source are one piece of evidence, not many.
+"""95 % intervals over groups, because images of one source are one piece of evidence, not many.
 
-A score is read as a share seen in so many independent trials as its spread over the groups says (Korn and Graubard
-1998), and gets the exact binomial interval of that share (Clopper and Pearson 1934). So it is never of width zero, and
-never ends at 1 with a mistake in sight.
+A score is treated as a share that was observed in a number of independent trials, the effective sample size, which
+follows from its spread over the groups (Korn and Graubard 1998). The score gets the exact binomial interval of that
+share (Clopper and Pearson 1934). So an interval never has width zero, and never ends at 1 if there was an error.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ Ints = NDArray[np.int64]
 Interval = tuple[float, float]
 
 TAIL = 0.025
-"""Probability on either side of an interval."""
+"""Probability outside an interval on either side."""
 FREEDOM = 4
-"""Degrees of freedom below which a spread over groups says nothing."""
+"""Least degrees of freedom; with fewer, the spread over groups is too uncertain to be used."""
 ENOUGH = 4
-"""Groups of each class that the interval of a mean over classes needs (scripts/bench/coverage.py)."""
+"""Least number of groups of each class for the interval of a mean over classes (scripts/bench/coverage.py)."""
 
 
 def group_sums(values: Floats, groups: Ints) -> Floats:
-    """Sums of values [N, M] within each group: [G, M], groups in sorted order."""
+    """Return the sums of values [N, M] within each group: [G, M], groups in sorted order."""
     _, inverse = np.unique(groups, return_inverse=True)
     sums = np.zeros((int(inverse.max()) + 1, values.shape[1]))
     np.add.at(sums, inverse, values)
@@ -31,30 +31,30 @@ def group_sums(values: Floats, groups: Ints) -> Floats:
 
 
 def group_labels(labels: Ints, groups: Ints) -> Ints:
-    """The most frequent class of each group: [G], groups in sorted order."""
+    """Return the most frequent class of each group: [G], groups in sorted order."""
     return np.asarray(group_sums(np.eye(int(labels.max()) + 1)[labels], groups).argmax(axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """How much a score would vary over other groups of the same classes."""
+    """The spread of a score: how much it would vary over other groups of the same classes."""
 
     variance: float
-    freedom: int  # degrees of: groups less classes
-    kurtosis: float  # of what the groups add: large where a few groups make the whole spread
-    least: float  # independent trials that the groups are worth if all images of one group agree
-    most: float  # if they have nothing to do with each other
+    freedom: int  # degrees of freedom: groups minus classes
+    kurtosis: float  # kurtosis of the contributions of the groups; large if a few groups make the whole spread
+    least: float  # effective number of independent trials if all images of a group agree
+    most: float  # effective number of independent trials if images of a group are independent of each other
 
     def trials(self, variance: float) -> float:
-        """Independent trials the score is worth, where one trial has this variance.
+        """Return the effective number of independent trials behind the score if one trial has this variance.
 
-        Fewer where few groups say so, by Student's t; its degrees of freedom are half of those that a kurtosis leaves
-        to a variance, since rare bad groups are missed more often than seen. Where next to nothing or no spread is
-        known, one trial for each group.
+        The number is reduced if few groups support it, by the quantiles of Student's t; its degrees of freedom are half
+        of those that the kurtosis leaves to a variance, since rare bad groups are more often missed than seen. If there
+        is no spread, or too few degrees of freedom to know it, the number is `least`: about one trial per group.
         """
         from scipy.special import stdtrit  # imported late: half a second, and needed once
 
-        if self.freedom < FREEDOM or self.variance <= 1e-12 * variance:  # beyond the digits of a sum
+        if self.freedom < FREEDOM or self.variance <= 1e-12 * variance:  # no more than rounding errors
             return self.least
         freedom = max(1.0, self.freedom / max(1.0, self.kurtosis - 1))
         few = stdtrit(max(1.0, self.most - 1), 1 - TAIL) / stdtrit(freedom, 1 - TAIL)
@@ -62,9 +62,10 @@ class Spread:
 
 
 def spread(adds: Floats, weights: Floats, labels: Ints, groups: Ints) -> Spread:
-    """Spread of a score over groups, from what each image adds to it beside its mean [N], and its weight [N].
+    """Compute the spread of a score over groups.
 
-    Groups vary within their class, or about the mean where they are alone in it.
+    `adds` [N] is the deviation of the score from its mean that each image contributes, `weights` [N] the weight of each
+    image. Groups are compared with the mean of their class; a group that is alone in its class, with the overall mean.
     """
     sums, worth = group_sums(np.stack([adds, weights], axis=1), groups).T
     strata = group_labels(labels, groups)
@@ -82,20 +83,23 @@ def spread(adds: Floats, weights: Floats, labels: Ints, groups: Ints) -> Spread:
 
 
 def fewest_groups(labels: Ints, groups: Ints) -> tuple[int, int]:
-    """The class that the fewest groups have images of, and how many they are."""
+    """Return the class of which the fewest groups have images, and the number of these groups."""
     counts = {int(label): len(np.unique(groups[labels == label])) for label in np.unique(labels)}
     label = min(counts, key=lambda one: counts[one])
     return label, counts[label]
 
 
 def evenly(labels: Ints, by_class: bool = False) -> Floats:
-    """Weights [N] that sum to 1: all images alike, or all classes that occur."""
+    """Return weights [N] that sum to 1: the same for all images, or, with `by_class`, for all classes that occur."""
     counts = np.bincount(labels)
     return 1 / counts[labels] / np.count_nonzero(counts) if by_class else np.full(len(labels), 1 / len(labels))
 
 
 def binomial_interval(share: float, trials: float) -> Interval:
-    """Exact 95 % interval of a share seen in so many independent trials, which need not be whole (Clopper, Pearson)."""
+    """Return the exact 95 % interval of a share observed in `trials` independent trials (Clopper and Pearson 1934).
+
+    The number of trials need not be whole.
+    """
     from scipy.special import betaincinv  # imported late: half a second, and needed once
 
     hits = share * trials
@@ -105,9 +109,10 @@ def binomial_interval(share: float, trials: float) -> Interval:
 
 
 def accuracy_interval(correct: NDArray[np.bool_], labels: Ints, groups: Ints) -> Interval:
-    """95 % interval of the accuracy.
+    """Return the 95 % interval of the accuracy.
 
-    Without an error (or without a hit) nothing is known of how images of one group agree: then each is one trial.
+    Without an error (or without a hit) nothing is known of how images of one group agree; then each group counts as one
+    trial.
     """
     share = float(correct.mean())
     weights = evenly(labels)
@@ -116,7 +121,7 @@ def accuracy_interval(correct: NDArray[np.bool_], labels: Ints, groups: Ints) ->
 
 
 def balanced_interval(correct: NDArray[np.bool_], labels: Ints, groups: Ints) -> Interval | None:
-    """95 % interval of the balanced accuracy; None where a class has too few groups."""
+    """Return the 95 % interval of the balanced accuracy; None if a class has too few groups."""
     recall = np.bincount(labels, correct) / np.maximum(1, np.bincount(labels))
     adds = evenly(labels, by_class=True) * (correct - recall[labels])
     return _mean_interval(1.0 if correct.all() else float(recall[np.unique(labels)].mean()), adds, labels, groups)
@@ -125,7 +130,7 @@ def balanced_interval(correct: NDArray[np.bool_], labels: Ints, groups: Ints) ->
 def balanced_difference_interval(
     one: NDArray[np.bool_], other: NDArray[np.bool_], labels: Ints, groups: Ints
 ) -> Interval | None:
-    """95 % interval of the difference of two balanced accuracies; None where a class has too few groups."""
+    """Return the 95 % interval of the difference of two balanced accuracies; None if a class has too few groups."""
     if fewest_groups(labels, groups)[1] < ENOUGH:
         return None
     return difference_interval(one, other, labels, groups, by_class=True)
@@ -134,9 +139,11 @@ def balanced_difference_interval(
 def difference_interval(
     one: NDArray[np.bool_], other: NDArray[np.bool_], labels: Ints, groups: Ints, *, by_class: bool = False
 ) -> Interval:
-    """95 % interval of accuracy(one) - accuracy(other) on the same images, or of their balanced accuracies.
+    """Return the 95 % interval of accuracy(one) - accuracy(other) on the same images, or, with `by_class`, of the
+    difference of their balanced accuracies.
 
-    The images that one of the two alone names rightly, with one trial more for each side (Bonett and Price 2012).
+    It compares the shares of images that only one of the two classifies rightly, with one trial added to each side
+    (Bonett and Price 2012).
     """
     gained, weights = one.astype(np.float64) - other, evenly(labels, by_class)
     centre = gained.mean()
@@ -150,7 +157,7 @@ def difference_interval(
 
 
 def f1_interval(predicted: Ints, labels: Ints, groups: Ints) -> Interval | None:
-    """95 % interval of macro F1 over the classes that occur; None where one of them has too few groups."""
+    """Return the 95 % interval of macro F1 over the classes that occur; None if one of them has too few groups."""
     there = np.unique(labels)
     true, named = labels[:, None] == there, predicted[:, None] == there
     total = (true.astype(np.float64) + named).sum(axis=0)
@@ -161,17 +168,17 @@ def f1_interval(predicted: Ints, labels: Ints, groups: Ints) -> Interval | None:
 
 
 def auroc_interval(scores: Floats, truth: NDArray[np.bool_], labels: Ints, groups: Ints) -> Interval | None:
-    """95 % interval of the mean area under the ROC curves of scores [N, C] against truth [N, C], ties counted half.
+    """Return the 95 % interval of the mean area under the ROC curves of scores [N, C] against truth [N, C].
 
-    From the share of the others that each image is on the right side of (DeLong 1988, Obuchowski 1997). Every column
-    needs both outcomes. None where a class has too few groups.
+    It is computed from the share of images of the other outcome that each image is ranked rightly against (DeLong 1988,
+    Obuchowski 1997); ties count half. Every column needs both outcomes. None if a class has too few groups.
     """
     areas, adds = zip(*(_placements(*column) for column in zip(scores.T, truth.T, strict=True)), strict=True)
     return _mean_interval(float(np.mean(areas)), np.mean(adds, axis=0), labels, groups)
 
 
 def _placements(scores: Floats, truth: NDArray[np.bool_]) -> tuple[float, Floats]:
-    """The area of one column [N], and what each image adds to it, less its part of the mean: [N]."""
+    """Return the area under the curve of one column [N], and the deviation from it that each image contributes: [N]."""
     hits, misses = np.sort(scores[truth]), np.sort(scores[~truth])
     ranks = [np.searchsorted(misses, scores[truth], side) for side in ("left", "right")]
     others = [np.searchsorted(hits, scores[~truth], side) for side in ("left", "right")]
@@ -183,7 +190,8 @@ def _placements(scores: Floats, truth: NDArray[np.bool_]) -> tuple[float, Floats
 
 
 def _mean_interval(value: float, adds: Floats, labels: Ints, groups: Ints) -> Interval | None:
-    """95 % interval of a mean over classes, by what each image adds to it beside its mean [N]."""
+    """Return the 95 % interval of a mean over classes, from `adds` [N] (see spread); None if a class has too few
+    groups."""
     if fewest_groups(labels, groups)[1] < ENOUGH:
         return None
     found = spread(adds, evenly(labels, by_class=True), labels, groups)

@@ -1,17 +1,20 @@
-"""An image seen several times: mirrored, or turned by quarters, and the probabilities averaged."""
+"""Views of an image (test-time augmentation): mirrored, or turned by quarters; their probabilities are averaged."""
 
 from typing import Literal
 
 Views = Literal["none", "flips", "square"]
 
 View = str
-"""What is done to an image, in this order: t (rows and columns exchanged), h (left and right), v (up and down)."""
+"""Letters of what is done to an image, in this order: t (rows and columns are exchanged), h (left and right are
+exchanged), v (up and down are exchanged); empty for the image itself."""
 
 AS_IT_IS: tuple[View, ...] = ("",)
+"""The image itself as the only view."""
 
 
 def views_of(kind: Views, *, hflip: bool, vflip: bool) -> tuple[View, ...]:
-    """The views of an image, itself first: with flips those that training used, or the eight of a square."""
+    """Return the views of an image, itself first: with "flips" the flips that training used, with "square" the eight
+    symmetries of a square."""
     if kind == "none":
         return AS_IT_IS
     if kind == "square":

@@ -1,1 +1,1 @@
-"""A network is trained: the recipe, what changes, a step, the loop, and its checkpoints."""
+"""Training a network: its settings, the state that training changes, one step, the loop, and checkpoints."""

@@ -1,7 +1,7 @@
-"""A training on disk: written whole or not at all, found again only when it is the very same training.
+"""Checkpoints of a training on disk: written atomically, and used again only by the very same training.
 
-The file's name carries the epoch and the hash of its content, so a torn or altered file is known before it is read,
-and the one before it stays until the new one is safe.
+The name of a checkpoint file holds the epoch and the hash of the content, so a torn or altered file is noticed before
+it is used. The previous checkpoint stays until the new one is safely on disk.
 """
 
 import hashlib
@@ -26,27 +26,28 @@ from models.training.learner import Learner, State
 from models.training.loop import EpochResult
 
 UNUSABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError)
+"""Errors that mean that a checkpoint cannot be used."""
 
 COST = 0.02
-"""Largest share of the training time that may go into writing checkpoints."""
+"""Largest share of the training time that may be spent on writing checkpoints."""
 
 
 class Checkpoints:
     """The checkpoints of one training, in a folder of their own.
 
-    `identity` says which training it is; a file with another one is never used. After an epoch a file is written when
-    `seconds` have passed since the last, or longer where writing is so slow that it would take more than 2 % of the
-    time. 0 seconds: after every epoch, whatever it costs.
+    `identity` names the training; a checkpoint with another identity is never used. After an epoch a checkpoint is
+    written if at least `seconds` have passed since the last one; the wait is longer if writing is so slow that it would
+    take more than 2 % of the time. With 0 seconds a checkpoint is written after every epoch, whatever it costs.
 
-    Leaving `with` says that the training has ended, and nothing will go on from here; but when a signal ends it, the
-    last whole epoch is written, due or not.
+    Use it in a `with` statement. Leaving it normally means that the training has ended, and removes the checkpoints.
+    If a signal interrupts the training, the last complete epoch is written, whether it is due or not.
     """
 
     def __init__(self, folder: Path, identity: str, seconds: float) -> None:
         self._folder = folder
         self._identity = identity
         self._seconds = seconds
-        self._cost = 0.0  # seconds that the last one took
+        self._cost = 0.0  # seconds that the last checkpoint took to write
         self._last = time.monotonic()
         self._unwritten: tuple[State, list[EpochResult]] | None = None
 
@@ -59,11 +60,11 @@ class Checkpoints:
         if kind is None:
             self.remove()
         elif issubclass(kind, KeyboardInterrupt) and self._unwritten:
-            with suppress(OSError):  # then those epochs are trained again
+            with suppress(OSError):  # if writing fails, those epochs are trained again
                 write(self._folder, self._identity, *self._unwritten)
 
     def restore(self, learner: Learner) -> list[EpochResult]:
-        """Put the newest good checkpoint into the learner; returns the results of its epochs, [] when there is none."""
+        """Load the newest usable checkpoint into the learner; return the results of its epochs, [] if there is none."""
         for file in sorted(self._folder.glob("epoch-*.safetensors"), reverse=True):
             try:
                 tensors, fields = _read(file)
@@ -71,45 +72,45 @@ class Checkpoints:
                     continue
                 results = [EpochResult(**result) for result in fields["results"]]
             except UNUSABLE:
-                continue  # torn, altered or foreign: the one before it, or a replay from the first epoch
+                continue  # torn, altered or foreign: try the one before it, or else train from the first epoch
             tensors_before, state_before = _copied(learner.state())
             try:
                 learner.load(tensors, fields["state"])
                 return results
-            except UNUSABLE:  # half of it may be loaded by now
+            except UNUSABLE:  # the checkpoint may be partly loaded by now
                 learner.load(tensors_before, state_before)
         return []
 
     def after_epoch(self, learner: Learner, results: Sequence[EpochResult]) -> None:
-        """Write a checkpoint when one is due, else keep one in memory. Raises OSError when the disk refuses it."""
+        """Write a checkpoint if one is due, else keep a copy in memory. Raises OSError if it cannot be written."""
         wait = max(self._seconds, self._cost / COST) if self._seconds else 0.0
         if time.monotonic() - self._last < wait:
             try:
                 self._unwritten = _copied(learner.state()), list(results)
-            except RuntimeError:  # no memory for a copy: a signal costs what a kill costs
+            except RuntimeError:  # no memory for a copy: after a signal these epochs are lost, as after a kill
                 self._unwritten = None
             return
         start = time.monotonic()
         self._unwritten = None
         try:
             write(self._folder, self._identity, learner.state(), results)
-        finally:  # an attempt that failed took its time too
+        finally:  # a failed attempt took time too
             self._last = time.monotonic()
             self._cost = self._last - start
 
     def remove(self) -> None:
-        """The training has ended: nothing will go on from here."""
+        """Remove all checkpoints, because the training has ended and will not be continued."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _copied(learned: State) -> State:
-    """A copy of a state that training does not change, beside it on the device."""
+    """Return a copy of a state, on the same device, that further training does not change."""
     tensors, state = learned
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}, state
 
 
 def write(folder: Path, identity: str, learned: State, results: Sequence[EpochResult]) -> None:
-    """Write beside, flush, rename, and only then remove what came before."""
+    """Write a checkpoint atomically (see models.files.write), and only then remove the earlier ones."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors, state = learned
     fields = {"identity": identity, "results": [asdict(result) for result in results], "state": state}
@@ -118,13 +119,13 @@ def write(folder: Path, identity: str, learned: State, results: Sequence[EpochRe
     )
     name = f"epoch-{len(results):06d}-{hashlib.sha256(content).hexdigest()}.safetensors"
     files.write(folder / name, content)
-    for file in folder.glob("epoch-*"):  # what a kill cut off too
+    for file in folder.glob("epoch-*"):  # also what was half written when a process was killed
         if file.name != name:
             file.unlink(missing_ok=True)
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and fields of a checkpoint; ValueError when the content is not what the name says."""
+    """Read the tensors and fields of a checkpoint. Raises ValueError if the content does not match the file's name."""
     content = file.read_bytes()
     named = re.fullmatch(r"epoch-\d+-([0-9a-f]{64})", file.stem)
     if named is None or hashlib.sha256(content).hexdigest() != named[1]:

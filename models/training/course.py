@@ -1,16 +1,16 @@
-"""How far a training is between its first step and its last, where the last may be moved while it runs."""
+"""The progress of a training from its first step to its last, which may be moved while it runs."""
 
 from collections.abc import Sequence
 
 Move = tuple[int, int]
-"""(steps that were done when it was decided, steps in all from then on)."""
+"""A decision to move the end of a training: (steps done when it was decided, total number of steps from then on)."""
 
 
 class Course:
-    """Progress from 0 to 1 over the steps of a training, on which its learning rate depends.
+    """Progress, from 0 to 1, over the steps of a training; the learning rate depends on it.
 
-    Where the end is moved, progress stays where it is, and what is left of it is spread evenly over the steps that are
-    left: the learning rate never jumps.
+    When the end is moved, the progress made so far stays, and the rest is spread evenly over the remaining steps, so
+    that the learning rate never jumps.
     """
 
     def __init__(self, steps: int, moves: Sequence[Move] = ()) -> None:
@@ -20,17 +20,20 @@ class Course:
 
     @property
     def end(self) -> int:
-        """Steps in all, as was decided last."""
+        """Total number of steps, by the latest decision."""
         return self.moves[-1][1]
 
     def move(self, done: int, whole: int) -> None:
-        """From the step `done` on there are `whole` steps in all. Decisions come in order, and none goes back."""
+        """Set the total number of steps to `whole`, as decided after `done` steps.
+
+        Raises ValueError if an earlier call was made after more steps, or if `whole` is less than `done`.
+        """
         if not self.moves[-1][0] <= done <= whole:
             raise ValueError(f"after {done} steps the end cannot become {whole} (moves: {self.moves})")
         self.moves.append((done, whole))
 
     def progress(self, step: int) -> float:
-        """At a step, counted from 0, with the end as it was by then."""
+        """Return the progress at a step, counted from 0, with the end as it had been decided by then."""
         (at, whole), before = self.moves[0], 0.0
         for done, end in self.moves[1:]:
             if done > step:

@@ -1,7 +1,7 @@
-"""The steps of a training; on CUDA replayed as one graph, where the processor would take longer to ask for them.
+"""The steps of a training; on CUDA they are replayed as one graph, because launching them one by one is slow.
 
-A step of a small network is some 200 short pieces of work, which a processor asks for one by one: on an H100, with 16
-images, 4 ms for what is done in 1 ms (BENCHMARKS.md, "On an H100").
+A step of a small network consists of some 200 short kernels, which the CPU launches one by one: on an H100, with 16
+images, the launches take 4 ms for work of 1 ms (BENCHMARKS.md, "On an H100").
 """
 
 import logging
@@ -15,40 +15,41 @@ from models.training.recipe import TrainConfig
 from models.training.step import fitting, train_step
 
 WARM = 3
-"""Steps before the graph, in which cuDNN and the optimiser make what they keep."""
+"""Number of steps before a graph is captured, in which cuDNN and the optimiser set up what they keep."""
 
 AHEAD = 16
-"""Steps that are asked for before the GPU has done the last ones, so that a training ends soon after it is told to."""
+"""Number of steps after which the CPU waits until the GPU has done the previous ones, so that a training stops soon
+after it is told to."""
 
 logger = logging.getLogger(__name__)
 
 
 class Steps:
-    """The steps of one training, of one optimiser each, with the same results on a device whichever way they are run.
+    """Runner of the optimiser steps of a training; on a device the results are the same with and without a graph.
 
-    On CUDA the first few run one by one; then, where memory is left, a step on a batch of that size becomes a graph.
-    Batches of another size, and batches in parts because memory was short, run one by one. Random numbers are drawn
-    from the device's generator in the same order.
+    On CUDA the first few steps run without a graph; then, if memory is left, a step on a batch of that size is captured
+    as a graph. Batches of another size, and batches that are split because memory was short, run without a graph.
+    Random numbers are drawn from the device's generator in the same order either way.
     """
 
     def __init__(self, learner: Learner, config: TrainConfig) -> None:
         self._learner, self._config = learner, config
         self._device = next(learner.model.parameters()).device
         self._graph: _Graph | None = None
-        self._warm = WARM if self._device.type == "cuda" else -1  # steps until the graph; -1: there will be none
-        self._needed = 0  # bytes of a step
+        self._warm = WARM if self._device.type == "cuda" else -1  # steps until the capture; -1: none will follow
+        self._needed = 0  # bytes that a step needs
         if self._device.type == "cuda":
             self._rate_on_device()
 
     def _rate_on_device(self) -> None:
-        """A graph keeps numbers as they were; a tensor it reads anew."""
+        """Hold the learning rates in tensors, which a graph reads at each replay; it would not see new numbers."""
         for group in self._learner.optimizer.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=self._device)
             if "capturable" in group:
                 group["capturable"] = True
 
     def set_rate(self, rate: float) -> None:
-        """The learning rate from the next step on; groups that have a share of it get that."""
+        """Set the learning rate from the next step on; a parameter group that has a share of it gets that share."""
         for group in self._learner.optimizer.param_groups:
             mine = rate * group.get(SHARE, 1.0)
             if isinstance(group["lr"], Tensor):
@@ -57,7 +58,7 @@ class Steps:
                 group["lr"] = mine
 
     def take(self, x: Tensor, y: Tensor) -> Tensor:
-        """One step on a batch; returns the sums of loss and hits. Raises OutOfMemoryError."""
+        """Make one step on a batch and return the sums of loss and hits. Raises OutOfMemoryError."""
         if self._learner.micro_batch is not None:
             self.release()
         elif self._warm == 0:
@@ -73,7 +74,7 @@ class Steps:
         return fitting(self._learner, x, lambda micro: train_step(self._learner, self._config, x, y, micro))
 
     def _warming(self, x: Tensor, y: Tensor) -> Tensor:
-        """A step on a stream of its own, as the graph will be captured on one; notes what memory it takes."""
+        """Make a step on a separate stream, as the graph will be captured on one, and record the memory it needs."""
         self._warm -= 1
         here, beside = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         beside.wait_stream(here)
@@ -86,7 +87,7 @@ class Steps:
         return sums
 
     def release(self) -> None:
-        """Give back the graph's memory, the gradients with it."""
+        """Free the memory of the graph and of the gradients; from now on no graph is used."""
         self._warm = -1
         if self._graph:
             self._graph = None
@@ -94,18 +95,18 @@ class Steps:
 
 
 class _Graph:
-    """A captured step, the batch that it reads and the sums that it writes."""
+    """A captured step, with the batch that it reads and the sums that it writes."""
 
     def __init__(self, graph: torch.cuda.CUDAGraph, x: Tensor, y: Tensor, sums: Tensor) -> None:
         self._graph, self._x, self._y, self._sums = graph, x, y, sums
         self._done, self._count = torch.cuda.Event(), 0  # type: ignore[no-untyped-call]
 
     def fits(self, x: Tensor) -> bool:
-        """Whether a batch has the size of the one that was captured."""
+        """Return whether a batch has the size of the captured one."""
         return x.shape == self._x.shape
 
     def replay(self, x: Tensor, y: Tensor) -> Tensor:
-        """The step on another batch."""
+        """Run the step on another batch and return the sums of loss and hits."""
         self._x.copy_(x)
         self._y.copy_(y)
         self._graph.replay()
@@ -117,7 +118,7 @@ class _Graph:
 
 
 def _captured(learner: Learner, config: TrainConfig, x: Tensor, y: Tensor, needed: int) -> _Graph | None:
-    """The step as a graph; None, and a line in the log, where there is no memory for it beside everything else."""
+    """Capture a step as a graph; return None and log it if memory is too short, or this driver cannot capture it."""
     device = x.device
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     left = torch.cuda.mem_get_info(device)[0] + cached
@@ -131,8 +132,8 @@ def _captured(learner: Learner, config: TrainConfig, x: Tensor, y: Tensor, neede
         with torch.cuda.device(device), torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
             sums = train_step(learner, config, images, labels, len(images))
         return _Graph(graph, images, labels, sums)
-    except RuntimeError as error:  # memory that another process took meanwhile, or what this driver cannot capture
+    except RuntimeError as error:  # another process took the memory meanwhile, or the driver cannot capture the step
         logger.warning(f"steps run one by one, which may be slower ({str(error).splitlines()[0]})")
-    learner.optimizer.zero_grad(set_to_none=True)  # outside the exception, which keeps the tensors alive
+    learner.optimizer.zero_grad(set_to_none=True)  # outside the `except`: the exception keeps the tensors alive
     torch.cuda.empty_cache()
     return None

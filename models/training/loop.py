@@ -1,4 +1,4 @@
-"""The training loop: a generator that yields one result per epoch and decides nothing."""
+"""The training loop: a generator that yields one result per epoch and leaves all decisions to its caller."""
 
 import itertools
 import math
@@ -17,30 +17,30 @@ from models.training.recipe import TrainConfig, derive_seed, rate_factor
 from models.training.step import Batch, autocast, exact, fitting
 
 AfterStep = Callable[[int, int, int], None]
-"""Called after each training step with (epoch from 1, step of the epoch from 1, steps in an epoch)."""
+"""A function that is called after each training step with (epoch from 1, step of the epoch from 1, steps per epoch)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """What one epoch gave. Losses are mean cross-entropies in nats; accuracies are fractions.
+    """Results of one epoch. Losses are mean cross-entropies in nats; accuracies are fractions.
 
-    Training figures are taken while the weights move, on augmented images with dropout, the loss with the classes'
-    weights; validation figures are None where there is no validation data.
+    Training figures are taken while the weights change, on augmented images with dropout, and their loss includes the
+    class weights. Validation figures are None if there is no validation data.
     """
 
-    epoch: int  # epochs completed, from 1
+    epoch: int  # number of the epoch, from 1
     train_loss: float
     train_accuracy: float
     val_loss: float | None
     val_accuracy: float | None
     val_balanced_accuracy: float | None
     learning_rate: float  # at the end of the epoch
-    images: int  # trained on
-    seconds: float  # training and validation
+    images: int  # number of training images in the epoch
+    seconds: float  # time for training and validation
 
     @property
     def diverged(self) -> bool:
-        """Whether a loss is no longer a number."""
+        """Whether a loss is no longer a finite number."""
         return not math.isfinite(self.train_loss) or not math.isfinite(self.val_loss or 0.0)
 
 
@@ -55,16 +55,16 @@ def fit(
     after_step: AfterStep | None = None,
     course: Course | None = None,
 ) -> Iterator[EpochResult]:
-    """Train the learner in place, one epoch per item asked for, from epoch `done` + 1.
+    """Train the learner in place from epoch `done` + 1 on: each item that is asked for trains one epoch.
 
-    train() and val() give the batches of one epoch; `steps` is the number of training batches in each. Everything
-    random in epoch e is drawn after torch.manual_seed(f(seed, e)), so an epoch depends on nothing but the weights,
-    the optimiser, e and the course. `course`: how many steps there are in all, by default config.epochs times `steps`;
-    it may be moved between epochs and in `after_step`, to the end of an epoch. Stop by not asking for more, or in the
-    middle of an epoch by raising in `after_step`.
+    train() and val() give the batches of one epoch; `steps` is the number of training batches per epoch. Everything
+    random in epoch e is drawn after torch.manual_seed(f(seed, e)), so an epoch depends only on the weights, the
+    optimiser, e and the course. `course` says how many steps there are in total, by default config.epochs times
+    `steps`; its end may be moved to the end of another epoch, between epochs or in `after_step`. To stop, ask for no
+    more items, or raise in `after_step` to stop in the middle of an epoch.
 
-    A batch that does not fit the device is repeated in halves, whose gradients are added up; batch normalisation then
-    sees the halves only. Raises OutOfMemoryError when a single image does not fit.
+    A batch that does not fit into the memory of the device is repeated in halves, whose gradients are added up; batch
+    normalisation then sees only the halves. Raises OutOfMemoryError if a single image does not fit.
     """
     steps_ahead, course = Steps(learner, config), course or Course(config.epochs * steps)
     try:
@@ -94,7 +94,7 @@ def fit(
 
 
 def _told(batches: Iterable[Batch], epoch: int, steps: int, after_step: AfterStep | None) -> Iterable[Batch]:
-    """The batches, and after each one that was trained on the call that says so."""
+    """Yield the batches; after each one has been trained on, call `after_step`."""
     if after_step is None:
         yield from batches
         return
@@ -106,7 +106,10 @@ def _told(batches: Iterable[Batch], epoch: int, steps: int, after_step: AfterSte
 def _train_epoch(
     learner: Learner, config: TrainConfig, steps: Steps, batches: Iterable[Batch], done: int, course: Course
 ) -> tuple[float, float, int]:
-    """One pass; returns (mean loss, accuracy, images). Sums stay on the device until the end of the epoch."""
+    """Train one epoch and return (mean loss, accuracy, number of images).
+
+    `done` is the number of steps before this epoch. Sums stay on the device until the end of the epoch.
+    """
     learner.model.train()
     images = 0
     sums: list[Tensor] = []  # loss and hits of each batch
@@ -120,9 +123,9 @@ def _train_epoch(
 
 
 def evaluate(learner: Learner, batches: Iterable[Batch]) -> tuple[float, float, float]:
-    """(mean cross-entropy, accuracy, balanced accuracy) without touching the weights.
+    """Return (mean cross-entropy in nats, accuracy, balanced accuracy) on some batches; the weights are not changed.
 
-    Balanced accuracy is the mean recall of the classes that occur.
+    Balanced accuracy is the mean recall over the classes that occur. Raises ValueError if there are no batches.
     """
     model = learner.model.eval()
     loss: Tensor | None = None

@@ -1,4 +1,4 @@
-"""One step of training: forward, backward, update; in smaller parts where the device is short of memory."""
+"""One training step: forward pass, backward pass, update; in smaller parts if the device is short of memory."""
 
 from collections.abc import Callable
 from functools import cache
@@ -12,11 +12,11 @@ from models.training.learner import Learner
 from models.training.recipe import TrainConfig
 
 Batch = tuple[Tensor, Tensor]
-"""Normalised images float [B, 3, H, W] and labels int64 [B], both on the network's device."""
+"""A batch: normalised images, float [B, 3, H, W], and labels, int64 [B], both on the network's device."""
 
 
 def train_step(learner: Learner, config: TrainConfig, x: Tensor, y: Tensor, micro: int) -> Tensor:
-    """One step of the optimiser on a batch, `micro` images at a time; returns the sums of loss and hits."""
+    """Make one optimiser step on a batch, `micro` images at a time, and return the sums of loss and hits."""
     learner.optimizer.zero_grad(set_to_none=True)
     sums = []
     for images, labels in zip(torch.split(x, micro), torch.split(y, micro), strict=True):
@@ -31,7 +31,8 @@ def train_step(learner: Learner, config: TrainConfig, x: Tensor, y: Tensor, micr
 
 
 def loss_of(logits: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
-    """Mean cross-entropy; with weights the sum over images is divided by their number, as halves of a batch need it."""
+    """Return the mean cross-entropy. With class weights the weighted sum is divided by the number of images, not by the
+    sum of their weights, so that parts of a batch add up to the whole."""
     if config.class_weights is None:
         return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
     each = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing, reduction="none")
@@ -40,12 +41,15 @@ def loss_of(logits: Tensor, labels: Tensor, config: TrainConfig) -> Tensor:
 
 @cache
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """A copy [K], made once per device: each copy from the processor's memory makes a GPU wait."""
+    """Return the values as a tensor [K] on the device, made once per device because each copy makes a GPU wait."""
     return torch.tensor(values).to(device)
 
 
 def fitting(learner: Learner, x: Tensor, work: Callable[[int], Tensor]) -> Tensor:
-    """work(images at once), with half as many until it fits the device."""
+    """Return work(number of images at once), halving the number until the work fits into the device's memory.
+
+    The learner keeps the number that fits. Raises OutOfMemoryError if a single image does not fit.
+    """
     while True:
         micro = min(learner.micro_batch or len(x), len(x))
         try:
@@ -56,7 +60,7 @@ def fitting(learner: Learner, x: Tensor, work: Callable[[int], Tensor]) -> Tenso
             if micro == 1:
                 words = "out of memory: the device does not hold the network and a single image"
                 raise OutOfMemoryError(f"{words} ({str(error).splitlines()[0]})") from error
-        # Outside the exception: it keeps the tensors of the failed attempt alive.
+        # Outside the `except`: the exception keeps the tensors of the failed attempt alive.
         learner.micro_batch = (micro + 1) // 2
         learner.optimizer.zero_grad(set_to_none=True)
         if x.device.type == "cuda":
@@ -64,10 +68,10 @@ def fitting(learner: Learner, x: Tensor, work: Callable[[int], Tensor]) -> Tenso
 
 
 def exact(sum_: Tensor) -> Tensor:
-    """In double precision, where the device has it."""
+    """Convert a sum to double precision, or to single precision on devices without it (MPS)."""
     return sum_.float() if sum_.device.type == "mps" else sum_.double()
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the device multiplies it faster; elsewhere float32 throughout."""
+    """Return a context that computes in bfloat16 on CUDA, where it is faster, and in float32 on other devices."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

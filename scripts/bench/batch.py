@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Do learning rates mean the same with larger batches? Random points of the `full` space, each trained three times.
+"""Compare learning rates with small and large batches: random points of the `full` space, each trained three times.
 
-With the small batch, with one four times as large and the rate moved by our rule, and with the large one and the rate
-as it stands; scored on the same validation images. Printed: how alike the rankings are (Spearman), the mean difference
-of the accuracies with its 95 % interval over the points, and the difference of the points that a search would take.
+Each point is trained with the small batch; with a batch four times as large and the rate adapted by our rule; and with
+the large batch and an unchanged rate. All are scored on the same validation images. Printed: how similar the rankings
+are (Spearman), the mean difference of the accuracies with its 95 % interval over the points, and the difference of the
+points that a search would choose.
 
 Usage: python scripts/bench/batch.py [DIR|digits|tissue] [--points N] [--epochs E] [--json]     (a few minutes)
 """
@@ -29,14 +30,14 @@ from study.config.resolve import resolve
 from study.config.schema import StudyConfig
 from study.config.space import Range
 from study.search.opened import load_parts
-from study.training.start import Training, start_training
+from study.training.start import TrainingRun, start_training
 from study.training.workspace import Workspace, make_workspace
 
 SIDES = ("small", "rule", "unmoved")
 
 
 def drawn(config: StudyConfig, count: int, seed: int) -> list[dict[str, Any]]:
-    """Random points of the space."""
+    """Draw random points of the space."""
     rng = random.Random(seed)
 
     def one(entry: Any) -> Any:
@@ -54,16 +55,16 @@ def drawn(config: StudyConfig, count: int, seed: int) -> list[dict[str, Any]]:
 
 def training_of(
     work: Workspace, point: dict[str, Any], epochs: int, batch: Any, seed: int, parts: tuple[str, ...] = ("train",)
-) -> Training:
-    """A training that keeps no checkpoint."""
+) -> TrainingRun:
+    """Start a training that keeps no checkpoint."""
     nowhere = Checkpoints(Path(tempfile.gettempdir()) / "no-such-training", "bench", 1e9)
     return start_training(
         work, point, epochs=epochs, batch_size=batch, train_parts=parts, seed=seed, checkpoints=nowhere
     )
 
 
-def accuracy(training: Training) -> float:
-    """Validation accuracy after the last epoch; 0 where training diverged."""
+def accuracy(training: TrainingRun) -> float:
+    """Return the validation accuracy after the last epoch; 0 if the training diverged."""
     last = 0.0
     for result in training.epochs:
         if result.diverged:

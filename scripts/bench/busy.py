@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""What a training step takes beside other work, by how torch's OpenMP threads wait for each other.
+"""Time of a training step while other programs run, by the way torch's OpenMP threads wait for each other.
 
-They wait in a busy loop for a while (GOMP_SPINCOUNT turns), or give their processor back at once
-(OMP_WAIT_POLICY=passive). Each setting has a process of its own, for it is read when torch is loaded; the busy
-processes count in a loop. Settings are measured one after another in each round, so that a machine whose speed
-drifts hits all alike.
+Threads wait in a busy loop for a while (GOMP_SPINCOUNT turns), or give their processor back at once
+(OMP_WAIT_POLICY=passive). Each setting has a process of its own, because it is read when torch is loaded; the other
+programs are processes that count in a loop. In each round all settings are measured one after another, so that a
+machine whose speed drifts affects all alike.
 
 Usage: python scripts/bench/busy.py [--rounds 3]         (about ten minutes on two cores)
 """
@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "passive": {"OMP_WAIT_POLICY": "passive"},
 }
 NETWORKS = {"small": ([16, 32, 64, 128], 64, 16), "large": ([32, 64, 128], 64, 64)}
-"""Filters of the blocks, pixels, images of a batch."""
+"""Networks to train: name -> (filters of the blocks, pixels, images of a batch)."""
 
 CHILD = """
 import json, sys, time
@@ -62,7 +62,7 @@ for line in sys.stdin:
 
 
 class Trainer:
-    """A process that torch was loaded in by one setting."""
+    """Process in which torch was loaded with one setting."""
 
     def __init__(self, setting: str) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
@@ -75,7 +75,7 @@ class Trainer:
         )
 
     def step(self, network: str, threads: int, seconds: float) -> float:
-        """Milliseconds of a step, the mean over so many seconds."""
+        """Measure the milliseconds of a step, the mean over `seconds`."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps([*NETWORKS[network], threads, seconds]) + "\n")
@@ -85,7 +85,7 @@ class Trainer:
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many processes that count."""
+    """Run `count` processes that count in a loop."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -96,7 +96,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 def situation(trainers: dict[str, Trainer], network: str, threads: int, others: int, given: argparse.Namespace) -> Row:
-    """A row: milliseconds of a step by each setting, the median over the rounds."""
+    """Measure one row: the milliseconds of a step with each setting, the median over the rounds."""
     found: dict[str, list[float]] = {setting: [] for setting in trainers}
     with busy(others):
         for _ in range(given.rounds):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""What checkpoints cost: seconds to write one, beside the seconds of training between two; and to keep one in memory.
+"""Cost of checkpoints: seconds to write one, compared with the training between two, and seconds to copy one to memory.
 
-It writes into the current folder's disk; n = 5 writes of each network.
+Files are written to the disk of the current folder; n = 5 writes for each network.
 
 Usage: python scripts/bench/checkpoint.py [--json]      (a minute on 2 cores)
 """
@@ -29,7 +29,7 @@ INTERVAL = 30.0
 
 
 def measure(name: str, size: int) -> Row:
-    """One epoch of a few images, then some checkpoints of the same state."""
+    """Train one epoch of a few images, then time some checkpoints of the same state."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = prepare(build_cnn(network(name, size)), device)
     recipe = TrainConfig(epochs=1, learning_rate=1e-3)
@@ -43,7 +43,7 @@ def measure(name: str, size: int) -> Row:
     results = list(fit(learner, recipe, batches, IMAGES // BATCH, None, 0))
 
     def copy() -> None:
-        kept.after_epoch(learner, results)  # not due: copied, for a signal to save
+        kept.after_epoch(learner, results)  # no file is due yet: the state is only copied, to be saved at a signal
         if device.type == "cuda":
             torch.cuda.synchronize()
 

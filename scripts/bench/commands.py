@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Processor seconds of short commands, from the start of Python to its end; beside those of another checkout.
+"""Processor seconds of short commands, from the start of Python to its end, compared with another checkout.
 
-Both sides are started in turn, in a folder with a small study that this checkout made.
+The commands of both sides run in turn, in a folder with a small study that this checkout made.
 
 Usage: python scripts/bench/commands.py [--other CHECKOUT] [--runs 5]         (two minutes; CHECKOUT has its own .venv)
 """
@@ -32,11 +32,11 @@ COMMANDS: dict[str, tuple[list[str], dict[str, str]]] = {
     "study db copy": (["db", "copy", "optuna.db", "copied.db"], {}),
     "study run --data nowhere": (["run", "--data", "nowhere"], {}),
 }
-"""Words after `study`, and what is added to the environment."""
+"""Commands: name -> (words after `study`, variables that are added to the environment)."""
 
 
 def spent(checkout: Path, words: list[str], more: dict[str, str], place: str) -> float:
-    """Processor seconds of one command."""
+    """Measure the processor seconds of one command."""
     Path(place, "copied.db").unlink(missing_ok=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
@@ -47,7 +47,7 @@ def spent(checkout: Path, words: list[str], more: dict[str, str], place: str) ->
 
 
 def command(checkouts: dict[str, Path], name: str, runs: int, place: str) -> Row:
-    """Medians, and the largest of each side."""
+    """Measure a command on each side: the median and the largest of its runs."""
     found: dict[str, list[float]] = {side: [] for side in checkouts}
     for _ in range(runs + 1):
         for side, checkout in checkouts.items():

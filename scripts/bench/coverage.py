@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""How often a nominal 95 % interval holds the true score: simulated models on sources that are unlike each other.
+"""Coverage of nominal 95 % intervals: how often they contain the true score of simulated models.
 
-The share of images that a model names rightly differs from group to group (beta-binomial, by a correlation of the
-images of one group). A wrong image gets any of the other classes. Of each score: the share of the intervals that hold
-the true value, of those that were given, with its binomial standard error, in percent; their mean width in points; and
-how many were given, where not all. `difference` is against a second model that is worse by 3 points.
+The sources of the images differ: the share of images that a model classifies correctly varies from group to group
+(beta-binomial, by a correlation of the images of one group). A wrong image gets any of the other classes. Printed for
+each score: of the intervals that were given, the share that contain the true value, with its binomial standard error,
+in percent; their mean width in points; and how many were given, if not all. `difference` compares with a second model
+that is worse by 3 points.
 
 Usage: python scripts/bench/coverage.py [--cells 40] [--replications 1000] [--json] [--keep FILE]
 """
@@ -26,22 +27,22 @@ GROUPS, CLASSES, IMAGES = (1, 2, 3, 4, 5, 10), (2, 3, 10, 30), (1, 5, 20, 50)
 CORRELATIONS, ACCURACIES = (0.0, 0.3, 1.0), (0.6, 0.8, 0.9, 0.95, 0.995)
 SIZES = ("equal", "unequal")
 COPIED, LOST = 0.7, 0.1
-"""Share of the first model's answers that the second has too, and how much worse it is on the others."""
+"""Share of the first model's answers that the second model copies, and how much worse it is on the others."""
 
 
 class Setting(NamedTuple):
-    """What is simulated."""
+    """Setting of a simulation."""
 
-    groups: int  # of each class
+    groups: int  # number of groups of each class
     classes: int
-    images: int  # of a group, on average
-    correlation: float  # of two images of a group being right
+    images: int  # number of images of a group, on average
+    correlation: float  # correlation between two images of a group being right
     right: float  # true accuracy
-    sizes: str  # of the groups
+    sizes: str  # whether the groups are equal in size
 
 
 def settings(count: int) -> list[Setting]:
-    """Draw so many settings from all, the same ones each time, as many of each number of groups."""
+    """Draw `count` of all settings, the same ones each time, equally many with each number of groups."""
     rng = random.Random(0)
     rest = [Setting(0, *one) for one in product(CLASSES, IMAGES, CORRELATIONS, ACCURACIES, SIZES)]
     drawn = [[one._replace(groups=groups) for one in rng.sample(rest, count)] for groups in GROUPS]
@@ -49,7 +50,7 @@ def settings(count: int) -> list[Setting]:
 
 
 def right(rng: np.random.Generator, one: Setting, accuracy: float, groups: Ints) -> Floats:
-    """Which images a model names rightly [N], as 0 or 1."""
+    """Draw which images a model classifies correctly: [N], 0 or 1."""
     count, rho = int(groups.max()) + 1, one.correlation
     if rho == 0:
         share = np.full(count, accuracy)
@@ -61,12 +62,12 @@ def right(rng: np.random.Generator, one: Setting, accuracy: float, groups: Ints)
 
 
 def confidences(values: Floats, hits: Floats | bool) -> Floats:
-    """Probability of the class that is named, from values in 0..1: mostly higher where it is the right one."""
+    """Turn values in 0..1 into probabilities of the predicted class, mostly higher where that class is right."""
     return np.asarray(0.5 + 0.5 * np.where(hits, values**0.25, values))
 
 
 def true_area(one: Setting) -> float:
-    """The area under the ROC curve of any class against the rest, on a grid of confidences."""
+    """Compute the true area under the ROC curve of any class against the rest, on a grid of confidences."""
     grid = (np.arange(4000) + 0.5) / 4000
     others = one.classes - 1
     sure, unsure = confidences(grid, True), confidences(grid, False)
@@ -81,14 +82,14 @@ def true_area(one: Setting) -> float:
 
 
 def true_f1(one: Setting, sizes: Ints) -> float:
-    """Macro F1 of classes with so many images [K], by the expected confusion."""
+    """Compute the true macro F1 from the expected confusion; `sizes` [K]: number of images of each class."""
     hits = one.right * sizes
     calls = hits + (1 - one.right) * (sizes.sum() - sizes) / (one.classes - 1)
     return float((2 * hits / (sizes + calls)).mean())
 
 
 def simulated(rng: np.random.Generator, one: Setting, area: float) -> dict[str, tuple[float, Interval | None]]:
-    """One test part: of each score the true value, and the interval."""
+    """Simulate one test part: for each score the true value, and the interval (None if none is given)."""
     count = one.groups * one.classes
     sizes = rng.integers(1, 2 * one.images, count) if one.sizes == "unequal" else np.full(count, one.images)
     groups = np.repeat(np.arange(count), sizes)
@@ -120,7 +121,7 @@ def simulated(rng: np.random.Generator, one: Setting, area: float) -> dict[str, 
 
 
 def coverage(one: Setting, replications: int) -> Row:
-    """How often each interval holds, and how wide it is."""
+    """Measure how often each interval contains the true value, and how wide it is."""
     rng, area = np.random.default_rng(0), true_area(one)
     found = [simulated(rng, one, area) for _ in range(replications)]
     row: Row = {**one._asdict()}

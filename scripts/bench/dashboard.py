@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""How long optuna-dashboard takes to show a long history in a real browser: plain, and with our notes and figures.
+"""Time that optuna-dashboard takes to show a long history in a real browser: plain, and with our notes and figures.
 
-The history is that of `sql.py`: 10,000 trials of 15 epochs, three quarters of them in the study that is looked
-at. Each side is served by a process of its own and opened in a new Chromium, once after the start and once again.
+The history is that of `sql.py`: 10,000 trials of 15 epochs, three quarters of them in the study that is opened. Each
+side is served by a process of its own and opened in a new Chromium, once after the start and once more.
 
-What takes longer than the patience is written as `more than`.
+A step that takes longer than the patience is shown as `more than`.
 
 Usage: python scripts/bench/dashboard.py [--trials 10000] [--epochs 15] [--patience 300] [--screenshots DIR] [--json]
 """
@@ -33,7 +33,7 @@ from study.storage import views
 from study.storage.door import open_storage
 
 FIGURE = "document.querySelectorAll('.js-plotly-plot .point').length >= 40"
-"""Points are drawn, not the empty frame that comes before them."""
+"""Condition (JavaScript) that the points of a figure are drawn, and not only the empty frame that comes before them."""
 
 
 def served(side: str, url: str, place: str, ready: "multiprocessing.Queue[str]") -> None:
@@ -44,7 +44,7 @@ def served(side: str, url: str, place: str, ready: "multiprocessing.Queue[str]")
 
 
 def seconds_until(browser: Browser, address: str, condition: str, patience: float, picture: Path | None) -> float:
-    """Seconds until the condition holds on a new page; infinite if the patience ends before."""
+    """Measure the seconds until the condition holds on a new page; infinite if that takes longer than `patience`."""
     page = browser.new_page(viewport={"width": 1300, "height": 1200})
     start = time.perf_counter()
     try:
@@ -61,7 +61,7 @@ def seconds_until(browser: Browser, address: str, condition: str, patience: floa
 
 
 def measure(side: str, url: str, place: str, patience: float, screenshots: Path | None) -> Row:
-    """Seconds of each step; more than the patience in words."""
+    """Measure the seconds of each step; a step that takes longer than `patience` is described in words."""
     context = multiprocessing.get_context("spawn")
     ready: multiprocessing.Queue[str] = context.Queue()
     server = context.Process(target=served, args=(side, url, place, ready), daemon=True)
@@ -78,7 +78,7 @@ def measure(side: str, url: str, place: str, patience: float, screenshots: Path 
     try:
         for step, (page, condition) in steps.items():
             picture = screenshots / f"{side}, {step}.png" if screenshots else None
-            # A browser of its own: a page that still draws keeps its process busy.
+            # Each step has its own browser, because a page that is still drawing keeps its process busy.
             with sync_playwright() as playwright:
                 chromium = shutil.which("chromium") or shutil.which("google-chrome")
                 arguments = ["--no-sandbox"] if os.geteuid() == 0 else []

@@ -1,5 +1,7 @@
-"""Decoding a folder of native JPEGs: ours (2 threads, into the cache) against torchvision's ImageFolder with Resize in
-one process; and a second start of 25,000 images at 128 pixels from the cache.
+"""Speed of decoding a folder of native JPEGs: our cache (2 threads), and torchvision's ImageFolder with Resize.
+
+ImageFolder runs in one process. Also measured: the seconds of a second start with 25,000 images at 128 pixels from the
+cache.
 
 .venv/bin/python scripts/bench/decoding.py [--images 2000] [--side 768] [--runs 3]
 """
@@ -33,7 +35,7 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
 
 
 def once(root: Path, cache: Path) -> Row:
-    """Both sides, one after the other, so that a drifting machine hits both."""
+    """Measure both sides, one after the other, so that a machine whose speed drifts affects both."""
     names = sorted(path.relative_to(root).as_posix() for path in root.glob("*/*.jpeg"))
     ours = seconds(lambda: decoded(root, names, SIZE, cache))
     theirs = seconds(lambda: image_folder(root))
@@ -48,7 +50,7 @@ def once(root: Path, cache: Path) -> Row:
 
 
 def make(root: Path, images: int, side: int) -> Path:
-    """Tiles of the generator, drawn small and enlarged (drawing 768 pixels takes a second each), as JPEG."""
+    """Write JPEG tiles of the generator, drawn small and enlarged (drawing one of 768 pixels takes a second)."""
     tissue.generate(root, sources=8, copies=1, size=192, seed=1)
     tiles = [Image.open(path).resize((side, side)) for path in sorted(root.glob("*/*.jpeg"))]
     rng = np.random.default_rng(0)
@@ -62,14 +64,14 @@ def make(root: Path, images: int, side: int) -> Path:
 
 
 def image_folder(root: Path) -> None:
-    """The usual way: decode in full, resize, one process."""
+    """Decode in the usual way: in full, then resized, in one process."""
     folder = ImageFolder(str(root), transforms.Resize((SIZE, SIZE)))
     for image, _ in folder:
         np.asarray(image)
 
 
 def compare(root: Path, names: list[str], cache: Path, all_names: list[str]) -> float:
-    """Mean absolute difference between our pixels and ImageFolder's."""
+    """Compute the mean absolute difference between our pixels and ImageFolder's, in grey levels."""
     ours = decoded(root, all_names, SIZE, cache)
     resize = transforms.Resize((SIZE, SIZE))
     differences = [
@@ -80,7 +82,7 @@ def compare(root: Path, names: list[str], cache: Path, all_names: list[str]) -> 
 
 
 def second_start(place: Path, count: int) -> Row:
-    """Seconds to load many small files whose cache is there."""
+    """Measure the seconds to load many small files that are already in the cache."""
     root = place / "many"
     for label in range(5):
         (root / f"class{label}").mkdir(parents=True)

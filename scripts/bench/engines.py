@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Ray Tune with its Optuna searcher beside this project's engines, where one worker is killed on the way.
+"""Compare Ray Tune, with its Optuna searcher, with this project's engines when one worker is killed during the search.
 
   short  400 trials of one epoch of 0.2 seconds
   long   16 trials of 5 epochs of 0.4 seconds, each with a checkpoint of 10 MB after every epoch
   tiny   for a test
 
-Two workers, TPE, no pruner; nothing is trained: an epoch is a sleep, and notes itself in a file, from which is counted
-what was run twice and what was lost. When a third of the epochs are noted, one worker is killed with SIGKILL. Both
-sides may begin a trial again three times.
+There are two workers, TPE and no pruner. Nothing is trained: an epoch is a sleep, and is noted in a file, from which
+it is counted what was run twice and what was lost. When a third of the epochs are noted, one worker is killed with
+SIGKILL. Both sides may begin a trial again three times.
 
   ours       workers of one machine, SQLite
   ours, ray  the same as actors on a Ray of this machine, SQLite
@@ -48,7 +48,7 @@ from study.search.local import local_processes
 from study.search.opened import open_all
 from study.search.trial import TrialNews, objective
 from study.search.worker import at_work, search
-from study.training.start import Training
+from study.training.start import TrainingRun
 
 WORKERS = 2
 MEGABYTES = 10
@@ -62,12 +62,12 @@ os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
 
 @dataclass(frozen=True)
 class Task:
-    """What all sides run."""
+    """Task that all sides run."""
 
     trials: int
     epochs: int
-    seconds: float  # of an epoch
-    checkpoint: bool  # after each one
+    seconds: float  # duration of an epoch
+    checkpoint: bool  # whether one is written after each epoch
 
 
 TASKS = {
@@ -87,15 +87,15 @@ def noted(file: Path) -> list[list[str]]:
 
 
 def work(name: str, url: str, device: torch.device, threads: int | None) -> Iterator[TrialNews]:
-    """What our workers do: the real search, where the training sleeps."""
+    """Do the work of our workers: the real search, in which a training only sleeps."""
     folder = Path(url.removeprefix("sqlite:///")).parent
     task = Task(**json.loads((folder / "task.json").read_text()))
     with at_work(name, url, threads) as opened:
 
-        def start(place: Any, params: Any, seed: int, checkpoints: Checkpoints, after_step: object) -> Training:
+        def start(place: Any, params: Any, seed: int, checkpoints: Checkpoints, after_step: object) -> TrainingRun:
             width = MEGABYTES * 10**6 // 4 // 202 if task.checkpoint else 1
             layers = torch.nn.Flatten(), torch.nn.Linear(192, width), torch.nn.Linear(width, 10)
-            model = torch.nn.Sequential(*layers)  # the best one is kept, and tried on the digits
+            model = torch.nn.Sequential(*layers)  # the best network is kept, and predicts the digits
             learner = make_learner(model, TrainConfig(epochs=1, learning_rate=1.0))  # type: ignore[arg-type]
             number = int(checkpoints._folder.name.rpartition("-")[2])
 
@@ -110,13 +110,13 @@ def work(name: str, url: str, device: torch.device, threads: int | None) -> Iter
                         checkpoints.after_epoch(learner, done)
                     yield done[-1]
 
-            return Training(model, learner, epochs())  # type: ignore[arg-type]
+            return TrainingRun(model, learner, epochs())  # type: ignore[arg-type]
 
         yield from search(opened.study, objective(opened.workspace(device), start))
 
 
 def ours(task: Task, folder: Path, engine: Any) -> set[str]:
-    """Run the task; the trials that ended."""
+    """Run the task with one of our engines; return the numbers of the trials that ended."""
     given = {"data": "digits", "preset": "quick", "image_size": 8, "trials": task.trials, "baseline": {}}
     given |= {"sampler": "tpe", "pruner": "none", "epochs": task.epochs, "min_epochs": 1, "checkpoint_seconds": 0}
     given |= {"workers": WORKERS, "space.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
@@ -182,7 +182,7 @@ def tune(task: Task, folder: Path, *, reuse: bool) -> set[str]:
 
 
 def kill_one(file: Path, at: int, ended: threading.Event) -> None:
-    """SIGKILL for the worker that noted the last epoch, in the middle of its next one."""
+    """Send SIGKILL to the worker that noted the last epoch, in the middle of its next one."""
     while len(noted(file)) < at and not ended.wait(0.02):
         pass
     if not ended.is_set():
@@ -201,7 +201,7 @@ SIDES: dict[str, Callable[[Task, Path], set[str]]] = {
 
 
 def measure(side: str, name: str) -> Row:
-    """What came of it: seconds of the whole call, starting and ending the workers included."""
+    """Run a task on one side, and measure the seconds of the whole call, including the start and end of the workers."""
     task = TASKS[name]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder, ended, before = Path(place), threading.Event(), Path.cwd()

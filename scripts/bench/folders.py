@@ -1,9 +1,10 @@
-"""Whole studies on several folders: whether the hours hold, and what the model is worth beside trees and a rival.
+"""Whole studies on several folders: whether they keep to the hours, and how the model compares with trees and a rival.
 
 .venv/bin/python scripts/bench/folders.py DIR... --minutes 10 --keep folders.jsonl
 
-Who shares a source is read from DIR/groups.csv or DIR_true_sources.csv (path, source), else found from the pixels. Each
-folder is one `study run --hours`; with --keep the same command goes on after a stop, and takes further folders.
+Which images share a source is read from DIR/groups.csv or DIR_true_sources.csv (path, source), or else found from the
+pixels. Each folder is one `study run --hours`; with --keep the same command goes on after a stop, and further folders
+can be added.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
 
 
 def measured(folder: Path, minutes: float) -> Row:
-    """One study of a folder, in a place of its own."""
+    """Run one study of a folder, in a temporary place of its own."""
     with tempfile.TemporaryDirectory() as place:
         command = [sys.executable, "-m", "study", "run", "--data", str(folder), "--name", "s"]
         command += ["--hours", str(minutes / 60), "--quiet", *known_groups(folder, Path(place))]
@@ -42,7 +43,7 @@ def measured(folder: Path, minutes: float) -> Row:
 
 
 def known_groups(folder: Path, place: Path) -> list[str]:
-    """What the command is told of the sources, where they are known beside the folder."""
+    """Return the options that give the command the sources of the images, if a list lies beside the folder."""
     listed = folder.with_name(f"{folder.name}_true_sources.csv")
     if (folder / "groups.csv").is_file() or not listed.is_file():
         return []
@@ -53,7 +54,7 @@ def known_groups(folder: Path, place: Path) -> list[str]:
 
 
 def row_of(card: StudyCard, seconds: float, minutes: float) -> Row:
-    """What the card says, and the time."""
+    """Make a row of what the model card says, and of the time."""
     data, test = card.data, card.test
     row: Row = {
         "images": data.images,
@@ -74,10 +75,11 @@ def row_of(card: StudyCard, seconds: float, minutes: float) -> Row:
 
 
 def percent(share: float, interval: tuple[float, float]) -> str:
-    """An accuracy with its interval, in percent."""
+    """Format an accuracy with its interval, in percent."""
     return f"{100 * share:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
 if __name__ == "__main__":
-    folders = {"nargs": "+", "metavar": "DIR", "help": "folders of class folders"}  # rows of others are kept
+    # The option is named "only", so that rows of other folders that were kept stay valid.
+    folders = {"nargs": "+", "metavar": "DIR", "help": "folders of class folders"}
     run(__doc__ or "", cells, {"only": folders, "--minutes": (10.0, "of each study")})

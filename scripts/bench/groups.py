@@ -1,9 +1,9 @@
-"""Judge `find_groups` on folders whose sources are known, all by the same settings.
+"""Judge `find_groups` on folders whose sources are known, all with the same settings.
 
 .venv/bin/python scripts/bench/groups.py DIR... [digits] [tissue] [shapes] [--sizes 2500 5000] [--second]
 
-Who shares a source is read from DIR/groups.csv (path, label, group_id) or DIR_true_sources.csv (path, source); without
-either, and for the embedded digits and drawn shapes, each image is a source of its own.
+Which images share a source is read from DIR/groups.csv (path, label, group_id) or DIR_true_sources.csv (path, source);
+without either, and for the embedded digits and drawn shapes, each image is a source of its own.
 """
 
 import argparse
@@ -41,10 +41,10 @@ class Known:
     name: str
     paths: list[Path]
     labels: NDArray[np.str_]
-    truth: Ints  # [N], images of one source share a number
+    truth: Ints  # [N], number of the source of each image
 
     def some(self, count: int) -> "Known":
-        """So many of them, drawn at random."""
+        """Draw `count` of the images at random."""
         chosen = np.sort(np.random.default_rng(0).choice(len(self.paths), min(count, len(self.paths)), replace=False))
         return Known(self.name, [self.paths[i] for i in chosen], self.labels[chosen], self.truth[chosen])
 
@@ -60,7 +60,7 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
 
 
 def read(name: str) -> Known:
-    """A folder, an embedded dataset or drawn shapes, with what is known of the sources."""
+    """Read a folder, an embedded dataset or drawn shapes, with what is known of the sources."""
     place = Path(tempfile.gettempdir()) / "bench-groups"
     folder = Path(name)
     if name in ("digits", "tissue"):
@@ -72,7 +72,7 @@ def read(name: str) -> Known:
         if listed.is_file():
             with listed.open(newline="", encoding="utf-8") as handle:
                 rows = list(csv.DictReader(handle))
-            # A group_id counts for each label.
+            # A group_id counts anew for each label.
             ids = [
                 f"{row.get('label', '')}/{row['group_id']}" if "group_id" in row else row.get("group") or row[column]
                 for row in rows
@@ -88,7 +88,7 @@ def read(name: str) -> Known:
 
 
 def draw_shapes(folder: Path) -> Path:
-    """Triangles and circles of one colour each on white, none drawn twice."""
+    """Draw triangles and circles, each of one colour, on white; none is drawn twice."""
     rng = np.random.default_rng(0)
     for number in range(SHAPES):
         image = Image.new("RGB", (96, 96), "white")
@@ -106,7 +106,7 @@ def draw_shapes(folder: Path) -> Path:
 
 
 def measure(known: Known, processes: int, second: bool) -> Row:
-    """What the groups are worth, and what they took."""
+    """Find the groups, and measure how good they are and what they took."""
     start, before = time.perf_counter(), sum(os.times()[:4])
     found = find_groups(known.paths, processes=processes)
     seconds, busy = time.perf_counter() - start, sum(os.times()[:4]) - before
@@ -130,7 +130,7 @@ def measure(known: Known, processes: int, second: bool) -> Row:
 
 
 def judged(group: Ints, known: Known) -> Row:
-    """Pairs joined rightly and wrongly, and what splits by these groups leak."""
+    """Count the pairs that were joined rightly and wrongly, and how much splits by these groups leak."""
     truth = known.truth
     both, ours, theirs = (pairs(x) for x in (np.stack([group, truth], 1), group[:, None], truth[:, None]))
     sizes = np.bincount(group)
@@ -154,13 +154,13 @@ def judged(group: Ints, known: Known) -> Row:
 
 
 def pairs(keys: Ints) -> int:
-    """Pairs of images with the same key [N, D]."""
+    """Count the pairs of images with the same key; `keys`: [N, D]."""
     counts = np.unique(keys, axis=0, return_counts=True)[1]
     return int((counts * (counts - 1) // 2).sum())
 
 
 def held_out(group: Ints, labels: NDArray[np.str_], seed: int) -> NDArray[np.bool_] | None:
-    """The test part that a study with this seed would make of these groups; None where it refuses them."""
+    """Return the test part that a study with this seed would make of these groups; None if it refuses them."""
     names, index = np.unique(labels, return_inverse=True)
     try:
         parts = make_parts(index, group, names.tolist(), [str(i) for i in range(len(group))], seed)

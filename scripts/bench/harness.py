@@ -1,7 +1,7 @@
-"""What all benchmarks share: options, the machine and the date, rows that outlive a stop, and tables.
+"""Harness of all benchmarks: options, the machine and the date, rows that outlive a stop, and tables.
 
-A benchmark gives its cells one after another, each with a name and the work that measures it. With `--keep FILE` each
-row is added to a file as soon as it is known, and the same command goes on after the last one.
+A benchmark yields its cells one after another, each with a name and the work that measures it. With `--keep FILE` each
+row is added to a file as soon as it is known, and after a stop the same command goes on after the last row.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 
 Row = dict[str, Any]
 Cell = tuple[str, Callable[[], Row]]
-"""The name of what is measured, unique in a call, and what measures it: column -> number or text."""
+"""Cell of a benchmark: a name, unique in a call, and the function that measures a row: column -> number or text."""
 
 Show = Callable[[list[Row]], str]
 
@@ -35,7 +35,7 @@ def run(
 ) -> None:
     """Measure all cells and print them: a Markdown table (or what `show` makes of the rows), or JSON with --json.
 
-    options: by name a default, a default and its help, a type where there is no default, or settings as for argparse.
+    `options`: name -> a default; a default and its help; a type, if there is no default; or settings for argparse.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, wanted in (options or {}).items():
@@ -56,7 +56,7 @@ def run(
 
 
 def _settings(name: str, wanted: Any) -> dict[str, Any]:
-    """What argparse wants to know of an option."""
+    """Return the settings of an option for argparse."""
     if isinstance(wanted, type):
         return {"type": wanted}
     default, said = wanted if isinstance(wanted, tuple) else (wanted, None)
@@ -68,7 +68,7 @@ def _settings(name: str, wanted: Any) -> dict[str, Any]:
 
 
 def among(names: Iterable[str], mark: str = ",") -> Mapping[str, Any]:
-    """An option that takes some of these names, with a mark between them; all of them by default."""
+    """Make an option that takes some of these names, separated by `mark`; by default all of them."""
     known = list(names)
 
     def some(text: str) -> list[str]:
@@ -80,7 +80,7 @@ def among(names: Iterable[str], mark: str = ",") -> Mapping[str, Any]:
 
 
 def _measured(cells: Iterable[Cell], keep: Path | None, settings: dict[str, str]) -> list[Row]:
-    """All rows; those that were kept by the same settings are not made again."""
+    """Measure all rows; those that were kept with the same settings are not measured again."""
     kept = [json.loads(line) for line in keep.read_text().splitlines()] if keep and keep.exists() else []
     known = {one["row"]["name"]: one["row"] for one in kept if one.get("settings") == settings}
     rows = []
@@ -96,7 +96,7 @@ def _measured(cells: Iterable[Cell], keep: Path | None, settings: dict[str, str]
 
 
 def machine() -> str:
-    """Processor, cores, load, and the versions that times depend on."""
+    """Describe the machine: processor, cores, load, and the versions that times depend on."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     model = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")] or [platform.machine()]
@@ -108,34 +108,34 @@ def machine() -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown; a column for each key of any row."""
+    """Format rows as a Markdown table with a column for each key of any row."""
     head = list(dict.fromkeys(key for row in rows for key in row))
     lines = [head, ["---"] * len(head), *([cell(row.get(key, "")) for key in head] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def turned(rows: list[Row]) -> str:
-    """Markdown; a line for each key, for a few long rows."""
+    """Format rows as a Markdown table with a line for each key: for a few long rows."""
     keys = dict.fromkeys(key for row in rows for key in row if key != "name")
     return table([{"": key, **{row["name"]: row.get(key, "") for row in rows}} for key in keys])
 
 
 def cell(value: object) -> str:
-    """A number with three digits that count; anything else as it is."""
+    """Format a number with three significant digits, and anything else as it is."""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
+    """Measure the wall-clock seconds of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def medians(rows: list[Row], *by: str) -> list[Row]:
-    """A row for all that agree in these columns: of each other number the median, the smallest and the largest."""
+    """Merge rows that agree in the columns `by`: of other numbers show the median, the smallest and the largest."""
     alike: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         alike.setdefault(tuple(row[key] for key in by), []).append(row)
@@ -148,13 +148,13 @@ def medians(rows: list[Row], *by: str) -> list[Row]:
 
 
 def spread(values: list[float]) -> str:
-    """Median, and the smallest and largest: 1.2 (1.1 to 1.9)."""
+    """Format the median, and the smallest and largest: 1.2 (1.1 to 1.9)."""
     ends = f" ({cell(min(values))} to {cell(max(values))})" if len(values) > 1 else ""
     return cell(statistics.median(values)) + ends
 
 
 def paired(ours: ArrayLike, theirs: ArrayLike, groups: ArrayLike | None = None) -> tuple[float, float, float]:
-    """Difference of accuracies in points and its 95 % interval, by drawing whole groups (2,000 times)."""
+    """Compute the difference of accuracies in points and its 95 % interval, by drawing whole groups (2,000 times)."""
     difference = 100 * (np.asarray(ours, float) - np.asarray(theirs, float))
     _, group = np.unique(np.arange(len(difference)) if groups is None else groups, return_inverse=True)
     sums, sizes = np.bincount(group, difference), np.bincount(group)
@@ -164,5 +164,5 @@ def paired(ours: ArrayLike, theirs: ArrayLike, groups: ArrayLike | None = None) 
 
 
 def between(mean: float, low: float, high: float, digits: int = 1) -> str:
-    """A difference with its interval: +1.2 (-0.3 to +2.7)."""
+    """Format a difference with its interval: +1.2 (-0.3 to +2.7)."""
     return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Whether studies end when they were told to: on a quiet machine, and beside busy processes.
+"""Check whether studies end when they were told to: on a quiet machine, and while other processes are busy.
 
-Each row is one `study run --hours` of 90 to 120 seconds in a place of its own, with the images decoded anew. Three
-conditions: quiet; two busy processes from the beginning; four that begin at a random moment (between 10 and 80 % of the
-hours) and stay. `in time` says: ended with a model after 75 to 100 % of the hours and 5 seconds, or earlier with all
-its trials done. --only names folders that are used besides the embedded images; each of their images is its own source,
-for finding sources in the pixels takes as long as it takes.
+Each row is one `study run --hours` of 90 to 120 seconds in a place of its own, with the images decoded anew. There are
+three conditions: quiet; two busy processes from the beginning; four that begin at a random moment (between 10 and 80 %
+of the hours) and stay. `in time` means that the study ended with a model between 75 % of the hours and 5 seconds after
+the hours, or earlier with all its trials done. --only names folders that are used in addition to the embedded images;
+each of their images is its own source, because finding sources in the pixels takes as long as it takes.
 
 Usage: python scripts/bench/hours.py [--each 8] [--conditions quiet,busy,later] [--only DIR ...] [--keep FILE]
 """
@@ -32,9 +32,9 @@ from study.result.final import FINISHED
 
 CONDITIONS = ("quiet", "busy", "later")
 BUSY, LATER = 2, 4
-"""Processes from the beginning, and from a random moment on."""
+"""Number of busy processes that run from the beginning, and from a random moment on."""
 EARLY, LATE, GRACE = 0.75, 1.0, 5.0
-"""Shares of the hours, and seconds, between which a study should end."""
+"""Shares of the hours between which a study should end, and seconds of grace after the later one."""
 SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
 
 
@@ -49,7 +49,7 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
 
 
 def measured(condition: str, seed: int, source: str, seconds: float) -> Row:
-    """One study, and how it ended."""
+    """Run one study, and report how it ended."""
     with tempfile.TemporaryDirectory() as place, beside(condition, seed, seconds):
         command = [sys.executable, "-m", "study", "run", "--preset", "auto", "--data", source, "--name", "s"]
         command += ["--hours", str(seconds / 3600), "--set", f"seed={seed}"]
@@ -74,7 +74,7 @@ def measured(condition: str, seed: int, source: str, seconds: float) -> Row:
 
 
 def ended(card: StudyCard, said: str) -> Row:
-    """What the study came to, and what it left out."""
+    """Return the result of the study, and what it left out."""
     left = re.findall(r"^(.*) is left out", said, re.MULTILINE)
     planned = card.study.config["final_epochs"]
     return {
@@ -87,7 +87,7 @@ def ended(card: StudyCard, said: str) -> Row:
 
 
 def heard(command: list[str], place: str, environment: dict[str, str]) -> tuple[int, str, float]:
-    """Exit code of a command, its log, and the longest time in seconds without a line of it."""
+    """Run a command; return its exit code, its log, and the longest time in seconds without a line of the log."""
     process = subprocess.Popen(
         command, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -103,7 +103,7 @@ def heard(command: list[str], place: str, environment: dict[str, str]) -> tuple[
 
 @contextlib.contextmanager
 def beside(condition: str, seed: int, seconds: float) -> Iterator[None]:
-    """Busy processes while this lasts."""
+    """Keep processes busy, as the condition says, while the context lasts."""
     wait = 0.0 if condition == "busy" else random.Random(seed).uniform(0.1, 0.8) * seconds
     count = {"quiet": 0, "busy": BUSY, "later": LATER}[condition]
     started: list[subprocess.Popen[bytes]] = []

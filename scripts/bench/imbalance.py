@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""What class weights do for a rare class: the same networks from the same weights, with and without, in turn.
+"""Effect of class weights on a rare class: the same networks with the same initial weights, trained with and without.
 
-One class, another with each seed, keeps a tenth of its training images; the test part stays whole. Printed for each
-seed: recall of the rare class, balanced accuracy and accuracy on the test part, without and with
+One class, another one with each seed, keeps a tenth of its training images; the test part stays whole. Printed for
+each seed: recall of the rare class, balanced accuracy and accuracy on the test part, without and with
 `class_weights = balanced`; then the mean of the paired differences with its 95 % interval over the seeds (Student's t).
 
 Usage: python scripts/bench/imbalance.py [DIR|digits|tissue] [--seeds 10] [--epochs 18] [--rare 0.1] [--json]
@@ -37,7 +37,7 @@ WEIGHTS = ("none", "balanced")
 
 
 def prepared(source: str, runs: Path, epochs: int) -> Workspace:
-    """The images of a dataset, divided once, and one fixed network."""
+    """Load the images of a dataset, divided once, with the settings of one fixed network."""
     space = {**POINT, **RECIPE, "dense_units": "none", "learning_rate": [RECIPE["learning_rate"]]}
     fields = {"preset": "quick", "data": source, "image_size": SIZES.get(source, 48), "space": space, "starts": []}
     config = resolve(None, {**fields, "epochs": epochs, "batch_size": "auto"})
@@ -46,7 +46,7 @@ def prepared(source: str, runs: Path, epochs: int) -> Workspace:
 
 
 def thinned(work: Workspace, rare: int, share: float, seed: int) -> Parts:
-    """The parts, with so small a share of the rare class's training images."""
+    """Return the parts with only a share of the rare class's training images."""
     mine = work.dataset.labels[work.parts.train] == rare
     own = work.parts.train[mine]
     kept = np.random.default_rng(seed).choice(own, max(1, round(share * len(own))), replace=False)
@@ -54,7 +54,7 @@ def thinned(work: Workspace, rare: int, share: float, seed: int) -> Parts:
 
 
 def scores(work: Workspace, weights: str, rare: int, seed: int) -> dict[str, float]:
-    """What a network is worth on the test part, trained with or without weights."""
+    """Train a network with or without class weights, and score it on the test part."""
     work = replace(work, config=work.config.model_copy(update={"class_weights": weights}))
     point, epochs, batch = {"learning_rate": RECIPE["learning_rate"]}, work.config.epochs, work.config.batch_size
     training = training_of(work, point, epochs, batch, derive_seed(seed, "imbalance"))
@@ -70,14 +70,14 @@ def scores(work: Workspace, weights: str, rare: int, seed: int) -> dict[str, flo
 
 
 def difference(rows: list[Row], measure: str) -> tuple[float, float, float]:
-    """Mean of the differences over the seeds, with minus without, and the ends of its 95 % interval."""
+    """Compute the mean difference over the seeds, with minus without weights, and the ends of its 95 % interval."""
     each = np.array([row["balanced"][measure] - row["none"][measure] for row in rows])
     half = stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else np.nan
     return float(each.mean()), float(each.mean() - half), float(each.mean() + half)
 
 
 def both(work: Workspace, seed: int, share: float) -> Row:
-    """With and without weights, one class made rare."""
+    """Score networks with and without weights, after one class was made rare."""
     rare = seed % len(work.dataset.classes)
     thin = replace(work, parts=thinned(work, rare, share, seed))
     return {"rare": work.dataset.classes[rare], **{weights: scores(thin, weights, rare, seed) for weights in WEIGHTS}}

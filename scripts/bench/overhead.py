@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""What the study around the training costs: processor and wall milliseconds of a trial, beside plain Optuna's.
+"""Overhead of the study around the training: processor and wall-clock milliseconds of a trial, and plain Optuna's.
 
-Twelve parameters, fifteen reports, TPE and Hyperband, in SQLite; the training is replaced by a curve that is computed
-at once. The history is filled up to 100, 1,000 or 10,000 trials first, then some trials are timed. Plain Optuna is a
-loop of ask, suggest, report, should_prune and tell on the storage that Optuna makes by itself, and on one with the
-write-ahead log that we use.
+A trial has twelve parameters and fifteen reports, with TPE and Hyperband, in SQLite; its training is replaced by a
+curve that is computed at once. The history is first filled up to 100, 1,000 or 10,000 trials, then some trials are
+timed. Plain Optuna is a loop of ask, suggest, report, should_prune and tell on the storage that Optuna makes by itself,
+and on one with the write-ahead log that we use.
 
 Usage: python scripts/bench/overhead.py [--sizes 100 1000 10000] [--trials 20] [--workers 1 2 4 8 16 32] [--json]
        (twenty minutes)
@@ -43,7 +43,7 @@ from study.search.worker import search
 from study.storage import views
 from study.storage.door import open_storage
 from study.storage.sqlite import copy_file
-from study.training.start import Training
+from study.training.start import TrainingRun
 from study.training.workspace import Workspace, make_workspace
 
 SIDES = ("plain Optuna", "plain Optuna, wal", "ours", "ours without views")
@@ -71,7 +71,7 @@ def make_config(trials: int, sampler: str) -> StudyConfig:
 
 
 def curve(params: dict[str, Any]) -> Iterator[EpochResult]:
-    """Learning as a formula: better with a rate near 0.002 and little dropout."""
+    """Yield a learning curve by a formula: it is better with a learning rate near 0.002 and little dropout."""
     best = 0.95 - 0.05 * abs(math.log10(params["learning_rate"] / 0.002)) - 0.1 * params["conv_dropout"]
     for epoch in range(1, EPOCHS + 1):
         value = best * (1 - math.exp(-epoch / 4))
@@ -82,14 +82,14 @@ def curve(params: dict[str, Any]) -> Iterator[EpochResult]:
 
 def no_training(
     work: Workspace, params: dict[str, Any], seed: int, checkpoints: Checkpoints, after_step: object
-) -> Training:
-    pixels, classes = 3 * work.config.image_size**2, len(work.dataset.classes)  # the best one is looked at
+) -> TrainingRun:
+    pixels, classes = 3 * work.config.image_size**2, len(work.dataset.classes)  # the best network predicts val
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(pixels, classes))
-    return Training(model, make_learner(model, TrainConfig(epochs=1, learning_rate=1.0)), curve(params))  # type: ignore[arg-type]
+    return TrainingRun(model, make_learner(model, TrainConfig(epochs=1, learning_rate=1.0)), curve(params))  # type: ignore[arg-type]
 
 
 def fill(study: optuna.Study, config: StudyConfig, size: int) -> None:
-    """Finished trials as a long search would have left them, in one transaction each."""
+    """Add finished trials as a long search would have left them, each in one transaction."""
     space = distributions(config.space)
     sampler = optuna.samplers.RandomSampler(seed=0)
     have = len(study.get_trials(deepcopy=False))
@@ -113,7 +113,7 @@ def fill(study: optuna.Study, config: StudyConfig, size: int) -> None:
 
 
 def ours(url: str, folder: Path, trials: int, sampler: str, *, seen: bool = True) -> Iterator[int]:
-    """Runs the next trials up to `trials` in all; yields at the end of each. Without `seen` there are no views."""
+    """Run the next trials, up to `trials` in all; yield at the end of each. Without `seen` there are no views."""
     config = make_config(trials, sampler)
     dataset = load("digits", config.image_size, Path(tempfile.gettempdir()) / "bench-cache", groups="none")
     parts = make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, 0)
@@ -126,7 +126,7 @@ def ours(url: str, folder: Path, trials: int, sampler: str, *, seen: bool = True
 
 
 def plain(url: str, trials: int, sampler: str, *, wal: bool) -> Iterator[int]:
-    """The same with Optuna alone."""
+    """Run the next trials, up to `trials` in all, with Optuna alone; yield at the end of each."""
     config = make_config(trials, sampler)
     if wal:
         sqlite3.connect(url.removeprefix("sqlite:///")).execute("PRAGMA journal_mode=WAL")
@@ -148,7 +148,7 @@ def plain(url: str, trials: int, sampler: str, *, wal: bool) -> Iterator[int]:
 
 
 def history(folder: Path, size: int, sampler: str) -> Path:
-    """A database with so many trials, made once."""
+    """Return a database with `size` trials, which is made only once."""
     file = folder / f"{sampler}-{size}.db"
     if not file.exists():
         url = f"sqlite:///{file}"
@@ -170,7 +170,7 @@ def measure(side: str, histories: Path, size: int, trials: int, sampler: str) ->
             run = ours(url, folder, total, sampler, seen=side == "ours")
         else:
             run = plain(url, total, sampler, wal="wal" in side)
-        first = list(itertools.islice(run, WARM))  # the first reads the whole history, once in the life of a process
+        first = list(itertools.islice(run, WARM))  # the first one reads the whole history, once per process
         wall, cpu = time.perf_counter(), time.process_time()
         ran = len(list(run))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -196,7 +196,7 @@ def _one_of_many(url: str, folder: Path, trials: int, sampler: str, gate: Any) -
 
 
 def many(workers: int, trials: int, sampler: str, server: str | None) -> Row:
-    """Trials and reports a second of several processes that train nothing: how far the database carries."""
+    """Measure the trials and reports a second of several processes that train nothing: the limit of the database."""
     context = multiprocessing.get_context("forkserver")
     with tempfile.TemporaryDirectory() as place:
         folder, url = Path(place), server or f"sqlite:///{place}/optuna.db"
@@ -234,7 +234,7 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
 
 
 def show(rows: list[Row]) -> str:
-    """The sides, then the crews of several workers."""
+    """Show a table of the sides, then one of the crews of several workers."""
     halves = ([row for row in rows if ("workers" in row) == crew] for crew in (False, True))
     return "\n\n".join(table(half) for half in halves if half)
 

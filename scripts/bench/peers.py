@@ -1,19 +1,22 @@
 #!/usr/bin/env python
-"""What so many minutes give: five ways to a network on the same images, parts and machine, one after the other.
+"""Compare ways to a network in the same time: on the same images, parts and machine, one after the other.
 
-  published  its procedure (see reference.py): every configuration to the end, no pruning, images decoded in
+  published  the published procedure (see reference.py): every configuration to the end, no pruning, images decoded in
              every epoch; then the best goes on
   optuna     as Optuna's own PyTorch example does it: ImageFolder, DataLoader, torchvision, TPE, HyperbandPruner, SQLite
              over the published space; the winner is trained afresh on train and val
   ray        the same loop under Ray Tune with ASHA (needs: pip install -e '.[bench]'); the winner likewise
   recipe     no search: one good residual network, trained for all of the time
+  finetuned  no search: all layers of a pretrained network, trained for all of the time (see pretrained.py)
+  frozen     no training: a regression on a pretrained network's features
+  scratch    study run --hours, without pretrained networks
   ours       study run --hours
 
-The first three get the image size of our plan, networks as wide and epochs as many as end in time (both are printed),
-and the same held-out images are scored once, at the end. Differences are ours minus theirs, paired, with 95 % intervals
-over groups; n = 1.
+The first three get the image size of our plan, and networks as wide and epochs as many as fit into the time (both are
+printed). The same held-out images are scored once, at the end. If our plan weighs the classes, all but the first three
+do so too. Differences are ours minus theirs, paired, with 95 % intervals over groups; n = 1.
 
-Usage: python scripts/bench/peers.py DIR --minutes 8 [--only ours,recipe] [--keep peers.jsonl]
+Usage: python scripts/bench/peers.py DIR --minutes 8 [--groups FILE] [--only ours,recipe] [--keep peers.jsonl]
 """
 
 import argparse
@@ -34,6 +37,7 @@ import torch
 from batch import training_of
 from harness import Cell, Row, among, between, paired, run, seconds, table
 from PIL import Image
+from pretrained import finetuned, frozen
 from reference import CPU, DECAY, Images, drawn, network, reference
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -44,6 +48,7 @@ from data.splits import Parts, make_parts
 from models.bundle import folder as bundle
 from models.bundle.reference import IMAGENET
 from models.scores.evaluation import predict_logits
+from models.scores.intervals import balanced_difference_interval
 from study.config.presets import PRESETS, STARTS
 from study.config.resolve import ask
 from study.config.schema import StudyConfig
@@ -51,32 +56,33 @@ from study.search.settle import settle
 from study.training.workspace import make_workspace
 
 CONFIGURATIONS, SEARCH = 8, 0.6
-"""Of the peers that search; and the share of the time that they search for."""
+"""Number of configurations of the peers that search, and the share of the time for which they search."""
 BASES = (32, 16, 8, 4, 2)
-"""Filters of the narrowest first block: the published 32, or as many as the time allows."""
+"""Numbers of filters of the narrowest first block: the published 32, or fewer if the time is short."""
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all sides get."""
+    """Bench that all sides get: images, parts, time and settings."""
 
     folder: Path
     seconds: float
     size: int  # pixels
     dataset: ImageSet
     parts: Parts
-    space: dict[str, list[Any]]  # the published one
+    config: StudyConfig  # the configuration that our plan chose
+    space: dict[str, list[Any]]  # the published space
 
     def images(self, *names: str) -> Images:
-        """Files and labels of some parts."""
+        """Return the files and labels of some parts."""
         index = np.concatenate([getattr(self.parts, name) for name in names])
         return [self.folder / self.dataset.paths[i] for i in index], [int(self.dataset.labels[i]) for i in index]
 
 
 @dataclass(frozen=True)
 class Files(Dataset[tuple[torch.Tensor, int]]):
-    """As ImageFolder, for the files of a part."""
+    """Dataset like ImageFolder, for the files of a part."""
 
     images: Images
     transform: Callable[[Image.Image], torch.Tensor]
@@ -90,7 +96,7 @@ class Files(Dataset[tuple[torch.Tensor, int]]):
 
 
 def loader(images: Images, size: int, *, train: bool, workers: int) -> DataLoader[Any]:
-    """The published augmentation, which its own program loses; workers decode beside the training."""
+    """Make a loader with the published augmentation (which its own program loses); `workers` decode during training."""
     steps: list[Any] = [transforms.Resize((size, size))]
     if train:
         steps = [transforms.RandomResizedCrop(size, scale=(0.8, 1.0)), transforms.RandomRotation(20)]
@@ -103,7 +109,7 @@ def loader(images: Images, size: int, *, train: bool, workers: int) -> DataLoade
 def trained(
     model: nn.Module, rate: float, train: DataLoader[Any], val: DataLoader[Any] | None, epochs: int
 ) -> Iterator[float]:
-    """The loop of Optuna's example: the accuracy on val after each epoch (0 without val)."""
+    """Train in the loop of Optuna's example; yield the accuracy on val after each epoch (0 without val)."""
     optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=DECAY)
     for _ in range(epochs):
         model.train()
@@ -115,14 +121,14 @@ def trained(
 
 
 def right_of(model: nn.Module, held: DataLoader[Any]) -> np.ndarray:
-    """One bool an image."""
+    """Return for each image whether its predicted class is right."""
     model.eval()
     with torch.no_grad():
         return np.concatenate([(model(x).argmax(1) == y).numpy() for x, y in held])
 
 
 def affordable(bench: Bench, epoch: Callable[[int], float], epochs_in_all: float) -> tuple[int, int]:
-    """(filters of the first block, epochs of a configuration): the widest that get 3 epochs or more."""
+    """Return (filters of the first block, epochs of a configuration): the widest networks that get 3 epochs or more."""
     for base in BASES:
         epochs = min(27, int(bench.seconds / (epochs_in_all * epoch(base))))
         if epochs >= 3:
@@ -131,12 +137,12 @@ def affordable(bench: Bench, epoch: Callable[[int], float], epochs_in_all: float
 
 
 def usual_point(bench: Bench) -> dict[str, Any]:
-    """In the middle of the published space."""
+    """Return the point in the middle of the published space."""
     return {name: values[len(values) // 2] for name, values in bench.space.items()}
 
 
 def tenth(images: Images) -> Images:
-    """Every tenth image, to measure with."""
+    """Return every tenth image, to measure with."""
     return images[0][::10], images[1][::10]
 
 
@@ -148,7 +154,7 @@ def published(bench: Bench) -> Row:
         given = argparse.Namespace(base=base, size=bench.size, epochs=epochs)
         return reference(points, images, given, len(bench.dataset.classes))
 
-    def epoch(base: int) -> float:  # one, and two of the best
+    def epoch(base: int) -> float:  # three epochs: one of the search, two of the best
         return 10 * seconds(lambda: ended([usual_point(bench)], small, base, 1)) / 3
 
     base, epochs = affordable(bench, epoch, CONFIGURATIONS + 2)
@@ -200,7 +206,7 @@ def _one_epoch(bench: Bench, base: int, workers: int) -> float:
 def _winner(
     bench: Bench, point: dict[str, Any], base: int, epochs: int, spent: list[float], start: float, workers: int
 ) -> Row:
-    """Trained afresh on train and val until the time is over."""
+    """Train the winner afresh on train and val until the time is over."""
     model = network(point, base, bench.size, len(bench.dataset.classes))
     both = loader(bench.images("train", "val"), bench.size, train=True, workers=workers)
     last = time.perf_counter()
@@ -250,23 +256,23 @@ def ray_tune(bench: Bench) -> Row:
                 ),
                 run_config=tune.RunConfig(storage_path=place, verbose=0),
             ).fit()
-            frames = [one.metrics_dataframe for one in results]  # none of what was cut off in its first epoch
+            frames = [one.metrics_dataframe for one in results]  # None if cut off in the first epoch
             whole = [frame for frame in frames if frame is not None and "seconds" in frame]
             spent = [float(value) for frame in whole for value in frame["seconds"]]
             point = results.get_best_result().config
     finally:
         ray.shutdown()
     assert point is not None
-    # Trials ran beside each other: their seconds do not add up to a share of the time.
+    # Trials ran at the same time, so their seconds do not add up to a share of the time.
     return {**_winner(bench, point, base, epochs, spent, start, os.cpu_count() or 1), "training": None}
 
 
 def recipe(bench: Bench) -> Row:
-    """The first of our own starts at a width of 24, without any search, by our own loop."""
+    """Train the first of our own starts, at a width of 24, in our own loop without any search."""
     start = time.perf_counter()
     fields = {**PRESETS["auto"], "image_size": bench.size, "trials": 1, "starts": [], "rivals": [], "limit": {}}
     fields |= {"epochs": 9, "min_epochs": 1, "confirm": 1, "confirm_epochs": None, "final_epochs": 9, "final_seeds": 1}
-    fields |= {"metric": "accuracy", "class_weights": "none"}
+    fields |= {"metric": bench.config.metric, "class_weights": bench.config.class_weights}
     config = StudyConfig.model_validate(fields)
     point: dict[str, Any] = {**STARTS[0], "base_filters": 24}
     with tempfile.TemporaryDirectory() as place:
@@ -281,9 +287,12 @@ def recipe(bench: Bench) -> Row:
     return {"right": right, "epochs": len(spent), "training": sum(spent), "note": "residual, 4 blocks, 24 filters"}
 
 
-def ours(bench: Bench) -> Row:
+def ours(bench: Bench, *settings: str) -> Row:
+    """Run `study run --hours`; `settings`: settings of the study, as --set takes them."""
     with tempfile.TemporaryDirectory() as place:
         words = ["run", "--data", str(bench.folder.resolve()), "--hours", str(bench.seconds / 3600), "--name", "s"]
+        settings += () if bench.config.groups is None else (f"groups={bench.config.groups}",)
+        words += [word for one in settings for word in ("--set", one)]
         here = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": here}
         command = [sys.executable, "-m", "study", *words]
@@ -293,7 +302,8 @@ def ours(bench: Bench) -> Row:
         study = optuna.load_study(study_name="s", storage=f"sqlite:///{place}/optuna.db")
         spent = [trial.user_attrs.get("seconds", 0.0) for trial in study.trials]
         searched = sum(len(trial.intermediate_values) for trial in study.trials)
-        dataset = load(str(bench.folder), model.image_size, Path(place) / "runs" / "cache")
+        cache = Path(place) / "runs" / "cache"
+        dataset = load(str(bench.folder), model.image_size, cache, groups=bench.config.groups)
         assert model.card.data.parts_hash == bench.parts.hash
         right = model.predict(dataset.images[bench.parts.test]).argmax(1) == dataset.labels[bench.parts.test]
         final = model.card.final
@@ -311,39 +321,58 @@ SIDES: dict[str, Callable[[Bench], Row]] = {
     "optuna": optuna_example,
     "ray": ray_tune,
     "recipe": recipe,
+    "finetuned": finetuned,
+    "frozen": frozen,
+    "scratch": lambda bench: ours(bench, "space.backbone=none"),
     "ours": ours,
 }
 
 
-def prepared(folder: Path, minutes: float) -> Bench:
-    """The images, our parts, and the image size that our plan chooses for these minutes."""
-    asked = ask(None, {"data": str(folder.resolve()), "hours": minutes / 60})
+def prepared(folder: Path, minutes: float, groups: Path | None) -> Bench:
+    """Prepare the images, our parts, and the image size that our plan chooses for these minutes."""
+    given = {} if groups is None else {"groups": str(groups.resolve())}
+    asked = ask(None, {"data": str(folder.resolve()), "hours": minutes / 60, **given})
     with tempfile.TemporaryDirectory() as place:
         config, _ = settle(asked, "s", f"sqlite:///{place}/optuna.db", CPU)
-        dataset = load(str(folder), config.image_size, Path(place) / "cache")
+        dataset = load(str(folder), config.image_size, Path(place) / "cache", groups=config.groups)
         dataset.images.flags  # noqa: B018  (the memory map outlives its folder)
     parts = make_parts(dataset.labels, dataset.groups, dataset.classes, dataset.paths, config.seed)
     published_space = PRESETS["reference"]["space"]
     assert isinstance(published_space, dict)
     space = {name: values for name, values in published_space.items() if isinstance(values, list)}
-    return Bench(folder.resolve(), 60 * minutes, config.image_size, dataset, parts, space)
+    return Bench(folder.resolve(), 60 * minutes, config.image_size, dataset, parts, config, space)
 
 
 def measured(side: str, bench: Bench) -> Row:
-    """right: one bool a held-out image; epochs trained; training: seconds in epochs; and what is worth knowing."""
+    """Run one side: which held-out images are right, epochs trained, seconds of them (`training`), and a note."""
     start = time.perf_counter()
     found = SIDES[side](bench)
     taken = time.perf_counter() - start
     right, groups = [bool(one) for one in found["right"]], bench.dataset.groups[bench.parts.test]
-    return {"side": side, "seconds": taken, **found, "right": right, "group": groups.tolist()}
+    labels = bench.dataset.labels[bench.parts.test]
+    return {"side": side, "seconds": taken, **found, "right": right, "group": groups.tolist(), "label": labels.tolist()}
 
 
 def cells(given: argparse.Namespace) -> Iterator[Cell]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    bench = prepared(given.folder, given.minutes)
-    same = f"{bench.size} px, parts {bench.parts.hash[:8]}, {os.cpu_count()} cores"  # of rows that are compared
+    bench = prepared(given.folder, given.minutes, given.groups)
+    same = f"{bench.size} px, parts {bench.parts.hash[:8]}, {os.cpu_count()} cores"  # in common to all rows
     for side in given.only:
         yield f"{side}, {same}", partial(measured, side, bench)
+
+
+def balanced(row: Row) -> float:
+    """Compute the balanced accuracy: the mean over classes of the share of right images."""
+    labels = np.array(row["label"])
+    return float(np.mean([np.array(row["right"])[labels == one].mean() for one in np.unique(labels)]))
+
+
+def balanced_difference(ours: Row, theirs: Row) -> str:
+    """Format the difference of balanced accuracies in points, with its interval if no class has too few groups."""
+    labels, groups = np.array(ours["label"]), np.array(ours["group"])
+    ends = balanced_difference_interval(np.array(ours["right"]), np.array(theirs["right"]), labels, groups)
+    difference = 100 * (balanced(ours) - balanced(theirs))
+    return f"{difference:+.1f}" if ends is None else between(difference, *(100 * one for one in ends))
 
 
 def show(rows: list[Row]) -> str:
@@ -351,8 +380,10 @@ def show(rows: list[Row]) -> str:
     lines = []
     for row in rows:
         line: Row = {"": row["side"], "held out %": 100 * float(np.mean(row["right"])), "ours minus it (95 %)": ""}
+        line |= {"balanced %": 100 * balanced(row), "ours minus it, balanced (95 %)": ""}
         if ours and row is not ours:
             line["ours minus it (95 %)"] = between(*paired(ours["right"], row["right"], row["group"]))
+            line["ours minus it, balanced (95 %)"] = balanced_difference(ours, row)
         line |= {"seconds": row["seconds"], "epochs": row["epochs"], "outside epochs %": ""}
         if row["training"] is not None:
             line["outside epochs %"] = 100 * (1 - row["training"] / row["seconds"])
@@ -362,5 +393,6 @@ def show(rows: list[Row]) -> str:
 
 
 if __name__ == "__main__":
-    minutes = (8.0, "of wall-clock, for each side")
-    run(__doc__ or "", cells, {"folder": Path, "--minutes": minutes, "--only": among(SIDES)}, show)
+    options = {"folder": Path, "--minutes": (8.0, "of wall-clock, for each side"), "--only": among(SIDES)}
+    options["--groups"] = {"type": Path, "metavar": "FILE", "help": "a list of the images' sources"}
+    run(__doc__ or "", cells, options, show)

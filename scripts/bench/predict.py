@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""How near `study predict` comes to the speed of decoding alone: the same JPEGs, the same threads, in turn.
+"""Compare the speed of `study predict` with that of decoding alone: the same JPEGs, the same threads, in turn.
 
-Three sides: decoding without a network; the rows of `study predict` (decode, predict, in order) in this process; and
-the whole command with CSV output, whose start includes importing torch. The network is small, with untrained weights.
+There are three sides: decoding without a network; the rows of `study predict` (decode, predict, in order) in this
+process; and the whole command with CSV output, whose start includes importing torch. The network is small, with
+untrained weights.
 
 Usage: python scripts/bench/predict.py [--images 5000] [--side 768] [--size 128] [--runs 3] [--folder DIR] [--json]
 """
@@ -32,7 +33,7 @@ from study.use.predict import predict_files
 
 
 def small_model(folder: Path, size: int) -> Path:
-    """Three blocks of 8 to 32 channels and global average pooling."""
+    """Save a model of three blocks of 8 to 32 channels and global average pooling; return its folder."""
     layers = {"batch_norm": True, "conv_dropout": 0.0, "dense_units": (), "dense_dropout": 0.0, "head": "gap"}
     config = CNNConfig(num_classes=5, image_size=size, blocks=plain_blocks((8, 16, 32), (3, 3, 3)), **layers)
     preprocessing = Preprocessing(size=size, **IMAGENET)
@@ -65,7 +66,7 @@ def sides(files: list[Path], model: Path) -> dict[str, Callable[[], None]]:
 
 
 def once(works: dict[str, Callable[[], None]], images: int) -> Row:
-    """One side after the other, so that a drifting machine hits all."""
+    """Measure one side after the other, so that a machine whose speed drifts affects all."""
     speeds = {f"{name}, images/s": images / seconds(work) for name, work in works.items()}
     decoding, rows, command = speeds.values()
     return {"images": images, **speeds, "rows / decoding": rows / decoding, "command / decoding": command / decoding}

@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""The published procedure against ours: the same images, configurations and epochs, on this machine, in one run.
+"""Compare the published procedure with ours: the same images, configurations and epochs, on this machine, in one run.
 
-The reference is written as its script works (see Villwin007/Cancer-Image-Classification-with-AutoML-Driven-Neural-
-Architecture-Optimization): every image is decoded and resized by the training process in every epoch, batches of 16,
-float32, Adam with weight decay 1e-4 and ReduceLROnPlateau(0.5, 2), no augmentation (its own never runs), every
-configuration to the end; then the best goes on for twice the epochs in batches of 32. Ours is the study itself, from
-opening the folder to the exported model, (a) without pruning, (b) with Hyperband; its winner is trained afresh for
-three times the epochs, so that both models have seen as much. Both see the same train and val parts, and are scored
-on the same held-out images once, at the end.
+The reference is written as the published script works (see Villwin007/
+Cancer-Image-Classification-with-AutoML-Driven-Neural-Architecture-Optimization): the training process decodes and
+resizes every image in every epoch; batches of 16, float32, Adam with weight decay 1e-4 and ReduceLROnPlateau(0.5, 2);
+no augmentation (the script's own never runs); every configuration is trained to the end; then the best goes on for
+twice the epochs in batches of 32. Ours is the study itself, from opening the folder to the exported model, (a) without
+pruning, (b) with Hyperband; its winner is trained afresh for three times the epochs, so that both models have seen the
+images equally often. Both see the same train and val parts, and are scored on the same held-out images once, at the
+end.
 
 Usage: python scripts/bench/reference.py DIR [--json]         a folder of class folders, with groups.csv or without
        python scripts/bench/reference.py --generate 768       synthetic tissue of 768 pixels     (ten minutes each)
@@ -39,7 +40,7 @@ from models.bundle import folder as bundle
 from models.bundle.reference import IMAGENET
 from models.training.recipe import derive_seed
 from study import launch
-from study.config.resolve import Asked, resolve
+from study.config.resolve import StudyRequest, resolve
 from study.config.schema import StudyConfig
 from study.storage.door import open_storage
 
@@ -58,13 +59,13 @@ SPACE: dict[str, list[Any]] = {
     "dense_dropout": [0.3, 0.4, 0.5],
     "learning_rate": [1e-2, 1e-3, 1e-4],
 }
-"""The reference's space with the networks an eighth as wide, and rates for so few steps."""
+"""Space of the reference with networks an eighth as wide, and learning rates that suit so few steps."""
 
 Images = tuple[list[Path], list[int]]
 
 
 def drawn(count: int, seed: int, space: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """Random points of the space, as the reference draws them."""
+    """Draw random points of the space, as the reference does."""
     rng = random.Random(seed)
     return [{name: rng.choice(values) for name, values in space.items()} for _ in range(count)]
 
@@ -73,7 +74,7 @@ def drawn(count: int, seed: int, space: dict[str, list[Any]]) -> list[dict[str, 
 
 
 def network(point: dict[str, Any], base: int, size: int, classes: int) -> nn.Module:
-    """Convolution, batch norm, ReLU, pooling, dropout; then dense layers."""
+    """Build the reference's network: blocks of convolution, batch norm, ReLU, pooling, dropout; then dense layers."""
     blocks = point["num_conv_blocks"]
     kernels = ([int(k) for k in point["kernel_sizes"].split("-")] + [3] * blocks)[:blocks]
     layers: list[nn.Module] = []
@@ -109,7 +110,7 @@ def batches(images: Images, size: int, batch: int, shuffle: bool) -> Iterator[tu
 
 
 def train(model: nn.Module, rate: float, parts: tuple[Images, Images], size: int, batch: int, epochs: int) -> float:
-    """The best validation accuracy of so many epochs."""
+    """Train a network; return its best validation accuracy of all epochs."""
     optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=DECAY)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
     lossy = nn.CrossEntropyLoss()
@@ -121,7 +122,7 @@ def train(model: nn.Module, rate: float, parts: tuple[Images, Images], size: int
             loss = lossy(model(x), y)
             loss.backward()
             optimizer.step()
-            loss.item()  # it adds them up as it goes
+            loss.item()  # the script adds up the losses in each step
         logits, labels = outputs(model, parts[1], size, batch)
         plateau.step(lossy(logits, labels).item())
         best = max(best, (logits.argmax(1) == labels).float().mean().item())
@@ -136,7 +137,7 @@ def outputs(model: nn.Module, images: Images, size: int, batch: int) -> tuple[Te
 
 
 def reference(points: list[dict[str, Any]], parts: dict[str, Images], given: Any, classes: int) -> Row:
-    """Every configuration to the end, then the best one goes on."""
+    """Train every configuration to the end; then the best one goes on."""
     start = time.perf_counter()
     both = (parts["train"], parts["val"])
     best: tuple[float, nn.Module, float] | None = None
@@ -157,7 +158,7 @@ def reference(points: list[dict[str, Any]], parts: dict[str, Images], given: Any
 
 
 def smallest_epoch(images: Images) -> Row:
-    """Seconds of one epoch of the reference's smallest network: 128 pixels, 720 images and 180 to validate on."""
+    """Measure one epoch of the reference's smallest network: 128 pixels, 720 images and 180 to validate on."""
     chosen = random.Random(0).sample(list(zip(*images, strict=True)), 900)
     parts: Any = [tuple(map(list, zip(*some, strict=True))) for some in (chosen[:720], chosen[720:])]
     point = {"num_conv_blocks": 3, "filters_multiplier": 1, "kernel_sizes": "3-3-3", "use_batch_norm": False}
@@ -172,21 +173,21 @@ def make_config(folder: Path, given: Any, pruner: str) -> StudyConfig:
     groups = None if (folder / "groups.csv").exists() else "none"
     wanted: dict[str, Any] = {"preset": "reference", "data": str(folder), "groups": groups, "image_size": given.size}
     wanted |= {"trials": given.configurations, "epochs": given.epochs, "min_epochs": 1, "pruner": pruner}
-    # Theirs goes on with the winner's weights; ours starts afresh, and trains as long in all.
+    # The reference goes on with the winner's weights; ours starts afresh, and trains as long in total.
     wanted |= {"batch_size": given.batch, "final_epochs": 3 * given.epochs, "final_batch_size": FINAL_BATCH}
     wanted |= {"augment": {"rotation": 0.0, "hflip": False, "crop": 1.0, "jitter": 0.0}, "baseline": {}}
     return resolve(None, {**wanted, "space": {**SPACE, "base_filters": given.base, "weight_decay": DECAY}})
 
 
 def ours(points: list[dict[str, Any]], folder: Path, given: Any, pruner: str, place: Path) -> Row:
-    """The study with these points enqueued, from the folder of images to the exported model."""
+    """Run the study with these points enqueued, from the folder of images to the exported model."""
     url = f"sqlite:///{place}/optuna.db"
     config = make_config(folder, given, pruner)
     start = time.perf_counter()
     study = optuna.create_study(study_name="s", storage=open_storage(url, create=True), direction="maximize")
     for point in points:
         study.enqueue_trial(point)
-    for _ in launch.run(Asked(config.model_dump(mode="json")), "s", url, ["cpu"]):
+    for _ in launch.run(StudyRequest(config.model_dump(mode="json")), "s", url, ["cpu"]):
         pass
     whole = time.perf_counter() - start
     trials = study.get_trials(deepcopy=False)
@@ -213,7 +214,7 @@ def loaded(folder: Path, config: StudyConfig, cache: Path) -> tuple[ImageSet, Pa
 
 
 def subset(source: Path, target: Path, each: int) -> Path:
-    """The first images of each class by number of group, as links, with their groups."""
+    """Make a folder of links to the first images of each class, ordered by group, with their groups."""
     groups: dict[str, str] = {}
     if (source / "groups.csv").exists():
         with (source / "groups.csv").open() as handle:
@@ -234,7 +235,7 @@ def subset(source: Path, target: Path, each: int) -> Path:
 
 
 def matrix_rate(device: torch.device = CPU) -> float:
-    """Operations per second of a large product in the type that training uses (best of 5)."""
+    """Measure the operations per second of a large matrix product in the type that training uses (best of 6)."""
     cuda = device.type == "cuda"
     side = 8192 if cuda else 2048
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16 if cuda else None) for _ in range(2))
@@ -242,14 +243,14 @@ def matrix_rate(device: torch.device = CPU) -> float:
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds until the device has done it."""
+    """Measure the seconds until the device has done the work."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     return seconds(lambda: (work(), wait()))
 
 
 def operations(model: nn.Module, size: int) -> tuple[float, float]:
-    """Multiplications and additions of one image, (forward, backward), by torch's own counter."""
+    """Count the multiplications and additions for one image, (forward, backward), with torch's own counter."""
     with FlopCounterMode(display=False) as ahead:
         loss = model(torch.randn(2, 3, size, size)).sum()
     with FlopCounterMode(display=False) as back:
@@ -258,7 +259,7 @@ def operations(model: nn.Module, size: int) -> tuple[float, float]:
 
 
 def arithmetic(points: list[dict[str, Any]], given: Any, held: dict[str, Images], classes: int) -> Row:
-    """How long the search without pruning would take at a matrix product's rate."""
+    """Compute how long the search without pruning would take at the rate of a matrix product."""
     total, rate = 0.0, matrix_rate()
     for point in points:
         ahead, back = operations(network(point, given.base, given.size, classes), given.size)

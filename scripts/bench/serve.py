@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""`study serve` under load: so many clients that ask again as soon as they have an answer, from the same machine.
+"""Load test of `study serve`: clients on the same machine, which ask again as soon as they have an answer.
 
-Each sends one JPEG a request. Printed: answers a second, their median and 99th percentile, refusals and errors, and the
-server's memory (RSS) as the minute passes. Then malformed uploads, each of which must get a 4xx with a sentence; and
-how long after a SIGKILL a new server answers.
+Each request sends one JPEG. Printed: answers a second, the median and 99th percentile of their times, refusals and
+errors, and the server's memory (RSS) during the test. Then come malformed uploads, each of which must get a 4xx with a
+sentence; and the time until a new server answers after a SIGKILL.
 
 Usage: python scripts/bench/serve.py MODEL IMAGES [--clients 200] [--seconds 60] [--json]   (two minutes)
 """
@@ -28,7 +28,7 @@ FORM, PART = "multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: fo
 
 
 class Server:
-    """`study serve` in a process of its own."""
+    """Server: `study serve` in a process of its own."""
 
     def __init__(self, model: Path) -> None:
         start = time.perf_counter()
@@ -41,7 +41,7 @@ class Server:
         self.start_seconds = start
 
     def memory(self) -> float:
-        """RSS in MB."""
+        """Return the resident memory (RSS) of the server in MB."""
         lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
@@ -51,7 +51,7 @@ class Server:
 
 
 async def healthy(server: Server) -> float:
-    """Seconds from its start until it answers."""
+    """Measure the seconds from the start of the server until it answers."""
     async with aiohttp.ClientSession() as session:
         while True:
             try:
@@ -100,7 +100,7 @@ async def load(server: Server, images: list[bytes], clients: int, seconds: float
 
 
 async def malformed(server: Server, image: bytes, count: int) -> Row:
-    """Broken uploads of many kinds; what was answered."""
+    """Send broken uploads of many kinds, and count the answers."""
     rng = random.Random(0)
     statuses: Counter[int] = Counter()
     silent = 0

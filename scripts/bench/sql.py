@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""How long each recipe of `study sql` takes, beside the same answer through Optuna's own API, on one history.
+"""Time of each recipe of `study sql`, compared with Optuna's own API on the same history.
 
 The history is 10,000 trials of 15 epochs, written by Optuna's storage in two studies; `study sql` is timed without the
-start of Python. Optuna's side is what it takes to have all trials as a table: load_study and trials_dataframe().
+start of Python. Optuna's side loads all trials: load_study and get_trials().
 
 Usage: python scripts/bench/sql.py [--trials 10000] [--epochs 15] [--storage URL] [--runs 3] [--json]
 """
@@ -28,7 +28,7 @@ from study.storage.recipes import RECIPES
 
 
 def fill(url: str, name: str, trials: int, epochs: int) -> None:
-    """A study of this program, as Hyperband leaves it."""
+    """Fill a study of this program with trials as Hyperband would leave them."""
     wanted = {"epochs": epochs, "space.num_conv_blocks": [2, 3, 4], "space.use_batch_norm": [True, False]}
     config = resolve(None, {"preset": "full", "data": "digits", **wanted})
     study = open_study(open_storage(url, create=True), name, config, "content", "parts", Path("runs", name)).study
@@ -51,7 +51,7 @@ def fill(url: str, name: str, trials: int, epochs: int) -> None:
 
 
 def filled(url: str, trials: int, epochs: int) -> None:
-    """Two studies in one database, three quarters of the trials in the first one."""
+    """Fill two studies in one database, with three quarters of the trials in the first one."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for name, share in (("one", trials * 3 // 4), ("two", trials - trials * 3 // 4)):
         fill(url, name, share, epochs)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""What TPE and Hyperband lose when many workers search at once, each deciding by what the others have not ended yet.
+"""Loss of TPE and Hyperband when many workers search at once, because each decides before the others have ended.
 
 Nothing is trained: learning curves come from a surrogate of LCBench (multilayer perceptrons on OpenML tasks), and
-workers live in a simulated time in which an epoch takes as long as the surrogate says. All crews get the same number
-of epochs, in all workers together; what differs is only how much of the history exists when a trial is drawn or judged.
+workers run in a simulated time in which an epoch takes as long as the surrogate says. All crews get the same number of
+epochs, counted over all workers; they differ only in how much of the history exists when a trial is drawn or judged.
 
 Regret: (best of 50,000 random points at epoch 50 - value at epoch 50 of the point with the best value seen) / (best -
 median) x 100; the mean over tasks and seeds, with the standard error over tasks of the difference to one worker.
@@ -31,9 +31,26 @@ from study.config.resolve import resolve
 from study.search.sampling import make_pruner
 
 TASKS = (
-    *(3945, 34539, 126026, 146212, 167104, 167152, 167168, 167184, 167190),
-    *(167201, 168330, 168335, 168908, 189354, 189865, 189873, 189906, 189909),
+    3945,
+    34539,
+    126026,
+    146212,
+    167104,
+    167152,
+    167168,
+    167184,
+    167190,
+    167201,
+    168330,
+    168335,
+    168908,
+    189354,
+    189865,
+    189873,
+    189906,
+    189909,
 )
+"""OpenML tasks of the surrogate."""
 SPACE: dict[str, BaseDistribution] = {
     "batch_size": IntDistribution(16, 512, log=True),
     "learning_rate": FloatDistribution(1e-4, 0.1, log=True),
@@ -43,14 +60,14 @@ SPACE: dict[str, BaseDistribution] = {
     "max_units": IntDistribution(64, 1024, log=True),
     "max_dropout": FloatDistribution(0.0, 1.0),
 }
-"""In the order of the surrogate's inputs."""
+"""Space of the surrogate, in the order of its inputs."""
 EPOCHS, LEAST, ETA = 50, 2, 3
 SPENT = (500, 1000, 2000)
-"""Epochs after which one looks."""
+"""Numbers of epochs, of all workers together, after which the regret is taken."""
 
 
 class Task:
-    """A task's learning curves."""
+    """Task of the surrogate, with its learning curves."""
 
     def __init__(self, session: onnxruntime.InferenceSession, code: int) -> None:
         self._session, self._code = session, code
@@ -64,7 +81,7 @@ class Task:
         return found
 
     def curve(self, point: dict[str, Any]) -> tuple[np.ndarray, float]:
-        """Accuracies in percent after each of the 50 epochs, and the time of an epoch."""
+        """Return the accuracies in percent after each of the 50 epochs, and the time of an epoch."""
         values = [point[name] for name in SPACE]
         found = self._run(np.array([[epoch, *values] for epoch in range(1, EPOCHS + 1)]))
         return found[:, 1], max(float(found[-1, 0]) / EPOCHS, 1e-6)
@@ -82,7 +99,7 @@ def draw(rng: np.random.Generator, one: BaseDistribution) -> np.ndarray:
 
 
 def search(task: Task, workers: int, seed: int) -> dict[int, float]:
-    """Regret after so many epochs of all workers together."""
+    """Simulate a search; return the regret after each number of epochs in SPENT."""
     config = resolve(None, {"preset": "quick", "epochs": EPOCHS, "min_epochs": LEAST, "eta": ETA, "seed": seed})
     sampler, pruner = optuna.samplers.TPESampler(seed=seed, multivariate=True), make_pruner(config)
     study = optuna.create_study(study_name=f"s{seed}", sampler=sampler, pruner=pruner, direction="maximize")
@@ -135,7 +152,7 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
 
 
 def show(rows: list[Row]) -> str:
-    """Mean regret, and how much more than with the first number of workers, with its standard error over tasks."""
+    """Show the mean regret, and its difference to the first number of workers with the standard error over tasks."""
     crews = list(dict.fromkeys(row["workers"] for row in rows))
     found = {crew: np.array([np.mean(row["regrets"], 0) for row in rows if row["workers"] == crew]) for crew in crews}
     lines = []

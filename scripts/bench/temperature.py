@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Whether a temperature from few calibration images does harm: real networks' logits on the handwritten digits.
+"""Check whether a temperature from few calibration images does harm: logits of real models on the handwritten digits.
 
-Two models learn from 400 images: a linear one without a penalty, which is far too sure, and a small network stopped
-early. From the other images some are drawn for calibration, each a source of its own, and the rest are the test. Of
-200 draws: in how many the test's negative log likelihood is worse by more than 0.01 nats than with a temperature of 1,
-in how many the temperature stayed at 1, and the median of what it gains.
+Two models learn from 400 images: a linear one without a penalty, which is far too confident, and a small network
+stopped early. Some of the other images are drawn for calibration, each a source of its own, and the rest are the test.
+Printed for 200 draws: in how many the test's negative log likelihood is worse by more than 0.01 nats than with a
+temperature of 1, in how many the temperature stayed at 1, and the median gain.
 
 Usage: python scripts/bench/temperature.py [--draws 200] [--sizes 10 18 50 100 200 500] [--keep FILE]
 """
@@ -21,7 +21,7 @@ from models.scores.calibration import fit_temperature, losses
 
 LEARNED = 400
 HARM = 0.01
-"""Nats."""
+"""Increase of the negative log likelihood, in nats, above which a temperature does harm."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -29,7 +29,7 @@ Ints = NDArray[np.int64]
 
 @cache
 def answers(model: str) -> tuple[Floats, Ints]:
-    """Logits [N, 10] and labels [N] of the images that a model has not learned from."""
+    """Return the logits [N, 10] and labels [N] of the images that a model has not learned from."""
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier
@@ -49,7 +49,7 @@ def answers(model: str) -> tuple[Floats, Ints]:
 
 
 def drawn(model: str, size: int, draws: int) -> Row:
-    """So many draws of a calibration part."""
+    """Draw calibration parts, and measure what their temperatures do on the test."""
     logits, labels = answers(model)
     gains, kept = [], 0
     for seed in range(draws):

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""How fast networks train here, beside a plain loop and beside a matrix product's rate, all in one run.
+"""Speed of training on this machine, compared with a plain loop and with the rate of a matrix product, in one run.
 
-Corners of the published space (its smallest network, its best, its largest) at 128 px (`--size`). Ours: augmented from
-uint8 on the device, channels last, fused optimiser, and on CUDA bfloat16. Plain: the same network as the published
-script trains it (float32, ReLU before pooling, no augmentation, images already on the device). A cell whose batch would
-take longer than `--patience` seconds at the matrix product's rate is left out and says so.
+The networks are corners of the published space (its smallest, its best, its largest) at 128 px (`--size`). Ours are
+augmented from uint8 on the device, with channels last, a fused optimiser, and bfloat16 on CUDA. Plain is the same
+network as the published script trains it (float32, ReLU before pooling, no augmentation, images already on the
+device). A cell whose batch would take longer than `--patience` seconds at the rate of the matrix product is left out
+and says so.
 
 Usage: python scripts/bench/training.py [--json] [--batches 16 64 256 1024]       (some minutes on 2 cores)
        python scripts/bench/training.py --whole 20000      the published work itself, by the study: 15 x 15 epochs over
@@ -38,7 +39,7 @@ from models.training.loop import evaluate, fit
 from models.training.recipe import TrainConfig
 from study import launch
 from study.config.presets import REFERENCE_AUGMENT
-from study.config.resolve import Asked, resolve
+from study.config.resolve import StudyRequest, resolve
 from study.search.trial import TrialEpoch
 
 NETWORKS = {
@@ -48,7 +49,7 @@ NETWORKS = {
 }
 CLASSES, EPOCH = 5, 20_000
 VALIDATED = 0.2
-"""Share of images that are evaluated for each one trained on (the published split)."""
+"""Number of images that are evaluated for each image trained on (the published split)."""
 
 
 def network(name: str, size: int) -> CNNConfig:
@@ -58,7 +59,7 @@ def network(name: str, size: int) -> CNNConfig:
 
 
 def plain_network(config: CNNConfig) -> nn.Module:
-    """In the published order: convolution, ReLU, pooling, dropout."""
+    """Build the network in the published order: convolution, ReLU, pooling, dropout."""
     kernels = "-".join(str(block.kernel_size) for block in config.blocks)
     point = {"num_conv_blocks": len(config.blocks), "filters_multiplier": 1, "kernel_sizes": kernels}
     point |= {"use_batch_norm": False, "conv_dropout": config.conv_dropout, "dense_dropout": config.dense_dropout}
@@ -67,7 +68,7 @@ def plain_network(config: CNNConfig) -> nn.Module:
 
 
 def trained(config: CNNConfig, batch: int, device: torch.device, steps: int) -> Row:
-    """Images per second, ours and plain, and where ours go."""
+    """Measure the images per second, ours and plain, and the shares of our time for augmentation and evaluation."""
     torch.manual_seed(0)
     count, size = batch * steps, config.image_size
     pixels = Pixels(
@@ -95,7 +96,7 @@ def trained(config: CNNConfig, batch: int, device: torch.device, steps: int) -> 
 
 
 def plain_epoch(config: CNNConfig, pixels: Pixels, batch: int, device: torch.device) -> float:
-    """Seconds of the second pass; the first warms up."""
+    """Measure the seconds of a second epoch in the plain loop; the first one warms up."""
     model = plain_network(config).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-4)
     images = pixels.images.permute(0, 3, 1, 2).contiguous()
@@ -121,7 +122,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """On the device; of the whole process where that is the processor."""
+    """Return the peak of allocated bytes on the device; on a processor, the peak of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -130,7 +131,7 @@ def peak_bytes(device: torch.device) -> int:
 
 def measure(name: str, size: int, batch: int, patience: float, device: torch.device) -> Row:
     config = network(name, size)
-    # Networks of a moment: none may be in the peak.
+    # These networks are not kept, so that they do not count in the peak.
     each, parameters = sum(operations(build_cnn(config), size)), count_parameters(build_cnn(config))
     rate = matrix_rate(device)
     floor = batch * each / rate
@@ -143,12 +144,12 @@ def measure(name: str, size: int, batch: int, patience: float, device: torch.dev
 
 
 def whole(folder: Path, images: int, pruner: str, given: argparse.Namespace, device: torch.device) -> Row:
-    """The published work by the study: 15 points for 15 epochs each and 30 final epochs, all kept or pruned."""
+    """Run the published work as a study: 15 points of 15 epochs each and 30 final epochs, pruned or not."""
     fields = {"preset": "reference", "groups": "none", "image_size": given.size, "pretrained": False}
     fields |= {"trials": given.trials, "epochs": given.epochs, "final_epochs": 2 * given.epochs}
     config = resolve(None, {**fields, "data": str(folder / "tissue"), "pruner": pruner})
     url, start = f"sqlite:///{folder}/optuna.db", time.perf_counter()
-    news = list(launch.run(Asked(config.model_dump(mode="json")), pruner, url, [str(device)]))
+    news = list(launch.run(StudyRequest(config.model_dump(mode="json")), pruner, url, [str(device)]))
     seconds = time.perf_counter() - start
     return {"images": images, "epochs": sum(isinstance(one, TrialEpoch) for one in news), "seconds": seconds}
 

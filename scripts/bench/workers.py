@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""What a second worker is worth: the same study of small networks by one worker and by two, on the processor.
+"""Gain of a second worker: the same study of small networks by one worker and by two, on the processor.
 
-Random search without pruning, so that both train the same networks for the same epochs. Whole commands are timed, from
-start to exported model, and the search in them; one worker has all cores, two share them.
+The search is random and without pruning, so that both train the same networks for the same epochs. Timed are whole
+commands, from start to exported model, and the search in them; one worker has all cores, two share them.
 
 Usage: python scripts/bench/workers.py [--trials 300] [--runs 2] [--json]      (eight minutes on 2 cores)
 """
@@ -24,7 +24,7 @@ SETTINGS = ["sampler=random", "pruner=none", "final_epochs=1", "image_size=8", "
 
 
 def measure(workers: int, trials: int) -> Row:
-    """Seconds of one whole command in an empty folder (the images are decoded before), and of its search."""
+    """Measure the seconds of one whole command in an empty folder (with images decoded before), and of its search."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "study", "run", "--preset", "quick", "--data", "digits", "--device", "cpu"]
         for setting in SETTINGS:

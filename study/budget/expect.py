@@ -1,4 +1,4 @@
-"""What a network costs here: seconds of an epoch, from what was counted on the network and measured on the machine."""
+"""Expected times on this machine, from the counted cost of a network and the measured speed of the machine."""
 
 import json
 import math
@@ -17,31 +17,31 @@ from study.config.schema import StudyConfig
 from study.config.space import backbones, distributions
 
 TRAINED, VALIDATED = 0.60, 0.14
-"""Shares of the images."""
+"""Shares of the images to train on and to validate on."""
 PRETRAINED = 0.8e9 / 224**2
-"""Operations for each of an image's pixels, of the pretrained network (efficientnet-lite0)."""
+"""Operations of the pretrained network (efficientnet-lite0) for each pixel of an image."""
 SLOWER = 3.0
-"""Its many thin layers take so many times the seconds of ours, operation for operation."""
+"""Factor by which the pretrained network takes longer than ours for the same operations: it has many thin layers."""
 DRAWS = 32
-"""Points that tell what a network of the space costs."""
+"""Number of points that are drawn to see what networks of the space cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """What a machine does, as it was measured."""
+    """Speed of a machine, as it was measured."""
 
     flops: float  # operations a second, in training
     numbers: float  # activations a second
     pixels: float  # augmented pixels a second
-    step: float  # seconds that a step takes besides
-    decode: float  # seconds an image
-    group: float  # seconds an image, to find out who shares a source
+    step: float  # seconds that a step takes in addition
+    decode: float  # seconds to decode an image
+    group: float  # seconds an image to find out which images share a source
     result: float  # seconds to score, export and report, for any study
-    result_image: float  # and for each image
-    slower: float = 1.0  # than on a quiet machine: other programs used it, too
+    result_image: float  # seconds in addition for each image
+    slower: float = 1.0  # times as slow as a quiet machine, because other programs used it too
 
     def faster(self, times: float) -> "Throughput":
-        """A machine that does everything so many times as fast."""
+        """Return the throughput of a machine that does everything `times` times as fast."""
         return Throughput(
             flops=self.flops * times,
             numbers=self.numbers * times,
@@ -53,21 +53,21 @@ class Throughput:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What a plan must know of a folder."""
+    """Facts about a folder of images that a plan needs."""
 
     count: int
     side: int | None  # median shorter side of the files, pixels; None where unknown
-    grouped: bool  # somebody says who shares a source
+    grouped: bool  # whether it is given which images share a source
     imbalance: float = 1.0  # images of the largest class over those of the smallest
-    proposal: str | None = None  # who may share a source, and how to say it
-    account: tuple[str, ...] = ()  # what was found and left out, and what is odd, in lines
+    proposal: str | None = None  # which images may share a source, and how to declare it
+    account: tuple[str, ...] = ()  # lines that say what was found and left out, and what is odd
 
 
 def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, network: Cost) -> float:
-    """Seconds of one epoch of a trial: training on one part, validation on another."""
+    """Return the seconds of one epoch of a trial: training on one part, validation on another."""
     trained, checked = TRAINED * images.count, VALIDATED * images.count
     batch = batch_for(int(trained)) if config.batch_size == "auto" else config.batch_size
-    # Forward, and twice that backward; of layers that stay as they are, forward alone.
+    # The backward pass takes twice the forward pass; frozen layers need the forward pass only.
     operations, numbers = 3 * network.flops - 2 * network.frozen_flops, network.numbers - 2 / 3 * network.frozen_numbers
     image = operations / throughput.flops + numbers / throughput.numbers
     pixels = config.image_size**2 / throughput.pixels
@@ -77,13 +77,16 @@ def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, n
 
 
 EXPORT_SECONDS = 0.04
-"""For each layer of a network of many, to write and to compare it in two formats."""
+"""Seconds for each layer of a network with many layers, to write it in two formats and to compare them."""
 LAYERS = 20
-"""Of the networks by which a step was measured: one with more has more to begin, and more to wait for."""
+"""Layers of the networks with which a step was measured: with more layers a step starts, and waits for, more work."""
 
 
 def known_seconds(config: StudyConfig, images: Images, throughput: Throughput) -> tuple[float, float]:
-    """What a pretrained network takes besides its trainings: features of all views once; the scores and the export."""
+    """Return the seconds that pretrained networks take in addition to their trainings.
+
+    The first number is for the features of all views, made once; the second for scores and export.
+    """
     costs = [
         cost(BackboneConfig(num_classes=1, image_size=config.image_size, backbone=name, trained=0.0, dropout=0.0))
         for name in backbones(config.space)
@@ -97,7 +100,7 @@ def known_seconds(config: StudyConfig, images: Images, throughput: Throughput) -
 
 
 def pretrained_seconds(config: StudyConfig, images: Images, throughput: Throughput) -> float:
-    """Of the rival with a pretrained network's features, see study.result.pretrained."""
+    """Return the seconds of the rival that uses a pretrained network's features, see study.result.pretrained."""
     if not config.pretrained:
         return 0.0
     operations = PRETRAINED * max(SMALLEST, config.image_size) ** 2
@@ -105,13 +108,13 @@ def pretrained_seconds(config: StudyConfig, images: Images, throughput: Throughp
 
 
 def final_share(config: StudyConfig) -> float:
-    """An epoch of the final training beside one of a trial."""
+    """Return the length of an epoch of the final training as a multiple of an epoch of a trial."""
     whole = TRAINED + VALIDATED / 3
     return (TRAINED + VALIDATED) / whole if config.final_data == "train+val" else 1.0
 
 
 def usual_cost(config: StudyConfig) -> Cost:
-    """What a network costs that the search may come to like: the upper quartile of points within the limit."""
+    """Return the cost of a network that the search may prefer: the upper quartile of points within the limit."""
     key = json.dumps(config.model_dump(mode="json", include={"space", "image_size", "limit"}), sort_keys=True)
     return _quartile(key)
 

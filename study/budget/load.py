@@ -1,4 +1,4 @@
-"""How much slower this process is for others that use the machine as well, as Linux counts it."""
+"""Load of the machine: how much other programs slow this process down, as Linux counts it."""
 
 import os
 from pathlib import Path
@@ -13,20 +13,20 @@ TASKS = Path("/proc/self/task")
 def take_threads(before: int | None = None) -> None:
     """Let torch use as many threads as a study had `before`, or as there are processors for this process.
 
-    OMP_NUM_THREADS, where somebody has set it, stands.
+    If OMP_NUM_THREADS is set, nothing is changed.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(before or min(torch.get_num_threads(), usable_cpus()))
 
 
 class Load:
-    """A watch on the time that this process's threads wait for a processor, beside the time that they run."""
+    """Meter of how long the threads of this process wait for a processor, compared with how long they run."""
 
     def __init__(self) -> None:
         self._before = _counted()
 
     def times_slower(self) -> float:
-        """How many times as long everything took since the last look: 1 on a quiet machine, or where nobody counts."""
+        """Return how many times as long everything took since the last call: 1 on a quiet machine or with no count."""
         now, before = _counted(), self._before
         self._before = now
         ran = sum(ran - before.get(task, (0, 0))[0] for task, (ran, _) in now.items())
@@ -35,12 +35,12 @@ class Load:
 
 
 def _counted() -> dict[str, tuple[int, int]]:
-    """Nanoseconds that each living thread has run, and has waited for a processor."""
+    """Return for each living thread the nanoseconds that it has run, and has waited for a processor."""
     found = {}
     try:
         for task in TASKS.iterdir():
             ran, waited, _ = (task / "schedstat").read_text(encoding="ascii").split()
             found[task.name] = int(ran), int(waited)
-    except (OSError, ValueError):  # no Linux, no such count, or a thread that has just ended
+    except (OSError, ValueError):  # not Linux, no such count, or a thread that has just ended
         pass
     return found

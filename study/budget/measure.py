@@ -1,4 +1,4 @@
-"""What this machine does in a second, for a plan: a few small networks are trained on noise for a moment."""
+"""Measurement of this machine's speed for a plan: a few small networks are trained on noise for a moment."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -24,15 +24,19 @@ from study.budget.load import Load
 
 IMAGES, BATCH = 256, 64
 DECODED = 8
-"""Files that are decoded to see how long one takes."""
+"""Number of files that are decoded to see how long one takes."""
 GROUP_SECONDS = 0.04
-"""Of one processor for an image, to find out who shares its source: 0.023 for 5,000 images of tissue, 0.06 for 2,000
-photographs that look alike (`scripts/bench/groups.py`)."""
+"""Seconds of one processor for each image, to find out which images share a source.
+
+Measured: 0.023 for 5,000 images of tissue, 0.06 for 2,000 photographs that look alike (`scripts/bench/groups.py`).
+"""
 RESULT_SECONDS, RESULT_IMAGE_SECONDS = 7.0, 0.001
-"""Scoring, export and report, once the imports are done: 5 s for 5,000 images on 2 quiet cores, with the trees among
-it, and some more."""
+"""Seconds for scoring, export and report once the imports are done: for any study, and for each image.
+
+Measured: 5 s for 5,000 images on 2 quiet cores, trees included; the rest is a margin.
+"""
 LEAST = 0.2
-"""Seconds for each network at least."""
+"""Least number of seconds for each network."""
 
 
 def _probe(side: int, *filters: int) -> CNNConfig:
@@ -49,13 +53,16 @@ def _probe(side: int, *filters: int) -> CNNConfig:
 
 
 PROBES = (_probe(32, 8, 16, 32), _probe(64, 32, 64, 128, 256), _probe(64, 16, 32, 64), _probe(32, 64, 128, 256, 512))
-"""Narrow and wide, large and small: what they take tells arithmetic, memory, pixels and steps apart."""
+"""Networks to time, narrow and wide, large and small, so that arithmetic, memory, pixels and steps are told apart."""
 
 
 def measure(
     device: torch.device, seconds: float, files: Sequence[Path], tell: Callable[[int, int], None] | None = None
 ) -> Throughput:
-    """Measure for about so many seconds. `files`: some of the images; `tell` gets (networks done, networks in all)."""
+    """Measure the machine for about `seconds`.
+
+    `files`: some of the images; `tell` is called with (networks done, networks in all).
+    """
     taken, load = [], Load()
     for number, probe in enumerate(PROBES):
         taken.append(_image_seconds(probe, device, max(LEAST, seconds / len(PROBES))))
@@ -78,13 +85,16 @@ def measure(
 
 
 def _row(probe: CNNConfig) -> tuple[float, float, float, float]:
-    """What one image takes of each: operations, activations, pixels, steps."""
+    """Return what training on one image takes: (operations, activations, pixels, steps)."""
     network = cost(probe)
     return 3.0 * network.flops, network.numbers, probe.image_size**2, 1 / BATCH
 
 
 def _solved(rows: np.ndarray, taken: np.ndarray) -> list[float]:
-    """Seconds of each unit, none below a hundredth of its share if it alone took all the time of every network."""
+    """Return the seconds of each unit that explain the measured times best (non-negative least squares).
+
+    Each is at least a hundredth of the largest value with which no network would take longer than measured.
+    """
     from scipy.optimize import nnls  # imported late: it takes a while, and a study without hours measures nothing
 
     weights = 1 / taken
@@ -94,9 +104,9 @@ def _solved(rows: np.ndarray, taken: np.ndarray) -> list[float]:
 
 
 def _image_seconds(probe: CNNConfig, device: torch.device, seconds: float) -> float:
-    """Of training, per image: the lower quartile over steps, without the first.
+    """Return the seconds of training per image: the lower quartile over steps, without the first step.
 
-    Over epochs on CUDA, where the images of one are augmented together.
+    On CUDA it is taken over epochs, because all images of an epoch are augmented together there.
     """
     side = probe.image_size
     generator = torch.Generator().manual_seed(0)
@@ -140,6 +150,6 @@ def _decode_seconds(files: Sequence[Path]) -> float:
     for file in some:
         try:
             decode(file, 64, ranges=None)
-        except ValueError:  # said where all of them are decoded
+        except ValueError:  # reported when all images are decoded
             continue
     return (time.perf_counter() - start) / max(1, len(some))

@@ -1,8 +1,8 @@
-"""What the hours buy: fields that say "auto" become plain values, and each stage gets its seconds.
+"""Plan of a study by its hours: fields that say "auto" become plain values, and each stage gets its seconds.
 
-A pure function of what was asked for, the images, and what this machine was measured to do. The choices are rows of one
-table, each at least as costly in every respect as the one before; the last row that fits is taken. So a faster machine
-never gets a smaller image, limit or number of epochs.
+The plan is a pure function of what was asked for, the images, and the measured speed of this machine. The choices are
+the rows of one table, each at least as costly in every respect as the one before; the last row that fits is taken. So
+a faster machine never gets a smaller image, limit or number of epochs.
 """
 
 import math
@@ -28,7 +28,7 @@ from study.budget.expect import (
 )
 from study.budget.starts import starts
 from study.config.limit import cheapest, cost_of
-from study.config.resolve import STANDING_IN, Asked
+from study.config.resolve import STANDING_IN, StudyRequest
 from study.config.rungs import expected_epochs
 from study.config.schema import StudyConfig, in_one_line
 from study.config.space import backbones
@@ -36,46 +36,46 @@ from study.config.space import backbones
 Stage = Literal["measuring", "images", "search", "confirmation", "final training", "result"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
-"""In their order."""
+"""Stages of a study, in their order."""
 AFTER = 0.4
 """Share of the hours that is kept for what follows the search."""
 FULL_TRAININGS, KNOWN_TRAININGS = 8, 4
-"""So many trainings to the last epoch the search must afford; the second where networks begin from a pretrained one."""
+"""Full-length trainings that the search must have time for; the second if networks may begin from a pretrained one."""
 MOST_TRIALS = 64
 LEAST_SHARE = 0.15
-"""Of the final epochs that are trained even where no time is left: less would be no model."""
+"""Smallest share of the final epochs, trained even when no time is left."""
 MORE_EPOCHS = 1.5
-"""So many times the planned final epochs are the most that time left over is used for."""
+"""Most final epochs that left-over time is used for, as a multiple of the planned ones."""
 SPARE = 0.9
-"""Of the time that is left when the final stage begins may be used for more than was planned."""
+"""Share of the time left at the beginning of the final stage that may be used, if more is done than was planned."""
 UNEQUAL = 3.0
-"""Times as many images in the largest class as in the smallest, from which on each class counts the same."""
+"""Ratio of the images in the largest class to those in the smallest, from which on each class counts the same."""
 CONFIRM_SEEDS = 2
-"""Trainings of each trial that is confirmed."""
+"""Number of trainings of each trial that is confirmed."""
 
 
-class Planned(BaseModel):
-    """Seconds of each stage, as they were expected when the study was made."""
+class Plan(BaseModel):
+    """Plan of a study: the seconds of each stage, as they were expected when the study was made."""
 
     stages: dict[Stage, float]
     hours: float
     after_search: float  # seconds that are kept for what follows the search
-    epoch: float  # seconds of one in the final training
-    known: float = 0.0  # seconds of the result that only a winner takes that began from a pretrained network
-    slower: float = 1.0  # than on a quiet machine, while it was measured
-    begins: str = ""  # with which networks, in words
-    given_up: str = ""  # what is left of a search where the hours are few, in words
-    throughput: Throughput | None = None  # as it was measured
-    again: str = ""  # why it was planned a second time, in words
+    epoch: float  # seconds of an epoch of the final training
+    known: float = 0.0  # seconds of the result that are needed only if the winner began from a pretrained network
+    slower: float = 1.0  # times as slow as a quiet machine, while it was measured
+    begins: str = ""  # which networks the study begins with, in words
+    given_up: str = ""  # what is left of the search because the hours are few, in words
+    throughput: Throughput | None = None  # speed of the machine
+    again: str = ""  # why the plan was made a second time, in words
 
     def in_words(self, config: StudyConfig) -> dict[Stage, str]:
-        """What is done in each stage."""
+        """Return in words what is done in each stage."""
         trials = f"up to {counted(config.trials, 'trial')}" if config.trials else "trials"
         again = config.confirm_epochs or config.final_epochs
         rivals = _rivals(config)
         return {
             "measuring": "this machine",
-            "images": "found and decoded; who shares a source",
+            "images": "found and decoded; which images share a source",
             "search": f"{trials} of {counted(config.epochs, 'epoch')} at {config.image_size} px, {_largest(config)}",
             "confirmation": f"the best {config.confirm}, {CONFIRM_SEEDS} seeds of {counted(again, 'epoch')} each"
             if config.confirm > 1
@@ -87,11 +87,11 @@ class Planned(BaseModel):
 
 
 ENDS = dict[Stage, FiniteFloat]
-"""Stage -> what the clock said at its end, seconds."""
+"""Type of the ends of stages: stage -> seconds on the study's clock at its end."""
 
 
 def taken(ends: Mapping[Stage, float]) -> dict[Stage, float]:
-    """Seconds of each stage, from what the clock said at its end; those that have not ended are left out."""
+    """Return the seconds of each stage, from the clock at the ends; stages that have not ended are left out."""
     found: dict[Stage, float] = {}
     before = 0.0
     for stage in STAGES:
@@ -102,7 +102,7 @@ def taken(ends: Mapping[Stage, float]) -> dict[Stage, float]:
 
 
 def in_words(config: StudyConfig) -> str:
-    """What a plan decided, in a line."""
+    """Return in one line what a plan decided."""
     trials = "trials" if config.trials is None else f"up to {counted(config.trials, 'trial')}"
     confirmed = f", the best {config.confirm} confirmed" if config.confirm > 1 else ""
     judged = ", judged by balanced accuracy" if config.metric == "balanced_accuracy" else ""
@@ -121,7 +121,7 @@ def _largest(config: StudyConfig) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Tier:
-    """One row of choices; `width` is that of the first block of the widest network, four blocks deep."""
+    """Row of choices; `width` is that of the first block of the widest network, which is four blocks deep."""
 
     image_size: int
     width: int
@@ -131,9 +131,9 @@ class Tier:
 
     @property
     def fields(self) -> dict[str, JsonValue]:
-        """What it makes of a configuration.
+        """Fields of a configuration that this row decides.
 
-        The limit is what a plain network of that width has and somewhat more; residual ones keep more of the image.
+        The limit is somewhat above the cost of a plain network of that width; residual networks keep more of the image.
         """
         area, wide = (self.image_size / 64) ** 2, self.width / 32
         return {
@@ -148,37 +148,60 @@ class Tier:
 TIERS = tuple(
     Tier(image_size=size, width=width, epochs=epochs, min_epochs=first, final_epochs=final)
     for size, width, epochs, first, final in (
-        *((32, 32, 3, 1, 6), (32, 32, 3, 1, 9), (32, 32, 6, 1, 9), (32, 32, 6, 1, 12), (32, 32, 9, 1, 12)),
-        *((32, 32, 9, 1, 18), (48, 32, 9, 1, 18), (64, 32, 9, 1, 18), (64, 32, 9, 1, 24), (64, 32, 12, 2, 24)),
-        *((64, 32, 12, 2, 30), (64, 32, 12, 2, 36), (64, 32, 18, 3, 36), (64, 32, 18, 3, 45), (64, 48, 18, 3, 45)),
-        *((64, 64, 18, 3, 45), (96, 64, 18, 3, 45), (96, 64, 27, 3, 54), (128, 64, 27, 3, 54)),
-        *((128, 128, 27, 3, 54), (128, 256, 27, 3, 54)),
+        (32, 32, 3, 1, 6),
+        (32, 32, 3, 1, 9),
+        (32, 32, 6, 1, 9),
+        (32, 32, 6, 1, 12),
+        (32, 32, 9, 1, 12),
+        (32, 32, 9, 1, 18),
+        (48, 32, 9, 1, 18),
+        (64, 32, 9, 1, 18),
+        (64, 32, 9, 1, 24),
+        (64, 32, 12, 2, 24),
+        (64, 32, 12, 2, 30),
+        (64, 32, 12, 2, 36),
+        (64, 32, 18, 3, 36),
+        (64, 32, 18, 3, 45),
+        (64, 48, 18, 3, 45),
+        (64, 64, 18, 3, 45),
+        (96, 64, 18, 3, 45),
+        (96, 64, 27, 3, 54),
+        (128, 64, 27, 3, 54),
+        (128, 128, 27, 3, 54),
+        (128, 256, 27, 3, 54),
     )
 )
+"""Rows of choices for networks that are trained from scratch, from the cheapest to the costliest."""
 
 BACKBONE_TIERS = tuple(
     Tier(image_size=size, width=32, epochs=epochs, min_epochs=first, final_epochs=final)
     for size, epochs, first, final in (
-        *(
-            (32, 3, 1, 6),
-            (64, 3, 1, 9),
-            (64, 3, 1, 12),
-            (96, 3, 1, 12),
-            (96, 3, 1, 18),
-            (128, 3, 1, 18),
-            (128, 3, 1, 24),
-        ),
-        *((128, 6, 1, 24), (160, 6, 1, 24), (160, 9, 1, 30), (224, 9, 1, 30), (224, 12, 2, 36), (224, 18, 3, 45)),
+        (32, 3, 1, 6),
+        (64, 3, 1, 9),
+        (64, 3, 1, 12),
+        (96, 3, 1, 12),
+        (96, 3, 1, 18),
+        (128, 3, 1, 18),
+        (128, 3, 1, 24),
+        (128, 6, 1, 24),
+        (160, 6, 1, 24),
+        (160, 9, 1, 30),
+        (224, 9, 1, 30),
+        (224, 12, 2, 36),
+        (224, 18, 3, 45),
     )
 )
-"""Where networks may begin from a pretrained one, which was trained on 224 pixels: pixels before epochs."""
+"""Rows of choices if networks may begin from a pretrained one.
+
+The image size grows before the epochs do, since the pretrained network was trained at 224 pixels.
+"""
 
 ROOM = 1.2
-"""Times the arithmetic and the memory of a pretrained network that the limit allows."""
+"""Limit as a multiple of the arithmetic and the memory of a pretrained network."""
 
 
 def _limit_for(known: Collection[Backbone], image_size: int) -> dict[str, JsonValue]:
-    """A limit that holds the pretrained networks, and others that cost as much."""
+    """Return a limit that allows the pretrained networks, and others that cost as much."""
     costs = [
         cost(BackboneConfig(num_classes=1, image_size=image_size, backbone=name, trained=1.0, dropout=0.0))
         for name in known
@@ -194,18 +217,19 @@ EXTRAS: tuple[dict[str, JsonValue], ...] = (
     {"final_seeds": 3},
     {"rivals": ["runner-up", "baseline"]},
 )
-"""What the time after the search is used for besides, as far as it goes."""
+"""Additions for which the time after the search is used, in this order, as far as it goes."""
 MOST_CONFIRMED = 3
-"""Of them."""
+"""Most trials to confirm."""
 
 
 def plan(
-    asked: Asked, images: Images, throughput: Throughput, *, refuse: bool = True
-) -> tuple[StudyConfig, Planned | None]:
-    """What the hours buy. Without hours there is nothing to keep to, and no seconds.
+    asked: StudyRequest, images: Images, throughput: Throughput, *, refuse: bool = True
+) -> tuple[StudyConfig, Plan | None]:
+    """Return the configuration that fits into the hours, and its plan; without hours there is no plan.
 
-    Where not even the cheapest choice fits, there is less of a search (see _scarce). Raises StudyError with the hours
-    that would do, where the images, one epoch of the cheapest network and its scores do not fit.
+    If not even the cheapest choice fits, the search is cut down (see _scarce), or, where `refuse` is false, that choice
+    is taken all the same. Raises StudyError if "auto" is asked for without hours; and, with the hours that would be
+    enough, if the images, one epoch of the cheapest network and its scores do not fit.
     """
     strict = bool(asked.autos)
     config: StudyConfig | None = None
@@ -226,17 +250,17 @@ def plan(
     assert hours is not None
     for extra in EXTRAS:
         if extra.keys() <= set(asked.autos):
-            richer = StudyConfig.model_validate({**config.model_dump(mode="json"), **extra})
+            richer = config.with_fields(extra)
             if _fits(richer, images, throughput, hours, strict=True):
                 config = richer
     if "starts" in asked.autos:
-        config = StudyConfig.model_validate({**config.model_dump(mode="json"), "starts": starts(config)})
+        config = config.with_fields({"starts": starts(config)})
     stages = expected(config, images, throughput, hours)
     if "trials" in asked.autos:
         config = config.model_copy(update={"trials": _trials(config, images, throughput, stages["search"])})
     epoch = epoch_seconds(config, images, throughput, usual_cost(config)) * final_share(config)
     after = _kept(config, stages, hours)
-    return config, Planned(
+    return config, Plan(
         stages=stages,
         hours=hours,
         after_search=after,
@@ -249,16 +273,16 @@ def plan(
 
 @dataclass(frozen=True)
 class _Room:
-    """The seconds that few hours leave, and what they are for."""
+    """Seconds that few hours leave for training, and the seconds that an epoch needs."""
 
-    seconds: float  # without measuring, images and result
-    usual: float  # of an epoch of a trial
-    cheapest: float
-    share: float  # an epoch of the final training beside one of a trial
+    seconds: float  # left for training, without measuring, images and result
+    usual: float  # seconds of an epoch of a trial, with a network of the usual cost
+    cheapest: float  # the same with the cheapest network
+    share: float  # length of an epoch of the final training as a multiple of an epoch of a trial
 
     @classmethod
     def of(cls, config: StudyConfig, images: Images, throughput: Throughput, hours: float) -> Self:
-        """What is left of the hours for training."""
+        """Work out what the hours leave for training."""
         cheap = cost_of(config.space, cheapest(config.space, config.image_size), config.image_size)
         stages = expected(config, images, throughput, hours)
         taken = stages["measuring"] + stages["images"] + _result(images, throughput)
@@ -267,24 +291,27 @@ class _Room:
         return cls(3600 * hours - taken, usual, small, final_share(config))
 
     def holds(self, trials: float, network: float, epochs: float, final_epochs: float) -> bool:
-        """Whether so many trials fit, and the final training, of a network whose epoch takes so long."""
+        """Return whether the trials and the final training fit, if an epoch of the network takes `network` seconds."""
         return trials * epochs * network + final_epochs * network * self.share <= self.seconds
 
 
 def _result(images: Images, throughput: Throughput) -> float:
-    """Seconds for scores, export and report, with nothing beside them."""
+    """Return the seconds for scores, export and report alone, without pretrained networks."""
     return throughput.result + images.count * throughput.result_image
 
 
 FEW = 4
-"""Trials of a search that is worth the name."""
+"""Number of trials that make a search worth the name."""
 
 
 def _scarce(
     choice: StudyConfig, autos: Collection[str], images: Images, throughput: Throughput, hours: float
-) -> tuple[StudyConfig, Planned]:
-    """What hours buy that are too few for the cheapest choice: fewer trials, then the strong starts alone, then the
-    cheapest network for as long as there is. Raises StudyError where there is not even one epoch of it."""
+) -> tuple[StudyConfig, Plan]:
+    """Plan a study whose hours are too few for the cheapest choice.
+
+    It gets fewer trials; if that does not fit, the strong starts alone; then the cheapest network, for as long as there
+    is time. Raises StudyError if not even one epoch of that network fits.
+    """
     room = _Room.of(choice, images, throughput, hours)
     final, small = choice.final_epochs, room.cheapest
     if room.holds(FEW, room.usual, choice.epochs, final):
@@ -301,14 +328,14 @@ def _scarce(
     else:
         raise StudyError(
             f"hours = {hours:g} is too short here for the images, one epoch of the cheapest network and its scores "
-            f"(it would do with: --hours {_enough(choice, images, throughput):g})"
+            f"(enough would be: --hours {_enough(choice, images, throughput):g})"
         )
     config = StudyConfig.model_validate(
         {**choice.model_dump(mode="json"), **{name: value for name, value in changes.items() if name in autos}}
     )
     if "starts" in autos:
         found = starts(config, scarce=True)
-        config = StudyConfig.model_validate({**config.model_dump(mode="json"), "starts": found})
+        config = config.with_fields({"starts": found})
     stages = expected(config, images, throughput, hours)
     scores = known_seconds(config, images, throughput)[1]
     stages |= {"confirmation": 0.0, "result": _result(images, throughput) + scores}
@@ -316,7 +343,7 @@ def _scarce(
     after = stages["final training"] + stages["result"]
     most = (config.trials or MOST_TRIALS) * config.epochs * network
     stages["search"] = max(0.0, min(room.seconds - stages["final training"], most))
-    return config, Planned(
+    return config, Plan(
         stages=stages,
         hours=hours,
         after_search=after,
@@ -329,15 +356,17 @@ def _scarce(
 
 
 AGAIN_AFTER, AGAIN_FROM = 3, 1.5
-"""Trials after which a plan is compared with what they took, and times more or less from which it is made again."""
+"""Number of trials after which a plan is compared with their times, and factor by which these must be longer or
+shorter for the plan to be made again."""
 
 
 def planned_again(
-    config: StudyConfig, planned: Planned, images: Images, trials: Sequence[tuple[Cost, float]]
-) -> Planned | None:
-    """The plan anew, by what an epoch of the first trials took: (what a network costs, seconds); None where it stands.
+    config: StudyConfig, planned: Plan, images: Images, trials: Sequence[tuple[Cost, float]]
+) -> Plan | None:
+    """Return a new plan, made from what an epoch of the first trials took; None if the old plan stands.
 
-    What has ended, the images and the search's own fields stay.
+    `trials`: for each trial (cost of its network, seconds of an epoch). The configuration and the seconds of measuring,
+    images and result stay as they are.
     """
     machine = planned.throughput
     if machine is None or planned.again or len(trials) != AGAIN_AFTER:
@@ -360,21 +389,25 @@ def planned_again(
             "after_search": _kept(config, stages, planned.hours),
             "epoch": planned.epoch * times,
             "throughput": slower,
-            "again": f"an epoch of the first {AGAIN_AFTER} trials took {times:.1f} times what was planned",
+            "again": f"an epoch of the first {AGAIN_AFTER} trials took {times:.1f} times as long as planned",
         }
     )
 
 
 def _kept(config: StudyConfig, stages: Mapping[Stage, float], hours: float) -> float:
-    """Seconds that are kept for what follows the search; more than their share only where trainings are fewer."""
+    """Return the seconds that are kept for what follows the search.
+
+    They are the share AFTER of the hours or, if that is more, half of what the stages after the search are expected to
+    take (which counts only up to 90 % of the hours, less measuring and images).
+    """
     after = stages["confirmation"] + stages["final training"] + stages["result"]
     return max(AFTER * 3600 * hours, min(after, 0.9 * 3600 * hours - stages["measuring"] - stages["images"]) / 2)
 
 
 def shortened(config: StudyConfig, epoch: float, seconds: float) -> StudyConfig:
-    """What the stage after the search does in so many seconds, if an epoch of it takes `epoch`: as much as fits.
+    """Return the configuration with as much after the search as fits into `seconds`, if an epoch there takes `epoch`.
 
-    First it leaves out what only compares, then the confirmation; fewer final epochs are the last resort.
+    First what only compares is left out, then the confirmation; fewer final epochs are the last resort.
     """
     fewer: tuple[dict[str, JsonValue], ...] = (
         {},
@@ -385,7 +418,7 @@ def shortened(config: StudyConfig, epoch: float, seconds: float) -> StudyConfig:
         {"confirm": 1},
     )
     for change in fewer:
-        config = StudyConfig.model_validate({**config.model_dump(mode="json"), **change})
+        config = config.with_fields(change)
         if _final_epochs_in_all(config) * epoch <= seconds:
             return config
     least = max(1, math.ceil(config.final_epochs * LEAST_SHARE))
@@ -394,9 +427,10 @@ def shortened(config: StudyConfig, epoch: float, seconds: float) -> StudyConfig:
 
 
 def extended(config: StudyConfig, autos: Collection[str], epoch: float, seconds: float) -> StudyConfig:
-    """What the stage after the search does in so many seconds, if there is more time than the plan thought.
+    """Return the configuration with more after the search, if `seconds` are more than the plan expected.
 
-    Only fields that were left to the plan change: more final epochs first, then what the extras name.
+    `epoch`: seconds of an epoch there. Only fields that were left to the plan change: first come more final epochs,
+    then the EXTRAS.
     """
 
     def holds(changes: Mapping[str, JsonValue]) -> StudyConfig | None:
@@ -430,7 +464,10 @@ def _final_epochs_in_all(config: StudyConfig) -> int:
 def expected(
     config: StudyConfig, images: Images, throughput: Throughput, hours: float, network: Cost | None = None
 ) -> dict[Stage, float]:
-    """Seconds of each stage; `network` is what those after the search are about, else what is usual in the space."""
+    """Return the expected seconds of each stage.
+
+    `network`: cost of the network that the stages after the search train; if None, the usual cost in the space.
+    """
     usual = network or usual_cost(config)
     epoch = epoch_seconds(config, images, throughput, usual)
     confirming = CONFIRM_SEEDS * config.confirm * (config.confirm_epochs or config.final_epochs)
@@ -455,7 +492,7 @@ def expected(
 
 
 def measuring_seconds(hours: float | None) -> float:
-    """How long the machine may be measured for a plan."""
+    """Return how many seconds the machine may be measured for a plan."""
     return 30.0 if hours is None else min(30.0, 0.03 * 3600 * hours)
 
 
@@ -465,7 +502,7 @@ def _rivals(config: StudyConfig) -> list[str]:
 
 
 def _leaky(config: StudyConfig) -> bool:
-    """Whether one more network is trained, on the published split."""
+    """Return whether one more network is trained, on the published split."""
     return config.leaky_score and not config.leaky
 
 
@@ -474,13 +511,13 @@ def _trial_epochs(config: StudyConfig) -> float:
 
 
 def _trials(config: StudyConfig, images: Images, throughput: Throughput, seconds: float) -> int:
-    """Trials that the search has time for, and some more: its end is the deadline's."""
+    """Return how many trials the search has time for, and some more: the deadline ends it."""
     each = _trial_epochs(config) * epoch_seconds(config, images, throughput, usual_cost(config))
     return max(FULL_TRAININGS, min(MOST_TRIALS, math.ceil(1.5 * seconds / each)))
 
 
 def _fits(config: StudyConfig, images: Images, throughput: Throughput, hours: float, *, strict: bool) -> bool:
-    """Whether the hours hold it: with room for a real search, or else (`strict` false) for the cheapest network."""
+    """Return whether a study fits into the hours: with a real search, or (`strict` false) with the cheapest network."""
     usual = (
         usual_cost(config)
         if strict
@@ -499,7 +536,7 @@ def _fits(config: StudyConfig, images: Images, throughput: Throughput, hours: fl
 
 
 def _enough(config: StudyConfig, images: Images, throughput: Throughput) -> float:
-    """Hours, of two digits, that hold one epoch of the cheapest network."""
+    """Return the hours, rounded up to two digits, into which one epoch of the cheapest network fits."""
 
     def holds(hours: float) -> bool:
         room = _Room.of(config, images, throughput, hours)
@@ -515,15 +552,15 @@ def _enough(config: StudyConfig, images: Images, throughput: Throughput) -> floa
     return round(math.ceil(high / digits + 1e-9) * digits, 10)
 
 
-def _choices(asked: Asked, images: Images) -> Iterator[StudyConfig]:
-    """What each row makes of the fields that say auto, as far as the space and the files allow it."""
+def _choices(asked: StudyRequest, images: Images) -> Iterator[StudyConfig]:
+    """Yield the configuration of each row, which decides the fields that say "auto", if space and files allow it."""
     problem: ValidationError | None = None
     found = False
     space = StudyConfig.model_validate({**asked.fields, **{name: STANDING_IN[name] for name in asked.autos}}).space
     known = backbones(space)
     for tier in BACKBONE_TIERS if known else TIERS:
         if "image_size" in asked.autos and found and images.side and tier.image_size > max(32, images.side):
-            break  # nothing is seen in more pixels than the files have
+            break  # more pixels than the files have show nothing new
         values = {**tier.fields, **_for_classes(images.imbalance)}
         if known:
             values["limit"] = _limit_for(known, tier.image_size)
@@ -540,14 +577,14 @@ def _choices(asked: Asked, images: Images) -> Iterator[StudyConfig]:
 
 
 def _for_classes(imbalance: float) -> dict[str, JsonValue]:
-    """What is maximised and trained for: where classes are of unequal size, each as much as another."""
+    """Return the metric and the class weights: if classes are of unequal size, each class counts the same."""
     if imbalance < UNEQUAL:
         return {"metric": "accuracy", "class_weights": "none"}
     return {"metric": "balanced_accuracy", "class_weights": "balanced"}
 
 
-def _made(asked: Asked, values: Mapping[str, JsonValue]) -> StudyConfig:
-    """The configuration with these values, and with the least of what else is left to the plan."""
+def _made(asked: StudyRequest, values: Mapping[str, JsonValue]) -> StudyConfig:
+    """Make the configuration with these values; other fields left to the plan get their least (`trials` the most)."""
     least = {"confirm": 1, "confirm_epochs": values.get("epochs", asked.fields.get("epochs")), "final_seeds": 1}
     least |= {"rivals": [], "trials": MOST_TRIALS, "starts": []}
     fields = {**asked.fields, **{name: value for name, value in least.items() if name in asked.autos}, **values}

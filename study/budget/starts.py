@@ -1,4 +1,4 @@
-"""The points that a planned study tries first: the cheapest network, and strong ones of different kinds."""
+"""Points that a planned study tries first: the cheapest network, and strong ones of different kinds."""
 
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from study.config.schema import StudyConfig
 from study.config.space import Range, Value, backbones, contains
 
 START_SHARE = 0.5
-"""Of the arithmetic that the limit allows, for what is tried first: the search is not to be spent on it."""
+"""Share of the limit's arithmetic that the networks tried first may have, so that they do not use up the search."""
 
 
 def starts(config: StudyConfig, *, scarce: bool = False) -> list[dict[str, Value]]:
-    """The cheapest network, and those of STARTS that the space holds, each as wide as START_SHARE of the limit.
+    """Return the cheapest network, and those of STARTS that the space holds, each as wide as START_SHARE allows.
 
-    Where networks may begin from a pretrained one, that one comes first as it is, with a new last layer alone (second
-    where time is `scarce`), and once trained as a whole.
+    If networks may begin from a pretrained one, it is tried twice: first (second if time is `scarce`) with only a new
+    last layer trained, later trained as a whole.
     """
     usual = cheapest(config.space, config.image_size)
     recipe = {name: value for name, value in _inside(config, usual, STRONG).items() if name not in SHAPING}
@@ -35,19 +35,19 @@ def starts(config: StudyConfig, *, scarce: bool = False) -> list[dict[str, Value
 
 
 def _inside(config: StudyConfig, usual: Mapping[str, Value], row: Mapping[str, JsonValue]) -> dict[str, Value]:
-    """A point with what the space holds of a row."""
+    """Return the point `usual` with those values of a row that the space holds."""
     given = {name: value for name, value in row.items() if isinstance(value, bool | int | float | str)}
     held = {name: value for name, value in given.items() if name in usual and contains(config.space, name, value)}
     return {**usual, **held}
 
 
 def _widened(config: StudyConfig, point: dict[str, Value]) -> dict[str, Value]:
-    """The same with the largest first width that keeps to its share of the limit."""
+    """Return the point with the largest first width that keeps to START_SHARE of the limit."""
     entry = config.space.get("base_filters")
     if not isinstance(entry, Range):
         return point
     low, high = int(entry.low), int(entry.high)
-    if config.limit.gflops is None and config.limit.megabytes is None:  # nothing says what is much here
+    if config.limit.gflops is None and config.limit.megabytes is None:  # no limit says what is too wide
         high = round((low * high) ** 0.5)
     most = config.limit.gflops
     room = config.limit.model_copy(update={"gflops": None if most is None else START_SHARE * most})
@@ -56,5 +56,5 @@ def _widened(config: StudyConfig, point: dict[str, Value]) -> dict[str, Value]:
     def fits(width: int) -> bool:
         return above(room, config.space, {**point, "base_filters": width}, config.image_size) is None
 
-    held = bisect_left(widths, True, key=lambda width: not fits(width))  # how many of them are narrow enough
+    held = bisect_left(widths, True, key=lambda width: not fits(width))  # number of widths that are narrow enough
     return {**point, "base_filters": widths[held - 1]} if held else point

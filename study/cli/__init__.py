@@ -1,4 +1,4 @@
-"""The `study` command: parse, print, exit code. Data goes to stdout, talk to stderr.
+"""The `study` command: parse, print, exit code. Data goes to stdout, messages to stderr.
 
 A command imports what it needs when it runs: torch alone takes seconds, and most commands need none of it.
 """
@@ -35,6 +35,7 @@ from study.cli.options import (
     Data,
     Device,
     EngineName,
+    From,
     GpusPerWorker,
     Hours,
     Name,
@@ -58,8 +59,8 @@ from study.storage.names import DEFAULT_URL, check_name
 
 if TYPE_CHECKING:
     from study.cli.display import Display
-    from study.config.resolve import Asked
-    from study.launch import Finished, News
+    from study.config.resolve import StudyRequest
+    from study.launch import AlreadyFinished, News
     from study.search.engine import Engine
 
 app = typer.Typer(
@@ -100,12 +101,13 @@ def run(
     gpus_per_worker: GpusPerWorker = None,
     settings: Settings = None,
     skip_bad: SkipBad = False,
+    older: From = None,
     quiet: Quiet = False,
 ) -> None:
     """Bring a study to its budget, then train, score and export the winner. Give it again to go on."""
     from study.search.opened import default_name
 
-    asked = asked_for(file, preset, data, trials, hours, workers, settings, skip_bad)
+    asked = asked_for(file, preset, data, trials, hours, workers, settings, skip_bad, older)
     chosen = choose_engine(engine, address, gpus_per_worker)
     _run(asked, name or default_name(asked), storage, device, chosen, quiet=quiet)
 
@@ -125,7 +127,7 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a study, by its name alone; with more trials, hours or workers if you like."""
-    from study.config.resolve import Asked
+    from study.config.resolve import StudyRequest
     from study.search.contract import check_images, files_of, stored_config
     from study.storage.door import load_study, open_storage
 
@@ -133,7 +135,7 @@ def resume(
     study = load_study(open_storage(storage, create=False, write=False), check_name(name))
     config = stored_config(study)
     check_images(config, name, files_of(study, storage))
-    asked = Asked(config.changed(trials=trials, hours=hours, workers=workers).model_dump(mode="json"))
+    asked = StudyRequest(config.changed(trials=trials, hours=hours, workers=workers).model_dump(mode="json"))
     chosen = choose_engine(engine, address, gpus_per_worker)
     _run(asked, name, storage, device, chosen, searching=not finish, quiet=quiet)
 
@@ -141,7 +143,7 @@ def resume(
 @app.command(epilog="Example: study retrain quick-digits --trial 3")
 def retrain(
     name: StudyName,
-    trial: Annotated[int | None, typer.Option(min=0, help="Another than the winner.")] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="Number of the trial to train; default: the winner.")] = None,
     on: Annotated[
         str | None, typer.Option(help='"all": the model that was scored, on all images, for use; it has no score.')
     ] = None,
@@ -175,7 +177,7 @@ def worker(
 ) -> None:
     """Search beside others for a study that exists, without its final training."""
     from study.search.worker import work_on
-    from study.signals import Stopped, stoppable
+    from study.signals import StopRequest, stoppable
 
     quiet_optuna()
     chosen = choose_device(device)
@@ -184,19 +186,21 @@ def worker(
         try:
             for _ in work_on(name, storage, chosen, threads):
                 pass
-        except Stopped as stop:
+        except StopRequest as stop:
             raise typer.Exit(stop.exit_code) from None
 
 
 @app.command(epilog="Example: study dashboard --port 8080")
 def dashboard(
     storage: Storage = DEFAULT_URL,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="On this machine alone; 0: any free one.")] = 8080,
-    write: Annotated[bool, typer.Option("--write", help="Let the page change and delete.")] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port, open to this machine alone; 0: any free one.")
+    ] = 8080,
+    write: Annotated[bool, typer.Option("--write", help="Let the page change and delete studies.")] = False,
 ) -> None:
     """optuna-dashboard in a browser, read-only, with figures and notes for each study; Ctrl-C ends it."""
     from study.dashboard import application, serve
-    from study.signals import Stopped, stoppable
+    from study.signals import StopRequest, stoppable
     from study.storage.door import storage_trouble
 
     quiet_optuna()
@@ -208,12 +212,12 @@ def dashboard(
                 lambda address: err.print(address, soft_wrap=True, highlight=False),
                 secret=write,
             )
-        except Stopped as stop:
+        except StopRequest as stop:
             raise typer.Exit(stop.exit_code) from None
 
 
 def _run(
-    asked: Asked,
+    asked: StudyRequest,
     name: str,
     storage: str,
     device: str,
@@ -227,10 +231,14 @@ def _run(
     devices = choose_devices(device)
     check_name(name)
 
-    def start(display: Display) -> Iterator[News | Finished]:
+    def start(display: Display) -> Iterator[News | AlreadyFinished]:
         watch, since = display.watch, BEGAN.get()
         return launch.run(
-            *(asked, name, storage, devices, display.images),
+            asked,
+            name,
+            storage,
+            devices,
+            display.images,
             since=since,
             watch=watch,
             searching=searching,
@@ -244,22 +252,22 @@ def _run(
 def _follow(
     name: str,
     storage: str,
-    start: Callable[[Display], Iterator[News | Finished]],
+    start: Callable[[Display], Iterator[News | AlreadyFinished]],
     *,
     quiet: bool = False,
     more: str = "",
     first: str = "",
 ) -> None:
-    """Run a study to its end before the user's eyes, and say how to go on where it is stopped."""
+    """Run a study to its end while showing its progress, and say how to go on if it is stopped."""
     from study.cli.display import show
-    from study.launch import Finished
-    from study.signals import Stopped, stoppable
+    from study.launch import AlreadyFinished
+    from study.signals import StopRequest, stoppable
 
-    finished: list[Finished] = []
+    finished: list[AlreadyFinished] = []
 
-    def going_on(news: Iterator[News | Finished]) -> Iterator[News]:
+    def going_on(news: Iterator[News | AlreadyFinished]) -> Iterator[News]:
         for item in news:
-            if isinstance(item, Finished):
+            if isinstance(item, AlreadyFinished):
                 finished.append(item)
             else:
                 yield item
@@ -269,7 +277,7 @@ def _follow(
     with stoppable(f"\n{stopped} the same command\n"), show(err, quiet=quiet, first=first) as display:
         try:
             display.follow(going_on(start(display)))
-        except Stopped as stop:
+        except StopRequest as stop:
             resume = f"study resume {quote(name)}{more}{storage_option(storage)}"
             err.print(f"{stopped} {'the same command' if not display.opened else resume}", markup=False)
             raise typer.Exit(stop.exit_code) from None
@@ -286,26 +294,26 @@ def _follow(
 
 
 def _fail(message: str) -> NoReturn:
-    """One line on stderr (never wrapped, so that it can be searched for), exit code 2."""
+    """Write one line to stderr (never wrapped, so that it can be searched for), and exit with code 2."""
     sys.stderr.write(plain("study: " + " ".join(message.split())) + "\n")
     raise SystemExit(2)
 
 
 BEGAN: ContextVar[float | None] = ContextVar("BEGAN", default=None)
-"""When the command began, by processes.now: a study's hours count from there."""
+"""Time at which the command began, by processes.now: a study's hours count from there."""
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""What a full disk answers to what is printed or written."""
+"""Error numbers of printing or writing to a full or broken disk."""
 
 PATH_TROUBLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
-"""What is wrong with a path that was given."""
+"""Error numbers for something wrong with a path that was given."""
 
 
 def main(began: float | None = None) -> None:
-    """Run the command; the user's mistakes end in one line, our own stay loud."""
+    """Run the command; the user's mistakes end in one line, our own keep their traceback."""
     BEGAN.set(began)
-    if logging.lastResort:  # it writes what nobody else takes: our log
+    if logging.lastResort:  # the handler of records that have no other: our log
         logging.lastResort.setFormatter(PlainLog())
     try:
         code = app(standalone_mode=False)
@@ -314,16 +322,16 @@ def main(began: float | None = None) -> None:
         _fail(str(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except BrokenPipeError:  # whoever reads our rows has enough (study predict ... | head)
+    except BrokenPipeError:  # the reader of our output has enough (study predict ... | head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except ValueError as error:
-        if "null byte" not in str(error):  # of a path, wherever it is first used
+        if "null byte" not in str(error):  # that one comes from a path, wherever it is first used
             raise
         _fail("a path holds the character NUL")
     except OSError as error:
         if error.errno in NO_ROOM:
-            with suppress(OSError):  # or Python would try once more, and say so
+            with suppress(OSError):  # or Python would try once more, and report it
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _fail(f"cannot write {error.filename or 'what is printed'}: {error.strerror}")
         if error.errno not in PATH_TROUBLE:

@@ -1,4 +1,4 @@
-"""What the shell offers for a word that has begun: studies, presets and fields."""
+"""Shell completion of studies, presets and fields."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ def _offered(choices: Callable[[], list[str]]) -> Callable[[str], list[str]]:
 
 
 def _here() -> list[str]:
-    """The studies of the database in the current folder."""
+    """Return the names of the studies in the current folder's database."""
     from study.storage.names import DEFAULT_URL, names_in
 
     return names_in(Path(DEFAULT_URL.removeprefix("sqlite:///")))

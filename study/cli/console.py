@@ -1,4 +1,4 @@
-"""What is written to stdout and stderr, and how: plain text, tables, CSV."""
+"""Output on stdout and stderr: plain text, tables, CSV."""
 
 import csv
 import itertools
@@ -17,28 +17,28 @@ from data import counted
 from study.storage.names import DEFAULT_URL
 
 
-class _Plain(Console):
-    """A console that obeys no control character in what it is given to print."""
+class _PlainConsole(Console):
+    """Console that escapes control characters in what it is given to print."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich does."""
+        """Print as rich does, but with control characters escaped."""
         super().print(*(plain(one) if isinstance(one, str) else one for one in objects), **options)
 
 
 class PlainLog(logging.Formatter):
-    """Log formatter that lets no control character through."""
+    """Log formatter that escapes control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message alone."""
+        """Return the message alone, with control characters escaped."""
         return plain(super().format(record))
 
 
-out = _Plain()
-err = _Plain(stderr=True)
+out = _PlainConsole()
+err = _PlainConsole(stderr=True)
 
 
 def plain(text: str) -> str:
-    """Without control characters, which a terminal would obey: names come from folders and databases."""
+    """Escape control characters, which a terminal would obey: names come from folders and databases."""
     return CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
@@ -48,22 +48,25 @@ def one_line(text: str) -> str:
 
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""All but line feed and tab; also those that turn the direction of what follows, and halves of characters."""
+"""Control characters, except line feed and tab.
+
+Also those that turn the direction of what follows, and halves of characters.
+"""
 
 
 def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str | None = None) -> None:
-    """A plain table on stdout; nothing in it is cut."""
+    """Print a plain table on stdout; nothing in it is cut."""
     shown = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for name in head:
         shown.add_column(escape(one_line(name)), overflow="fold")
     for row in rows:
         shown.add_row(*(escape(plain(str(value))) for value in row))
     # A pipe has no width to fit into: each row stays on one line.
-    (out if out.is_terminal else _Plain(width=10_000)).print(shown)
+    (out if out.is_terminal else _PlainConsole(width=10_000)).print(shown)
 
 
 def print_csv(head: Sequence[str], rows: Iterable[Iterable[Any]], *, safe: bool, to: IO[str] | None = None) -> None:
-    """Rows as CSV, on stdout unless `to` is given, as they come; `safe`: a spreadsheet runs none of the cells."""
+    """Write rows as CSV as they come, on stdout unless `to` is given; `safe`: no spreadsheet runs any cell."""
     to = to or sys.stdout
     shown_as: Callable[[str], str] = _harmless if safe else plain if to.isatty() else str
     writer = csv.writer(to, lineterminator="\n")
@@ -72,16 +75,16 @@ def print_csv(head: Sequence[str], rows: Iterable[Iterable[Any]], *, safe: bool,
 
 
 def _harmless(cell: str) -> str:
-    """What a spreadsheet takes for text: a quote before it, as OWASP advises, and wherever one could part the cell."""
+    """Put a quote, as OWASP advises, before what a spreadsheet would run, also where one could split the cell."""
     return RUN.sub(r"\1'\2", cell)
 
 
 RUN = re.compile(r"(^|[;,|\t\r\n])([\s\x00-\x1f\x85\ufeff\u200b-\u200f\u2060]*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20])")
-"""What a spreadsheet runs, also behind what nobody sees, or in the wide form of a character; so in serve.html, too."""
+"""Beginning of what a spreadsheet runs, also behind invisible characters or in wide ones; as in serve.html."""
 
 
 def storage_option(storage: str) -> str:
-    """What a command needs that goes on with a study of this database."""
+    """Return the option that a command needs to go on with a study of this database."""
     if storage == DEFAULT_URL:
         return ""
     from study.storage.door import masked
@@ -90,14 +93,14 @@ def storage_option(storage: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3725 -> "1 h 02 min"."""
+    """Return a duration in words: 3725 -> "1 h 02 min"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def size_in_words(count: int) -> str:
-    """1234567 bytes -> "1.2 MB"."""
+    """Return a size in words: 1234567 bytes -> "1.2 MB"."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -105,7 +108,7 @@ def size_in_words(count: int) -> str:
 
 
 def quiet_optuna() -> None:
-    """Let Optuna say what matters alone: the rest is what we say ourselves."""
+    """Let Optuna log only warnings and errors; the rest is what we say ourselves."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -30,7 +30,7 @@ PartsOption = Annotated[
     str | None,
     typer.Option("--parts", help="CSV file (path, part), or none; else what folder or list say, if anything."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of the parts; a study's own is 0 unless set.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the split; a study's own is 0 unless set.")]
 
 
 def _load(
@@ -42,7 +42,7 @@ def _load(
     only: str | None,
     skip_bad: bool,
 ) -> ImageSet:
-    """The images, with the first words on them."""
+    """Load the images, and print the first messages about them."""
     from data.datasets import load
     from data.findings import odd, proposal
     from data.images import source_size
@@ -112,7 +112,7 @@ def audit(
     dataset, divided = _load(folder, groups, parts, labels_from, without, only, skip_bad), None
     try:
         divided = _divided(dataset, seed)
-    except DataError as error:  # this is the look before: what there is is shown all the same
+    except DataError as error:  # an audit comes before a study, and is shown all the same
         _say(f"a study would be refused: {error}")
     with err.status("judging the splits") if err.is_terminal else show(err):
         found = examine(dataset, divided, seed)

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs, and at its end."""
+"""Display of a study for a person, while it runs and at its end."""
 
 import math
 import threading
@@ -18,38 +18,38 @@ from data import counted
 from data.findings import conflicting, odd, proposal, suspicious
 from models.bundle.card import Origin, StudyCard, percent
 from models.bundle.verdict import Verdict, verdict
-from study.budget.plan import CONFIRM_SEEDS, Planned, in_words
+from study.budget.plan import CONFIRM_SEEDS, Plan, in_words
 from study.cli.console import duration, err, out, plain, storage_option
 from study.config.schema import StudyConfig
 from study.launch import News
 from study.result.final import Outcome
-from study.result.refit import Doing, FinalEpoch
-from study.search.opened import Opened
+from study.result.refit import Activity, FinalEpoch
+from study.search.opened import StudyWithImages
 from study.search.trial import Step, TrialEnd, TrialEpoch, TrialStart
 
 DRAW_SECONDS = 0.2
 SILENCE = 20.0
 """Seconds without a line after which a log says what is being done."""
 BUSY = 1.25
-"""Times slower than on a quiet machine, from which it is said."""
+"""Factor by which a machine must be slower than a quiet one before that is said."""
 
 
 class Display:
-    """What happens, on stderr: bars on a terminal; in a log one plain line a finished trial and stage."""
+    """Progress of a study on stderr: bars on a terminal; in a log, one plain line per finished trial and stage."""
 
     def __init__(
         self, progress: Progress, say: Callable[[str], None], log: Callable[[str], None], first: str = ""
     ) -> None:
         self._progress = progress
-        self._first = first  # is said once something has begun, so that a mistake is one line alone
-        self._say = say  # for both
-        self._log = log
+        self._first = first  # said once something has begun, so that a mistake gives one line alone
+        self._say = say  # prints on a terminal and in a log
+        self._log = log  # prints in a log only
         self._doing = "starting"
         self._tasks: dict[str, TaskID] = {}
-        self._opened: Opened | None = None
+        self._opened: StudyWithImages | None = None
         self._outcome: Outcome | None = None
         self._hours: float | None = None
-        self._epochs = 0  # seen in this run
+        self._epochs = 0  # epochs seen in this run
         self._places: dict[str, dict[int, int]] = {}  # epochs of each training after the search, by stage and place
         self._started = time.monotonic()
         self._drawn = 0.0
@@ -58,17 +58,17 @@ class Display:
 
     @property
     def opened(self) -> bool:
-        """Whether the study exists by now."""
+        """True once the study exists."""
         return self._opened is not None
 
     def images(self, what: str, done: int, total: int) -> None:
-        """Progress of reading the images, or of another task before the study is open."""
+        """Show the progress of reading the images, or of another task before the study is open."""
         self._begin()
         self._doing = f"{what}: {done:,} of {total:,}"
         self._show(what, done, total, "")
 
     def watch(self, step: Step) -> None:
-        """A training step; drawn a few times a second."""
+        """Show a training step; drawn a few times a second."""
         if time.monotonic() - self._drawn < DRAW_SECONDS:
             return
         self._drawn = time.monotonic()
@@ -77,14 +77,14 @@ class Display:
         self._show(f"{name} {step.trial}", step.step, step.steps, f"epoch {step.epoch}", only="step")
 
     def follow(self, news: Iterator[News]) -> None:
-        """Run a study to its end, showing what happens."""
+        """Run a study to its end, and show what happens."""
         for item in news:
-            # It looks at the database too, where somebody may have deleted the study meanwhile.
+            # The display reads the database, too, where somebody may have deleted the study meanwhile.
             with self._opened.study.while_it_exists() if self._opened else nullcontext():
                 self._hear(item)
 
     def doing(self) -> str:
-        """What is being done, and the time left, for a log that was silent for a while; asked by another thread."""
+        """Return what is being done and the time left, for a log that was silent for long; called by another thread."""
         clock = self._opened.study.clock if self._opened else None
         left = "" if clock is None or self._hours is None else max(0.0, 3600 * self._hours - clock.spent())
         return f"{self._doing}{'' if left == '' else f'; {duration(float(left))} left in all'}"
@@ -96,12 +96,12 @@ class Display:
 
     def _hear(self, item: News) -> None:
         self._begin()
-        if isinstance(item, Planned):
+        if isinstance(item, Plan):
             for line in first_lines(item):
                 self._say(line)
             again = f" again, {item.again}" if item.again else ""
             self._say(f"planned{again}: {_planned_in_words(item)}")
-        elif isinstance(item, Opened):
+        elif isinstance(item, StudyWithImages):
             self._open(item)
         elif isinstance(item, TrialStart):
             self._log_first(item)
@@ -111,22 +111,22 @@ class Display:
             self._end(item)
         elif isinstance(item, FinalEpoch):
             self._final(item)
-        elif isinstance(item, Doing):
+        elif isinstance(item, Activity):
             self._doing = item.what
         else:
             self._outcome = item
 
-    def _open(self, opened: Opened) -> None:
+    def _open(self, opened: StudyWithImages) -> None:
         self._opened, self._hours = opened, opened.study.hours()
         self._doing = "search"
         for line in (*opened.dataset.account, *(one.line() for one in odd(opened.dataset))):
             self._say(line)
-        if clash := conflicting(opened.dataset):  # two at least
-            err.print(f"{clash} files stand in several classes with the same content (see: study data audit)")
+        if clash := conflicting(opened.dataset):  # at least two
+            err.print(f"{clash} files have the same content but different classes (see: study data audit)")
         for line in suspicious(opened.dataset):
             look = f"study data audit {_as_options(opened.study.config)} --html audit.html"
             self._say(
-                f"{line}: look at them ({look}), and say who shares a source if they are wrong (--set groups=...)"
+                f"{line}: look at them ({look}), and give the groups yourself if they are wrong (--set groups=...)"
             )
         if seen := proposal(opened.dataset):
             self._say(seen.line())
@@ -138,7 +138,7 @@ class Display:
         self._show_search(self._standing())
 
     def _standing(self) -> int:
-        """Number of trials done, by whomever."""
+        """Return the number of trials done by all workers, and note the pruned ones and the best score."""
         assert self._opened is not None
         states: dict[str, list[float]] = {"COMPLETE": [], "PRUNED": []}
         for trial in self._opened.study.own_trials():
@@ -148,7 +148,7 @@ class Display:
         return sum(map(len, states.values()))
 
     def _log_first(self, news: TrialStart) -> None:
-        """The first sign of life in a log, whatever the network takes."""
+        """Log that a trial begins, until an epoch was seen: the first sign of life, however slow the network."""
         self._doing = f"search: trial {news.number}, its first epoch from here"
         if not self._epochs:
             self._log(f"trial {news.number} begins: {news.network}")
@@ -172,7 +172,7 @@ class Display:
 
     def _final(self, news: FinalEpoch) -> None:
         self._epochs += 1
-        places = self._places.setdefault(news.stage, {})  # several at once, where there are several workers
+        places = self._places.setdefault(news.stage, {})  # several workers train several at once
         places[news.place] = news.result.epoch
         total, before = news.epochs * news.trainings, min(places)
         done = before * news.epochs + sum(places.values())
@@ -186,7 +186,7 @@ class Display:
             self._log(f"{news.stage}: {finished} of {news.trainings} done (trial {news.trial}); {left} left in it")
 
     def _left(self) -> str:
-        """Time left in the search and in all, or how many trials are wanted."""
+        """Return the time left in the search and in all, or how many trials are wanted."""
         assert self._opened is not None
         study, seconds = self._opened.study, self._seconds_left()
         if seconds is None:
@@ -196,7 +196,11 @@ class Display:
         return f"{duration(max(0.0, study.search_seconds_left()))} left in the search, {duration(seconds)} in all"
 
     def _seconds_left(self) -> float | None:
-        """In all: by the hours; without hours, trials left at this run's pace; None before its first epoch."""
+        """Return the seconds left in all.
+
+        They are known by the hours or, without hours, by the trials left and this run's pace; None before its first
+        epoch.
+        """
         assert self._opened is not None
         study = self._opened.study
         config, hours = study.config, study.hours()
@@ -212,7 +216,7 @@ class Display:
         return left + per_epoch * config.final_epochs * _trainings(config)
 
     def _show_search(self, done: int | None) -> None:
-        """The bar of the search: the best score, and the time that is left in all."""
+        """Show the bar of the search with the best score and the time left in all."""
         assert self._opened is not None
         seconds = self._seconds_left()
         notes = [] if self._best is None else [f"best {percent(self._best)}"]
@@ -226,7 +230,7 @@ class Display:
         self._progress.update(self._tasks[key], description=name, completed=done, total=total, note=escape(plain(note)))
 
     def summary(self, name: str, storage: str) -> None:
-        """The final screen: what was found, what it is worth, and what to type next."""
+        """Print the final screen: what was found, what it is worth, and what to type next."""
         assert self._outcome is not None
         assert self._opened is not None
         card = self._outcome.card
@@ -254,7 +258,7 @@ class Display:
 
 
 def _summary_rows(name: str, card: StudyCard, worth: Verdict, directory: Path) -> list[tuple[str, str]]:
-    """The verdict first."""
+    """Return the rows of the final screen, the verdict first."""
     study = card.study
     params = ", ".join(
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in study.params.items()
@@ -272,7 +276,7 @@ def _summary_rows(name: str, card: StudyCard, worth: Verdict, directory: Path) -
 
 
 def _as_options(config: StudyConfig) -> str:
-    """The images and groups of a study as `study data` takes them."""
+    """Return the images and groups of a study as arguments of `study data`."""
     groups = "" if config.groups is None else f" --groups {quote(config.groups)}"
     chosen = [f" --without {quote(name)}" for name in config.without]
     chosen += [] if config.only is None else [f" --only {quote(config.only)}"]
@@ -281,7 +285,7 @@ def _as_options(config: StudyConfig) -> str:
 
 
 def _trainings(config: StudyConfig) -> int:
-    """After the search, with the runner-up and the baseline."""
+    """Return the number of trainings after the search, with the runner-up and the baseline."""
     confirming = config.confirm * CONFIRM_SEEDS + 1 if config.confirm > 1 else 0
     return confirming + config.final_seeds + bool(config.baseline)
 
@@ -295,8 +299,8 @@ def _which(study: Origin) -> str:
     return f"winner trial {study.trial} (confirmed; trial {study.winner} had the best selection score)"
 
 
-def first_lines(planned: Planned) -> list[str]:
-    """What must be known before a plan is read: a busy machine, pretrained networks, and hours that are few."""
+def first_lines(planned: Plan) -> list[str]:
+    """Return what must be known before a plan is read: a busy machine, pretrained networks, and too few hours."""
     busy = (
         f"this machine is busy with other things: everything takes {planned.slower:.1f} times as long as on a quiet one"
     )
@@ -307,13 +311,13 @@ def first_lines(planned: Planned) -> list[str]:
     ]
 
 
-def _planned_in_words(planned: Planned) -> str:
+def _planned_in_words(planned: Plan) -> str:
     shown = [f"{stage} {duration(seconds)}" for stage, seconds in planned.stages.items() if seconds]
     return f"{', '.join(shown)}; {duration(sum(planned.stages.values()))} of {duration(3600 * planned.hours)}"
 
 
-class _Count(TextColumn):
-    """The column of a bar that says "3 of 64"; "3" where nobody knows of how many."""
+class _CountColumn(TextColumn):
+    """Column of a bar that says "3 of 64", or "3" if the total is not known."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.completed:.0f}" if task.total is None else f"{task.completed:.0f} of {task.total:.0f}")
@@ -321,7 +325,7 @@ class _Count(TextColumn):
 
 @contextmanager
 def show(console: Console, *, quiet: bool = False, first: str = "") -> Iterator[Display]:
-    """Bars on a terminal, removed at the end; lines elsewhere; nothing when quiet."""
+    """Show bars on a terminal, removed at the end; lines elsewhere; nothing if `quiet`."""
     bars = console.is_terminal and not quiet
     spoken = [time.monotonic()]
 
@@ -336,8 +340,8 @@ def show(console: Console, *, quiet: bool = False, first: str = "") -> Iterator[
 
     with Progress(
         TextColumn("{task.description:>18}"),
-        BarColumn(bar_width=20),  # gives way where the terminal is narrow: nothing else wraps, or is cut
-        _Count("{task.completed}"),
+        BarColumn(bar_width=20),  # shrinks on a narrow terminal: nothing else wraps or is cut
+        _CountColumn("{task.completed}"),
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
@@ -350,7 +354,7 @@ def show(console: Console, *, quiet: bool = False, first: str = "") -> Iterator[
 
 @contextmanager
 def _never_silent(display: Display, say: Callable[[str], None], last: Callable[[], float]) -> Iterator[None]:
-    """While this lasts, a line says what is being done wherever nothing was said for SILENCE seconds."""
+    """Print a line that says what is being done whenever nothing was said for SILENCE seconds."""
     ended = threading.Event()
 
     def go() -> None:

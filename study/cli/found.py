@@ -7,16 +7,16 @@ from study.cli.console import err
 from study.storage.names import CACHE, is_name
 
 RUNS = CACHE.parent
-"""The folders of the studies that were begun in the current folder."""
+"""Folder with the folders of the studies that were begun in the current folder."""
 
 IN = ("card.json", "config.json", "model.safetensors")
-"""What a model folder holds: where one of them is missing, whoever loads it says so."""
+"""Files of a model folder: if only some of them are missing, whoever loads the folder says so."""
 
 
 def model_at(given: Path) -> Path:
-    """A model folder or file as it was given, or the model of the study that was named, which is said on stderr.
+    """Return the model folder or file that was given, or the model of the named study, which is said on stderr.
 
-    Raises StudyError where there is none.
+    Raises StudyError if there is none.
     """
     if given.is_file() or any((given / name).exists() for name in IN):
         return given
@@ -34,4 +34,4 @@ def model_at(given: Path) -> Path:
 
 
 MOST = 5
-"""Studies that are named."""
+"""Largest number of studies that an error names."""

@@ -1,4 +1,4 @@
-"""What people expect of any command: `study --version` and `study help`."""
+"""Answers that people expect of any command: `study --version` and `study help`."""
 
 import platform
 from importlib.metadata import version
@@ -12,7 +12,7 @@ from study.cli.options import help_alone
 
 
 def versions() -> str:
-    """This program's version, with those that its numbers depend on; nothing of it is imported."""
+    """Return this program's version and those that its results depend on; none of them is imported."""
     needed = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "optuna"))
     return f"archstudy {version('archstudy')} ({needed}; Python {platform.python_version()})"
 
@@ -23,7 +23,7 @@ def root(
         bool, typer.Option("--version", help="Versions of this program, torch, Optuna and Python.")
     ] = False,
 ) -> None:
-    """Without a command: the help."""
+    """Print the versions, or without a command the help."""
     if show_version:
         out.print(versions(), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit

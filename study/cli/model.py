@@ -34,7 +34,7 @@ from study.storage.names import CACHE
 if TYPE_CHECKING:
     from models.bundle.card import Card
     from models.scores.evaluation import Scores
-    from study.use.evaluate import Evaluation, Seen
+    from study.use.evaluate import Evaluation, TrainingOverlap
     from study.use.predict import Row
 
 app = typer.Typer()
@@ -51,7 +51,9 @@ def predict(
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="A line of JSON for each image, as they come.")] = False,
     as_csv: AsCsv = False,
     csv_safe: CsvSafe = False,
-    top: Annotated[int | None, typer.Option(min=1, help="Only so many classes, the most probable first.")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Show only this many classes, the most probable first.")
+    ] = None,
     explain: Annotated[Path | None, typer.Option(metavar="DIR", help="Write Grad-CAM overlays here.")] = None,
     set_level: Annotated[
         float | None, typer.Option(metavar="ALPHA", help="Error level of prediction sets; 0.1 where the model has it.")
@@ -87,7 +89,7 @@ def predict(
             else:
                 yield _shortened(row, top)
 
-    out = sys.stdout  # while the progress is shown, rich puts its own in this place
+    out = sys.stdout  # while the progress is shown, rich replaces sys.stdout
     with show(err, quiet=out.isatty()) as display:
         rows = followed()
         if as_json:
@@ -114,12 +116,12 @@ def predict(
 
 
 def _column(name: str) -> str:
-    """The name of a class as a column beside those that every row has."""
+    """Return the column name of a class, marked if it equals the name of a column that every row has."""
     return f"{name} (class)" if name in ("path", "label", "set", "abstain", "error") else name
 
 
 def _shortened(row: Row, top: int | None) -> Row:
-    """The row with the most probable classes alone, if so wished."""
+    """Return the row with only its `top` most probable classes, if that is wished."""
     if top is None or "error" in row:
         return row
     best = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])[:top]
@@ -127,7 +129,7 @@ def _shortened(row: Row, top: int | None) -> Row:
 
 
 def _write_json(rows: Iterator[Row], out: IO[str]) -> None:
-    """A list with a line for each row, written as they come."""
+    """Write a list with one line for each row, as the rows come."""
     before = "[\n"
     for row in rows:
         out.write(before + json.dumps(row))
@@ -136,7 +138,7 @@ def _write_json(rows: Iterator[Row], out: IO[str]) -> None:
 
 
 def _cells(row: Row, count: int, ranked: bool, sets: bool) -> list[str]:
-    """A line of the CSV: `count` cells of probabilities, with the names before them where they are ranked."""
+    """Return a line of the CSV: `count` cells of probabilities, with the names before them if they are ranked."""
     pairs = row.get("probabilities", {})
     if ranked:
         cells = [cell for name, value in pairs.items() for cell in (name, f"{value:.6f}")]
@@ -233,7 +235,7 @@ def _show_scores(found: Evaluation, scores: Scores, card: Card | None) -> None:
     print_table(("true \\ predicted", *found.classes), [(one_line(name), *counts) for name, counts in there])
 
 
-def _of_seen(seen: Seen) -> str:
-    """How it is known that none of the images was trained on, or how many were left out."""
+def _of_seen(seen: TrainingOverlap) -> str:
+    """Return how many images were left out as trained on, by content and by pixels, and if not by pixels, why."""
     near = seen.unknown if seen.by_pixels is None else f"{seen.by_pixels} more by nearly the same pixels"
     return f"{seen.by_content} of {seen.images} by content; {near}"

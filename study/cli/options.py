@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import torch
     from pydantic import JsonValue
 
-    from study.config.resolve import Asked
+    from study.config.resolve import StudyRequest
     from study.search.engine import Engine
 
 logger = logging.getLogger(__name__)
 
 StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study of your own.")]
 Preset = Annotated[str | None, typer.Option(help="auto, quick, reference or full", autocompletion=presets)]
-StudyName = Annotated[str, typer.Argument(metavar="NAME", help="Of a study.", autocompletion=studies)]
+StudyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.", autocompletion=studies)]
 Data = Annotated[str | None, typer.Option(help="digits, tissue, or a folder of class folders")]
 Name = Annotated[str | None, typer.Option(help="Default: preset and data, as in quick-digits.")]
 Settings = Annotated[
@@ -61,12 +61,24 @@ EngineName = Annotated[
     str,
     typer.Option("--engine", help="What starts workers: local, or ray for a cluster."),
 ]
-Address = Annotated[str | None, typer.Option(help="Of Ray: auto, or ray://HOST:10001. Default: Ray on this machine.")]
+Address = Annotated[
+    str | None, typer.Option(help="Address of Ray: auto, or ray://HOST:10001. Default: Ray on this machine.")
+]
 GpusPerWorker = Annotated[
-    float | None, typer.Option(min=0, help="On Ray; 0.5: two workers share a GPU. Default: 1 where there are any.")
+    float | None,
+    typer.Option(min=0, help="GPUs for each worker on Ray; 0.5: two share one. Default: 1 if there are any."),
 ]
 Hours = Annotated[
     float | None, typer.Option(help="Time for everything, from the command to the exported model; pauses do not count.")
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="STUDY",
+        help="Try the best points of an older study first: its name, or URL#NAME in another database.",
+        autocompletion=studies,
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")]
 AsCsv = Annotated[
@@ -81,14 +93,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
 def help_alone(context: typer.Context) -> None:
-    """Without a command: the help, and the exit code of a command line that does not parse."""
+    """Print the help if no command was given, and exit with the code of a command line that does not parse."""
     if context.invoked_subcommand is None:
         sys.stderr.write(context.get_help() + "\n")
         raise typer.Exit(2)
 
 
 def group(text: str) -> typer.Typer:
-    """Commands below a name of their own."""
+    """Return an app for commands below a common name."""
     return typer.Typer(invoke_without_command=True, callback=help_alone, help=text)
 
 
@@ -101,19 +113,20 @@ def asked_for(
     workers: int | None,
     settings: list[str] | None,
     skip_bad: bool,
-) -> Asked:
-    """A study from the options of `run` and `plan`. Raises StudyError."""
+    older: str | None,
+) -> StudyRequest:
+    """Return the study that the options of `run` and `plan` ask for. Raises StudyError."""
     from study.config.resolve import ask, parse_setting
 
     given: dict[str, JsonValue] = dict(parse_setting(text) for text in settings or [])
     flags: dict[str, JsonValue] = {"preset": preset, "data": data, "trials": trials, "hours": hours}
-    flags |= {"workers": workers, "skip_bad": skip_bad or None}
+    flags |= {"workers": workers, "skip_bad": skip_bad or None, "begin_from": older}
     given |= {key: value for key, value in flags.items() if value is not None}
     return ask(file, given)
 
 
 def choose_devices(name: str) -> tuple[str, ...]:
-    """The devices that --device names; StudyError when what was asked for is not there."""
+    """Return the devices that --device names. Raises StudyError if what was asked for is not there."""
     import torch
 
     from study.budget.load import take_threads
@@ -127,7 +140,7 @@ def choose_devices(name: str) -> tuple[str, ...]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a command that uses one: the first of "auto" and "cuda"."""
+    """Return the device of a command that uses one: the first that "auto" or "cuda" names."""
     import torch
 
     devices = choose_devices(name)
@@ -137,7 +150,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def in_words(devices: tuple[str, ...]) -> str:
-    """The devices by their names, and how many threads there are."""
+    """Return the names of the devices, and how many threads there are."""
     import torch
 
     from data.processes import usable_cpus
@@ -147,7 +160,7 @@ def in_words(devices: tuple[str, ...]) -> str:
 
 
 def choose_engine(name: str, address: str | None, gpus: float | None) -> Engine | None:
-    """What --engine and its options name; None for this machine. Raises StudyError."""
+    """Return the engine that --engine and its options name; None for this machine. Raises StudyError."""
     if name == "ray":
         from study.search.cluster import ray_actors
 

@@ -6,6 +6,7 @@ from study.cli.options import (
     AsJson,
     Data,
     Device,
+    From,
     Hours,
     Name,
     Preset,
@@ -35,9 +36,12 @@ def show_plan(
     device: Device = "auto",
     settings: Settings = None,
     skip_bad: SkipBad = False,
+    older: From = None,
     as_json: AsJson = False,
 ) -> None:
     """What a study would do with its hours, stage by stage; measures this machine, and writes nothing."""
     from study.cli.planning import show  # it imports torch
 
-    show(asked_for(file, preset, data, trials, hours, workers, settings, skip_bad), name, storage, device, as_json)
+    show(
+        asked_for(file, preset, data, trials, hours, workers, settings, skip_bad, older), name, storage, device, as_json
+    )

@@ -1,4 +1,4 @@
-"""What `study plan` does and shows."""
+"""The work and the output of `study plan`."""
 
 import json
 import sys
@@ -9,16 +9,16 @@ from pydantic import JsonValue
 
 from study import StudyError
 from study.budget.expect import Images, Throughput
-from study.budget.plan import Planned, Stage, in_words, plan
+from study.budget.plan import Plan, Stage, in_words, plan
 from study.cli.console import duration, err, print_table, quiet_optuna
 from study.cli.display import first_lines
 from study.cli.display import show as display_on
 from study.cli.options import choose_devices
 from study.cli.options import in_words as in_words_of
-from study.config.resolve import Asked
+from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
 from study.search.opened import default_name, with_absolute_data
-from study.search.settle import Kept, kept, look, with_backbone
+from study.search.settle import StoredStudy, kept, look, with_backbone
 from study.storage.door import storage_trouble
 from study.storage.names import check_name
 
@@ -26,8 +26,8 @@ OTHERS = (1.0, 4.0, 12.0)
 """Hours that are shown beside those that were given."""
 
 
-def show(asked: Asked, name: str | None, storage: str, device: str, as_json: bool) -> None:
-    """The plan of a study that exists, or what the hours would buy here for one that does not."""
+def show(asked: StudyRequest, name: str | None, storage: str, device: str, as_json: bool) -> None:
+    """Print the plan of a study that exists, or what the hours would buy here for one that does not."""
     quiet_optuna()
     asked = with_absolute_data(asked)
     with storage_trouble(storage):
@@ -48,7 +48,7 @@ def show(asked: Asked, name: str | None, storage: str, device: str, as_json: boo
     for line in (*images.account, *([images.proposal] if images.proposal else [])):
         err.print(line, markup=False, highlight=False, soft_wrap=True)
     config, planned = plan(asked, images, throughput)
-    assert planned is not None  # there are hours
+    assert planned is not None  # because there are hours
     for line in first_lines(planned):
         err.print(line, markup=False, highlight=False, soft_wrap=True)
     others = {f"{other:g}": _with(asked, other, images, throughput) for other in OTHERS}
@@ -66,8 +66,8 @@ def show(asked: Asked, name: str | None, storage: str, device: str, as_json: boo
     print_table(("hours", "would buy"), lines)
 
 
-def show_stages(config: StudyConfig, planned: Planned, taken: Mapping[Stage, float] | None = None) -> None:
-    """The stages of a plan as a table, with the time that each one took of a study that exists."""
+def show_stages(config: StudyConfig, planned: Plan, taken: Mapping[Stage, float] | None = None) -> None:
+    """Print the stages of a plan as a table, with the time that each has taken if the study exists."""
     words, gone = planned.in_words(config), taken or {}
     rows: list[tuple[str, ...]] = [
         (one, words[one], duration(planned.stages[one]), _if_known(gone.get(one))) for one in words
@@ -82,19 +82,19 @@ def _if_known(seconds: float | None) -> str:
     return "" if seconds is None else duration(seconds)
 
 
-def _seconds(planned: Planned) -> dict[str, JsonValue]:
+def _seconds(planned: Plan) -> dict[str, JsonValue]:
     return dict(planned.stages.items())
 
 
-def _with(asked: Asked, hours: float, images: Images, throughput: Throughput) -> StudyConfig | str:
+def _with(asked: StudyRequest, hours: float, images: Images, throughput: Throughput) -> StudyConfig | str:
     try:
-        return plan(Asked({**asked.fields, "hours": hours}), images, throughput)[0]
+        return plan(StudyRequest({**asked.fields, "hours": hours}), images, throughput)[0]
     except StudyError as error:
         return str(error)
 
 
-def _show_kept(there: Kept, planned: Planned, as_json: bool) -> None:
-    """What was planned for a study that exists, and how it goes."""
+def _show_kept(there: StoredStudy, planned: Plan, as_json: bool) -> None:
+    """Print what was planned for a study that exists, and how it goes."""
     config, spent = there.config, there.spent
     if as_json:
         rows: dict[str, JsonValue] = {

@@ -16,32 +16,33 @@ app = typer.Typer()
 Models = Annotated[
     list[Path], typer.Argument(metavar="MODEL...", help="Model folders, names of studies, or .pth files.")
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="On this machine alone; 0: any free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port, open to this machine alone; 0: any free one.")]
 
 
 @app.command(epilog="Example: study serve runs/quick-digits/model")
 def serve(models: Models, port: Port = 8000, device: OneDevice = "auto", max_megapixels: MaxMegapixels = None) -> None:
     """A page where dropped images get labels and what speaks for them, and POST /predict; Ctrl-C ends it."""
     from models.bundle.folder import load
-    from study.signals import Stopped, stoppable
+    from study.signals import StopRequest, stoppable
 
     try:
-        from study.use.serve import Served, run  # imported late: not everybody has it
+        from study.use.serve import ServedModel, run  # imported late, because it is optional
     except ModuleNotFoundError as error:
         raise StudyError(
             f"serving needs {error.name}, which is not installed (pip install 'fastapi' 'uvicorn' 'python-multipart')"
         ) from error
     chosen = choose_device(device)
     served = [
-        Served(_name(model), replace(load(model), allowed=max_megapixels).to(chosen)) for model in map(model_at, models)
+        ServedModel(_name(model), replace(load(model), allowed=max_megapixels).to(chosen))
+        for model in map(model_at, models)
     ]
     with stoppable():
         try:
             run(served, port, lambda address: err.print(address, soft_wrap=True, highlight=False))
-        except Stopped as stop:
+        except StopRequest as stop:
             raise typer.Exit(stop.exit_code) from None
 
 
 def _name(model: Path) -> str:
-    """runs/mine/model -> mine/model."""
+    """Return the name of a model: runs/mine/model -> mine/model."""
     return "/".join(model.resolve().parts[-2:])

@@ -21,7 +21,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 LONGEST_SECONDS = 1_000_000
 SHOWN, WIDEST, LARGEST = 1000, 2000, 1 << 20
-"""Rows of a table on the screen, characters of a cell of it, and of all cells."""
+"""Most rows of a table on the screen, most characters of one of its cells, and most of all its cells."""
 
 
 @app.command(epilog="Example: study sql 'SELECT number, value FROM trials_flat ORDER BY value DESC LIMIT 5'")
@@ -37,7 +37,7 @@ def sql(
     csv_safe: CsvSafe = False,
     schema: Annotated[bool, typer.Option("--schema", help="What columns there are, and what they mean.")] = False,
     limit: Annotated[
-        int | None, typer.Option(min=1, help=f"So many rows at most; a table on the screen has {SHOWN} unless told.")
+        int | None, typer.Option(min=1, help=f"Largest number of rows; a table on the screen has {SHOWN} unless told.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which the question is given up.")] = SECONDS,
 ) -> None:
@@ -118,7 +118,7 @@ def _json(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def _plain(value: object) -> object:
-    """What JSON can hold: it has no infinity, no bytes and no time."""
+    """Return a value as JSON can hold it: JSON has no infinity, no bytes and no time."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, int | float | str | None) else str(value)

@@ -1,4 +1,4 @@
-"""What `study status` says of each study."""
+"""The facts and sentences that `study status` prints about each study."""
 
 from collections.abc import Iterator
 from shlex import quote
@@ -27,7 +27,7 @@ Stage = Literal["search", "final stage", "finished"]
 
 
 def rows_of(name: str | None, storage: str) -> list[Row]:
-    """The standing of one study, or of all in the database."""
+    """Return the standing of one study, or of all studies in the database."""
     with storage_trouble(storage):
         database = open_storage(storage, create=False, write=False)
         names = study_names(database) if name is None else [name]
@@ -35,7 +35,7 @@ def rows_of(name: str | None, storage: str) -> list[Row]:
 
 
 def _row_or_note(database: LeanStorage, name: str, storage: str) -> Row:
-    """One study's standing; what another program has written into it must not hide the others."""
+    """Return one study's standing, or a note: what another program wrote into it must not hide the others."""
     try:
         return _row(database, name, storage)
     except StudyError as error:
@@ -43,7 +43,7 @@ def _row_or_note(database: LeanStorage, name: str, storage: str) -> Row:
 
 
 def _row(database: LeanStorage, name: str, storage: str) -> Row:
-    """One study's standing."""
+    """Return one study's standing."""
     study = load_study(database, name)
     row = _counts(study, holders(database))
     try:
@@ -54,7 +54,7 @@ def _row(database: LeanStorage, name: str, storage: str) -> Row:
 
 
 def _counts(study: optuna.Study, held: dict[int, str]) -> Row:
-    """What can be said of any study of Optuna."""
+    """Return what can be said of any study of Optuna."""
     trials = study.get_trials(deepcopy=False)
     row: Row = {"name": study.study_name}
     row |= {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
@@ -67,7 +67,7 @@ def _counts(study: optuna.Study, held: dict[int, str]) -> Row:
 
 
 def _found(study: OpenStudy) -> Row:
-    """What can be said of a study of this program."""
+    """Return what can be said of a study of this program."""
     row: Row = {}
     finished = [trial for trial in study.trials() if trial.state.is_finished()]
     if strangers := {trial.number: why for trial in finished if (why := study.members.stranger(trial))}:
@@ -85,20 +85,20 @@ def _found(study: OpenStudy) -> Row:
 
 
 def _searched(study: OpenStudy) -> bool:
-    """Whether the trials that were wanted have ended, or the time for them is over."""
+    """Return whether the trials that were wanted have ended, or the time for them is over."""
     wanted = study.config.trials
     return (wanted is not None and len(study.own_trials()) >= wanted) or study.search_seconds_left() <= 0
 
 
 def stage_of(study: OpenStudy, card: "StudyCard | None") -> Stage:
-    """Where a study is; finished where its model is `shipped`."""
+    """Return the stage of a study; it is finished if its model is `shipped`."""
     if card:
         return "finished"
     return "final stage" if _searched(study) or FINAL_STAGE in study.study.user_attrs else "search"
 
 
 def shipped(study: OpenStudy) -> "StudyCard | None":
-    """The card of a study's model; None while somebody works on the study, or where trials came after the model."""
+    """Return the card of a study's model; None while somebody works on it, or if trials came after the model."""
     if MODELS not in study.study.user_attrs or study.clock.is_held() or study.trials(TrialState.RUNNING):
         return None
     from models.bundle.card import StudyCard  # these import torch
@@ -114,7 +114,7 @@ def shipped(study: OpenStudy) -> "StudyCard | None":
 
 
 def _worth(study: OpenStudy, card: "StudyCard") -> Row:
-    """What is to be had of a finished study."""
+    """Return the model, the report and the verdict of a finished study."""
     from models.bundle.verdict import verdict
 
     directory, found = study.folder / "model", verdict(card)
@@ -123,7 +123,7 @@ def _worth(study: OpenStudy, card: "StudyCard") -> Row:
 
 
 def _unfinished(trials: list[FrozenTrial], held: dict[int, str]) -> Row:
-    """What becomes of the trials that are not finished, by number."""
+    """Return what becomes of the trials that are not finished, by number."""
     running: dict[str, JsonValue] = {}
     waiting: dict[str, JsonValue] = {}
     for trial in trials:
@@ -136,17 +136,20 @@ def _unfinished(trials: list[FrozenTrial], held: dict[int, str]) -> Row:
 
 
 def folder_in_words(storage: str) -> str | None:
-    """What the files of all studies take, and how much of that is the cache; None where there are none."""
+    """Return how much the files of all studies take, and how much of it the cache; None if there are none."""
     runs = runs_folder(storage)
     if not runs.is_dir():
         return None
     whole, cache = size_of(runs), size_of(runs / "cache")
     clean = f"study data clean{storage_option(storage)}"
-    return f"{runs} takes {size_in_words(whole)}, {size_in_words(cache)} of it the cache (what no study needs: {clean})"
+    return (
+        f"{runs} takes {size_in_words(whole)}, {size_in_words(cache)} of it the cache "
+        f"(to remove what no study needs: {clean})"
+    )
 
 
 def sentences(row: Row, storage: str) -> Iterator[str]:
-    """A study's standing as people read it, a line each, and what to type next."""
+    """Yield a study's standing in words, one line each, and what to type next."""
     ended = _ended(row)
     if "stage" not in row:
         yield one_line(f"{row['name']}: {f'{ended}. ' if 'complete' in row else ''}{row['note']}")
@@ -174,7 +177,7 @@ def _where(row: Row) -> str:
 
 
 def _ended(row: Row) -> str:
-    """The trials by what became of them."""
+    """Return in words how many trials have ended, and what became of them."""
     counts = {state: value for state, value in row.items() if state in STATES and isinstance(value, int)}
     done, wanted = sum(counts.get(state, 0) for state in ("complete", "pruned")), row.get("trials_wanted")
     trials = f"{done} of {counted(wanted, 'trial')}" if isinstance(wanted, int) else counted(done, "trial")
@@ -186,7 +189,7 @@ STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running
 
 
 def _score(row: Row) -> str:
-    """In percent, as models.bundle.card writes it, whose import takes seconds."""
+    """Return the best score in percent, as models.bundle.card writes it, whose import takes seconds."""
     score = row["best_selection_score"]
     if not isinstance(score, float):
         return "none"
@@ -200,7 +203,7 @@ def _spent(row: Row) -> str:
 
 
 def _remarks(row: Row) -> Iterator[str]:
-    """What is to be said of single trials."""
+    """Yield remarks on single trials."""
     for key in ("running_trials", "waiting_trials", "not_counted"):
         trials = row.get(key)
         for number, text in trials.items() if isinstance(trials, dict) else ():
@@ -211,7 +214,7 @@ def _remarks(row: Row) -> Iterator[str]:
 
 
 def _next(row: Row, storage: str) -> Iterator[str]:
-    """The commands that go on from here; nobody is told to resume what runs."""
+    """Yield the commands that go on from here; nobody is told to resume a study that runs."""
     dashboard = f"study dashboard{storage_option(storage)}"
     if row["worked_on"]:
         yield from (f"study status {quote(str(row['name']))} --watch{storage_option(storage)}", dashboard)

@@ -49,7 +49,7 @@ def status(
 
 
 def _say(rows: list[Row], storage: str) -> None:
-    """Each study in sentences, with an empty line between two."""
+    """Print each study in sentences, with an empty line between two studies."""
     from study.cli.standing import sentences
 
     text = "\n\n".join("\n".join(sentences(row, storage)) for row in rows)
@@ -62,13 +62,13 @@ def _watch(name: str | None, storage: str, as_json: bool) -> None:
         raise StudyError("--watch takes the name of one study, and no --json (for example: study status NAME --watch)")
     from study.cli.standing import rows_of
     from study.cli.watch import follow
-    from study.signals import Stopped, stoppable
+    from study.signals import StopRequest, stoppable
     from study.storage.door import storage_trouble
 
     with storage_trouble(storage), stoppable():
         try:
             ended = follow(name, storage, out)
-        except Stopped as stop:
+        except StopRequest as stop:
             raise typer.Exit(stop.exit_code) from None
     if ended:
         _say(rows_of(name, storage), storage)

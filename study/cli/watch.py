@@ -22,12 +22,12 @@ from study.storage.leases import holders
 
 REFRESH_SECONDS = 2.0
 IDLE_LOOKS = 10
-"""At a study on which nobody works, before that is taken for its end."""
+"""Number of looks at a study that nobody works on, after which it counts as ended."""
 
 
 @dataclass(frozen=True)
-class Running:
-    """A trial that is not finished."""
+class RunningTrial:
+    """Trial that is not finished."""
 
     number: int
     epoch: int
@@ -37,23 +37,23 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Glance:
-    """What is to be seen of a study at one moment."""
+class Snapshot:
+    """State of a study at one moment, as far as it is drawn."""
 
     name: str
     done: int
     pruned: int
     wanted: int | None
-    best: tuple[int, float] | None  # trial, selection score
-    running: tuple[Running, ...]
-    rungs: tuple[tuple[int, int, int, int], ...]  # bracket, rung, entered, promoted
+    best: tuple[int, float] | None  # (trial, selection score)
+    running: tuple[RunningTrial, ...]
+    rungs: tuple[tuple[int, int, int, int], ...]  # (bracket, rung, entered, promoted)
     left: str
     stage: Stage
     idle: bool  # nobody works on it, as far as one can see from here
 
 
-def glance(name: str, url: str) -> Glance:
-    """Look once, as a reader: no worker waits for it."""
+def glance(name: str, url: str) -> Snapshot:
+    """Look at a study once, as a reader: no worker waits for it."""
     storage = open_storage(url, create=False, write=False)
     try:
         study = existing(storage, name, url)
@@ -62,7 +62,7 @@ def glance(name: str, url: str) -> Glance:
         best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
         running = [_running(trial, study, held) for trial in study.trials(TrialState.RUNNING)]
         stage = stage_of(study, shipped(study))
-        return Glance(
+        return Snapshot(
             name=study.name,
             done=len(own),
             pruned=len(own) - len(complete),
@@ -78,9 +78,9 @@ def glance(name: str, url: str) -> Glance:
         storage.engine.dispose()
 
 
-def _running(trial: FrozenTrial, study: OpenStudy, held: dict[int, str]) -> Running:
+def _running(trial: FrozenTrial, study: OpenStudy, held: dict[int, str]) -> RunningTrial:
     seen = trial.intermediate_values
-    return Running(
+    return RunningTrial(
         number=trial.number,
         epoch=max(seen, default=0),
         epochs=study.config.epochs,
@@ -90,7 +90,7 @@ def _running(trial: FrozenTrial, study: OpenStudy, held: dict[int, str]) -> Runn
 
 
 def _left(study: OpenStudy, own: list[FrozenTrial], workers: int) -> str:
-    """By the hours; without hours by what the trials took so far."""
+    """Return the time left in words, by the hours or, without hours, by what the trials took so far."""
     hours = study.hours()
     if hours is not None:
         search = max(0.0, study.search_seconds_left())
@@ -104,12 +104,12 @@ def _left(study: OpenStudy, own: list[FrozenTrial], workers: int) -> str:
 
 
 def follow(name: str, url: str, console: Console) -> bool:
-    """Draw until the study has ended: on a terminal in place, elsewhere a line for each change.
+    """Draw a study until it has ended: on a terminal in place, elsewhere a line for each change.
 
-    Returns whether it has; else nobody works on it.
+    Returns True if it has ended, and False if nobody works on it.
     """
     looks = _looks(name, url)
-    one: Glance | None = next(looks)
+    one: Snapshot | None = next(looks)
     if not console.is_terminal:
         before = ""
         while one:
@@ -124,8 +124,8 @@ def follow(name: str, url: str, console: Console) -> bool:
     return last.stage == "finished"
 
 
-def _looks(name: str, url: str) -> Iterator[Glance]:
-    """Until it has ended, or nobody has worked on it for a while: a worker that died may be replaced."""
+def _looks(name: str, url: str) -> Iterator[Snapshot]:
+    """Yield looks at a study until it has ended, or nobody worked on it for a while: a dead worker may be replaced."""
     idle = 0
     while True:
         one = glance(name, url)
@@ -136,19 +136,19 @@ def _looks(name: str, url: str) -> Iterator[Glance]:
         time.sleep(REFRESH_SECONDS)
 
 
-def _standing(one: Glance) -> str:
+def _standing(one: Snapshot) -> str:
     trials = counted(one.done, "trial") if one.wanted is None else f"{one.done} of {counted(one.wanted, 'trial')}"
     best = "" if one.best is None else f"; best {percent(one.best[1])} (trial {one.best[0]})"
     return f"{one.name}: {one.stage}; {trials} done, {one.pruned} pruned{best}"
 
 
-def _line(one: Glance) -> str:
-    """Without the time, which changes at every look."""
+def _line(one: Snapshot) -> str:
+    """Return a line on a study without the time left, which changes at every look."""
     running = ", ".join(f"trial {row.number} epoch {row.epoch}" for row in one.running)
     return plain(_standing(one) + (f"; running: {running}" if running else ""))
 
 
-def _drawn(one: Glance) -> Group:
+def _drawn(one: Snapshot) -> Group:
     running = Table("trial", "epoch", "score", "worker", box=None, pad_edge=False)
     for row in one.running:
         value = "" if row.value is None else percent(row.value)

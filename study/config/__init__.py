@@ -1,1 +1,1 @@
-"""What a study is: its fields, ready-made studies, what may be searched, and the arithmetic of pruning."""
+"""Configuration of a study: its fields, ready-made studies, what may be searched, and the arithmetic of pruning."""

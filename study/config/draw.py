@@ -16,12 +16,12 @@ Point = dict[str, Any]
 
 
 def anywhere(kinds: Mapping[str, BaseDistribution], rng: np.random.Generator) -> Point:
-    """A point drawn uniformly, on the scale of each parameter."""
+    """Draw a point uniformly, on the scale of each parameter."""
     return {name: _at(kind, rng.random()) for name, kind in kinds.items()}
 
 
 def near(point: Mapping[str, Any], kinds: Mapping[str, BaseDistribution], rng: np.random.Generator) -> Point:
-    """A point drawn near another one (as PriorBand draws around its incumbent: Mallik et al. 2023)."""
+    """Draw a point near another one (as PriorBand draws around its incumbent: Mallik et al. 2023)."""
     found: Point = {}
     for name, kind in kinds.items():
         chance, place, step = rng.random(), rng.random(), rng.standard_normal()
@@ -33,7 +33,7 @@ def near(point: Mapping[str, Any], kinds: Mapping[str, BaseDistribution], rng: n
 
 
 def _at(kind: BaseDistribution, share: float) -> Any:
-    """The value at a share from 0 to 1 of the range."""
+    """Return the value at a share from 0 to 1 of the range."""
     if isinstance(kind, CategoricalDistribution):
         return kind.choices[min(int(share * len(kind.choices)), len(kind.choices) - 1)]
     assert isinstance(kind, FloatDistribution | IntDistribution)
@@ -46,7 +46,7 @@ def _at(kind: BaseDistribution, share: float) -> Any:
 
 
 def _share(kind: BaseDistribution, value: float) -> float:
-    """Where a number lies in its range, from 0 to 1."""
+    """Return where a number lies in its range, from 0 to 1."""
     assert isinstance(kind, FloatDistribution | IntDistribution)
     low, high = float(kind.low), float(kind.high)
     return math.log(value / low) / math.log(high / low) if kind.log else (value - low) / (high - low)

@@ -1,4 +1,4 @@
-"""What each field means, in words: its default, what it may be, and whether it may change; from the schema itself."""
+"""Meaning of each field in words: its default, what is allowed, and whether it may change; from the schema itself."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -18,8 +18,8 @@ Schema = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
-    """A field in words."""
+class FieldDescription:
+    """Description of a field in words."""
 
     name: str
     meaning: str
@@ -31,12 +31,12 @@ class Described:
 
 
 def names() -> list[str]:
-    """Every name that `describe` knows: fields, those of tables with a dot, and parameters of the space."""
+    """Return every name that `describe` knows: fields, those of tables with a dot, and parameters of the space."""
     return list(_all())
 
 
-def describe(name: str) -> Described:
-    """A field by its name. Raises StudyError."""
+def describe(name: str) -> FieldDescription:
+    """Describe a field by its name. Raises StudyError when there is no such field."""
     known = _all()
     found = known.get(name) or known.get(f"space.{name}")
     if found is None:
@@ -45,11 +45,11 @@ def describe(name: str) -> Described:
 
 
 @cache
-def _all() -> dict[str, Described]:
+def _all() -> dict[str, FieldDescription]:
     return {one.name: one for one in (*_fields(), *_parameters())}
 
 
-def _fields() -> Iterator[Described]:
+def _fields() -> Iterator[FieldDescription]:
     schema = StudyConfig.model_json_schema()
     for name, field in schema["properties"].items():
         tables = schema["$defs"]
@@ -61,14 +61,14 @@ def _fields() -> Iterator[Described]:
             yield _field(f"{name}.{key}", part, "")
 
 
-def _field(name: str, field: Schema, table: str) -> Described:
+def _field(name: str, field: Schema, table: str) -> FieldDescription:
     top, _, key = name.partition(".")
     given = {preset: _of(fields, top, key) for preset, fields in PRESETS.items()}
     default = _value(field.get("default"))
     allowed = table or _allowed(field)
     if name in PLANNED:
         allowed += ', or "auto": a plan decides'
-    return Described(
+    return FieldDescription(
         name=name,
         meaning=field.get("description", ""),
         default=default,
@@ -79,10 +79,10 @@ def _field(name: str, field: Schema, table: str) -> Described:
     )
 
 
-def _parameters() -> Iterator[Described]:
+def _parameters() -> Iterator[FieldDescription]:
     for name, parameter in PARAMETERS.items():
         given = {preset: _of(fields, "space", name) for preset, fields in PRESETS.items()}
-        yield Described(
+        yield FieldDescription(
             name=f"space.{name}",
             meaning=parameter.meaning,
             default=_value(parameter.default),

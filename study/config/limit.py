@@ -1,4 +1,4 @@
-"""How large a network may be, counted and never measured; and the cheapest point of a space."""
+"""Limit on the size of a network, counted and never measured; and the cheapest point of a space."""
 
 import math
 from collections.abc import Mapping
@@ -13,14 +13,21 @@ from study.config.space import PARAMETERS, Entry, Range, Value, contains, distri
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 SHAPING = (
-    *("num_conv_blocks", "block", "stem_stride", "base_filters", "filters_multiplier", "kernel_sizes"),
-    *("head", "dense_units", "backbone"),
+    "num_conv_blocks",
+    "block",
+    "stem_stride",
+    "base_filters",
+    "filters_multiplier",
+    "kernel_sizes",
+    "head",
+    "dense_units",
+    "backbone",
 )
 """Parameters that a network's cost depends on."""
 
 
 class Limit(BaseModel):
-    """The largest network that may be proposed; its last layer, which depends on the classes, does not count."""
+    """Largest network that may be proposed; its last layer, which depends on the classes, does not count."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +36,7 @@ class Limit(BaseModel):
     params: Annotated[int, Field(gt=0)] | None = Field(None, description="trainable numbers")
 
     def exceeded_by(self, network: Cost) -> str | None:
-        """What is too large, in words; None when it is within."""
+        """Return in words what is too large; None when the network is within the limit."""
         for name, allowed in self.model_dump().items():
             there = getattr(network, name)
             if allowed is not None and there > allowed:
@@ -38,12 +45,12 @@ class Limit(BaseModel):
 
 
 def cost_of(space: Mapping[str, Entry], params: Mapping[str, Value], image_size: int) -> Cost:
-    """The cost of a point's network without its last layer. Raises ModelError for an impossible one."""
+    """Return the cost of a point's network without its last layer. Raises ModelError for an impossible one."""
     return cost(network_config(full_point(space, params), 1, image_size))
 
 
 def above(limit: Limit, space: Mapping[str, Entry], params: Mapping[str, Value], image_size: int) -> str | None:
-    """Why a point lies above the limit, or leaves nothing of an image; None when neither."""
+    """Return why a point lies above the limit, or leaves nothing of an image; None when neither."""
     network = network_config(full_point(space, params), 1, image_size)
     if isinstance(network, CNNConfig) and side_after(image_size, network.strides) < 1:
         return f"blocks {len(network.blocks)}, stem_stride {network.strides[0]}: nothing is left of {image_size} pixels"
@@ -51,7 +58,11 @@ def above(limit: Limit, space: Mapping[str, Entry], params: Mapping[str, Value],
 
 
 def cheapest(space: Mapping[str, Entry], image_size: int) -> dict[str, Value]:
-    """The point with the least arithmetic; what costs nothing is at its default, or else in the middle."""
+    """Return the point with the least arithmetic.
+
+    Parameters that cost nothing are at their default, or where the space lacks it, at its first value or an end of its
+    range.
+    """
     point = {name: _usual(space, name) for name in distributions(space)}
     for _ in range(2):  # a second round for parameters that depend on each other
         for name in SHAPING:
@@ -78,7 +89,7 @@ def _usual(space: Mapping[str, Entry], name: str) -> Value:
     low, high = float(entry.low), float(entry.high)
     if isinstance(default, int | float) and not low <= default <= high:
         return entry.low if default < low else entry.high
-    return entry.low  # steps that leave the default out
+    return entry.low  # the steps of the range leave the default out
 
 
 def _ends(entry: Entry) -> list[Value]:

@@ -12,16 +12,22 @@ REFERENCE_BEST: dict[str, JsonValue] = {
     "dense_dropout": 0.5,
     "learning_rate": 1e-4,
 }
-"""The best of the published search (99.72 % on its leaky validation images)."""
+"""Best point of the published search (99.72 % on its leaky validation images)."""
 
 REFERENCE_AUGMENT: dict[str, JsonValue] = {"rotation": 20.0, "hflip": True, "crop": 0.8, "jitter": 0.2}
 
 STRONG: dict[str, JsonValue] = {
-    **{"dense_units": "none", "conv_dropout": 0.0, "dense_dropout": 0.0, "label_smoothing": 0.05},
-    **{"learning_rate": 3e-3, "weight_decay": 0.05, "schedule": "onecycle", "augment_strength": 0.6},
+    "dense_units": "none",
+    "conv_dropout": 0.0,
+    "dense_dropout": 0.0,
+    "label_smoothing": 0.05,
+    "learning_rate": 3e-3,
+    "weight_decay": 0.05,
+    "schedule": "onecycle",
+    "augment_strength": 0.6,
     "augment_turns": False,
 }
-"""A recipe that trains most networks of `auto` well; the rates are meant for batches of 64."""
+"""Recipe that trains most networks of `auto` well; the learning rate is meant for batches of 64."""
 
 STARTS: list[dict[str, JsonValue]] = [
     {**STRONG, "block": "residual", "num_conv_blocks": 4, "stem_stride": 1, "augment_turns": True},
@@ -35,19 +41,19 @@ STARTS: list[dict[str, JsonValue]] = [
         "augment_turns": True,
     },
 ]
-"""Different networks that are tried before any is drawn; a plan makes each as wide as its limit advises."""
+"""Starts with different networks, tried before any is drawn; a plan makes each as wide as its limit advises."""
 
 BACKBONE_STARTS: list[dict[str, JsonValue]] = [
     {"backbone_trained": 0.0, "schedule": "cosine"},
     {"backbone_trained": 1.0, "backbone_rate": 0.3, "augment_turns": False},
 ]
-"""A pretrained network with a new last layer alone, and trained as a whole."""
+"""Starts with a pretrained network: one that trains a new last layer alone, and one that trains the whole network."""
 
 BACKBONE_SPACE: dict[str, JsonValue] = {
     "backbone_trained": [0.0, 0.3, 1.0],
     "backbone_rate": {"low": 0.1, "high": 1.0, "log": True},
 }
-"""What is searched besides where a planned study finds a pretrained network at hand."""
+"""Parameters that are searched in addition where a planned study finds a pretrained network at hand."""
 
 PRESETS: dict[str, dict[str, JsonValue]] = {
     # Small enough for a laptop's processor: the quickstart.
@@ -74,8 +80,13 @@ PRESETS: dict[str, dict[str, JsonValue]] = {
         },
         "starts": [
             {
-                **{"num_conv_blocks": 3, "filters_multiplier": 2, "kernel_sizes": kernels, "use_batch_norm": True},
-                **{"conv_dropout": 0.0, "dense_units": dense, "learning_rate": 1e-2},
+                "num_conv_blocks": 3,
+                "filters_multiplier": 2,
+                "kernel_sizes": kernels,
+                "use_batch_norm": True,
+                "conv_dropout": 0.0,
+                "dense_units": dense,
+                "learning_rate": 1e-2,
             }
             for kernels, dense in (("3-3-3", "none"), ("5-3-3", "64"))
         ],
@@ -145,13 +156,26 @@ PRESETS: dict[str, dict[str, JsonValue]] = {
 }
 
 PRESETS["auto"] = {
-    **dict.fromkeys(("image_size", "limit", "epochs", "min_epochs", "confirm", "confirm_epochs"), "auto"),
-    **dict.fromkeys(("final_epochs", "final_seeds", "rivals", "starts", "metric", "class_weights"), "auto"),
+    "image_size": "auto",
+    "limit": "auto",
+    "epochs": "auto",
+    "min_epochs": "auto",
+    "confirm": "auto",
+    "confirm_epochs": "auto",
+    "final_epochs": "auto",
+    "final_seeds": "auto",
+    "rivals": "auto",
+    "starts": "auto",
+    "metric": "auto",
+    "class_weights": "auto",
     "trials": 64,
     "hours": 2.0,
     "near_starts": 0.5,
     "tta": "flips",
-    **{field: PRESETS["full"][field] for field in ("batch_size", "rate_batch_size", "final_batch_size", "augment")},
+    "batch_size": PRESETS["full"]["batch_size"],
+    "rate_batch_size": PRESETS["full"]["rate_batch_size"],
+    "final_batch_size": PRESETS["full"]["final_batch_size"],
+    "augment": PRESETS["full"]["augment"],
     "space": {
         "block": ["plain", "residual"],
         "stem_stride": [1, 2],
@@ -172,4 +196,4 @@ PRESETS["auto"] = {
         "augment_turns": [False, True],
     },
 }
-"""The default for a user's folder: a GPU ends by trials, a processor by hours."""
+"""Default for a user's folder: on a GPU the trials end the search, on a processor the hours."""

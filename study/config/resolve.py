@@ -1,4 +1,4 @@
-"""From what a user gives to a configuration: a preset, a TOML file, and single fields."""
+"""Configuration from what a user gives: a preset, a TOML file, and single fields."""
 
 import tomllib
 from collections.abc import Mapping
@@ -17,26 +17,37 @@ from study.config.schema import StudyConfig, in_one_line
 from study.config.space import distributions, misfit, nearest
 
 PLANNED = (
-    *("image_size", "limit", "epochs", "min_epochs", "confirm", "confirm_epochs"),
-    *("final_epochs", "final_seeds", "rivals", "trials", "starts", "metric", "class_weights"),
+    "image_size",
+    "limit",
+    "epochs",
+    "min_epochs",
+    "confirm",
+    "confirm_epochs",
+    "final_epochs",
+    "final_seeds",
+    "rivals",
+    "trials",
+    "starts",
+    "metric",
+    "class_weights",
 )
 """Fields that may say "auto": a plan decides them."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A study as it was asked for: all fields that were given or that the preset gives, some of them perhaps "auto"."""
+class StudyRequest:
+    """Study as it was asked for: all fields that were given or that the preset gives, some of them perhaps "auto"."""
 
     fields: dict[str, JsonValue]
-    given: frozenset[str] | None = None  # what somebody typed, or a study file says; None: all of them
+    given: frozenset[str] | None = None  # fields that somebody typed, or a study file has; None: all of them
 
     @property
     def autos(self) -> tuple[str, ...]:
-        """The fields that a plan decides."""
+        """Return the fields that a plan decides."""
         return tuple(name for name in PLANNED if self.fields.get(name) == "auto")
 
     def plain(self) -> StudyConfig:
-        """The configuration, where nothing is left to a plan. Raises StudyError."""
+        """Return the configuration. Raises StudyError where a field is left to a plan, or not allowed."""
         if self.autos:
             raise StudyError(f"{', '.join(self.autos)} = 'auto' is left to a plan, and there is none here")
         try:
@@ -46,15 +57,15 @@ class Asked:
 
 
 def resolve(file: Path | None, overrides: Mapping[str, JsonValue]) -> StudyConfig:
-    """A configuration as `ask` gives it, where nothing is left to a plan. Raises StudyError with one line."""
+    """Make the configuration that `ask` gives, where nothing is left to a plan. Raises StudyError with one line."""
     return ask(file, overrides).plain()
 
 
-def ask(file: Path | None, overrides: Mapping[str, JsonValue]) -> Asked:
-    """A study from (last wins) a preset, a TOML file, and overrides by field name.
+def ask(file: Path | None, overrides: Mapping[str, JsonValue]) -> StudyRequest:
+    """Make a study from (last wins) a preset, a TOML file, and overrides by field name.
 
     A table of the file ([space], [augment]) replaces the preset's; overrides may name one field of a table with a
-    dot ("space.head"). Without any preset named, the embedded digits take "quick" and everything else "auto".
+    dot ("space.head"). Where no preset is named, the embedded digits take "quick" and everything else "auto".
     Raises StudyError with one line.
     """
     fields = read_toml(file) if file else {}
@@ -73,7 +84,7 @@ def ask(file: Path | None, overrides: Mapping[str, JsonValue]) -> Asked:
     planned = PRESETS[preset].get("starts") == "auto"
     without: dict[str, JsonValue] = {"baseline": {}} if planned else {"baseline": {}, "starts": []}
     whole: dict[str, JsonValue] = {**PRESETS[preset], **without, **fields}
-    asked = Asked(whole, given)
+    asked = StudyRequest(whole, given)
     try:
         config = StudyConfig.model_validate({**whole, **{name: STANDING_IN[name] for name in asked.autos}})
     except ValidationError as error:
@@ -88,15 +99,25 @@ def ask(file: Path | None, overrides: Mapping[str, JsonValue]) -> Asked:
 
 
 STANDING_IN: dict[str, JsonValue] = {
-    **{"image_size": 128, "limit": {}, "epochs": 27, "min_epochs": 1, "confirm": 1, "confirm_epochs": None},
-    **{"final_epochs": 54, "final_seeds": 1, "rivals": [], "trials": 64, "starts": []},
-    **{"metric": "accuracy", "class_weights": "none"},
+    "image_size": 128,
+    "limit": {},
+    "epochs": 27,
+    "min_epochs": 1,
+    "confirm": 1,
+    "confirm_epochs": None,
+    "final_epochs": 54,
+    "final_seeds": 1,
+    "rivals": [],
+    "trials": 64,
+    "starts": [],
+    "metric": "accuracy",
+    "class_weights": "none",
 }
-"""For fields that a plan decides, while the others are checked."""
+"""Values of the fields that a plan decides, used only while the other fields are checked."""
 
 
 def _with_preset_baseline(config: StudyConfig, preset: Mapping[str, JsonValue]) -> StudyConfig:
-    """The preset's baseline too, as far as the user's space still holds it; otherwise none."""
+    """Add the preset's baseline, as far as the user's space still holds it; otherwise add none."""
     searched = distributions(config.space)
     given = preset.get("baseline")
     baseline = {name: value for name, value in given.items() if name in searched} if isinstance(given, dict) else {}
@@ -107,7 +128,7 @@ def _with_preset_baseline(config: StudyConfig, preset: Mapping[str, JsonValue]) 
 
 
 def _preset_starts(config: StudyConfig, preset: Mapping[str, JsonValue]) -> list[JsonValue]:
-    """The preset's starts that the user's space still holds."""
+    """Return the preset's starts that the user's space still holds, and its limit allows."""
     searched, given = distributions(config.space), preset.get("starts")
     points = [point for point in given if isinstance(point, dict)] if isinstance(given, list) else []
     return [
@@ -120,7 +141,7 @@ def _preset_starts(config: StudyConfig, preset: Mapping[str, JsonValue]) -> list
 
 
 def read_toml(file: Path) -> dict[str, JsonValue]:
-    """The fields of a study file; StudyError when it is missing or does not parse."""
+    """Read the fields of a study file. Raises StudyError when it is missing or does not parse."""
     try:
         return tomllib.loads(read_text(file))
     except FileNotFoundError as error:
@@ -129,12 +150,12 @@ def read_toml(file: Path) -> dict[str, JsonValue]:
         raise StudyError(f"{file} is a folder, not a study file; did you mean --data {quote(str(file))}?") from error
     except (OSError, UnicodeDecodeError, DataError) as error:
         raise StudyError(f"cannot read {file}: {error}") from error
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:  # brackets in brackets; numbers too long
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:  # too many nested brackets; too long numbers
         raise StudyError(f"{file} is not valid TOML: {error}") from error
 
 
 def parse_setting(text: str) -> tuple[str, JsonValue]:
-    """ "field=value" -> (field, value); the value as in TOML, else taken as a string."""
+    """Parse "field=value" into (field, value); the value is read as in TOML, or else taken as a string."""
     name, equals, raw = text.partition("=")
     if not equals or not name.strip():
         raise StudyError(f"--set takes field=value, not {text!r} (for example --set epochs=9)")
@@ -145,7 +166,7 @@ def parse_setting(text: str) -> tuple[str, JsonValue]:
 
 
 def set_field(fields: dict[str, JsonValue], name: str, value: JsonValue) -> None:
-    """Set a field by its dotted name; StudyError when a part of the name is no table."""
+    """Set a field by its dotted name. Raises StudyError when a part of the name is no table."""
     *tables, last = name.split(".")
     for table in tables:
         inner = fields.setdefault(table, {})

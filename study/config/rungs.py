@@ -1,4 +1,4 @@
-"""The arithmetic of Hyperband: at which epochs trials are judged, and which of them together."""
+"""Arithmetic of Hyperband: at which epochs trials are judged, and which of them together."""
 
 import binascii
 import math
@@ -20,7 +20,7 @@ def check_rungs(min_epochs: int, epochs: int, eta: int) -> None:
 
 
 def brackets(min_epochs: int, epochs: int, eta: int) -> tuple[tuple[int, ...], ...]:
-    """The rungs (epochs completed) of each Hyperband bracket, counted in whole numbers (Li et al. 2018).
+    """Return the rungs (epochs completed) of each Hyperband bracket, counted in whole numbers (Li et al. 2018).
 
     (3, 27, 3) -> ((3, 9, 27), (9, 27), (27,)). A rung at `epochs` is the end of training and judges nobody.
     """
@@ -31,7 +31,7 @@ def brackets(min_epochs: int, epochs: int, eta: int) -> tuple[tuple[int, ...], .
 
 
 def bracket_of(study_name: str, number: int, count: int, eta: int) -> int:
-    """Which of `count` brackets Optuna's HyperbandPruner gives to a trial."""
+    """Return which of `count` brackets Optuna's HyperbandPruner gives to a trial."""
     shares = [math.ceil(count * eta**s / (s + 1)) for s in range(count - 1, -1, -1)]
     place = binascii.crc32(f"{study_name}_{number}".encode()) % sum(shares)
     for bracket, share in enumerate(shares):
@@ -42,7 +42,7 @@ def bracket_of(study_name: str, number: int, count: int, eta: int) -> int:
 
 
 def expected_epochs(min_epochs: int, epochs: int, eta: int) -> float:
-    """Epochs of a trial on average, if one of eta goes on at each rung."""
+    """Return the average epochs of a trial, if one of `eta` trials goes on at each rung."""
     all_rungs = brackets(min_epochs, epochs, eta)
     count = len(all_rungs)
     shares = [math.ceil(count * eta**s / (s + 1)) for s in range(count - 1, -1, -1)]

@@ -1,4 +1,4 @@
-"""What a study is: the fields of its configuration, validated."""
+"""Configuration of a study: its fields, validated."""
 
 import re
 from collections.abc import Mapping
@@ -39,14 +39,27 @@ from study.config.space import (
 )
 
 MAY_CHANGE = (
-    *("preset", "data", "groups", "parts", "skip_bad", "max_megapixels", "trials", "hours", "workers"),
-    *("checkpoint_seconds", "runs", "weights"),
-    *("positive", "leaky_score", "pretrained"),  # they only report
+    "preset",
+    "data",
+    "groups",
+    "parts",
+    "skip_bad",
+    "max_megapixels",
+    "trials",
+    "hours",
+    "workers",
+    "checkpoint_seconds",
+    "runs",
+    "weights",
+    "positive",  # this field and the next two concern the report alone
+    "leaky_score",
+    "pretrained",
 )
 """Fields that may differ when a study is continued; everything else defines it.
 
 The images, the parts and the weights of backbones are compared by their content, so that a moved folder, list or file
-is still the same."""
+counts as unchanged.
+"""
 
 
 def _batch_size(value: object) -> object:
@@ -65,11 +78,11 @@ BatchSize = Annotated[
 
 
 MOST = 1_000_000
-"""Of trials, and of epochs."""
+"""Largest number of trials, and of epochs."""
 
 
 STORED = "stored"
-"""Context of a validation: the configuration was whole when it was stored; no network is built to see that again."""
+"""Context for validating a stored configuration: it was valid when stored, so no network is built to check it again."""
 
 
 class StudyConfig(BaseModel):
@@ -86,9 +99,9 @@ class StudyConfig(BaseModel):
     )
     groups: str | None = Field(
         None,
-        description="who shares a source: a CSV file, column:NAME (of the list), level:2 (the second folder of each "
-        "path), a pattern with (?P<group>...), auto (from the pixels) or none; by default groups.csv where the folder "
-        "has one, else auto",
+        description="which images share a source: a CSV file, column:NAME (of the list), level:2 (the second folder "
+        "of each path), a pattern with (?P<group>...), auto (from the pixels) or none; by default groups.csv where the "
+        "folder has one, else auto",
     )
     labels_from: Literal["first", "last"] = Field(
         "first", description="which folder of a path (inside a part) is the class: first, or last as in patient/class"
@@ -99,8 +112,8 @@ class StudyConfig(BaseModel):
     )
     parts: str | None = Field(
         None,
-        description="how the images come divided: a CSV file (path, part), or none to pass over what folders and lists "
-        "say; by default theirs, else the parts are made here",
+        description="division of the images into parts: a CSV file (path, part), or none to pass over what folders and "
+        "lists say; by default theirs, else the parts are made here",
     )
     allow_leaks: bool = Field(
         False, description="take parts that share sources as they come, and mark every number as leaky"
@@ -109,7 +122,7 @@ class StudyConfig(BaseModel):
         "grouped", description="grouped (parts whole by source), or random: the published, leaky 80/20"
     )
     image_size: int = Field(128, ge=8, le=1024, description="pixels, height and width")
-    seed: int = Field(0, ge=0, lt=2**32, description="of the parts, the sampler and all training")
+    seed: int = Field(0, ge=0, lt=2**32, description="random seed of the parts, the sampler and all training")
     trials: int | None = Field(None, ge=1, le=MOST, description="total number of trials")
     hours: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="time for everything, from the command to the exported model"
@@ -121,13 +134,13 @@ class StudyConfig(BaseModel):
         description="folder for the files of studies that all workers see; for PostgreSQL, by default runs/ in the "
         "current one (beside a SQLite database it is always there)",
     )
-    epochs: int = Field(27, ge=1, le=MOST, description="of a trial that is not pruned")
+    epochs: int = Field(27, ge=1, le=MOST, description="epochs a full trial trains")
     min_epochs: int = Field(3, ge=1, le=MOST, description="the first rung: epochs before a trial may be pruned")
     eta: int = Field(3, ge=2, le=MOST, description="one of eta trials is promoted at each rung")
-    sampler: Literal["tpe", "random"] = Field("tpe", description="tpe or random")
-    pruner: Literal["hyperband", "none"] = Field("hyperband", description="hyperband or none")
+    sampler: Literal["tpe", "random"] = Field("tpe", description="how points are proposed: tpe or random")
+    pruner: Literal["hyperband", "none"] = Field("hyperband", description="what ends trials early: hyperband or none")
     metric: Literal["accuracy", "balanced_accuracy"] = Field(
-        "accuracy", description="on val, reported each epoch: accuracy, or balanced_accuracy (the mean recall)"
+        "accuracy", description="metric on val, reported each epoch: accuracy, or balanced_accuracy (the mean recall)"
     )
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: each class counts the same in the loss, however many images it has"
@@ -150,6 +163,12 @@ class StudyConfig(BaseModel):
         "what is at hand: a package's, or torchvision's",
     )
     starts: list[dict[str, Value]] = Field([], description="points that are tried next, before any is drawn")
+    begin_from: str | None = Field(
+        None,
+        min_length=1,
+        description="an older study whose best points are put before `starts`: its name, or URL#NAME in another "
+        "database (--from)",
+    )
     near_starts: float = Field(
         0.0, ge=0, le=1, description="share of the first 10 trials that are drawn near a start instead of anywhere"
     )
@@ -158,12 +177,12 @@ class StudyConfig(BaseModel):
         1,
         ge=1,
         le=100,
-        description="so many of the best trials are trained anew; the best of them on val is chosen",
+        description="how many of the best trials to retrain before choosing; the best of them on val is taken",
     )
     confirm_epochs: int | None = Field(
-        None, ge=1, le=MOST, description="of that; by default as many as of the final training"
+        None, ge=1, le=MOST, description="epochs of each such training; by default as many as of the final one"
     )
-    final_epochs: int = Field(54, ge=1, le=MOST, description="of the final training")
+    final_epochs: int = Field(54, ge=1, le=MOST, description="epochs of the final training")
     final_batch_size: BatchSize = Field(64, description="images per step in the final training, or auto")
     final_seeds: int = Field(
         1, ge=1, le=100, description="final trainings; the first is shipped, the others show the spread"
@@ -186,7 +205,7 @@ class StudyConfig(BaseModel):
         False, description="score the architecture on a random 80/20 split too, to compare with published numbers"
     )
     checkpoint_seconds: float = Field(
-        30.0, ge=0, description="of training between two checkpoints of a network; 0: after every epoch"
+        30.0, ge=0, description="seconds of training between two checkpoints of a network; 0: after every epoch"
     )
     max_megapixels: float = Field(
         MOST_MEGAPIXELS,
@@ -204,7 +223,7 @@ class StudyConfig(BaseModel):
     @field_validator("without", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
-        """One name may stand alone; a class named 3 looks like a number."""
+        """Accept one name without a list, and numbers: a class named 3 looks like one."""
         names = value if isinstance(value, list | tuple) else [value]
         return tuple(str(name) if isinstance(name, int | float) else name for name in names)
 
@@ -238,7 +257,7 @@ class StudyConfig(BaseModel):
 
     def _check_depth(self) -> None:
         shallowest, deepest = self._ends("num_conv_blocks")
-        if side_after(self.image_size, (1,) * deepest) < 1:  # what a stride takes besides is the sampler's
+        if side_after(self.image_size, (1,) * deepest) < 1:  # what a stride takes in addition is left to the sampler
             raise ValueError(
                 f"image_size {self.image_size} is too small for {deepest} blocks, each of which halves the image: "
                 f"at least {1 << deepest} pixels, or num_conv_blocks up to {self.image_size.bit_length() - 1}"
@@ -251,7 +270,7 @@ class StudyConfig(BaseModel):
             )
 
     def _ends(self, name: str) -> tuple[int, int]:
-        """The smallest and the largest value of a whole-numbered parameter."""
+        """Return the smallest and the largest value of a whole-numbered parameter."""
         entry = self.space.get(name, PARAMETERS[name].default)
         if isinstance(entry, Range):
             return int(entry.low), int(entry.high)
@@ -285,37 +304,41 @@ class StudyConfig(BaseModel):
 
     @property
     def leaky(self) -> bool:
-        """Whether every number is marked: images of one source may lie on both sides."""
+        """Return whether every number is marked as leaky: images of one source may lie on both sides."""
         return self.protocol == "random" or self.allow_leaks
 
     def contract(self) -> dict[str, JsonValue]:
-        """The fields that define the study, as JSON."""
+        """Return the fields that define the study, as JSON."""
         return self.model_dump(mode="json", exclude=set(MAY_CHANGE))
 
     def above_limit(self, params: Mapping[str, Value]) -> str | None:
-        """Why the network of a whole point is too large; None when it is not."""
+        """Return why the network of a whole point is too large; None when it is not."""
         return above(self.limit, self.space, params, self.image_size)
 
     @property
     def brackets(self) -> tuple[tuple[int, ...], ...]:
-        """The rungs of each Hyperband bracket; none without Hyperband."""
+        """Return the rungs of each Hyperband bracket; none without Hyperband."""
         return brackets(self.min_epochs, self.epochs, self.eta) if self.pruner == "hyperband" else ()
 
     def bracket_of(self, study_name: str, number: int) -> int | None:
-        """The bracket of a trial; None without Hyperband."""
+        """Return the bracket of a trial; None without Hyperband."""
         return bracket_of(study_name, number, len(self.brackets), self.eta) if self.brackets else None
 
+    def with_fields(self, fields: Mapping[str, object]) -> Self:
+        """Return the configuration with these fields changed. Raises ValidationError."""
+        return self.model_validate({**self.model_dump(mode="json"), **fields})
+
     def changed(self, **given: str | float | None) -> Self:
-        """The same study with what is given (is not None) changed. Raises StudyError."""
+        """Return a copy of the study with the given fields (those not None) changed. Raises StudyError."""
         changes = {name: value for name, value in given.items() if value is not None}
         try:
-            return self.model_validate({**self.model_dump(mode="json"), **changes})
+            return self.with_fields(changes)
         except ValidationError as error:
             raise StudyError(in_one_line(error)) from error
 
 
 def in_one_line(error: ValidationError) -> str:
-    """One line from pydantic's error: the field, what was given, what is allowed."""
+    """Write pydantic's error in one line: the field, what was given, what is allowed."""
     first, *others = error.errors()
     types = r"(list|Range|bool|int|float|str|function-\w+|tagged-union)\b"  # pydantic names the union's branches too
     place = ".".join(str(part) for part in first["loc"] if not re.match(types, str(part)))

@@ -1,4 +1,4 @@
-"""What is searched: named parameters, Optuna distributions as data, and the way from a point to configs.
+"""Search space: named parameters, Optuna distributions as data, and the way from a point to configurations.
 
 A space is a flat dict of parameter name -> entry. An entry is a list (one of these), a Range, or a single value
 (fixed, not searched). Parameters that a space does not name keep their default. Sequences are strings such as
@@ -20,14 +20,14 @@ from optuna.distributions import (
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from models.architecture import Architecture, Backbone, BackboneConfig, Block, CNNConfig, Head, Kind
-from models.training.recipe import Decayed, Optimizer, Schedule, TrainConfig, rate_for_batch
+from models.training.recipe import DecayedParameters, Optimizer, Schedule, TrainConfig, rate_for_batch
 from study import StudyError
 
 Value = bool | int | float | str
 
 
 MOST_STEPS = 1_000_000
-"""Of a range: Optuna looks at each."""
+"""Number of steps in a range at most: Optuna looks at each of them."""
 
 
 class Range(BaseModel):
@@ -58,7 +58,7 @@ Entry = Range | list[Value] | Value
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """A name that a space may search: its type, default, and what is allowed."""
+    """Parameter that a space may search: its type, default, and what is allowed."""
 
     default: Value
     low: float = 0
@@ -69,7 +69,7 @@ class Parameter:
 
     @property
     def allowed(self) -> str:
-        """For people: which values are allowed."""
+        """Return in words which values are allowed."""
         if isinstance(self.default, bool):
             return "true or false"
         if self.choices:
@@ -80,7 +80,7 @@ class Parameter:
         return f"{kind} from {self.low:g} to {self.high:g}"
 
     def check(self, value: object) -> Value:
-        """The value in this parameter's type; ValueError when it is not allowed."""
+        """Return the value in this parameter's type. Raises ValueError when it is not allowed."""
         good: Value | None = None
         if isinstance(self.default, bool):
             good = value if isinstance(value, bool) else None
@@ -104,7 +104,9 @@ PARAMETERS: dict[str, Parameter] = {
         choices=get_args(Kind),
         meaning="one convolution, or two of 3x3 with batch normalisation and a skip",
     ),
-    "stem_stride": Parameter(default=1, low=1, high=2, meaning="of the first convolution; 2 halves the image at once"),
+    "stem_stride": Parameter(
+        default=1, low=1, high=2, meaning="stride of the first convolution; 2 halves the image at once"
+    ),
     "base_filters": Parameter(default=32, low=1, high=512, meaning="channels of the first block; doubled in each next"),
     "filters_multiplier": Parameter(default=1, low=1, high=16, meaning="widens every block"),
     "kernel_sizes": Parameter(
@@ -114,18 +116,24 @@ PARAMETERS: dict[str, Parameter] = {
     ),
     "use_batch_norm": Parameter(default=True, meaning="batch normalisation after each convolution"),
     "conv_dropout": Parameter(default=0.0, low=0, high=0.9, meaning="share of channels dropped after each block"),
-    "head": Parameter(default="flatten", choices=get_args(Head), meaning="all positions, or their average"),
+    "head": Parameter(
+        default="flatten",
+        choices=get_args(Head),
+        meaning="what the dense layers see: all positions (flatten), or their average (gap)",
+    ),
     "dense_units": Parameter(
         default="256",
         pattern=r"none|[1-9]\d{0,4}(-[1-9]\d{0,4}){0,31}",
         meaning='widths of the dense layers, or "none"',
     ),
     "dense_dropout": Parameter(default=0.0, low=0, high=0.9, meaning="share of units dropped after each dense layer"),
-    "learning_rate": Parameter(default=1e-3, low=1e-8, high=10, meaning="at the schedule's peak"),
+    "learning_rate": Parameter(default=1e-3, low=1e-8, high=10, meaning="learning rate at the schedule's peak"),
     "optimizer": Parameter(default="adam", choices=get_args(Optimizer), meaning="SGD has Nesterov momentum 0.9"),
     "weight_decay": Parameter(default=1e-4, low=0, high=1, meaning="an L2 penalty with adam, decoupled with adamw"),
     "decayed": Parameter(
-        default="all", choices=get_args(Decayed), meaning="weight decay on all, or on weights: not on norms and biases"
+        default="all",
+        choices=get_args(DecayedParameters),
+        meaning="weight decay on all, or on weights: not on norms and biases",
     ),
     "schedule": Parameter(
         default="constant",
@@ -134,7 +142,7 @@ PARAMETERS: dict[str, Parameter] = {
     ),
     "label_smoothing": Parameter(default=0.0, low=0, high=0.5, meaning="share of the target spread over all classes"),
     "augment_strength": Parameter(default=1.0, low=0, high=3, meaning="scales everything in [augment]; 0 is off"),
-    "augment_turns": Parameter(default=False, meaning="quarter turns besides what [augment] says"),
+    "augment_turns": Parameter(default=False, meaning="quarter turns in addition to [augment]"),
     "backbone": Parameter(
         default="none",
         choices=("none", *get_args(Backbone)),
@@ -150,7 +158,7 @@ PARAMETERS: dict[str, Parameter] = {
 
 
 def validated(space: Mapping[str, Entry]) -> dict[str, Entry]:
-    """The space with every value in its parameter's type; ValueError names what is wrong."""
+    """Return the space with every value in its parameter's type. Raises ValueError, which names what is wrong."""
     checked: dict[str, Entry] = {}
     for name, entry in space.items():
         if name not in PARAMETERS:
@@ -179,13 +187,13 @@ def _validated_entry(parameter: Parameter, entry: Entry) -> Entry:
 
 
 def nearest(word: str, words: Mapping[str, object] | list[str]) -> str:
-    """ ", did you mean ...?" when a name is near, else the names there are."""
+    """Return "; did you mean ...?" when a name is near, else the names there are."""
     close = difflib.get_close_matches(word, list(words), n=1)
     return f"; did you mean {close[0]}?" if close else f" (there are: {', '.join(words)})"
 
 
 def distributions(space: Mapping[str, Entry]) -> dict[str, BaseDistribution]:
-    """The searched part of a space as Optuna's distributions, sorted by name."""
+    """Return the searched part of a space as Optuna's distributions, sorted by name."""
     found: dict[str, BaseDistribution] = {}
     for name, entry in sorted(space.items()):
         if isinstance(entry, list):
@@ -200,13 +208,13 @@ def distributions(space: Mapping[str, Entry]) -> dict[str, BaseDistribution]:
 
 
 def fixed(space: Mapping[str, Entry]) -> dict[str, Value]:
-    """The parameters that are not searched: the space's single values, and defaults."""
+    """Return the parameters that are not searched: the space's single values, and defaults."""
     values = {name: parameter.default for name, parameter in PARAMETERS.items() if name not in space}
     return values | {name: entry for name, entry in space.items() if not isinstance(entry, Range | list)}
 
 
 def contains(space: Mapping[str, Entry], name: str, value: Value) -> bool:
-    """Whether a value of a searched parameter lies in the space."""
+    """Return whether a value of a searched parameter lies in the space."""
     distribution = distributions(space).get(name)
     if distribution is None:
         return False
@@ -224,7 +232,7 @@ def contains(space: Mapping[str, Entry], name: str, value: Value) -> bool:
 
 
 def misfit(space: Mapping[str, Entry], params: Mapping[str, Value]) -> str | None:
-    """What is wrong with a point or part of one, in words; None when the space holds it."""
+    """Return in words what is wrong with a point or part of one; None when the space holds it."""
     searched = distributions(space)
     for name, value in params.items():
         if name not in searched:
@@ -235,19 +243,19 @@ def misfit(space: Mapping[str, Entry], params: Mapping[str, Value]) -> str | Non
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """ "3-5-3" -> (3, 5, 3); "none" -> ()."""
+    """Parse a sequence: "3-5-3" -> (3, 5, 3), "none" -> ()."""
     return () if text == "none" else tuple(int(part) for part in text.split("-"))
 
 
 def backbones(space: Mapping[str, Entry]) -> tuple[Backbone, ...]:
-    """The pretrained networks that a space may begin from."""
+    """Return the pretrained networks that a space may begin from."""
     entry = space.get("backbone", "none")
     values = entry if isinstance(entry, list) else [entry]
     return tuple(one for one in get_args(Backbone) if one in values)
 
 
 def network_config(point: Mapping[str, Any], num_classes: int, image_size: int) -> Architecture:
-    """The architecture at a full point (searched and fixed parameters together)."""
+    """Return the architecture at a full point (searched and fixed parameters together)."""
     if point["backbone"] != "none":
         return BackboneConfig(
             num_classes=num_classes,
@@ -280,7 +288,7 @@ def network_config(point: Mapping[str, Any], num_classes: int, image_size: int) 
 
 
 def train_config(point: Mapping[str, Any], epochs: int, batch: int, meant_for: int | None) -> TrainConfig:
-    """How a full point, whose learning rate is meant for batches of some size, is trained with those of another."""
+    """Return how a full point is trained with batches of `batch` images; its learning rate is meant for `meant_for`."""
     return TrainConfig(
         epochs=epochs,
         learning_rate=rate_for_batch(point["learning_rate"], point["optimizer"], batch, meant_for or batch),
@@ -294,7 +302,7 @@ def train_config(point: Mapping[str, Any], epochs: int, batch: int, meant_for: i
 
 
 def full_point(space: Mapping[str, Entry], params: Mapping[str, Value]) -> dict[str, Any]:
-    """Searched values together with fixed ones; StudyError when a trial lacks a parameter."""
+    """Join searched values with fixed ones. Raises StudyError when a trial lacks a parameter."""
     missing = [name for name in distributions(space) if name not in params]
     if missing:
         raise StudyError(f"the trial has no value for {', '.join(missing)}: it was made by another program")

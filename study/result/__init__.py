@@ -1,1 +1,1 @@
-"""From the winner to a model folder: trained anew, the test opened once, everything written down."""
+"""From the winner to a model folder: train it anew, open the test part once, and write everything down."""

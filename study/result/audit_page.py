@@ -15,21 +15,21 @@ from models.bundle.card import percent
 from study.result.html import document, facts, folded, pictures, table, thumbnail
 
 MOST_LINES, MOST_PICTURES, MOST_STRIPS = 200, 12, 12
-"""Lines of a list, pictures in a strip, and strips of a kind."""
+"""Largest number of lines of a list, of pictures in a strip, and of strips of a kind."""
 SMALL = 0.1
-"""A class with less than this share of the images of the largest one is small."""
+"""Share of the largest class's images below which a class counts as small."""
 LEAKY = 0.05
-"""A split with more than this share of held-out images that have a copy in training makes a score too good."""
+"""Share of held-out images with a copy in training above which a split makes a score too good."""
 
 Finding = tuple[str, str]
-"""A sentence, and the section that shows it."""
+"""Sentence, and the section that shows it."""
 
 Table = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
-"""Title, head, rows."""
+"""Title, head and rows of a table."""
 
 
 def audit_page(dataset: ImageSet, found: dict[str, Any], largest: list[NDArray[np.int64]]) -> str:
-    """The audit `found`, with the images of the largest groups and of label conflicts."""
+    """Return a page of the audit `found`, with the images of the largest groups and of label conflicts."""
     index = {path: number for number, path in enumerate(dataset.paths)}
     copies = [(f"{len(paths)} identical files", [index[path] for path in paths]) for paths in _copies(found)]
     clashing = [(f"group of {len(paths)}", [index[path] for path in paths]) for paths in found["label_conflicts"]]
@@ -64,7 +64,7 @@ def audit_page(dataset: ImageSet, found: dict[str, Any], largest: list[NDArray[n
 
 
 def _titled(shown: Table) -> tuple[str, str]:
-    """The title of a table, and the table, below what else its title says."""
+    """Return a table's title up to its colon, and the table as HTML below a note with the rest of the title."""
     title, head, rows = shown
     title, _, more = title.partition(": ")
     note = f'<p class="note">{more[0].upper()}{more[1:]}.</p>' if more else ""
@@ -73,7 +73,7 @@ def _titled(shown: Table) -> tuple[str, str]:
 
 
 def findings(dataset: ImageSet, found: dict[str, Any]) -> list[Finding]:
-    """What is odd about the folder, a sentence each."""
+    """Return what is odd about the folder, as one sentence each."""
     said = [*_labels(dataset, found), *_files(dataset, found), *_classes(found)]
     if found["crossing"]:
         said.append(
@@ -85,7 +85,12 @@ def findings(dataset: ImageSet, found: dict[str, Any]) -> list[Finding]:
     if found["suspect"]:
         said.append((SUSPECT, "largest"))
     if not dataset.told:
-        said.append(("Who shares a source is not known: random images here are as alike as copies would be.", "splits"))
+        said.append(
+            (
+                "It is not known which images share a source: random images here are as alike as copies would be.",
+                "splits",
+            )
+        )
     said += [(f"{found['leak_note']}", "splits")] if found["leak_note"] else []
     shares = found["held_out_with_sibling"]["random"]
     if (leak := max(shares["by_groups"], shares["by_second_detector"] or 0.0)) > LEAKY:
@@ -126,7 +131,7 @@ def _files(dataset: ImageSet, found: dict[str, Any]) -> list[Finding]:
 
 
 def _classes(found: dict[str, Any]) -> list[Finding]:
-    """Classes that are too small to be divided, and those that are small beside the largest."""
+    """Return findings on classes that are too small to be divided, or small beside the largest class."""
     most = max(counts["images"] for counts in found["classes"].values())
     said: list[Finding] = []
     for name, counts in found["classes"].items():
@@ -139,12 +144,12 @@ def _classes(found: dict[str, Any]) -> list[Finding]:
 
 
 def _copies(found: dict[str, Any]) -> list[list[str]]:
-    """Sets of identical files, the largest first."""
+    """Return the sets of identical files, the largest first."""
     return sorted(found["exact_duplicates"], key=len, reverse=True)
 
 
 def _found(said: list[Finding]) -> str:
-    """The findings, each a link to what shows it."""
+    """Return the findings as HTML, each with a link to what shows it."""
     if not said:
         return '<div class="verdict better"><p class="word">Nothing odd was found.</p></div>'
     shown = "".join(
@@ -155,7 +160,7 @@ def _found(said: list[Finding]) -> str:
 
 
 def _worth(found: dict[str, Any]) -> str:
-    """What a network must beat here."""
+    """Return, as HTML, the accuracies without a network, which a network must beat here."""
     scores = found["baselines"].get("grouped") or found["baselines"]["random"]
     return (
         f"<p>Without a network, trees on colours and edges name {percent(scores['trees'])} of held-out images rightly, "
@@ -164,7 +169,7 @@ def _worth(found: dict[str, Any]) -> str:
 
 
 def _near_the_decision(dataset: ImageSet) -> str:
-    """The pairs that were only just joined, and those that were only just not."""
+    """Return the pairs that were only just joined, and those that were only just kept apart."""
     shown = []
     for joined, title in ((True, "joined"), (False, "kept apart")):
         pairs = [pair for pair in dataset.close if pair.joined == joined]
@@ -192,7 +197,7 @@ SUSPECT = (
 
 
 def tables(found: dict[str, Any]) -> list[Table]:
-    """The audit's tables as (title, head, rows), for the shell and the page."""
+    """Return the audit's tables as (title, head, rows), for the shell and the page."""
     first = next(iter(found["classes"].values()))
     leaks, scores = found["held_out_with_sibling"], found["baselines"]
     facts: list[tuple[object, ...]] = [
@@ -237,14 +242,14 @@ def _told(share: float | None) -> str:
 
 
 def _strips(dataset: ImageSet, shown: list[tuple[str, list[int]]]) -> str:
-    """Strips of thumbnails, the first of many."""
+    """Return strips of thumbnails, no more than MOST_STRIPS of them."""
     rest = len(shown) - MOST_STRIPS
     more = f"<p>and {rest:,} more (study data audit --json lists all)</p>" if rest > 0 else ""
     return "".join(_strip(dataset, name, images) for name, images in shown[:MOST_STRIPS]) + more
 
 
 def _strip(dataset: ImageSet, name: str, images: list[int], kind: str = "") -> str:
-    """A row of thumbnails, with the class and the file name under each."""
+    """Return a row of thumbnails, with the class and the file name under each."""
     shown = [
         (thumbnail(np.asarray(dataset.images[i])), dataset.classes[dataset.labels[i]], dataset.paths[i])
         for i in images[:MOST_PICTURES]

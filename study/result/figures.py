@@ -10,8 +10,8 @@ from models.scores.calibration import Bin
 from models.training.loop import EpochResult
 from study.attributes import BRACKET, number
 
-# Told apart by people with any kind of colour vision (Okabe and Ito 2008), and by lightness on grey paper; grey in
-# place of their black, which a dark page would swallow.
+# Colours that people with any kind of colour vision can tell apart (Okabe and Ito 2008), and that differ in lightness
+# in a grey print; grey stands in place of their black, which would vanish on a dark page.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 
 plotly.io.templates["study"] = go.layout.Template(
@@ -27,24 +27,24 @@ plotly.io.templates["study"] = go.layout.Template(
 plotly.io.templates.default = "plotly_white+study"
 
 SHARES = ".1~%"
-"""How an axis of shares is labelled: 97.5%."""
+"""Format of the labels on an axis of shares: 97.5%."""
 
 Rungs = list[tuple[int, int, int, int]]
-"""(bracket, epochs, entered, promoted)."""
+"""Rows of (bracket, epochs, entered, promoted), one for each rung."""
 
 
 def selection_name(metric: str) -> str:
-    """What the score is called that a search goes by, wherever it is shown."""
+    """Return the name of the score that guides the search, as it is written wherever the score is shown."""
     return f"selection score (validation {metric.replace('_', ' ')})"
 
 
 def _in_two_lines(name: str) -> str:
-    """As an upright axis has room for it."""
+    """Break a name into two lines, which fit beside an upright axis."""
     return name.replace(" (", "<br>(", 1)
 
 
 def learning_curves(trials: list[FrozenTrial], metric: str) -> go.Figure:
-    """Selection score by epoch, one line a trial; pruned trials end early and are pale."""
+    """Draw the selection score by epoch, one line for each trial; pruned trials end early and are pale."""
     figure = go.Figure()
     for trial in trials:
         if trial.intermediate_values:
@@ -69,7 +69,7 @@ def learning_curves(trials: list[FrozenTrial], metric: str) -> go.Figure:
 
 
 def history(trials: list[FrozenTrial], metric: str) -> go.Figure:
-    """Selection score of each trial in turn, and the best so far."""
+    """Draw the selection score of each trial in turn, and the best so far."""
     scored = [trial for trial in trials if trial.value is not None]
     best: list[float] = []
     for trial in scored:
@@ -100,7 +100,7 @@ def history(trials: list[FrozenTrial], metric: str) -> go.Figure:
 
 
 def rung_survival(rungs: Rungs) -> go.Figure:
-    """How many trials reached each rung, and how many went on."""
+    """Draw how many trials reached each rung, and how many went on."""
     figure = go.Figure()
     names = [f"bracket {bracket}: epoch {epochs}" for bracket, epochs, _, _ in rungs]
     figure.add_bar(x=names, y=[entered for _, _, entered, _ in rungs], name="judged there")
@@ -110,7 +110,7 @@ def rung_survival(rungs: Rungs) -> go.Figure:
 
 
 def cost_against_score(trials: list[FrozenTrial], attribute: str, label: str, metric: str) -> go.Figure:
-    """Selection score of complete trials against what they cost, with the Pareto front."""
+    """Draw the selection score of complete trials against what they cost, with the Pareto front."""
     points = sorted(
         (cost, -(trial.value or 0.0), trial.number)
         for trial in trials
@@ -130,7 +130,7 @@ def cost_against_score(trials: list[FrozenTrial], attribute: str, label: str, me
         marker_size=9,
     )
     figure.add_scatter(
-        x=[cost for cost, _ in front], y=[score for _, score in front], mode="lines", name="none is better and cheaper"
+        x=[cost for cost, _ in front], y=[score for _, score in front], mode="lines", name="Pareto front"
     )
     figure.update_layout(
         title=f"Score against {label}",
@@ -141,7 +141,7 @@ def cost_against_score(trials: list[FrozenTrial], attribute: str, label: str, me
 
 
 def importance(shares: dict[str, float]) -> go.Figure:
-    """Which parameters the score depended on, the largest on top."""
+    """Draw how much the score depended on each parameter, the largest share on top."""
     ordered = sorted(shares.items(), key=lambda pair: pair[1])
     figure = go.Figure(go.Bar(x=[share for _, share in ordered], y=[name for name, _ in ordered], orientation="h"))
     figure.update_layout(
@@ -154,7 +154,7 @@ def importance(shares: dict[str, float]) -> go.Figure:
 
 
 def training_curves(epochs: list[EpochResult]) -> go.Figure:
-    """Loss and accuracy of the final training by epoch."""
+    """Draw loss and accuracy of the final training by epoch."""
     steps = [result.epoch for result in epochs]
     figure = go.Figure()
     for key, axis, name in (
@@ -177,7 +177,7 @@ def training_curves(epochs: list[EpochResult]) -> go.Figure:
 
 
 def confusion(counts: list[list[int]], classes: Sequence[str]) -> go.Figure:
-    """Counts on the held-out part, coloured by share of the true class."""
+    """Draw the confusion matrix of the held-out part as counts, coloured by share of the true class."""
     shares = [[count / max(1, sum(row)) for count in row] for row in counts]
     # Class names can be numbers (digits); plotly would draw those on a numeric axis.
     figure = go.Figure(
@@ -195,7 +195,7 @@ def confusion(counts: list[list[int]], classes: Sequence[str]) -> go.Figure:
 
 
 def reliability(bins: list[Bin]) -> go.Figure:
-    """Accuracy against confidence; on the diagonal the probabilities say what they mean."""
+    """Draw accuracy against confidence; the probabilities of a calibrated model lie on the diagonal."""
     figure = go.Figure()
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": "#888"}, name="perfect")
     figure.add_scatter(
@@ -214,7 +214,7 @@ def reliability(bins: list[Bin]) -> go.Figure:
 
 
 def risk_coverage(points: list[tuple[float, float]]) -> go.Figure:
-    """The error among the images that are kept when the least certain are left to a person."""
+    """Draw the error among the images that remain when the least certain ones are left to a person."""
     figure = go.Figure(go.Scatter(x=[kept for kept, _ in points], y=[error for _, error in points], mode="lines"))
     figure.update_layout(
         title="Leaving doubtful images to a person",

@@ -1,4 +1,4 @@
-"""From a searched study to a model folder: chosen, trained from fresh weights, test opened once, written."""
+"""From a searched study to a model folder: choose, train from fresh weights, open the test part once, write."""
 
 from __future__ import annotations
 
@@ -24,19 +24,28 @@ from models import ModelError, files
 from models.architecture import BackboneConfig
 from models.backbones import NETWORKS
 from models.bundle import folder as bundle
-from models.bundle.card import Begun, Data, Final, Leaky, Opening, Origin, Preprocessing, StudyCard
+from models.bundle.card import (
+    Data,
+    FinalTraining,
+    LeakyScore,
+    Opening,
+    Origin,
+    Preprocessing,
+    PretrainedStart,
+    StudyCard,
+)
 from models.bundle.reference import IMAGENET
 from study import StudyError
 from study.attributes import BASELINE, MODELS, NUM_PARAMS, PRETRAINED, number
 from study.config.schema import StudyConfig
 from study.result.front import Point, front, point, smaller
 from study.result.pace import SCRATCH, OutOfTimeError, Pace
-from study.result.pretrained import SHARE, NoRivalError, Pretrained, fit
+from study.result.pretrained import SHARE, FittedRival, NoRivalError, fit
 from study.result.refit import (
-    Doing,
+    Activity,
     FinalEpoch,
     Job,
-    Trained,
+    TrainedNetwork,
     architecture,
     chosen,
     confirm_jobs,
@@ -46,7 +55,7 @@ from study.result.refit import (
     pace_of,
     train,
 )
-from study.result.scoring import Scored, grow_trees, leaky_row, open_test, openings, score_all, trees_digest
+from study.result.scoring import FinalScores, grow_trees, leaky_row, open_test, openings, score_all, trees_digest
 from study.search.open_study import OpenStudy
 from study.search.standing import last_value, ranked, search_seconds, winner
 from study.search.trial import Watch, identity_of
@@ -60,15 +69,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FINAL_TRAINING = "final training"
-"""The stage in which the networks are trained that are shipped or compared."""
+"""Name of the stage in which the networks that are shipped or compared are trained."""
 
 Helpers = Callable[[int], Generator[FinalEpoch, None, bool]]
-"""Trains by several workers (study.result.helpers) what can be trained at once, so many; False where it does not."""
+"""Function that lets several workers (study.result.workers) do the trainings that can be done at once.
+
+It is given how many these are, yields news of their epochs, and returns False if nobody helps.
+"""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The model folder, and the card in it."""
+    """News that the final stage is done: the model folder, and the card in it."""
 
     directory: Path
     card: StudyCard
@@ -83,12 +95,12 @@ def finish(
     fresh: bool = False,
     watch: Watch | None = None,
     helpers: Helpers | None = None,
-) -> Iterator[FinalEpoch | Doing | Outcome]:
+) -> Iterator[FinalEpoch | Activity | Outcome]:
     """Train a trial's architecture for good, score it on the test part, and write the model folder.
 
-    Without a trial the winner is taken, confirmed first where the study asks for that. What a killed run already made
-    is used again unless `fresh`; a folder that already holds this result is left as it is. `helpers` train
-    what they can before. The last item is the Outcome.
+    Without a trial the winner is taken, confirmed first if the study asks for that. What a killed run already made is
+    used again unless `fresh`; a folder that already holds this result is left as it is. `helpers` do the trainings they
+    can beforehand. The last item is the Outcome.
     """
     done = finished_card(directory, study, work.config, work.dataset, trial)
     if done and not fresh:
@@ -105,12 +117,12 @@ def finish(
         work = fixed_stage(study, whole, again=fresh)
     trees = grow_trees(work)
     best = [trial] if trial else (yield from chosen(study, work, fresh=fresh, watch=watch, pace=pace))
-    work = fixed_stage(study, whole, again=fresh)  # without what the hours do not hold
+    work = fixed_stage(study, whole, again=fresh)  # without what proved too long for the hours
     if trial is None and not fresh and not helped:
         study.stage_ends("confirmation")
     trial = best[0]
-    shipped: list[Trained] = []
-    compared: list[tuple[str, int, Trained]] = []
+    shipped: list[TrainedNetwork] = []
+    compared: list[tuple[str, int, TrainedNetwork]] = []
     for role, job in final_jobs(study, work, best, fresh=fresh, watch=watch, pace=pace):
         try:
             made = yield from train(study, work, replace(job, epochs=len(shipped[0].epochs) if shipped else None))
@@ -130,14 +142,14 @@ def finish(
     leaky = yield from _leaky(study, work, leaky_job(trial, fresh=fresh, watch=watch, pace=pace))
     if not fresh:
         study.stage_ends("final training")
-    yield Doing("result: what else is compared, a pretrained network and trees")
+    yield Activity("result: what else is compared, a pretrained network and trees")
     pretrained = _pretrained(study, work, trial, pace)
     forest = _grown(trees, pace)
     absent = {name: one for name, one in (("pretrained", pretrained), ("trees", forest)) if isinstance(one, str)}
     rival = None if isinstance(pretrained, str) else pretrained
     grown = None if isinstance(forest, str) else forest
     known = [*([trees_digest(work)] if grown else []), *([rival.digest] if rival else [])]
-    yield Doing("result: scores, export, report")
+    yield Activity("result: scores, export, report")
     opening = open_test(study, [*(one.digest for one in trained), *known], work.parts.hash)
     scored = score_all(work, shipped, compared, grown, rival)
     card = _card(study, work, trial, trained, opening, scored, leaky)
@@ -153,11 +165,11 @@ EVERY = ("train", "val", "cal", "test")
 
 def train_on_all(
     study: OpenStudy, work: Workspace, directory: Path, watch: Watch | None = None
-) -> Iterator[FinalEpoch | Doing | Outcome]:
-    """Train the shipped trial on all images, those of the test part too, for use; it is never scored.
+) -> Iterator[FinalEpoch | Activity | Outcome]:
+    """Train the shipped trial on all images, including those of the test part, for use; it is never scored.
 
     Its card has the scores, the temperature and the thresholds of its sibling, the model that was scored. Raises
-    StudyError where there is none.
+    StudyError if there is no such model.
     """
     scored, trial = _scored(study)
     parts = tuple(part for part in EVERY if len(getattr(work.parts, part)))
@@ -173,18 +185,18 @@ def train_on_all(
         }
     )
     some = work.dataset.images[work.parts.train[:64]]
-    yield Doing("result: export")
+    yield Activity("result: export")
     card = bundle.save(directory, made.model, architecture(work, trial), card, some, work.dataset.contents)
     yield Outcome(directory, card)
 
 
 def _scored(study: OpenStudy) -> tuple[StudyCard, FrozenTrial]:
-    """The card of the model that a study has shipped, whatever was searched or opened since; and its trial."""
+    """Return the card of the model that a study has shipped, and its trial, whatever was searched or opened since."""
     directory = study.folder / "model"
     try:
-        mark = Mark.model_validate_json((directory / FINISHED).read_bytes())
+        mark = FinishedMark.model_validate_json((directory / FINISHED).read_bytes())
         card = bundle.read_card(directory, StudyCard)
-    except (OSError, ValueError, ModelError):  # none, half of one, or altered
+    except (OSError, ValueError, ModelError):  # missing, incomplete or altered
         card = None
     trial = next((one for one in study.trials() if card and one.number == card.study.trial), None)
     if card is None or trial is None or mark.identity != identity_of(study, trial):
@@ -195,8 +207,8 @@ def _scored(study: OpenStudy) -> tuple[StudyCard, FrozenTrial]:
     return card, trial
 
 
-def _leaky(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, Leaky | None]:
-    """The published protocol's score, where it is asked for and the hours hold it."""
+def _leaky(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, LeakyScore | None]:
+    """Return the published protocol's score; None if it is not asked for or the hours are too short for it."""
     place = leaky_place(study, work)
     if place is None:
         return None
@@ -208,7 +220,7 @@ def _leaky(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch,
 
 
 def _heard(news: Generator[FinalEpoch, None, bool], pace: Pace | None) -> Generator[FinalEpoch, None, bool]:
-    """What helpers say of their trainings, passed on; what proves too long is left out for all of them."""
+    """Pass on news of the helpers' trainings, and leave out for all helpers what proves too long."""
     while True:
         try:
             one = next(news)
@@ -229,7 +241,7 @@ def final_jobs(
     watch: Watch | None = None,
     pace: Pace | None = None,
 ) -> list[tuple[str | None, Job]]:
-    """The final trainings: those of the first trial, by seed, then those of what it is compared with, by role."""
+    """Return the final trainings: those of the first trial, by seed, then those of its rivals, by role."""
     trial, *others = best
     rivals: list[tuple[str, FrozenTrial]] = [("runner-up", other) for other in others[:1]]
     rivals += _baseline(study, {trial.number, *(other.number for _, other in rivals)})
@@ -258,55 +270,61 @@ def final_jobs(
 
 
 def begins(work: Workspace, trial: FrozenTrial) -> bool:
-    """Whether a trial's network begins from a pretrained one."""
+    """Return whether a trial's network begins from a pretrained one."""
     return isinstance(architecture(work, trial), BackboneConfig)
 
 
 def _from_scratch(study: OpenStudy, work: Workspace) -> list[tuple[str, FrozenTrial]]:
-    """The best trial whose network begins from nothing, by its last value, pruned or not."""
+    """Return the best trial, by last value and pruned or not, whose network does not begin from a pretrained one."""
     found = [one for one in study.own_trials() if one.intermediate_values and not begins(work, one)]
     found.sort(key=lambda one: (-last_value(one), one.number))
     return [(SCRATCH, one) for one in found[:1]]
 
 
 def _baseline(study: OpenStudy, taken: set[int]) -> list[tuple[str, FrozenTrial]]:
-    """The enqueued baseline, unless it is among the others already."""
+    """Return the enqueued baseline, unless it is among the `taken` trials already."""
     found = [trial for trial in study.own_trials() if trial.user_attrs.get(BASELINE) and trial.number not in taken]
     return [("baseline", trial) for trial in found[:1]]
 
 
 RESULT: Mapping[str, float] = MappingProxyType({"pretrained": 0.6, "trees": 0.5, "timing": 0.4})
-"""What is left out of the result, in this order, where less than a share of what is kept for it is left."""
+"""Optional parts of the result, in the order in which they are left out -> share of the time kept for the result.
+
+A part is left out if less than its share of that time is left.
+"""
 
 
 def _time_for(what: str, pace: Pace | None) -> float:
-    """Seconds that something may take without which there is still a model, its scores and its card."""
-    return math.inf if pace is None else pace.seconds() - RESULT[what] * pace.result_seconds()
+    """Return the seconds for an optional part, without which there is still a model, its scores and its card."""
+    if pace is None:
+        return math.inf
+    pace.look()
+    return pace.seconds() - RESULT[what] * pace.result_seconds()
 
 
 def _grown(trees: Future[Trees], pace: Pace | None) -> Trees | str:
-    """The trees; or why there are none."""
+    """Return the trees, or why there are none."""
     left = _time_for("trees", pace)
     try:
         return trees.result(timeout=None if pace is None else max(0.0, left))
     except TimeoutError:
-        if trees.done():  # it is the trees' own
+        if trees.done():  # the error is from growing the trees
             raise
         logger.warning("no comparison with trees: the hours are over")
         return "the hours were over"
 
 
-def _pretrained(study: OpenStudy, work: Workspace, trial: FrozenTrial, pace: Pace | None) -> Pretrained | str:
-    """A pretrained network's features as a rival, fitted; or why there is none."""
+def _pretrained(study: OpenStudy, work: Workspace, trial: FrozenTrial, pace: Pace | None) -> FittedRival | str:
+    """Return a fitted rival that uses a pretrained network's features, or why there is none."""
     if not work.config.pretrained:
         return "not wanted (pretrained = false)"
     network = architecture(work, trial)
     if isinstance(network, BackboneConfig) and is_frozen(network):
-        return "the model is one itself"
+        return "the model itself uses a frozen pretrained network"
     left = _time_for("pretrained", pace)
     learn, choose = work.parts.train, work.parts.val if work.held_out == "test" else work.parts.val[:0]
     own = study.own_trials()
-    decided: Seen | None = study.attribute(PRETRAINED, Seen)
+    decided: RivalSize | None = study.attribute(PRETRAINED, RivalSize)
     side = decided.side if decided and decided.trials == len(own) else None
     try:
         found = fit(work, learn, choose, left, SHARE * search_seconds(own), side)
@@ -315,21 +333,21 @@ def _pretrained(study: OpenStudy, work: Workspace, trial: FrozenTrial, pace: Pac
     except Exception as error:  # no reason to withhold the model
         logger.warning(f"no comparison with a pretrained network: {type(error).__name__}: {error}")
         return f"it failed: {type(error).__name__}"
-    study.remember(PRETRAINED, Seen(trials=len(own), side=found.side).model_dump())
+    study.remember(PRETRAINED, RivalSize(trials=len(own), side=found.side).model_dump())
     return found
 
 
-class Seen(BaseModel):
-    """What the pretrained rival looked at, so that going on after a kill opens nothing new."""
+class RivalSize(BaseModel):
+    """Image size that the pretrained rival was given, recorded so that going on after a kill opens nothing new."""
 
-    trials: int  # in the study by then
-    side: int  # pixels
+    trials: int  # number of trials in the study at that time
+    side: int  # height and width of the images, in pixels
 
 
 def leaky_place(study: OpenStudy, work: Workspace) -> Workspace | None:
-    """Where the published protocol is followed: 80 % of the images at random to train on, the rest to score.
+    """Return a workspace that follows the published protocol: train on a random 80 % of the images, score the rest.
 
-    None where that is not asked for.
+    None if that is not asked for.
     """
     if not work.config.leaky_score or work.leaky:
         return None
@@ -339,12 +357,12 @@ def leaky_place(study: OpenStudy, work: Workspace) -> Workspace | None:
 
 
 def leaky_job(trial: FrozenTrial, *, fresh: bool = False, watch: Watch | None = None, pace: Pace | None = None) -> Job:
-    """What is trained there."""
+    """Return the training in that workspace."""
     return Job("leaky training", trial, 0, 0, 1, fresh, watch, kind="leaky", pace=pace)
 
 
 def _most_at_once(study: OpenStudy, work: Workspace) -> int:
-    """Trainings after the search of which none needs another one first."""
+    """Return how many trainings after the search can be done at once, because none needs another one first."""
     best = ranked(study)[: work.config.confirm]
     final = len(final_jobs(study, work, best)) + bool(leaky_place(study, work))
     return max(final, len(confirm_jobs(best)) if len(best) > 1 else 0)
@@ -355,12 +373,12 @@ def _write(
     work: Workspace,
     trial: FrozenTrial,
     directory: Path,
-    shipped: Trained,
+    shipped: TrainedNetwork,
     card: StudyCard,
     mistakes: list[Mistake],
     pace: Pace | None,
 ) -> StudyCard:
-    """The bundle and the report; the mark that all is done goes last."""
+    """Write the bundle and the report; the mark that all is done is written last."""
     some = work.dataset.images[work.parts.train[:64]]
     seen = [work.dataset.contents[i] for part in ("train", "val", "cal") for i in getattr(work.parts, part)]
     _keep(study, work, directory, card, shipped.digest)
@@ -374,7 +392,7 @@ def _write(
 
     write_report(directory, study, work.config, card, shipped.epochs, mistakes, points, one_of_each(work))
     _remember(study, work, directory, card)
-    mark = Mark(weights_sha256=shipped.digest, identity=identity_of(study, trial))
+    mark = FinishedMark(weights_sha256=shipped.digest, identity=identity_of(study, trial))
     files.write_json(directory / FINISHED, mark.model_dump())
     return card
 
@@ -382,15 +400,15 @@ def _write(
 FINISHED = "finished.json"
 
 
-class Mark(BaseModel):
-    """That a model folder is finished, and of which training."""
+class FinishedMark(BaseModel):
+    """Mark that a model folder is finished, and of which training it is."""
 
     weights_sha256: str
     identity: str
 
 
-class Written(BaseModel):
-    """What SQL shows of a model folder."""
+class ModelRow(BaseModel):
+    """Facts about a model folder that SQL shows."""
 
     trial: int
     weights_sha256: str
@@ -406,34 +424,34 @@ def _keep(study: OpenStudy, work: Workspace, directory: Path, card: StudyCard, d
     """Move a whole model of other weights, or of another opening, out of the way: model becomes model-1, or model-2."""
     try:
         before = bundle.read_card(directory, StudyCard)
-    except (OSError, ModelError):  # none, or half of one
+    except (OSError, ModelError):  # missing or incomplete
         return
     if (before.weights_sha256, before.test_opening.number) == (digest, card.test_opening.number):
         return
     place = next_place(directory)
     moved = {_path(work, directory): _path(work, place)}
-    rows: list[Written] = study.attribute(MODELS, list[Written]) or []
+    rows: list[ModelRow] = study.attribute(MODELS, list[ModelRow]) or []
     rows = [row.model_copy(update={"path": moved.get(row.path, row.path)}) for row in rows]
-    study.remember(MODELS, [row.model_dump() for row in rows])  # first: killed between the two, it is done again
+    study.remember(MODELS, [row.model_dump() for row in rows])  # first, so that a kill before the rename does no harm
     directory.rename(place)
     files.flush(place.parent)
     logger.warning(f"the model that was in {directory} is kept in {place}")
 
 
 def next_place(directory: Path) -> Path:
-    """Where a model folder is kept when another model takes its place: the first of model-1, model-2 that is free."""
+    """Return where a model folder is kept when another takes its place: the first free one of model-1, model-2."""
     places = (directory.with_name(f"{directory.name}-{number}") for number in itertools.count(1))
     return next(place for place in places if not place.exists())
 
 
 def _path(work: Workspace, directory: Path) -> str:
-    """A model folder as SQL names it."""
+    """Return the path of a model folder as SQL shows it."""
     return str(directory.relative_to(work.folder) if directory.is_relative_to(work.folder) else directory)
 
 
 def _remember(study: OpenStudy, work: Workspace, directory: Path, card: StudyCard) -> None:
-    """Write down the last model in each folder of the study."""
-    row = Written(
+    """Record the last model in each folder of the study."""
+    row = ModelRow(
         trial=card.study.trial,
         weights_sha256=card.weights_sha256,
         accuracy=card.test.accuracy,
@@ -443,7 +461,7 @@ def _remember(study: OpenStudy, work: Workspace, directory: Path, card: StudyCar
         opening=card.test_opening.number,
         leaky=card.leaky,
     )
-    before: list[Written] = study.attribute(MODELS, list[Written]) or []
+    before: list[ModelRow] = study.attribute(MODELS, list[ModelRow]) or []
     kept = [other for other in before if other.path != row.path]
     study.remember(MODELS, [other.model_dump() for other in (*kept, row)])
 
@@ -451,11 +469,11 @@ def _remember(study: OpenStudy, work: Workspace, directory: Path, card: StudyCar
 def finished_card(
     directory: Path, study: OpenStudy, config: StudyConfig, dataset: ImageSet, trial: FrozenTrial | None = None
 ) -> StudyCard | None:
-    """The card of a folder that was finished for this trial, history and number of openings; None when work is left."""
+    """Return the card of a folder finished for this trial, history and number of openings; None if work is left."""
     try:
-        mark = Mark.model_validate_json((directory / FINISHED).read_bytes())
+        mark = FinishedMark.model_validate_json((directory / FINISHED).read_bytes())
         card = bundle.read_card(directory, StudyCard)
-    except (OSError, ValueError):  # none, torn, altered, or of another version
+    except (OSError, ValueError):  # missing, torn, altered, or of another version
         return None
     own = {one.number: one for one in (*study.own_trials(), *study.trials(TrialState.RUNNING))}
     shipped = own.get(card.study.trial if trial is None else trial.number)
@@ -469,19 +487,19 @@ def finished_card(
         and card.study.config.get("positive") == list(config.positive)
         and card.study.config.get("leaky_score") == config.leaky_score
         and card.study.config.get("pretrained", config.pretrained) == config.pretrained
-        # Parts that came with the images stay when their groups change; intervals do not.
+        # When groups change, parts that came with the images stay the same, but intervals do not.
         and (card.data is None or card.data.groups == int(dataset.groups.max()) + 1)
     )
     return card if same and current else None
 
 
-def _begun(work: Workspace, trial: FrozenTrial) -> Begun | None:
-    """Whose weights a trial's network began from."""
+def _begun(work: Workspace, trial: FrozenTrial) -> PretrainedStart | None:
+    """Return whose weights a trial's network began from; None if it did not begin from a pretrained one."""
     network = architecture(work, trial)
     if not isinstance(network, BackboneConfig):
         return None
     weights, known = work.weights[network.backbone], NETWORKS[network.backbone]
-    return Begun(
+    return PretrainedStart(
         name=network.backbone,
         made_by=known.made_by,
         licence=known.licence,
@@ -494,12 +512,12 @@ def _card(
     study: OpenStudy,
     work: Workspace,
     trial: FrozenTrial,
-    trained: list[Trained],
+    trained: list[TrainedNetwork],
     opening: Opening,
-    scored: Scored,
-    leaky: Leaky | None,
+    scored: FinalScores,
+    leaky: LeakyScore | None,
 ) -> StudyCard:
-    """Everything that a reader of the model must know; the files are added where they are written."""
+    """Return a card with everything that a reader of the model must know; its files are added when they are written."""
     config, dataset = work.config, work.dataset
     return StudyCard(
         synthetic_data=dataset.synthetic,
@@ -532,7 +550,7 @@ def _card(
             trials=len(study.own_trials()),
             config=config.model_dump(mode="json"),
         ),
-        final=Final(
+        final=FinalTraining(
             data=config.final_data,
             epochs=len(trained[0].epochs),
             trainings=len(trained),

@@ -1,11 +1,11 @@
-"""The trials of a search than which none is better and cheaper to use, and one that would do as well for far less."""
+"""The Pareto front of a search by score and cost of use, and a network that would do as well for far less."""
 
 from dataclasses import dataclass
 from shlex import quote
 
 from optuna.trial import FrozenTrial, TrialState
 
-from models.bundle.card import Smaller, StudyCard
+from models.bundle.card import SmallerTrial, StudyCard
 from models.bundle.export import milliseconds, run_module
 from models.bundle.predictor import Predictor
 from models.bundle.verdict import score_of
@@ -15,23 +15,23 @@ from study.config.schema import StudyConfig
 from study.config.space import full_point, network_config
 
 LOOKED_AT, SHOWN = 64, 8
-"""Complete trials, for the front of score and cost."""
+"""Largest number of complete trials that the front is looked for among, and that it shows."""
 FAR = 2.0
-"""Times as fast, or as cheap by arithmetic, from which a network is far smaller."""
+"""Factor by which a network must be both faster and cheaper in arithmetic to count as far smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A network of the search than which none is better and cheaper."""
+    """Score and cost of a network of the search, as they are compared on the Pareto front."""
 
     trial: int
     score: float
-    gflops: float  # an image
-    milliseconds: float  # an image alone, on this processor
+    gflops: float  # for one image
+    milliseconds: float  # for one image alone, on this processor
 
 
 def front(trials: list[FrozenTrial], config: StudyConfig, card: StudyCard) -> list[Point]:
-    """The complete trials than which none is better and cheaper to use, cheapest first; of many, among the best."""
+    """Return the Pareto front of the complete trials by score and cost, cheapest first; of many, among the best."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     best = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))[:LOOKED_AT]
     costs = {trial.number: cost_of(config.space, trial.params, config.image_size).gflops for trial in best}
@@ -43,7 +43,7 @@ def front(trials: list[FrozenTrial], config: StudyConfig, card: StudyCard) -> li
 
 
 def point(trial: FrozenTrial, config: StudyConfig, card: StudyCard) -> Point:
-    """A trial's network, timed here: how fast it is does not depend on its weights."""
+    """Return the score and cost of a trial's network, timed here: its speed does not depend on its weights."""
     network = network_config(full_point(config.space, trial.params), len(card.classes), config.image_size)
     given = card.preprocessing
     predictor = Predictor(build_cnn(network), given.mean, given.std, 1.0, given.views)
@@ -55,10 +55,11 @@ def point(trial: FrozenTrial, config: StudyConfig, card: StudyCard) -> Point:
     )
 
 
-def smaller(points: list[Point], shipped: Point, card: StudyCard) -> Smaller | None:
-    """The cheapest trial that is far smaller than the shipped one and scored the same within the interval.
+def smaller(points: list[Point], shipped: Point, card: StudyCard) -> SmallerTrial | None:
+    """Return the cheapest trial that is far smaller than the shipped one and scored the same within the interval.
 
-    By selection scores: less than the shipped trial's by at most half the width of the test score's interval.
+    Compared are selection scores: the trial's may be less than the shipped trial's by at most half the width of the
+    test score's interval. None if there is no such trial.
     """
     ends, own = score_of(card, card.test)[1], card.study.selection_score
     if ends is None or own is None or card.leaky:
@@ -66,7 +67,7 @@ def smaller(points: list[Point], shipped: Point, card: StudyCard) -> Smaller | N
     for one in points:  # cheapest first
         close = one.score >= own - (ends[1] - ends[0]) / 2
         if close and FAR * one.milliseconds <= shipped.milliseconds and FAR * one.gflops <= shipped.gflops:
-            return Smaller(
+            return SmallerTrial(
                 trial=one.trial,
                 score=one.score,
                 milliseconds=one.milliseconds,

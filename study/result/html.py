@@ -1,4 +1,4 @@
-"""What our pages are made of: one style, tables, pictures; everything in one file that needs no network."""
+"""Parts of our HTML pages: one style, tables and pictures; everything in one file that needs no network."""
 
 import base64
 import html
@@ -90,20 +90,26 @@ addEventListener('beforeprint', () => {
 })
 addEventListener('afterprint', () => shut.forEach(one => { one.open = false }))
 """
-"""Draws figures at the width they have once their section is opened; opens what a link leads to, and all for paper."""
+"""Script that draws figures at the width they have once their section is opened.
+
+It also opens the section that a link leads to, and all sections for printing.
+"""
 
 THUMBNAIL = 96
-"""Pixels of a picture that shows what an image is of."""
+"""Width and height, in pixels, of a picture that shows what an image is of."""
 LONG, LONGEST = 30, 90
-"""Letters from which a cell is wrapped, and from which it is kept wide: between others it would be a screen tall."""
+"""Number of characters above which a cell of a table is wrapped, and above which it is also kept wide.
+
+Between other columns such a cell would be as tall as a screen.
+"""
 NUMBER = re.compile(r"(over )?[+-]?[\d,]+(\.\d+)?( %)?")
 
 Row = tuple[object, ...]
-"""Cells, of which the first says what the others are of."""
+"""Cells of a table's row; the first says what the others are about."""
 
 
 def document(title: str, body: str, scripts: str = "") -> str:
-    """A whole page."""
+    """Return a whole page, with our style and script in its head."""
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>{scripts}<script>{SCRIPT}</script>"
@@ -112,7 +118,7 @@ def document(title: str, body: str, scripts: str = "") -> str:
 
 
 def picture(image: NDArray[np.uint8], kind: str, side: int | None = None) -> str:
-    """An image [H, W, 3] as an address that holds it; `side`: enlarged or reduced to a square of so many pixels."""
+    """Return an image [H, W, 3] as a data URL; with `side`, it is resized to a square of that many pixels."""
     shown = Image.fromarray(np.asarray(image))
     content = io.BytesIO()
     (shown.resize((side, side)) if side else shown).save(content, kind, quality=80)
@@ -120,14 +126,14 @@ def picture(image: NDArray[np.uint8], kind: str, side: int | None = None) -> str
 
 
 def thumbnail(image: NDArray[np.uint8]) -> str:
-    """An image [H, W, 3] as a small address that holds it; what is small already stays as it is."""
+    """Return an image [H, W, 3] as a small data URL; an image that is small already stays as it is."""
     if max(image.shape) <= THUMBNAIL // 2:
         return picture(image, "PNG")
     return picture(image, "JPEG", THUMBNAIL if max(image.shape) > THUMBNAIL else None)
 
 
 def pictures(shown: Sequence[tuple[str, str, str]], kind: str = "") -> str:
-    """Pictures in a grid: the address of each, what it shows, and its file name (none: "")."""
+    """Return a grid of pictures, each given by its URL, what it shows, and its file name ("" for none)."""
     items = []
     for address, words, name in shown:
         below = f'<br><span class="note">{html.escape(name)}</span>' if name else ""
@@ -137,20 +143,20 @@ def pictures(shown: Sequence[tuple[str, str, str]], kind: str = "") -> str:
 
 
 def folded(anchor: str, title: str, content: str) -> str:
-    """A section that a reader opens."""
+    """Return a section that is closed until a reader opens it."""
     return f'<details id="{anchor}"><summary><h2>{html.escape(title)}</h2></summary>{content}</details>'
 
 
 def facts(rows: Sequence[tuple[str, object]]) -> str:
-    """A table of names and values, each value beside its name."""
+    """Return a table of names and values, each value beside its name."""
     lines = "".join(f"<tr><th>{html.escape(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows)
     return f'<table class="facts">{lines}</table>'
 
 
 def table(head: tuple[str, ...], rows: Sequence[Row]) -> str:
-    """An HTML table with a head; columns of numbers but the first are set to the right.
+    """Return an HTML table with a head, which scrolls if it is too wide.
 
-    It scrolls where it is too wide.
+    Columns of numbers, except the first column, are aligned to the right.
     """
     columns = [[row[place] for row in rows if row[place] != ""] for place in range(len(head))]
     numbers = [place > 0 and bool(column) and all(map(_is_number, column)) for place, column in enumerate(columns)]
@@ -168,7 +174,7 @@ def table(head: tuple[str, ...], rows: Sequence[Row]) -> str:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a number, or reads as one."""
+    """Return whether a value is a number, or reads as one."""
     return (not isinstance(value, bool) and NUMBER.fullmatch(str(value)) is not None) or isinstance(value, float)
 
 
@@ -177,13 +183,16 @@ def _text(value: object) -> str:
 
 
 WHOLE = 18
-"""Letters of a name beside a matrix; of a longer one the middle is left out: names may differ at either end."""
+"""Most characters of a name that stands whole beside a matrix.
+
+The middle of longer names is left out, because names may differ at either end.
+"""
 FEW, MOST_CELLS = 6, 40
-"""Classes up to which a cell of a matrix also says the share, and up to which it is a table of numbers."""
+"""Most classes for which the cells of a matrix show shares, too, and most for which it is a table of numbers."""
 
 
 def matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """A confusion matrix as a table: the true class down, the named one across, coloured by share of the true class."""
+    """Return a confusion matrix as a table: true class down, named across, coloured by share of the true class."""
     few = len(classes) <= FEW
 
     def cell(row: int, column: int) -> str:

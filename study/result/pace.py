@@ -1,7 +1,7 @@
-"""The trainings after the search, kept within the hours while they run: on a busy machine they are fewer, or shorter.
+"""Pacing of the trainings after the search: on a busy machine they become fewer, or shorter, to keep within the hours.
 
-What is shipped is shortened. What only compares or confirms is whole or left out, since networks that were trained for
-unequal lengths say nothing of each other.
+The training of the model that is shipped is shortened. A training that only compares or confirms is done whole or left
+out, since networks that were trained for unequal lengths say nothing about each other.
 """
 
 import logging
@@ -15,64 +15,73 @@ from pydantic import BaseModel
 from models.training.course import Move
 from study.attributes import FINAL_STAGE
 from study.budget.load import Load
-from study.budget.plan import Planned
+from study.budget.plan import Plan
 from study.search.open_study import OpenStudy
-from study.training.start import Training
+from study.training.start import TrainingRun
 
 MARGIN = 0.95
-"""Share of the time that is left that the trainings may take."""
+"""Share of the remaining time that the trainings may take."""
 SPARE_SHARE, SPARE_SECONDS = 0.10, 60.0
-"""Of the hours, for others that begin to use the machine when nothing is left to be shortened; at most so much."""
-NEEDED = 0.8
-"""Share of what is kept for the result that weights, scores, export and card take; the rest only compares or shows."""
+"""Reserve for other programs that begin to use the machine when nothing is left to be shortened.
+
+It is this share of the hours, but at most that many seconds.
+"""
+NEEDED = 0.65
+"""Share of the time kept for the result that weights, scores, export and card take.
+
+What takes the rest only compares or shows.
+"""
 LOOK_SECONDS = 1.0
-"""Between two looks in the first epoch."""
+"""Seconds between two looks at the pace in the first epoch."""
 WORTH = 1.5
-"""Times as many epochs left as were decided, from which a training is made longer again."""
+"""Ratio of epochs that fit now to epochs that were planned, from which a training is made longer again."""
 FINAL_SHARE = 1.15
-"""An epoch of the final training, on more images and without validation, beside one of a trial."""
+"""Ratio of the time of a final epoch, with more images and without validation, to that of a trial's epoch."""
 MOST_SLOWER = 8.0
-"""Times that the machine may be taken for slower than a quiet one: what is kept for the result is never more."""
+"""Largest factor by which the machine may count as slower than a quiet one.
+
+It limits the time that is kept for the result.
+"""
 
 SCRATCH = "from scratch"
-"""The best network that did not begin from a pretrained one, beside a winner that did."""
+"""Role of the best network that did not begin from a pretrained one, compared with a winner that did."""
 
 logger = logging.getLogger(__name__)
 
 
 class OutOfTimeError(Exception):
-    """A training that compares or confirms is left out: the hours do not hold it."""
+    """Error for a training that compares or confirms and is left out, because the hours are too short for it."""
 
 
 class FinalStage(BaseModel):
-    """What the stage after the search does, fixed before its first epoch; what proves too long is left out later."""
+    """Settings of the stage after the search, fixed before its first epoch; what proves too long is left out later."""
 
-    trials: int  # in the study by then
-    hours: float  # as they were given by then
+    trials: int  # number of trials in the study when this was fixed
+    hours: float  # hours of the study when this was fixed
     confirm: int
     confirm_epochs: int | None
     final_epochs: int
     final_seeds: int
     rivals: list[str]
-    leaky_score: bool = True  # where it is asked for
-    scratch: bool = True  # the best network from scratch, where the winner is none
+    leaky_score: bool = True  # whether the published protocol is followed, too, if that is asked for
+    scratch: bool = True  # whether the best network from scratch is compared, if the winner is pretrained
 
 
 @dataclass(frozen=True)
 class Lap:
-    """An epoch of one of a stage's trainings, about to begin or just ended."""
+    """Epoch of one of a stage's trainings, about to begin or just ended."""
 
     kind: str  # "shipped", "seed", "confirmation", "leaky", SCRATCH, or the name of a rival
     seed: int
     trial: int
-    done: int  # epochs of this training
-    epochs: int  # in all
-    after: int  # trainings of the same kind that follow
-    seconds: float  # that an epoch of it takes
+    done: int  # epochs of this training that are done
+    epochs: int  # epochs of this training in all
+    after: int  # number of trainings of the same kind that follow
+    seconds: float  # seconds that an epoch of it takes
 
     @property
     def words(self) -> str:
-        """What it is."""
+        """Name of the training, for messages."""
         if self.kind == "confirmation":
             return "the confirmation"
         which = f" with seed {self.seed}" if self.kind == "seed" else f" ({self.kind})"
@@ -80,36 +89,36 @@ class Lap:
 
 
 class Pace:
-    """The time that is left for the trainings after the search, and what is decided by it.
+    """Time left for the trainings after the search, and the decisions that depend on it.
 
-    `decides`: this process decides for the whole stage; else it obeys, and shortens only what it ships. `known`: the
-    winner may be one that began from a pretrained network.
+    `decides`: this process decides for the whole stage; otherwise it obeys, and shortens only what it ships. `known`:
+    the winner may be a network that began from a pretrained one.
     """
 
-    def __init__(self, study: OpenStudy, planned: Planned, hours: float, *, decides: bool, known: bool = True) -> None:
+    def __init__(self, study: OpenStudy, planned: Plan, hours: float, *, decides: bool, known: bool = True) -> None:
         self._study, self._planned, self._hours = study, planned, hours
         self._result = planned.stages["result"] - (0.0 if known else planned.known)
         self._decides = decides
         self._load = Load()
         self._slower = planned.slower
         self._said: set[str] = set()
-        self.at_once = 1  # trainings
+        self.at_once = 1  # trainings that run at the same time
 
     def left(self) -> float:
-        """Seconds for trainings."""
+        """Return the seconds left for trainings."""
         return MARGIN * (self.seconds() - NEEDED * self.result_seconds())
 
     def seconds(self) -> float:
-        """Of the hours, without what is kept for what nobody foresees."""
+        """Return the seconds left of the hours, without the reserve for what nobody foresees."""
         whole = 3600 * self._hours
         return whole - min(SPARE_SHARE * whole, SPARE_SECONDS) - self._study.clock.spent()
 
     def result_seconds(self) -> float:
-        """Kept for scores, export and report on a machine as busy as this one was of late."""
+        """Return the seconds kept for scores, export and report on a machine as busy as this one was of late."""
         return self._result / self._planned.slower * self.slower()
 
     def slower(self) -> float:
-        """How many times slower everything is than on a quiet machine."""
+        """Return how many times slower everything is than on a quiet machine."""
         return min(MOST_SLOWER, max(1.0, self._slower))
 
     def look(self) -> None:
@@ -117,7 +126,7 @@ class Pace:
         self._slower = (self._slower + self._load.times_slower()) / 2
 
     def hold(self, lap: Lap) -> None:
-        """Raise OutOfTimeError where a training that is whole or not at all is not wanted any more, or is too long."""
+        """Raise OutOfTimeError if an all-or-nothing training is no longer wanted, or would take too long."""
         stage: FinalStage | None = self._study.attribute(FINAL_STAGE, FinalStage)
         if stage is None:
             return
@@ -136,7 +145,7 @@ class Pace:
             )
 
     def heard(self, lap: Lap) -> None:
-        """Decide by what another process is at: it obeys when its epoch ends."""
+        """Decide whether another process may go on with its training; that process obeys when its epoch ends."""
         try:
             self.hold(lap)
         except OutOfTimeError as error:
@@ -171,17 +180,17 @@ def _without(stage: FinalStage, lap: Lap) -> FinalStage:
 
 @dataclass
 class Pacer:
-    """Keeps the training that is shipped within the time left, by moving its end; what is decided is written first."""
+    """Control that keeps the shipped training within the time left by moving its end; each move is written first."""
 
     pace: Pace
-    longest: int  # epochs, as they were fixed
+    longest: int  # epochs that were fixed, the most there may be
     write: Callable[[list[Move]], None]
-    training: Training | None = None  # once it is about to begin
+    training: TrainingRun | None = None  # None until it is about to begin
     _began: tuple[int, float] | None = field(default=None, init=False)
     _looked: float = field(default=0.0, init=False)
 
     def after_step(self, step: int, steps: int) -> None:
-        """In the first epoch, which may take longer than all were thought to."""
+        """Check the pace during the first epoch, which may take longer than all were expected to take."""
         now = time.perf_counter()
         if self._began is None:
             self._began = step, now  # the first steps take longer than others
@@ -192,22 +201,22 @@ class Pacer:
         self._decide(step, (now - began) / (step - first) * steps)
 
     def after_epoch(self, epoch: int, seconds: float) -> None:
-        """At the end of each."""
+        """Check the pace at the end of an epoch, which took `seconds`."""
         self.pace.look()
         assert self.training is not None
         self._decide(epoch * self.training.steps, seconds)
 
     def _decide(self, done: int, seconds: float) -> None:
-        """Move the end where the steps that are left do not fit, or much more would; `seconds`: of an epoch."""
+        """Move the training's end if the remaining steps do not fit, or many more would; `seconds`: of one epoch."""
         assert self.training is not None
         course, steps = self.training.course, self.training.steps
         if done <= course.moves[-1][0] or done >= course.end:
             return
-        behind = -(-done // steps)  # epochs that are done or begun
+        behind = -(-done // steps)  # number of epochs that are done or begun
         begun = (behind * steps - done) / steps * seconds
         left = self.pace.left() - begun
         more = math.floor(max(0.0, left) / seconds)
-        if done < steps and left > 0:  # it may be faster by its end; then it is looked at again
+        if done < steps and left > 0:  # the epoch may become faster; at its end this is decided again
             more = max(1, more)
         whole = min(self.longest, behind + more)
         now = course.end // steps

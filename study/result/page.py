@@ -13,11 +13,11 @@ import plotly.io
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from models.bundle.card import Conformal, Data, Format, StudyCard, percent
+from models.bundle.card import Conformal, Data, ExportedFile, StudyCard, percent
 from models.bundle.readable import calibrated
 from models.bundle.verdict import verdict
-from models.scores.conformal import Refused
-from models.scores.evaluation import HeldOutScores, Positive
+from models.scores.conformal import RefusedLevel
+from models.scores.evaluation import HeldOutScores, PositiveScores
 from models.scores.intervals import Interval
 from models.training.loop import EpochResult
 from study.attributes import BASELINE, NUM_PARAMS, SECONDS, number
@@ -29,14 +29,14 @@ from study.result.html import MOST_CELLS, Row, document, facts, folded, matrix, 
 from study.training.mistakes import Mistake
 
 SHOWN = 20
-"""Trials in the leaderboard that are not folded away, and classes in the table of classes."""
+"""Number of rows of the leaderboard and of the table of classes that are not folded away."""
 EXAMPLES = 12
-"""Classes of which an image is shown."""
+"""Largest number of classes of which an image is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What report.write_report works out of the search."""
+class SearchFacts:
+    """Facts about the search that report.write_report works out."""
 
     rungs: figures.Rungs
     importance: dict[str, float]
@@ -44,8 +44,8 @@ class Found:
     at_the_edge: list[str]
     front: list[Point]  # cheapest first
     left_out: int  # trials of other programs
-    stages: Mapping[str, tuple[float, float | None]]  # seconds as planned, and taken by the time of writing
-    planned_hours: float | None  # that the plan was made for
+    stages: Mapping[str, tuple[float, float | None]]  # seconds planned, and seconds taken by the time of writing
+    planned_hours: float | None  # hours that the plan was made for
 
 
 def page(
@@ -54,13 +54,13 @@ def page(
     card: StudyCard,
     epochs: list[EpochResult],
     times: dict[str, float | int],
-    found: Found,
+    found: SearchFacts,
     mistakes: list[Mistake],
     examples: Mapping[str, NDArray[np.uint8]],
 ) -> str:
-    """The whole report: what the model is worth, what it gets wrong, and folded below it everything else."""
+    """Return the whole report: what the model is worth, what it gets wrong, and folded below it everything else."""
     first = [
-        ("confusion", "What it takes for what", _confusion(card)),
+        ("confusion", "Confusion matrix", _confusion(card)),
         ("mistakes", "Its worst mistakes", _mistakes(mistakes)),
         ("classes", "Per class", _classes(card)),
     ]
@@ -96,7 +96,7 @@ def _links(sections: list[tuple[str, str, str]], anchor: str, title: str) -> str
 
 
 def _figure(figure: go.Figure) -> str:
-    """A figure as wide as the page, with its title as text above it; plotly's script is in the head."""
+    """Return a figure as wide as the page, with its title as text above it; plotly's script is in the head."""
     title = html.escape(figure.layout.title.text or "")
     clear = "rgba(0,0,0,0)"
     shown = go.Figure(figure).update_layout(
@@ -113,7 +113,7 @@ def _figure(figure: go.Figure) -> str:
 
 
 def _worth(card: StudyCard) -> str:
-    """The verdict, whose words hold names from users."""
+    """Return the verdict as HTML; its words are escaped because they hold names from users."""
     worth = verdict(card)
     assert worth is not None
     value, _, rest = worth.value.partition(", ")
@@ -130,14 +130,14 @@ def _worth(card: StudyCard) -> str:
 
 
 def _examples(examples: Mapping[str, NDArray[np.uint8]], classes: int) -> str:
-    """An image of each class."""
+    """Return an image of each class."""
     shown = pictures([(thumbnail(image), name, "") for name, image in examples.items()], "small")
     more = f'<p class="note">and {classes - EXAMPLES} more classes</p>' if classes > EXAMPLES else ""
     return f'<p class="note">An image of each class:</p>{shown}{more}' if examples else ""
 
 
 def _confusion(card: StudyCard) -> str:
-    """The matrix as a table, or as colours where the classes are many."""
+    """Return the confusion matrix as a table, or as colours if there are many classes."""
     counts, classes = card.test.confusion, card.classes
     if len(classes) > MOST_CELLS:
         return _figure(figures.confusion(counts, classes))
@@ -163,11 +163,11 @@ def _score_rows(test: HeldOutScores) -> list[Row]:
 
 
 def _interval(bounds: Interval | None, otherwise: str = "") -> str:
-    """The ends of an interval, or why there is none."""
+    """Return the ends of an interval in words, or `otherwise` if there is no interval."""
     return otherwise if bounds is None else f"{percent(bounds[0])} to {percent(bounds[1])}"
 
 
-def _positive_rows(found: Positive) -> list[Row]:
+def _positive_rows(found: PositiveScores) -> list[Row]:
     rows: list[tuple[str, float | None, Interval | None]] = [
         ("sensitivity", found.sensitivity, found.sensitivity_interval),
         ("specificity", found.specificity, found.specificity_interval),
@@ -182,7 +182,7 @@ def _positive_rows(found: Positive) -> list[Row]:
 
 
 def _calibration(card: StudyCard) -> str:
-    """Whether a probability says what it means, before the temperature and after."""
+    """Return whether a probability means what it says, before temperature scaling and after."""
     test, said = card.test, calibrated(card)
     changes = facts(
         [
@@ -204,7 +204,7 @@ def _doubt(card: StudyCard) -> str:
 
 
 def _comparison(card: StudyCard) -> str:
-    """Everything scored at the same opening, beside the shipped model."""
+    """Return a table of everything that was scored at the same opening, compared with the shipped model."""
     rows: list[Row] = []
     for other in card.comparison:
         name = other.name if other.trial is None else f"{other.name} (trial {other.trial})"
@@ -235,10 +235,10 @@ def _comparison(card: StudyCard) -> str:
 
 
 def _sets(conformal: Conformal | None) -> str:
-    """What prediction sets promise and do."""
+    """Return a table of what prediction sets promise and what they do."""
     rows: list[Row] = []
     for level, sets in (conformal.levels if conformal else {}).items():
-        if isinstance(sets, Refused):
+        if isinstance(sets, RefusedLevel):
             rows.append((percent(float(level)), sets.refused, "", ""))
         else:
             shares = percent(sets.coverage), f"{sets.mean_size:.2f}", percent(sets.abstained)
@@ -247,8 +247,8 @@ def _sets(conformal: Conformal | None) -> str:
     return table(head, rows) if rows else ""
 
 
-def _formats(formats: dict[str, Format]) -> str:
-    """Each file that runs, beside the network as it was trained."""
+def _formats(formats: dict[str, ExportedFile]) -> str:
+    """Return a table of the files that run, each compared with the network as it was trained."""
     rows: list[Row] = []
     for name, form in formats.items():
         rate = f"{form.speed_cpu[-1].images_per_second:,.0f}" if form.speed_cpu else ""
@@ -258,7 +258,7 @@ def _formats(formats: dict[str, Format]) -> str:
 
 def _classes(card: StudyCard) -> str:
     rows: list[Row] = []
-    named = np.sum(card.test.confusion, axis=0)  # how often each class was
+    named = np.sum(card.test.confusion, axis=0)  # how often each class was predicted
     for place, name in enumerate(card.classes):
         row = card.test.of_class(name)
         recall = _interval(card.test.recall_intervals.get(name))
@@ -282,7 +282,7 @@ def _classes(card: StudyCard) -> str:
 
 
 def _some(head: tuple[str, ...], rows: list[Row]) -> str:
-    """A table whose later rows are folded away."""
+    """Return a table whose rows after the first SHOWN are folded away."""
     rest = f"<details><summary>{len(rows) - SHOWN} more</summary>{table(head, rows[SHOWN:])}</details>"
     return table(head, rows[:SHOWN]) + (rest if len(rows) > SHOWN else "")
 
@@ -301,7 +301,7 @@ def _mistakes(mistakes: list[Mistake]) -> str:
     return f'<p class="note">The surest first, as the model saw them.</p>{pictures(shown)}'
 
 
-def _model(card: StudyCard, config: StudyConfig, found: Found, epochs: list[EpochResult]) -> str:
+def _model(card: StudyCard, config: StudyConfig, found: SearchFacts, epochs: list[EpochResult]) -> str:
     final, study = card.final, card.study
     score, count = study.selection_score, final.num_params
     rows: list[tuple[str, object]] = [
@@ -334,7 +334,7 @@ def _allowed(entry: Entry) -> str:
 
 
 def _search(
-    trials: list[FrozenTrial], config: StudyConfig, card: StudyCard, found: Found, times: dict[str, float | int]
+    trials: list[FrozenTrial], config: StudyConfig, card: StudyCard, found: SearchFacts, times: dict[str, float | int]
 ) -> str:
     states = {
         state: sum(trial.state == state for trial in trials) for state in (TrialState.COMPLETE, TrialState.PRUNED)
@@ -367,8 +367,11 @@ def _search(
     return "".join(parts) + _front(found.front, card)
 
 
-def _stages(config: StudyConfig, card: StudyCard, found: Found) -> str:
-    """Seconds planned and taken; where more was asked for since, that the two are not of the same work."""
+def _stages(config: StudyConfig, card: StudyCard, found: SearchFacts) -> str:
+    """Return a table of the seconds planned and taken.
+
+    If more was asked for since the plan was made, a note says that the two are not of the same work.
+    """
     if not found.stages:
         return ""
     rows: list[Row] = [
@@ -386,7 +389,7 @@ def _stages(config: StudyConfig, card: StudyCard, found: Found) -> str:
 
 
 def _front(front: list[Point], card: StudyCard) -> str:
-    """Score against milliseconds, with the command that makes a model of each point."""
+    """Return the Pareto front of score and milliseconds, with the command that makes a model of each point."""
     name = shlex.quote(card.study.name)
     rows: list[Row] = [
         (
@@ -402,8 +405,8 @@ def _front(front: list[Point], card: StudyCard) -> str:
         return ""
     head = ("trial", figures.selection_name(card.study.metric), "milliseconds", "GFLOP", "a model of it")
     return (
-        "<p>None is better and cheaper than these; milliseconds are those of one image on the processor that wrote "
-        f"this page.</p>{table(head, rows)}"
+        "<p>No network is both better and cheaper than these; milliseconds are those of one image on the processor "
+        f"that wrote this page.</p>{table(head, rows)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures (PNG) of what a network takes for what, for pages that show nothing but images."""
+"""Pictures (PNG) of a network's confusion matrix and worst mistakes, for pages that show nothing but images."""
 
 import io
 import math
@@ -11,15 +11,15 @@ from study.search.best import Best
 
 COLUMNS = 4
 LONGEST = 24
-"""Letters of a class's name beside the matrix; more would leave no room for it."""
+"""Most characters of a class's name beside the matrix; more would leave no room for it."""
 WIDEST, MOST_NUMBERS = 20.0, 30
-"""Inches of a matrix; and classes above which its cells are colours alone."""
+"""Largest width of a matrix, in inches, and most classes for which its cells show numbers and not only colours."""
 INCHES = 2.2
-"""Of one image."""
+"""Width and height of one image, in inches."""
 
 
 def confusion_picture(best: Best) -> bytes:
-    """The confusion matrix on val, in images."""
+    """Draw the confusion matrix on val, in numbers of images."""
     side = min(2.5 + 0.55 * len(best.classes), WIDEST)
     readable = len(best.classes) <= MOST_NUMBERS
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -37,7 +37,7 @@ def confusion_picture(best: Best) -> bytes:
 
 
 def mistakes_picture(best: Best) -> bytes:
-    """The images of val that it was sure about and wrong, the surest first."""
+    """Draw the images of val that the network was sure about and wrong, the surest first."""
     rows = max(1, math.ceil(len(best.mistakes) / COLUMNS))
     figure = Figure(figsize=(COLUMNS * INCHES, rows * (INCHES + 0.5) + 0.5), layout="constrained")
     none = "" if best.mistakes else ": none"
@@ -57,7 +57,7 @@ def _cut(name: str) -> str:
 
 
 def _plain(words: str) -> str:
-    """Names as they are: matplotlib would read what stands between two dollars as a formula."""
+    """Escape dollar signs in names: matplotlib would read what stands between two of them as a formula."""
     return words.replace("$", r"\$")
 
 

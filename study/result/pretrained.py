@@ -1,10 +1,11 @@
 """The honest rival: what a network that was pretrained on photographs does without any search.
 
-Its features stay as they are, and a logistic regression learns from them. Nothing is fetched here.
+Its features stay as they are, and a logistic regression learns from them. Only `fetch` downloads anything.
 """
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,14 +29,14 @@ from study import StudyError
 from study.training.workspace import Workspace
 
 STRENGTHS = (0.001, 0.01, 0.1)
-"""Of which val chooses the inverse penalty of the regression, on features of mean 0 and variance 1."""
+"""Inverse penalties of the regression (on features of mean 0 and variance 1), of which val chooses one."""
 BATCH = 64
 SIDES = (224, 128)
-"""Pixels that it sees instead of the winner's, where the files have them and the time is there."""
+"""Image sizes, in pixels, that it sees instead of the winner's if the files have them and there is time."""
 SHARE = 0.25
-"""Of the search's seconds, that it may take to see more."""
+"""Share of the search's seconds that it may take in order to see more pixels."""
 FITTING = 1.5
-"""What everything takes beside computing the features."""
+"""Ratio of the time for everything to the time for computing the features."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -44,19 +45,19 @@ logger = logging.getLogger(__name__)
 
 
 class NoRivalError(Exception):
-    """Why there is none."""
+    """Error that says why there is no pretrained rival."""
 
 
-class Known:
-    """A pretrained network's features, at any size of images."""
+class FeatureExtractor:
+    """Pretrained network that computes features of images of any size."""
 
     def __init__(self, weights: Weights, device: torch.device) -> None:
         self.name, self.digest = weights.name, weights.digest
         self._state, self._device = weights.load(), device
-        self._networks: dict[int, nn.Sequential] = {}  # by pixels of a side
+        self._networks: dict[int, nn.Sequential] = {}  # image size -> network
 
     def features(self, pixels: Tensor) -> Tensor:
-        """uint8 [N, S, S, 3] -> [N, D]."""
+        """Compute the features [N, D] of pixels [N, S, S, 3], uint8: the mean of each of the network's maps."""
         side = pixels.shape[1]
         if side not in self._networks:
             network = make_features(self.name, side)
@@ -68,7 +69,7 @@ class Known:
 
 
 FETCHED = ("resnet18",)
-"""What `study models fetch` fetches."""
+"""Networks that `study models fetch` can fetch."""
 
 
 def fetch(name: str) -> Path:
@@ -86,41 +87,43 @@ def fetch(name: str) -> Path:
     return file
 
 
-def find(device: torch.device) -> Known:
-    """The pretrained network that is at hand. Raises NoRivalError with what is missing."""
+def find(device: torch.device) -> FeatureExtractor:
+    """Return the pretrained network that is at hand. Raises NoRivalError with what is missing."""
     name = at_hand()
     if name is None:
         raise NoRivalError(f"no weights are at hand ({INSTALL})")
     try:
-        return Known(find_weights(name), device)
+        return FeatureExtractor(find_weights(name), device)
     except ModelError as error:
         raise NoRivalError(str(error)) from error
 
 
 @dataclass(frozen=True)
-class Pretrained:
-    """A fitted rival."""
+class FittedRival:
+    """Rival that has been fitted: a pretrained network's features, and a regression on them."""
 
     name: str
-    side: int  # pixels that it sees
-    digest: str  # of the weights, and of what the regression learned from
-    labels: Callable[[Ints], Ints]  # what it says of some of the images [n]
+    side: int  # image size that it sees, in pixels
+    digest: str  # hash of the weights and of what the regression learned from
+    labels: Callable[[Ints], Ints]  # indices of images [n] -> the classes that it names [n]
 
 
 def fit(
     work: Workspace, learn: Ints, choose: Ints, left: float, more: float = 0.0, side: int | None = None
-) -> Pretrained:
-    """Fit the regression to the features of images `learn`; the strength is chosen on `choose`, which it learns then.
+) -> FittedRival:
+    """Fit the regression to the features of the images `learn`.
 
-    Without `choose` the strength is the middle one. `left`: seconds that it may take; `more`: that it may take to see
-    the files in more pixels than the winner does. `side`: what was decided before. Raises NoRivalError.
+    Its strength is chosen on the images `choose`, from which it then learns, too; without them it is the middle one.
+    `left`: seconds that it may take. `more`: seconds that it may take in order to see the files in more pixels than the
+    winner does. `side`: the image size, if it was decided before. Raises NoRivalError.
     """
+    end = math.inf if side else time.perf_counter() + left  # what was decided before is made again
     backbone = find(work.device)
     if len(np.unique(work.dataset.labels[learn])) < 2:
         raise NoRivalError("the images to learn from are of one class")
     images = len(learn) + len(choose) + len(getattr(work.parts, work.held_out))
     side = side or _affordable(work, backbone, learn[:BATCH], images, left, more)
-    see = partial(_features, work, backbone, side)
+    see = partial(_features, work, backbone, side, end=end)
     features, labels = see(learn), work.dataset.labels
     strength = STRENGTHS[1]
     fitted = partial(_fitted, weights="balanced" if work.config.class_weights == "balanced" else None)
@@ -134,11 +137,12 @@ def fit(
     learned = f"{backbone.digest} {work.parts.hash} {len(learn)} {side}"
     learned += " balanced" if work.config.class_weights == "balanced" else ""
     digest = hashlib.sha256(learned.encode()).hexdigest()
-    return Pretrained(f"pretrained {backbone.name} at {side} px", side, digest, lambda index: says(see(index)))
+    name = f"pretrained {backbone.name} at {side} px"
+    return FittedRival(name, side, digest, lambda index: says(see(index, end=math.inf)))
 
 
-def _affordable(work: Workspace, backbone: Known, some: Ints, images: int, left: float, more: float) -> int:
-    """The most pixels a side that the files have, and the seconds hold; tried on some of the images."""
+def _affordable(work: Workspace, backbone: FeatureExtractor, some: Ints, images: int, left: float, more: float) -> int:
+    """Return the largest image size that the files have and the time allows, tried on some of the images."""
     known = source_size([work.dataset.root / work.dataset.paths[i] for i in some])
     size = work.config.image_size
     needed = 0.0
@@ -153,11 +157,13 @@ def _affordable(work: Workspace, backbone: Known, some: Ints, images: int, left:
     raise NoRivalError(f"the hours do not hold it: it takes about {needed:.0f} s, and {there:.0f} s are left")
 
 
-def _features(work: Workspace, backbone: Known, side: int, index: Ints) -> Floats:
-    """Of the images as the winner sees them, or decoded anew with more pixels."""
+def _features(work: Workspace, backbone: FeatureExtractor, side: int, index: Ints, *, end: float = math.inf) -> Floats:
+    """Compute the features of images as the winner sees them, or decoded anew with more pixels."""
     parts = []
     with torch.inference_mode(), ThreadPoolExecutor() as pool:
         for start in range(0, len(index), BATCH):
+            if time.perf_counter() > end:
+                raise NoRivalError("the hours were over before it had seen all images")
             some = index[start : start + BATCH]
             if side == work.config.image_size:
                 pixels = np.ascontiguousarray(work.dataset.images[some])

@@ -1,6 +1,6 @@
 """Trainings after the search, from fresh weights: the best trials once more to choose among them, then the final ones.
 
-Each is kept in runs/<name>/final once it is done, so that an interrupted final stage goes on.
+Each is kept in runs/<name>/final once it is done, so that an interrupted final stage can go on.
 """
 
 import logging
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from models import files
 from models.architecture import Architecture
 from models.bundle import folder as bundle
-from models.bundle.card import Confirmed
+from models.bundle.card import Confirmation
 from models.cnn import CNN
 from models.memory import OutOfMemoryError
 from models.training.checkpoint import Checkpoints
@@ -28,7 +28,7 @@ from models.training.loop import EpochResult
 from models.training.recipe import derive_seed
 from study import StudyError
 from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, number
-from study.budget.plan import CONFIRM_SEEDS, MOST_CONFIRMED, Planned, extended, shortened
+from study.budget.plan import CONFIRM_SEEDS, MOST_CONFIRMED, Plan, extended, shortened
 from study.config.schema import StudyConfig
 from study.config.space import full_point, network_config
 from study.result.pace import FINAL_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer
@@ -36,39 +36,39 @@ from study.search.open_study import OpenStudy
 from study.search.standing import ranked
 from study.search.trial import Step, Watch, identity_of
 from study.storage.locks import alone
-from study.training.start import Training, start_training, value_of
+from study.training.start import TrainingRun, start_training, value_of
 from study.training.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 CONFIRMATION = "confirmation"
-"""The stage in which the best trials are trained anew."""
+"""Name of the stage in which the best trials are trained anew."""
 
 
 @dataclass(frozen=True)
 class FinalEpoch:
-    """News of a training after the search."""
+    """News of an epoch of a training after the search."""
 
     stage: str  # "confirmation" or "final training"
     trial: int
-    place: int  # which of the stage's trainings, from 0
-    trainings: int  # of the stage
-    epochs: int  # of each
+    place: int  # number of the training within the stage, from 0
+    trainings: int  # number of trainings in the stage
+    epochs: int  # number of epochs of each training
     result: EpochResult
-    kind: str = "shipped"  # see Job
+    kind: str = "shipped"  # kind of the Job
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Doing:
-    """News of something else that takes a while."""
+class Activity:
+    """News of other work that takes a while."""
 
     what: str
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A network as it is kept in runs/<name>/final."""
+class TrainedNetwork:
+    """Trained network as it is kept in runs/<name>/final."""
 
     model: CNN
     digest: str  # SHA-256 of the weights' file
@@ -77,32 +77,33 @@ class Trained:
 
 @dataclass(frozen=True)
 class Job:
-    """One training to be done."""
+    """One training that is to be done."""
 
     stage: str
     trial: FrozenTrial
     seed: int  # from 0
     place: int
     trainings: int
-    fresh: bool  # whether what was kept is of no use
+    fresh: bool  # whether to ignore what was kept
     watch: Watch | None = None
-    beside_others: bool = False  # on the same device, perhaps: then a lack of memory says nothing of the network
+    beside_others: bool = False  # maybe on one device: then a lack of memory says nothing of the network
     kind: str = "confirmation"  # or "shipped", "seed", "leaky", or the name of a rival
-    epochs: int | None = None  # where they are not what the stage says
-    pace: Pace | None = None  # keeps it within the hours
-    parts: tuple[str, ...] | None = None  # that it learns from, where they are not what the configuration says
+    epochs: int | None = None  # number of epochs, if not what the stage says
+    pace: Pace | None = None  # what keeps it within the hours
+    parts: tuple[str, ...] | None = None  # parts that it learns from, if not those of the configuration
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """Name of the training's files, without their endings."""
         what = "confirm" if self.stage == CONFIRMATION else "trial" if self.parts is None else "all"
         return f"{what}-{self.trial.number:04d}-seed-{self.seed}"
 
 
 def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
-    """The workspace with the final stage as it was fixed for these trials and hours, or is now by the time left.
+    """Return the workspace with the settings of the final stage, which are fixed once for these trials and hours.
 
-    Without hours it is what the configuration says; `again`: a model is trained anew, whatever it takes.
+    If they are not fixed yet, the time left decides. Without hours they are those of the configuration. `again`: a
+    model is trained anew, however long it takes.
     """
     planned, hours = study.planned(), study.hours()
     if planned is None or hours is None:
@@ -122,23 +123,23 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
         study.remember(FINAL_STAGE, stage.model_dump(mode="json"))
     decided = stage.model_dump(mode="json", exclude={"trials", "hours", "scratch"})
     decided["leaky_score"] = stage.leaky_score and work.config.leaky_score
-    return replace(work, config=StudyConfig.model_validate({**work.config.model_dump(mode="json"), **decided}))
+    return replace(work, config=work.config.with_fields(decided))
 
 
 def pace_of(study: OpenStudy, *, again: bool, decides: bool = True) -> Pace | None:
-    """What keeps the stage after the search within its hours; None where there are none, or it is all done again."""
+    """Return what keeps the stage after the search within its hours; None without hours, or if all is done again."""
     planned, hours = study.planned(), study.hours()
     return None if again or planned is None or hours is None else _pace(study, planned, hours, decides=decides)
 
 
-def _pace(study: OpenStudy, planned: Planned, hours: float, *, decides: bool) -> Pace:
+def _pace(study: OpenStudy, planned: Plan, hours: float, *, decides: bool) -> Pace:
     best = ranked(study)[:MOST_CONFIRMED] if study.has_trained() else []
     known = any(one.params.get("backbone", "none") != "none" for one in best)
     return Pace(study, planned, hours, decides=decides, known=known)
 
 
 def _epoch_seconds(study: OpenStudy, planned: float, best: int) -> float:
-    """Of the final training: as so many of the best trials were measured, or else as it was planned."""
+    """Return the seconds of a final epoch: measured on the `best` best trials, else as `planned`."""
     seconds = [number(trial.user_attrs, EPOCH_SECONDS) for trial in ranked(study)[:best]]
     measured = [one for one in seconds if one]
     return FINAL_SHARE * max(measured) if measured else planned
@@ -147,9 +148,9 @@ def _epoch_seconds(study: OpenStudy, planned: float, best: int) -> float:
 def chosen(
     study: OpenStudy, work: Workspace, *, fresh: bool, watch: Watch | None, pace: Pace | None = None
 ) -> Generator[FinalEpoch, None, list[FrozenTrial]]:
-    """The winner; or with `confirm` the best so many trials, by what they reach on val with two new seeds each.
+    """Return the winner; or with `confirm` that many of the best trials, by their mean on val with two new seeds each.
 
-    The confirmation is whole, or left out where the hours do not hold it.
+    The confirmation is done whole, or left out if the hours are too short for it.
     """
     best = ranked(study)[: work.config.confirm]
     if len(best) < 2:
@@ -163,7 +164,7 @@ def chosen(
         return best[:1]
     means = {number: float(np.mean(values)) for number, values in reached.items()}
     best.sort(key=lambda trial: (-means[trial.number], trial.number))
-    rows = [Confirmed(trial=one.number, values=reached[one.number], mean=means[one.number]) for one in best]
+    rows = [Confirmation(trial=one.number, values=reached[one.number], mean=means[one.number]) for one in best]
     study.remember(CONFIRMED, [row.model_dump() for row in rows])
     return best
 
@@ -176,7 +177,7 @@ def confirm_jobs(
     beside_others: bool = False,
     pace: Pace | None = None,
 ) -> list[Job]:
-    """The trainings that choose among these trials: each with so many new seeds."""
+    """Return the trainings that choose among these trials: each trial with CONFIRM_SEEDS new seeds."""
     count = len(best) * CONFIRM_SEEDS
     pairs = [(trial, seed) for trial in best for seed in range(CONFIRM_SEEDS)]
     return [
@@ -185,16 +186,16 @@ def confirm_jobs(
     ]
 
 
-def confirmed(study: OpenStudy) -> list[Confirmed] | None:
-    """What the best trials reached when they were trained anew, best first; None where that was not done."""
-    rows: list[Confirmed] | None = study.attribute(CONFIRMED, list[Confirmed])
+def confirmed(study: OpenStudy) -> list[Confirmation] | None:
+    """Return what the best trials reached when they were trained anew, best first; None if that was not done."""
+    rows: list[Confirmation] | None = study.attribute(CONFIRMED, list[Confirmation])
     return rows
 
 
 def alone_at(study: OpenStudy, work: Workspace, job: Job) -> AbstractContextManager[Callable[[], None]]:
-    """Be the only process that does a training, see study.storage.locks; TakenError where another one is at it.
+    """Be the only process that does a training (see study.storage.locks); TakenError if another one does it.
 
-    Who is not beside others waits for it, and finds what it has kept.
+    A job that is not `beside_others` waits for the other process instead, and then finds what it has kept.
     """
     lock = work.folder / "final" / f"{job.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +205,7 @@ def alone_at(study: OpenStudy, work: Workspace, job: Job) -> AbstractContextMana
 
 
 class TakenError(Exception):
-    """Another process does this training."""
+    """Error that another process does this training."""
 
 
 def _taken() -> None:
@@ -212,11 +213,11 @@ def _taken() -> None:
 
 
 def _pass() -> None:
-    """Who is alone in the final stage goes on where its lock was lost with the server."""
+    """Do nothing: a process that is alone in the final stage goes on even if its lock was lost with the server."""
 
 
 def confirm(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, float]:
-    """The metric on val after the last epoch; 0 where training failed."""
+    """Train a trial anew; return the metric on val after the last epoch, or 0 if training failed."""
     with alone_at(study, work, job) as still:
         return (yield from _confirm(study, work, job, still if job.beside_others else _pass))
 
@@ -240,7 +241,7 @@ def _confirm(
                 yield _news(job, _length(work.config, job), result)
                 if result.diverged:
                     break
-                if result.epoch > 1:  # trees are grown beside the first
+                if result.epoch > 1:  # the trees are grown during the first epoch
                     fastest = min(fastest, result.seconds)
                     _hold(work, job, result.epoch, fastest)
         except OutOfTimeError:
@@ -255,15 +256,15 @@ def _confirm(
     return value
 
 
-def train(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, Trained]:
-    """One final training to the last epoch. Raises StudyError when it diverges or does not fit the device."""
+def train(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, TrainedNetwork]:
+    """Do one final training to its last epoch. Raises StudyError if it diverges or does not fit the device."""
     with alone_at(study, work, job) as still:
         return (yield from _train(study, work, job, still if job.beside_others else _pass))
 
 
 def _train(
     study: OpenStudy, work: Workspace, job: Job, still: Callable[[], None]
-) -> Generator[FinalEpoch, None, Trained]:
+) -> Generator[FinalEpoch, None, TrainedNetwork]:
     identity = _identity(study, work, job)
     weights = work.folder / "final" / f"{job.name}.safetensors"
     record = weights.with_suffix(".json")
@@ -309,11 +310,11 @@ def _train(
         digest = bundle.save_weights(weights, training.model)
         done = Record(identity=identity, weights_sha256=digest, epochs=epochs, moves=training.course.moves[1:])
         _write(record, done)
-    return Trained(training.model, digest, epochs)
+    return TrainedNetwork(training.model, digest, epochs)
 
 
 def _pacer(work: Workspace, job: Job, record: Path, identity: str) -> Pacer | None:
-    """What shortens a training: the one that is shipped, unless its learning rate does not depend on its length."""
+    """Return what shortens a training; None unless it is shipped and its learning rate depends on its length."""
     point = full_point(work.config.space, job.trial.params)
     if job.pace is None or job.kind != "shipped" or point["schedule"] == "plateau":
         return None
@@ -325,7 +326,7 @@ def _pacer(work: Workspace, job: Job, record: Path, identity: str) -> Pacer | No
 
 
 def _hold(work: Workspace, job: Job, done: int, seconds: float) -> None:
-    """Raise OutOfTimeError where a training that is whole or not at all would end too late."""
+    """Raise OutOfTimeError if an all-or-nothing training would end too late."""
     if job.pace is None or job.kind == "shipped":
         return
     job.pace.look()
@@ -333,18 +334,18 @@ def _hold(work: Workspace, job: Job, done: int, seconds: float) -> None:
 
 
 def _after(one: Job | FinalEpoch) -> int:
-    """Trainings of the same kind that follow."""
+    """Return how many trainings of the same kind follow."""
     return one.trainings - one.place - 1 if one.kind == "confirmation" else 0
 
 
 def lap_of(news: FinalEpoch) -> Lap:
-    """How far a training is, for the pace."""
+    """Return how far a training is, in the form that the pace reads."""
     result = news.result
     return Lap(news.kind, news.seed, news.trial, result.epoch, news.epochs, _after(news), result.seconds)
 
 
 def _usual_seconds(job: Job) -> float:
-    """Of an epoch, by what the trial took in the search, and how much slower the machine is by now."""
+    """Return the seconds of an epoch, by what the trial took in the search and how slow the machine is by now."""
     measured = number(job.trial.user_attrs, EPOCH_SECONDS) or 0.0
     share = 1.0 if job.stage == CONFIRMATION else FINAL_SHARE
     return measured * share * (job.pace.slower() if job.pace else 1.0)
@@ -355,14 +356,14 @@ def _news(job: Job, epochs: int, result: EpochResult) -> FinalEpoch:
 
 
 def _length(config: StudyConfig, job: Job) -> int:
-    """Epochs of a training after the search."""
+    """Return the number of epochs of a training after the search."""
     return job.epochs or (config.confirm_epochs if job.stage == CONFIRMATION else None) or config.final_epochs
 
 
 def _identity(study: OpenStudy, work: Workspace, job: Job) -> str:
-    """Of a training after the search; its length as it was fixed before it began belongs to it.
+    """Return the identity of a training after the search; its length as fixed before it began belongs to it.
 
-    How its end is moved while it runs stands in its record.
+    How its end is moved while it runs is in its record instead.
     """
     whole = identity_of(study, job.trial)
     epochs = _length(work.config, job)
@@ -376,7 +377,7 @@ def _epochs(
     parts: tuple[str, ...],
     pacer: Pacer | None = None,
     moves: Sequence[Move] = (),
-) -> Training:
+) -> TrainingRun:
     def after_step(epoch: int, step: int, steps: int) -> None:
         if job.watch:
             job.watch(Step(job.stage, job.trial.number, epoch, step, steps))
@@ -401,35 +402,35 @@ def _epochs(
 
 
 def architecture(work: Workspace, trial: FrozenTrial) -> Architecture:
-    """The network of a trial."""
+    """Return the architecture of a trial's network."""
     point = full_point(work.config.space, trial.params)
     return network_config(point, len(work.dataset.classes), work.config.image_size)
 
 
 class Record(BaseModel):
-    """What is written about a training that is done."""
+    """Record of a training, written to disk."""
 
     identity: str
-    value: float | None = None  # of a confirmation
+    value: float | None = None  # metric on val, of a confirmation
     weights_sha256: str | None = None
-    failed: str | None = None  # why a final training came to nothing, and would again
+    failed: str | None = None  # why a final training failed, and would fail again
     epochs: list[EpochResult] = []
-    moves: list[Move] = []  # of a final training's end; written before they are acted on
+    moves: list[Move] = []  # moves of a final training's end; written before they are acted on
 
 
-def _kept(weights: Path, record: Path, identity: str, network: Architecture) -> Trained | None:
-    """A final training that an earlier run of this very study completed; None when there is none, or it is torn."""
+def _kept(weights: Path, record: Path, identity: str, network: Architecture) -> TrainedNetwork | None:
+    """Load a final training that an earlier run of this very study completed; None if there is none, or it is torn."""
     kept = _read(record, identity)
     try:
         if kept is None or kept.weights_sha256 is None or files.file_hash(weights) != kept.weights_sha256:
             return None
     except OSError:
         return None
-    return Trained(bundle.load_weights(weights, network), kept.weights_sha256, kept.epochs)
+    return TrainedNetwork(bundle.load_weights(weights, network), kept.weights_sha256, kept.epochs)
 
 
 def _read(record: Path, identity: str) -> Record | None:
-    """What was written about a training that is done; None when it is another one, torn, or not there."""
+    """Read the record of a training; None if it is missing, torn, or of another training."""
     try:
         kept = Record.model_validate_json(record.read_bytes())
         return kept if kept.identity == identity else None

@@ -1,4 +1,4 @@
-"""What a study found and what its model is worth, as plain values and as files beside the model."""
+"""Findings of a study and the worth of its model, as plain values and as files beside the model."""
 
 import csv
 import io
@@ -27,15 +27,15 @@ from study.config.space import PARAMETERS, Entry, Range, Value, full_point, numb
 from study.result import figures
 from study.result.figures import Rungs
 from study.result.front import Point
-from study.result.page import EXAMPLES, Found, page
+from study.result.page import EXAMPLES, SearchFacts, page
 from study.search.open_study import OpenStudy
 from study.training.mistakes import Mistake
 from study.training.workspace import Workspace
 
 CURVES = 100
-"""Learning curves that a figure shows."""
+"""Largest number of learning curves that a figure shows."""
 ENOUGH = 8
-"""Complete trials, below which nothing is said about the importance of parameters."""
+"""Number of complete trials below which nothing is said about the importance of parameters."""
 
 
 def write_report(
@@ -50,12 +50,12 @@ def write_report(
 ) -> None:
     """Write the report's files beside the model: one page, and each table as a file of its own.
 
-    examples: an image [H, W, 3] of each of the first classes, by name.
+    `examples`: an image [H, W, 3] of each of the first classes, by name.
     """
     trials = study.own_trials()
     times = times_table(trials, card, config)
     stages, planned = study.times(), study.planned()
-    found = Found(
+    found = SearchFacts(
         rungs=rungs_table(trials, config),
         importance=importances(trials),
         infeasible=sum(why(trial.user_attrs) in INFEASIBLE for trial in trials),
@@ -78,7 +78,7 @@ def write_report(
 
 
 def one_of_each(work: Workspace) -> dict[str, NDArray[np.uint8]]:
-    """An image [H, W, 3] that was trained on of each of the first classes, by name."""
+    """Return an image [H, W, 3] that was trained on of each of the first classes, by name."""
     labels = work.dataset.labels[work.parts.train]
     found: dict[str, NDArray[np.uint8]] = {}
     for label, name in enumerate(work.dataset.classes[:EXAMPLES]):
@@ -89,7 +89,7 @@ def one_of_each(work: Workspace) -> dict[str, NDArray[np.uint8]]:
 
 
 def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, JsonValue]]:
-    """All finished trials, best first, with the reference's fields (val_accuracy in percent) and ours."""
+    """Return all finished trials, best first, with the reference's fields (val_accuracy in percent) and ours."""
     rows: list[dict[str, JsonValue]] = []
     for trial in sorted(trials, key=lambda one: (one.state != TrialState.COMPLETE, -(one.value or 0.0))):
         if trial.value is None:
@@ -114,7 +114,7 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, Js
 
 
 def times_table(trials: list[FrozenTrial], card: StudyCard, config: StudyConfig) -> dict[str, float | int]:
-    """Where the time went, in seconds; pauses between runs do not count."""
+    """Return where the time went, in seconds; pauses between runs do not count."""
     epochs = sum(len(trial.intermediate_values) for trial in trials)
     search = sum(number(trial.user_attrs, SECONDS) or 0.0 for trial in trials)
     final_epochs = card.final.epochs * card.final.trainings
@@ -131,7 +131,7 @@ def times_table(trials: list[FrozenTrial], card: StudyCard, config: StudyConfig)
 
 
 def report_text(scores: HeldOutScores, classes: Sequence[str]) -> str:
-    """The classification report as aligned text."""
+    """Return the classification report as aligned text."""
     rows = [(name, scores.of_class(name)) for name in classes]
     averages = list(scores.averages.items())
     width = max(len(name) for name, _ in [*rows, *averages])
@@ -149,7 +149,7 @@ def _report_line(width: int, name: str, row: ClassScores) -> str:
 
 
 def confusion_csv(confusion: list[list[int]], classes: Sequence[str]) -> str:
-    """Rows are true classes, columns predicted ones."""
+    """Return the confusion matrix as CSV; rows are true classes, columns predicted ones."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["true \\ predicted", *classes])
@@ -158,7 +158,7 @@ def confusion_csv(confusion: list[list[int]], classes: Sequence[str]) -> str:
 
 
 def rungs_table(trials: list[FrozenTrial], config: StudyConfig) -> Rungs:
-    """How many trials of each bracket reached each rung, and how many of them went on."""
+    """Count how many trials of each bracket reached each rung, and how many of them went on."""
     found: Rungs = []
     for bracket, rungs in enumerate(config.brackets):
         lengths = [len(one.intermediate_values) for one in trials if one.user_attrs.get(BRACKET) == bracket]
@@ -169,7 +169,7 @@ def rungs_table(trials: list[FrozenTrial], config: StudyConfig) -> Rungs:
 
 
 def search_figures(trials: list[FrozenTrial], config: StudyConfig) -> dict[str, go.Figure]:
-    """Figures of a search, finished or not, by name; learning curves of the latest trials."""
+    """Draw the figures of a search, finished or not, by name; learning curves only of the latest trials."""
     drawn = {
         "learning-curves": figures.learning_curves(trials[-CURVES:], config.metric),
         "score-against-parameters": figures.cost_against_score(
@@ -183,7 +183,7 @@ def search_figures(trials: list[FrozenTrial], config: StudyConfig) -> dict[str, 
 
 
 def importances(trials: list[FrozenTrial]) -> dict[str, float]:
-    """Shares of the parameters in the score (PED-ANOVA, Watanabe et al. 2023); {} where there is too little to say."""
+    """Return the parameters' shares in the score (PED-ANOVA, Watanabe et al. 2023); {} if too little is known."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len(complete) < ENOUGH:
         return {}
@@ -200,9 +200,9 @@ def importances(trials: list[FrozenTrial]) -> dict[str, float]:
 
 
 def edges(space: dict[str, Entry], params: dict[str, Value]) -> list[str]:
-    """Parameters whose value lies in the last twentieth of its range: a wider range might hold a better one.
+    """Return a line for each parameter whose value lies in the last twentieth of its range: a wider one may be better.
 
-    None where the range ends as far as it goes, such as a dropout of 0.
+    Ranges that end as far as the parameter goes, such as a dropout of 0, are left out.
     """
     found = []
     for name, value in params.items():
@@ -227,10 +227,10 @@ def edges(space: dict[str, Entry], params: dict[str, Value]) -> list[str]:
 
 
 def study_file(config: StudyConfig, name: str, trials: int) -> bytes:
-    """The configuration as a TOML file that `study run` takes; with so many trials where hours ended the search."""
+    """Return the configuration as a TOML file for `study run`, with `trials` as budget if hours ended the search."""
     command = f"# The same trials: study run study.toml --name {quote(name)}   (the name decides the brackets)\n"
     if config.hours is not None and trials:
         config = config.model_copy(update={"hours": None, "trials": trials})
-    if config.preset == "auto":  # its own fields leave things to a plan
+    if config.preset == "auto":  # whose own fields would leave things to a plan
         config = config.model_copy(update={"preset": "full"})
     return (command + tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))).encode()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle.card import Conformal, Leaky, Opening
+from models.bundle.card import Conformal, LeakyScore, Opening
 from models.bundle.export import onnx_bytes, program
 from models.bundle.predictor import Predictor
 from models.bundle.reference import IMAGENET
@@ -35,8 +35,8 @@ from models.scores.intervals import accuracy_interval
 from models.scores.views import AS_IT_IS
 from study.attributes import OPENINGS
 from study.budget.measure import PROBES
-from study.result.pretrained import Pretrained
-from study.result.refit import Trained
+from study.result.pretrained import FittedRival
+from study.result.refit import TrainedNetwork
 from study.search.open_study import OpenStudy
 from study.storage.door import make_durable
 from study.training.mistakes import Mistake, worst_mistakes
@@ -46,21 +46,24 @@ if TYPE_CHECKING:
     from data.audit import Trees
 
 MISTAKES = 12
-"""Shown in the report."""
+"""Number of mistakes that the report shows."""
 TREE_PARTS = {"test": ("train", "val"), "val": ("train",)}
-"""Held-out part -> what the trees learn from, and a pretrained network's regression; its strength is chosen on val."""
+"""Held-out part -> the parts from which the trees learn.
+
+A pretrained network's regression learns from them, too; its strength is chosen on val.
+"""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 def openings(study: OpenStudy) -> list[Opening]:
-    """Every look at the test part so far."""
+    """Return every opening of the test part so far."""
     return study.attribute(OPENINGS, list[Opening]) or []
 
 
 def trees_digest(work: Workspace) -> str:
-    """What the trees without a network are a function of, in the place of weights."""
+    """Return a hash of everything that the trees depend on, in place of a hash of weights."""
     weights = " balanced" if work.config.class_weights == "balanced" else ""
     return hashlib.sha256(
         f"trees {TREE_PARTS[work.held_out]} {work.parts.hash} {work.config.seed}{weights}".encode()
@@ -70,12 +73,13 @@ def trees_digest(work: Workspace) -> str:
 def open_test(study: OpenStudy, digests: list[str], split_hash: str) -> Opening:
     """Record that the test part is about to be scored by these weights, the shipped ones first.
 
-    The same are the same opening, also with less beside them; to ship what was only compared then is a new look.
+    The same weights, or fewer of them, count as the same opening, unless it was an older study's; to ship what was only
+    compared then is a new one.
     """
     before = openings(study)
     for opening in before:
         known = opening.weights_sha256
-        if digests[0] == known[0] and set(digests) <= set(known) and opening.parts == split_hash:
+        if not opening.study and digests[0] == known[0] and set(digests) <= set(known) and opening.parts == split_hash:
             return opening
     now = datetime.now(UTC).isoformat(timespec="seconds")
     opening = Opening(number=len(before) + 1, time=now, weights_sha256=digests, parts=split_hash)
@@ -85,8 +89,8 @@ def open_test(study: OpenStudy, digests: list[str], split_hash: str) -> Opening:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
-    """What the held-out part says of everything that was scored, and the worst mistakes of the shipped model."""
+class FinalScores:
+    """Scores on the held-out part of everything that was scored, and the worst mistakes of the shipped model."""
 
     temperature: float
     test: HeldOutScores
@@ -97,40 +101,40 @@ class Scored:
 
 
 LATE = ("data.audit", "sklearn.metrics", "scipy.optimize", "onnxscript", "onnxruntime", "torch.onnx")
-"""What the end of a study needs and nothing before it: seconds to import."""
+"""Modules that the end of a study needs and nothing before it; importing them takes seconds."""
 
 
 def warm_up() -> None:
     """Import what the end of a study needs, and export a small network, since the first export takes longer.
 
-    A study by hours does so before it searches: what is left for its end is then short, however busy the machine is.
+    A study with hours does so before it searches: what is left for its end is then short, however busy the machine is.
     """
     for name in (*LATE, "sklearn.ensemble", "study.result.report"):
-        with suppress(ImportError):  # where it is needed, it is said
+        with suppress(ImportError):  # a missing module is reported where it is needed
             import_module(name)
     network = build_cnn(PROBES[0])
     onnx_bytes(program(Predictor(network, IMAGENET["mean"], IMAGENET["std"], 1.0).eval().requires_grad_(False), 32))
 
 
 def grow_trees(work: Workspace) -> Future[Trees]:
-    """Trees on colour and gradient histograms, made beside the final training: a network is worth what it adds to them.
+    """Fit trees on colour and gradient histograms, in a thread beside the final training.
 
-    They see the images that it sees. What is needed after it is imported first, in the same thread: two threads that
-    import what imports each other may see half a module.
+    A network is worth what it adds to them; they see the images that it sees. What is needed afterwards is imported
+    first, in the same thread: two threads that import modules which import each other may see half a module.
     """
     grown: Future[Trees] = Future()
 
     def grow() -> None:
         try:
             for name in LATE:
-                with suppress(ImportError):  # where it is needed, it is said
+                with suppress(ImportError):  # a missing module is reported where it is needed
                     import_module(name)
             from data.audit import fit_trees
 
             train = np.concatenate([getattr(work.parts, name) for name in TREE_PARTS[work.held_out]])
             balanced = work.config.class_weights == "balanced"
             grown.set_result(fit_trees(work.dataset, train, work.config.seed, balanced=balanced))
-        except BaseException as error:  # heard of where they are asked for
+        except BaseException as error:  # raised where the trees are asked for
             grown.set_exception(error)
 
     threading.Thread(target=grow, daemon=True, name="trees").start()
@@ -139,11 +143,11 @@ def grow_trees(work: Workspace) -> Future[Trees]:
 
 def score_all(
     work: Workspace,
-    shipped: list[Trained],
-    rivals: list[tuple[str, int, Trained]],
+    shipped: list[TrainedNetwork],
+    rivals: list[tuple[str, int, TrainedNetwork]],
     trees: Trees | None,
-    pretrained: Pretrained | None = None,
-) -> Scored:
+    pretrained: FittedRival | None = None,
+) -> FinalScores:
     """Score the shipped model (the first seed), its other seeds, and the rivals (role, trial, network) beside it."""
     labels, groups = _truth(work, work.held_out)
     logits = _logits(work, shipped[0].model, work.held_out)
@@ -160,7 +164,7 @@ def score_all(
         answers.append(("one view", None, logits[0].argmax(axis=1)))
     answers += [(role, trial, _named(work, one)) for role, trial, one in rivals]
     every = [named, *(_named(work, one) for one in shipped[1:])]
-    return Scored(
+    return FinalScores(
         temperature=temperature,
         test=_scores(work, logits, cal, temperature),
         accuracy_of_seeds=[float((one == labels).mean()) for one in every],
@@ -173,16 +177,16 @@ def score_all(
     )
 
 
-def leaky_row(work: Workspace, one: Trained) -> Leaky:
-    """Accuracy on the held-out images of the published split, marked."""
+def leaky_row(work: Workspace, one: TrainedNetwork) -> LeakyScore:
+    """Return the accuracy on the held-out images of the published split, marked as leaky."""
     labels, groups = _truth(work, work.held_out)
     right = _named(work, one) == labels
     interval = accuracy_interval(right, labels, groups)
-    return Leaky(leaky=True, accuracy=float(right.mean()), accuracy_interval=interval, images=len(labels))
+    return LeakyScore(leaky=True, accuracy=float(right.mean()), accuracy_interval=interval, images=len(labels))
 
 
 def _truth(work: Workspace, part: str) -> tuple[Ints, Ints]:
-    """Labels and groups of a part."""
+    """Return the labels and groups of a part."""
     index = getattr(work.parts, part)
     return work.dataset.labels[index], work.dataset.groups[index]
 
@@ -191,8 +195,11 @@ def _logits(work: Workspace, model: CNN, part: str) -> Floats:
     return predict_logits(model.to(work.device), work.eval_batches(part), work.views)
 
 
-def _named(work: Workspace, one: Trained) -> Ints:
-    """The classes that a network names on the held-out part; what a mean over views names depends on a temperature."""
+def _named(work: Workspace, one: TrainedNetwork) -> Ints:
+    """Return the classes that a network names on the held-out part.
+
+    What a mean over several views names depends on a temperature, which is fitted on cal for it.
+    """
     temperature = 1.0
     if work.views != AS_IT_IS and len(work.parts.cal):
         temperature = fit_temperature(_logits(work, one.model, "cal"), *_truth(work, "cal"))
@@ -200,7 +207,7 @@ def _named(work: Workspace, one: Trained) -> Ints:
 
 
 def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: float) -> HeldOutScores:
-    """By image, and again with one vote a group, as a patient or a slide gets one answer."""
+    """Score by image, and again with one vote per group, as a patient or a slide gets one answer."""
     classes, positive = work.dataset.classes, work.config.positive
     labels, groups = _truth(work, work.held_out)
     cutoff = None
@@ -213,7 +220,7 @@ def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: fl
 
 
 def _conformal(work: Workspace, cal: Floats, logits: Floats, temperature: float) -> Conformal:
-    """Thresholds from cal for sets of classes, by level, and what they do on the held-out part."""
+    """Return thresholds from cal for sets of classes, by level, and what the sets do on the held-out part."""
     parts = [(softmax(one, temperature), *_truth(work, part)) for part, one in (("cal", cal), (work.held_out, logits))]
     groups = len(np.unique(parts[0][2]))
     return Conformal(method="1 - probability", groups=groups, levels=conformal.describe(parts[0], parts[1]))

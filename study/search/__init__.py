@@ -1,1 +1,1 @@
-"""Trials until the budget is used up: an open study, its workers, one trial, and what counts as one."""
+"""Search: an open study, and its workers, which run trials until the budget is used up."""

@@ -1,4 +1,4 @@
-"""What the best network so far takes for what on val: kept in a file, for whoever looks at a running study."""
+"""Confusion matrix and mistakes on val of the best network so far, kept in a file to show while a study runs."""
 
 import io
 import logging
@@ -25,33 +25,34 @@ from study.training.workspace import Workspace
 FILE = "best.npz"
 MISTAKES = 16
 MOST_BYTES = 1 << 28
-"""Of the file: far more than so many pictures take."""
+"""Largest file that is read, in bytes: far more than MISTAKES pictures take."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """Of the trial that was the best complete one when it ended."""
+    """Confusion matrix and mistakes of the trial that was the best complete one when it ended."""
 
-    study: str  # its identity: files of an older study of the same name stay where they are
+    study: str  # its identity, since the file may be of an older study of the same name
     trial: int
     value: float
     classes: list[str]
     confusion: NDArray[np.int64]  # [K, K] images of val; rows: true class
-    mistakes: list[Mistake]  # the surest first
+    mistakes: list[Mistake]  # most confident first
 
 
 def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
-    """The complete trial with the highest value, the earliest of equals; None before there is one."""
+    """Return the complete trial with the highest value, the earliest among equals; None before there is one."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
 def keep_if_best(study: OpenStudy, work: Workspace, number: int, value: float, model: nn.Module) -> None:
-    """Keep what a network that ends with `value` takes for what, in full precision, where no other trial is as good.
+    """Keep the confusion matrix and mistakes of a network that ends with `value`, if no other trial is as good.
 
-    It is for looking at only: where there is no room for it, on the device or the disk, the log says so.
+    The network predicts in full precision. The file is only for looking at: if the device or the disk has no room
+    for it, the log says so.
     """
     if not _is_best(study, number, value):
         return
@@ -65,7 +66,7 @@ def keep_if_best(study: OpenStudy, work: Workspace, number: int, value: float, m
             confusion=confusion_of(work, "val", probabilities),
             mistakes=worst_mistakes(work, "val", probabilities, MISTAKES),
         )
-        with alone(study.storage, work.folder, BEST):  # another worker may end at this moment
+        with alone(study.storage, work.folder, BEST):  # another worker's trial may end at this moment
             if _is_best(study, number, value):
                 files.write(work.folder / FILE, _packed(kept))
     except (OSError, MemoryError, RuntimeError) as error:
@@ -75,7 +76,7 @@ def keep_if_best(study: OpenStudy, work: Workspace, number: int, value: float, m
 
 
 def _is_best(study: OpenStudy, number: int, value: float) -> bool:
-    """Whether neither a complete trial, nor one that is about to be, is as good."""
+    """Return whether no complete trial, nor one that is about to be complete, is as good."""
     kept = read_best(study.folder)
     others = [(trial.value or 0.0, trial.number) for trial in [best_of(study.own_trials())] if trial]
     others += [(kept.value, kept.trial)] if kept and kept.study == _identity(study) else []
@@ -106,11 +107,11 @@ def _packed(best: Best) -> bytes:
 
 
 def read_best(folder: Path) -> Best | None:
-    """What was kept in the folder of a study; None where there is nothing that can be read."""
+    """Read what was kept in the folder of a study; return None if there is nothing that can be read."""
     try:
         content = read_file(folder / FILE, MOST_BYTES)
         with zipfile.ZipFile(io.BytesIO(content)) as packed:
-            if sum(one.file_size for one in packed.infolist()) > len(content):  # we pack nothing
+            if sum(one.file_size for one in packed.infolist()) > len(content):  # we never compress
                 return None
         with np.load(io.BytesIO(content), allow_pickle=False) as kept:
             rows = zip(*(kept[name] for name in ("path", "true", "predicted", "probability", "images")), strict=True)

@@ -31,27 +31,27 @@ from study.storage.processes import now
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
-"""For an address to answer."""
+"""Seconds in which an address must answer."""
 END_SECONDS = 3.0
-"""For workers to give their trials back, before Ray ends their places: less than a stopped command gives itself."""
+"""Seconds for workers to give their trials back before Ray ends their places: less than a stopped command has."""
 SILENCE = 30.0
-"""Seconds without any news before that is said: a worker that dies whenever it starts has none."""
+"""Seconds without any news after which the log says so: a worker that dies at every start sends none."""
 LAST_PATIENCE = 30.0
-"""Seconds for the other workers once one has found that there is nothing left to do."""
+"""Seconds for the other workers to end, once one has found that there is nothing left to do."""
 
 INSTALL = "pip install 'ray[client]'"
 
 
 @dataclass(frozen=True)
 class Mission:
-    """What a place is told."""
+    """Instructions for a place."""
 
     order: Order
-    folder: str  # where the command was given: relative paths count from there
+    folder: str  # folder of the command, from which relative paths count
 
 
 class Place:
-    """A place in the cluster, held as long as there is work: an actor of Ray. Its worker ends with it."""
+    """Place in the cluster, held as long as there is work: an actor of Ray, whose worker ends with it."""
 
     def __init__(self, mission: Mission) -> None:
         self._news: queue.Queue[Any] = queue.Queue()
@@ -60,12 +60,12 @@ class Place:
         self._worker.start()
 
     def end(self) -> None:
-        """Tell the worker to stop, and wait for it: Ray itself kills, early or late."""
+        """Tell the worker to stop, and wait until it has ended: Ray would kill it sooner or later."""
         self._end.close()
         self._worker.join()
 
     def news(self) -> list[Any]:
-        """What has happened since it was last asked, at least one thing; a str is a complaint, None the end."""
+        """Wait for news, and return all since the last call: a str is a complaint, None is the end."""
         found = [self._news.get()]
         with suppress(queue.Empty):
             while True:
@@ -89,10 +89,11 @@ class Place:
 
 
 def ray_actors(address: str | None, gpus: float | None) -> Engine:
-    """The engine of a Ray cluster.
+    """Make the engine of a Ray cluster.
 
-    address: of Ray, such as "auto" or ray://HOST:10001; None starts Ray on this machine. gpus: of each worker, perhaps
-    a part of one; None: one where the cluster has any. Raises StudyError where Ray is not installed or not reached.
+    `address`: the address of Ray, such as "auto" or ray://HOST:10001; None starts Ray on this machine. `gpus`: GPUs of
+    each worker, perhaps a fraction of one; None: one GPU if the cluster has any. Raises StudyError if Ray is not
+    installed or cannot be reached.
     """
     ray = _ray()
 
@@ -104,7 +105,7 @@ def ray_actors(address: str | None, gpus: float | None) -> Engine:
             threads = threads_each([int(node.get("CPU", 0)) for node in nodes], len(devices))
             order = Order(name, url, "cuda:0" if share else "cpu", max(1, threads), work)
             options = {"num_cpus": threads, "num_gpus": share, "max_restarts": -1, "max_task_retries": -1}
-            place = ray.remote(Place).options(**options, max_concurrency=2)  # it can be told to end amid its news
+            place = ray.remote(Place).options(**options, max_concurrency=2)  # `end` is answered during `news`
             places = [place.remote(Mission(order, os.getcwd())) for _ in devices]
             try:
                 yield from _follow(ray, places)
@@ -119,16 +120,18 @@ def ray_actors(address: str | None, gpus: float | None) -> Engine:
 
 
 def threads_each(cpus: Sequence[int], workers: int) -> int:
-    """The most threads that each of so many workers can have on nodes of so many CPUs; 0 where some must share one."""
+    """Return the most threads that each worker can have on nodes with these CPUs; 0 if some must share one."""
     fitting = [each for each in range(1, max(cpus, default=0) + 1) if sum(one // each for one in cpus) >= workers]
     return max(fitting, default=0)
 
 
 def _gpus(asked: float | None, there: Sequence[float], workers: int) -> float:
-    """GPUs of each worker. Raises StudyError where the cluster has no place for a single one."""
+    """Return the GPUs of each worker. Raises StudyError if the cluster has no place for a single worker."""
     share = asked if asked is not None else float(any(there))
     if share and not any(one >= share for one in there):
-        raise StudyError(f"--gpus-per-worker {share:g}: no node of the cluster has so many (0: train on processors)")
+        raise StudyError(
+            f"--gpus-per-worker {share:g}: no node of the cluster has that many GPUs (0: train on processors)"
+        )
     places = sum(int(one / share) for one in there) if share else workers
     if places < workers:
         logger.warning(
@@ -138,17 +141,17 @@ def _gpus(asked: float | None, there: Sequence[float], workers: int) -> float:
 
 
 def _follow(ray: Any, places: list[Any]) -> Iterator[Any]:
-    """News of all workers until each has come to its end. Raises StudyError with a worker's own complaint.
+    """Yield the news of all workers until each has ended. Raises StudyError with a worker's own complaint.
 
-    `places`: those where there may be a worker yet; the others are taken from it.
-    What a lost place had to say is lost with it; the question is asked again where Ray has started the place anew.
+    `places`: those that may still have a worker; the others are removed from the list. The news of a lost place is lost
+    with it; Ray asks for news again once it has started the place anew.
     """
     asked = {place.news.remote(): place for place in places}
     nodes = _alive(ray)
     over = math.inf  # when there was nothing left to do
     heard = said = now()
     while asked and now() < over + LAST_PATIENCE:
-        ready, _ = ray.wait(list(asked), timeout=1.0)  # a signal gets through
+        ready, _ = ray.wait(list(asked), timeout=1.0)  # the timeout lets a signal through
         if ready:
             heard = said = now()
         elif now() > said + SILENCE:
@@ -184,7 +187,7 @@ def _alive(ray: Any) -> set[str]:
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
     try:
-        import ray  # imported late: seconds, and not everybody has it
+        import ray  # imported late: it takes seconds, and not everybody has it
     except ImportError as error:
         raise StudyError(f"--engine ray: Ray is not installed ({INSTALL})") from error
     return ray
@@ -199,9 +202,9 @@ def _connect(ray: Any, address: str | None) -> None:
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         except OSError as error:
             raise StudyError(f"Ray at {address} cannot be reached: {error.strerror or error}") from error
-    before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in the place
+    before = signal.getsignal(signal.SIGTERM)  # Ray replaces it with its own
     try:
-        with chdir("/"), apart():  # Ray lets its workers import from the folder in which it begins
+        with chdir("/"), apart():  # Ray's workers import from the folder in which Ray starts
             ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise StudyError(f"Ray at {address} cannot be reached: {str(error).splitlines()[0]}") from error

@@ -1,7 +1,7 @@
-"""What defines a study, kept in the study and compared when it goes on.
+"""Contract of a study: its definition, which is kept in the study and compared when the study goes on.
 
-Optuna stores neither sampler nor pruner and accepts most changes of a space silently; a study whose definition
-changed half-way is no study.
+Optuna stores neither sampler nor pruner and accepts most changes of a space silently; but with another definition it
+would not be the same study.
 """
 
 import dataclasses
@@ -31,26 +31,25 @@ from study.config.space import fixed
 from study.storage.door import runs_folder
 
 Contract = dict[str, JsonValue]
-"""Field -> value, as JSON; a stored one is never rewritten."""
+"""Type of a contract: field -> value, as JSON; a stored contract is never rewritten."""
 
 
 class Images(NamedTuple):
-    """The images that are there for a study."""
+    """Images that are there for a study."""
 
-    folder: Path  # of the study's files
+    folder: Path  # folder of the study's files
     data: str  # where the images are
     contents: Mapping[str, str]  # path -> hash of each file
 
 
 DEFAULTS = "defaults"
-"""The parameters that the space does not name, with the values they had when the study was made."""
-
+"""Field of a contract: parameters that the space does not name, with their values when the study was made."""
 
 WEIGHTS = "weights"
-"""The files with the weights of pretrained networks, by their hashes."""
+"""Field of a contract: hashes of the files with the weights of pretrained networks."""
 
 PIXELS = "pixels"
-"""How numbers of more than 8 bits became pixels, where earlier versions did it otherwise."""
+"""Field of a contract: how numbers of more than 8 bits became pixels, if earlier versions did that differently."""
 
 
 def contract_of(
@@ -60,9 +59,9 @@ def contract_of(
     pixels: str = "",
     weights: Mapping[str, str] = MappingProxyType({}),
 ) -> Contract:
-    """What defines a study: configuration, images, how they are read, parts, and the weights that networks begin from.
+    """Return what defines a study: configuration, images and how they are read, parts, and pretrained weights.
 
-    weights: name -> SHA-256.
+    `weights`: name -> SHA-256 of the weights that networks begin from.
     """
     unnamed = {name: value for name, value in fixed(config.space).items() if name not in config.space}
     read: Contract = {PIXELS: pixels} if pixels else {}
@@ -72,7 +71,7 @@ def contract_of(
 
 
 def compare(name: str, kept: Contract, wanted: Contract, images: Images) -> None:
-    """Raise StudyError that names the fields in which a stored contract differs from the one that is wanted."""
+    """Raise StudyError if a stored contract differs from the wanted one; it names the fields that differ."""
     old, new = flatten(_completed(kept, wanted)), flatten(wanted)
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if not differing:
@@ -81,7 +80,7 @@ def compare(name: str, kept: Contract, wanted: Contract, images: Images) -> None
         differing.remove("parts")
     by_content = {
         "data content": f"the images ({changed(images, str(kept.get('data content')))})",
-        "parts": "the parts (other groups put the images elsewhere)",
+        "parts": "the parts (with other groups the images are divided differently)",
     }
     shown = [
         by_content.get(key) or f"{key} (was {_short(old.get(key))}, now {_short(new.get(key))})"
@@ -89,54 +88,63 @@ def compare(name: str, kept: Contract, wanted: Contract, images: Images) -> None
     ]
     if PIXELS in differing and PIXELS not in old:
         shown[differing.index(PIXELS)] = (
-            f"how its images of 16 or 32 bits are read (an earlier version took 0 to 65535 for granted, so that they "
+            f"how its images of 16 or 32 bits are read (an earlier version assumed a range of 0 to 65535, so that they "
             f"were nearly black or white; black to white are now {new[PIXELS]})"
         )
     more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-    by_images = not {"data content", PIXELS, "parts"}.isdisjoint(differing)  # whatever is typed, they are others now
+    by_images = not {"data content", PIXELS, "parts"}.isdisjoint(differing)  # then it cannot go on
     go_on = (
         f"with other images it is another study: {again(f'{name}-2', images.folder, images.data)}"
         if by_images
         else f"go on with the old one: study resume {quote(name)}; or start another with --name"
     )
-    raise StudyError(f"the study {name!r} exists with another definition: {', '.join(shown)}{more} ({go_on})")
+    raise StudyError(f"the study {name!r} exists with a different definition: {', '.join(shown)}{more} ({go_on})")
 
 
 def again(name: str, folder: Path, data: str) -> str:
-    """What to type for a study by the definition in this folder, under a name, on other images."""
+    """Return the command for a study with the definition in this folder, under a name, on other images."""
     file = folder / "model" / "study.toml"
     return f"study run {f'{quote(str(file))} ' if file.is_file() else ''}--data {quote(data)} --name {quote(name)}"
 
 
 def check_images(config: StudyConfig, name: str, folder: Path) -> None:
-    """Raise StudyError where the images of a study that exists are no longer where they were."""
+    """Raise StudyError if the images of an existing study are no longer where they were."""
     if config.data in (*EMBEDDED, *FETCHED) or at_home(config.data).exists():
         return
     there = (folder / "model" / "study.toml").is_file()
     moved = again(name, folder, "NEW") if there else f"ln -s NEW {quote(config.data)}"
     raise StudyError(
-        f"the images of {name!r} lay in {config.data}, where nothing is now (put them back, or name their new place: "
+        f"the images of {name!r} lay in {config.data}; nothing is there now (put them back, or name their new place: "
         f"{moved})"
     )
 
 
 def changed(images: Images, content: str) -> str:
-    """Which files differ from those that a study began with, whose content had this hash, in words.
+    """Return in words which files differ from those that a study began with, whose content had this hash.
 
-    The names are those in its list of parts; what the files held is known while their decoded pixels are kept.
+    The names come from the study's list of parts; the old content of the files is known only while their decoded pixels
+    are kept.
     """
     now, before = images.contents, names_in_parts(images.folder / "parts.json")
-    kept = next(
-        (one for one in _decoded(images.folder.parent / "cache") if fingerprint_of(*one, None) == content), ((), ())
-    )
-    altered = {path for path, held in zip(*kept, strict=True) if now.get(path, held) != held}
+    altered = {path for path, held in _files(images.folder.parent / "cache", content) if now.get(path, held) != held}
     kinds = {"added": now.keys() - before, "removed": before - now.keys(), "altered": altered}
     said = [f"{what}: {_some(sorted(names))}" for what, names in kinds.items() if names and before]
     return "; ".join(said) or "some files were altered, or their labels"
 
 
+def contents_of(cache: Path, content: str) -> list[str]:
+    """Return the hash of each file, given the hash of all together, while their decoded pixels are kept."""
+    return [held for _, held in _files(cache, content)]
+
+
+def _files(cache: Path, content: str) -> list[tuple[str, str]]:
+    """Return path and hash of each file, given the hash of all together, while their decoded pixels are kept."""
+    found = (one for one in _decoded(cache) if fingerprint_of(*one, None) == content)
+    return list(zip(*next(found, ((), ())), strict=True))
+
+
 def names_in_parts(file: Path) -> set[str]:
-    """The images in a study's list of parts; none where it cannot be read."""
+    """Return the names of the images in a study's list of parts; none if it cannot be read."""
     try:
         parts = json.loads(read_file(file))
     except (OSError, ValueError):
@@ -146,7 +154,7 @@ def names_in_parts(file: Path) -> set[str]:
 
 
 def _decoded(cache: Path) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
-    """Paths and hashes of the files in each cache of pixels."""
+    """Yield the paths and hashes of the files in each cache of pixels."""
     for file in cache.glob(f"images-*/{INDEX}"):
         with suppress(OSError, ValueError):
             index = Index.model_validate_json(read_file(file))
@@ -158,15 +166,15 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _completed(kept: Contract, wanted: Contract) -> Contract:
-    """A contract with the fields that its version did not have yet: what they do by default is what it did."""
+    """Return a contract with the fields that its version lacked; their defaults keep the old behaviour."""
     fields = StudyConfig.model_fields
     defaults = {key: to_jsonable_python(field.default) for key, field in fields.items() if key not in MAY_CHANGE}
     given = kept.get("augment")
     augment = dataclasses.asdict(Augment()) | (given if isinstance(given, dict) else {})
-    # A space that names other parameters leaves others unnamed: the space itself is what differs then.
+    # With another space other parameters are unnamed; then only the space itself is reported as different.
     same_space = kept.get("space") == wanted["space"]
     new, known = wanted[DEFAULTS], kept.get(DEFAULTS)
-    # Parameters that its version did not have do by default what it did.
+    # Missing parameters take the defaults that keep the old behaviour.
     unnamed = {**new, **known} if same_space and isinstance(known, dict) and isinstance(new, dict) else new
     return defaults | kept | {"augment": augment, DEFAULTS: unnamed}
 
@@ -177,7 +185,7 @@ def _short(value: JsonValue) -> str:
 
 
 def flatten(fields: Contract, prefix: str = "") -> Contract:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """Flatten nested fields: {"a": {"b": 1}} -> {"a.b": 1}."""
     flat: Contract = {}
     for key, value in fields.items():
         if isinstance(value, dict):
@@ -188,7 +196,7 @@ def flatten(fields: Contract, prefix: str = "") -> Contract:
 
 
 def stored_config(study: optuna.Study) -> StudyConfig:
-    """The configuration a study was last run with; StudyError when this program did not make it."""
+    """Return the configuration a study was last run with. Raises StudyError if this version did not make it."""
     fields = study.user_attrs.get(CONFIG)
     if fields is None:
         raise StudyError(f"the study {study.study_name!r} has no configuration: it was not made by this program")
@@ -199,7 +207,7 @@ def stored_config(study: optuna.Study) -> StudyConfig:
 
 
 def files_of(study: optuna.Study | FrozenStudy, url: str) -> Path:
-    """The folder of a study's files, whatever else can be read of it."""
+    """Return the folder of a study's files, even if nothing else of the study can be read."""
     fields = study.user_attrs.get(CONFIG)
     named = fields.get("runs") if isinstance(fields, dict) else None
     return runs_folder(url, named if isinstance(named, str) and named else None) / study.study_name

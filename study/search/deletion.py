@@ -1,4 +1,4 @@
-"""A study is deleted: its files, then its rows."""
+"""Deletion of a study: first its files, then its rows in the database."""
 
 import logging
 import shutil
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def delete(name: str, url: str) -> bool:
     """Remove a study's files, then its rows. Raises StudyError while a process works on it.
 
-    Files that are not the study's for certain stay; returns whether they were removed, or there were none.
+    Files that may not be the study's are left alone. Returns whether the files were removed, or there were none.
     """
     storage = open_storage(url, create=False)
     study = load_study(storage, check_name(name))
@@ -43,7 +43,8 @@ def delete(name: str, url: str) -> bool:
             shutil.rmtree(folder)
         optuna.delete_study(study_name=name, storage=storage)
         leases.prepare()
-        left = [file for file in folder.glob("*") if file.name not in LOCKS]  # none on another machine's PostgreSQL
+        # There are none here if the database is PostgreSQL and the files are on another machine.
+        left = [file for file in folder.glob("*") if file.name not in LOCKS]
         if not left:
             shutil.rmtree(folder, ignore_errors=True)
         return not left

@@ -1,4 +1,4 @@
-"""Which device each worker trains on: pure functions of what was asked for and of what is there."""
+"""Devices of the workers: pure functions of what was asked for and of what is there."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from study import StudyError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""The environment variable by which CUDA sees some of a machine's devices only, numbered from 0."""
+"""Environment variable by which CUDA sees only some of a machine's devices, numbered from 0."""
 
 
 def named(asked: str, there: int, *, mps: bool = False) -> tuple[str, ...]:
-    """The devices that --device names, in order: ("cpu",), ("cuda:0", "cuda:2").
+    """Return the devices that --device names, in order: ("cpu",), ("cuda:0", "cuda:2").
 
-    `there`: visible CUDA devices. "auto": all of them, or the processor; "cuda": all of them. `mps`: whether Apple's
-    GPU is there; nobody has tried it with this program, so "auto" does not choose it. Raises StudyError.
+    `there`: number of visible CUDA devices. "auto" means all of them, or the processor if there are none; "cuda" means
+    all of them. `mps`: whether Apple's GPU is there; nobody has tried it with this program, so "auto" does not choose
+    it. Raises StudyError if a device is unknown, absent, or named twice.
     """
     if asked == "mps" and not mps:
         raise StudyError("--device mps: no Apple GPU was found (use --device cpu, or auto)")
@@ -33,19 +34,21 @@ def named(asked: str, there: int, *, mps: bool = False) -> tuple[str, ...]:
     if absent := [one for one in chosen if one not in every]:
         raise StudyError(f"--device {asked}: there is no {absent[0]} (there are: {', '.join(every)})")
     if len(set(chosen)) < len(chosen):
-        raise StudyError(f"--device {asked}: name each once (more workers than devices share them: --workers)")
+        raise StudyError(
+            f"--device {asked}: name each device only once (for several workers on one device use --workers)"
+        )
     return chosen
 
 
 def spread(devices: Sequence[str], workers: int) -> tuple[str, ...]:
-    """The device of each worker, in turn: as many on one as on another, or one more."""
+    """Return the device of each worker, in turn, so that the numbers of workers differ by at most one."""
     return tuple(devices[worker % len(devices)] for worker in range(workers))
 
 
 def seen_alone(device: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """What to put into a new process's environment so that it sees this device only, as cuda:0.
+    """Return the environment variables with which a new process sees only this device, as cuda:0.
 
-    The device's number counts what the parent sees, which may be a part already, by number or by UUID.
+    The device is numbered among those that the parent sees, which may be only some, listed by number or by UUID.
     """
     if not device.startswith("cuda:"):
         return {}

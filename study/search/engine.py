@@ -1,4 +1,4 @@
-"""What starts workers: this machine (local.py), or a Ray cluster (cluster.py)."""
+"""Interface of the engines, which start workers: on this machine (local.py), or on a Ray cluster (cluster.py)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -7,19 +7,19 @@ import torch
 
 
 class Work(Protocol):
-    """What a worker of an existing study does: a function of a module, so that it can be named to another process."""
+    """Work of a worker of an existing study: a function of a module, so that it can be named to another process."""
 
     def __call__(self, name: str, url: str, device: torch.device, threads: int | None) -> Iterator[Any]:
-        """Open everything, do the work, yield news of it. `threads`: of torch, as many as it has where None."""
+        """Open everything, do the work, yield news of it. `threads`: threads of torch; None leaves them as they are."""
 
 
 class Engine(Protocol):
-    """Runs several workers of an existing study."""
+    """Engine that runs several workers of an existing study."""
 
     def __call__(self, name: str, url: str, devices: Sequence[str], work: Work) -> Iterator[Any]:
-        """Yield the news of all workers until their work is done; end the workers when left early.
+        """Yield the news of all workers until their work is done; end the workers if the caller stops early.
 
-        `devices`: that of each worker, by its number on this machine; a cluster counts them and chooses its own.
+        `devices`: the device of each worker on this machine; a cluster only counts them, and chooses its own devices.
 
         Raises StudyError with a worker's own complaint, or when workers die without getting anywhere.
         """

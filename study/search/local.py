@@ -1,4 +1,4 @@
-"""Several workers on one machine: started together, replaced when they die, stopped with their parent."""
+"""Workers on one machine: started together, replaced when they die, stopped with their parent."""
 
 import logging
 import multiprocessing
@@ -23,18 +23,18 @@ from data.processes import FORK_SERVER
 from study import StudyError
 from study.search.devices import seen_alone
 from study.search.engine import Work
-from study.signals import Stopped, stop, stoppable
+from study.signals import StopRequest, stop, stoppable
 from study.storage.door import wait_for_server
 
 SECONDS_TO_END = 4.2
-"""For workers that were told to stop: a little more than they give themselves."""
+"""Seconds for workers that were told to stop: a little more than they give themselves."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker is told."""
+    """Instructions for a worker."""
 
     name: str
     url: str
@@ -46,15 +46,16 @@ class Order:
 def local_processes(
     name: str, url: str, devices: Sequence[str], work: Work, ending: Connection | None = None
 ) -> Iterator[Any]:
-    """The engine of one machine: worker processes.
+    """Run worker processes on this machine: an `Engine`.
 
-    A worker that dies is replaced, and the log says so. `ending`: they are told to stop once it closes. Raises
-    StudyError with a worker's own complaint, or when they die without getting anywhere.
+    A worker that dies is replaced, and the log says so. `ending`: once it closes, the workers are told to stop. Raises
+    StudyError with a worker's own complaint, or if workers die one after the other without getting anywhere.
     """
-    import_module("torch._dynamo")  # the final training needs it; now the server imports too, and nobody trains yet
+    # The final training needs it; it is imported now, while the fork server imports too and nobody trains yet.
+    import_module("torch._dynamo")
     threads = max(1, torch.get_num_threads() // len(devices))
     hands: dict[Connection, tuple[BaseProcess, Order]] = {}
-    patience = 2 * len(devices) + 3  # deaths in a row without a single epoch
+    patience = 2 * len(devices) + 3  # deaths in a row, without a single epoch between them
     deaths = 0
     try:
         for device in devices:
@@ -77,7 +78,7 @@ def local_processes(
                     continue
                 deaths += 1
                 if deaths >= patience:
-                    raise StudyError(f"{deaths} workers died one after the other, the last by {_how(worker)}")
+                    raise StudyError(f"{deaths} workers died one after another, the last by {_how(worker)}")
                 logger.warning(f"worker {worker.pid} died ({_how(worker)}); another one takes its place")
                 _hire(hands, order)
     finally:
@@ -88,12 +89,12 @@ def _hire(hands: dict[Connection, tuple[BaseProcess, Order]], order: Order) -> N
     ours, theirs = FORK_SERVER.Pipe(duplex=False)
     worker = FORK_SERVER.Process(target=_live, args=(theirs, order), name=f"worker of {order.name}")
     worker.start()
-    theirs.close()  # so that the end of the worker is the end of the pipe
+    theirs.close()  # so that the pipe ends when the worker ends
     hands[ours] = worker, order
 
 
 def _heard(pipe: Connection) -> Any:
-    """News, a complaint, or None when the worker has ended (perhaps in the middle of a word)."""
+    """Receive news or a complaint; return None when the worker has ended (perhaps in the middle of a message)."""
     try:
         return pipe.recv()
     except (EOFError, OSError, pickle.UnpicklingError):
@@ -106,7 +107,7 @@ def _how(worker: BaseProcess) -> str:
 
 
 def _dismiss(workers: list[BaseProcess]) -> None:
-    """Stop them, gently at first."""
+    """Stop the workers: ask them to end, then kill those that have not ended in time."""
     end = time.monotonic() + SECONDS_TO_END
     for worker in workers:
         worker.terminate()
@@ -117,22 +118,22 @@ def _dismiss(workers: list[BaseProcess]) -> None:
 
 
 def _live(pipe: Connection, order: Order) -> None:
-    """A worker's process. It sees its device only: nothing of it takes memory on another one."""
+    """Run a worker's process. It sees only its own device, so that it takes no memory on another one."""
     os.setpgid(0, 0)  # Ctrl-C in a terminal goes to the parent alone, which passes it on
-    os.environ.update(seen := seen_alone(order.device, os.environ))  # in time: the fork server never asked for a device
+    os.environ.update(seen := seen_alone(order.device, os.environ))  # in time: the fork server has used no device
     threading.Thread(target=_end_with_parent, daemon=True).start()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with stoppable():
         try:
             _tell(pipe, _work(order, torch.device("cuda:0" if seen else order.device)))
-        except Stopped as stop:
+        except StopRequest as stop:
             sys.exit(stop.exit_code)
         except BrokenPipeError:
             sys.exit(1)  # the parent has died
 
 
 def _work(order: Order, device: torch.device) -> Iterator[Any]:
-    wait_for_server(order.url)  # whoever wants this worker has reached it
+    wait_for_server(order.url)  # the server was there when this worker was ordered
     yield from order.work(order.name, order.url, device, order.threads)
 
 

@@ -1,4 +1,4 @@
-"""Which trials are a study's own: anybody may write to its database, with plain Optuna or from a notebook."""
+"""Check which trials are a study's own: anybody may write to its database, with plain Optuna or from a notebook."""
 
 import math
 from typing import Any
@@ -11,19 +11,19 @@ from study.config.space import distributions, misfit
 
 
 class Membership:
-    """Tells a study's own trials from those of others."""
+    """Membership of trials: tells a study's own trials from those of others."""
 
     def __init__(self, config: StudyConfig) -> None:
         self._config = config
         self.space = distributions(config.space)
-        self._known: dict[int, str | None] = {}  # a finished trial never changes
+        self._known: dict[int, str | None] = {}  # verdicts on finished trials, which never change
 
     def own(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """The finished ones that this program ran, or could have run."""
+        """Return the finished trials that this program ran, or could have run."""
         return [trial for trial in trials if trial.state.is_finished() and self.stranger(trial) is None]
 
     def stranger(self, trial: FrozenTrial) -> str | None:
-        """Why a trial is none of this study; None when it is one."""
+        """Return why a trial does not belong to this study; None if it does."""
         if not trial.state.is_finished():
             return self._unfit(trial) or self._other_steps(trial)
         if trial.number not in self._known:
@@ -31,7 +31,7 @@ class Membership:
         return self._known[trial.number]
 
     def too_large(self, trial: FrozenTrial) -> str | None:
-        """Why a trial's network lies above the limit; None when it does not, or when its point is not whole."""
+        """Return why a trial's network lies above the limit; None if it does not, or its point is incomplete."""
         point = point_of(trial)
         if point.keys() != self.space.keys() or misfit(self._config.space, point):
             return None
@@ -47,7 +47,7 @@ class Membership:
         if trial.state == TrialState.COMPLETE and not (
             len(steps) == self._config.epochs and math.isclose(steps.get(len(steps), math.nan), trial.value or 0.0)
         ):
-            return "another program told its value"
+            return "its value was set by another program"
         return self._other_steps(trial)
 
     def _unfit(self, trial: FrozenTrial) -> str | None:
@@ -66,6 +66,6 @@ class Membership:
 
 
 def point_of(trial: FrozenTrial) -> dict[str, Any]:
-    """The parameters of a trial so far, those that were enqueued for it included."""
+    """Return the parameters of a trial so far, including those that were enqueued for it."""
     enqueued = trial.system_attrs.get("fixed_params")
     return {**(enqueued if isinstance(enqueued, dict) else {}), **trial.params}

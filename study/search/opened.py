@@ -1,4 +1,4 @@
-"""From a configuration to an open study: the images, their parts, and the study's place in the database."""
+"""Opening of a study by its configuration: the images, their parts, and the study's place in the database."""
 
 import logging
 import re
@@ -22,9 +22,11 @@ from models.architecture import Backbone
 from models.backbones import Weights
 from models.files import write_json
 from study import StudyError
-from study.budget.plan import Planned
-from study.config.resolve import Asked
+from study.attributes import CONTRACT
+from study.budget.plan import Plan
+from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
+from study.search.older import looks_before
 from study.search.open_study import OpenStudy, open_study
 from study.search.settle import check_positive, kept
 from study.storage.door import check_storage, load_study, open_storage, runs_folder, study_names
@@ -38,8 +40,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Opened:
-    """News: the images are loaded and the study is open."""
+class StudyWithImages:
+    """News that the images are loaded and the study is open."""
 
     study: OpenStudy
     dataset: ImageSet
@@ -58,10 +60,13 @@ def open_all(
     progress: Progress | None = None,
     *,
     create: bool = False,
-    asked: Asked | None = None,
-    planned: Planned | None = None,
-) -> Opened:
-    """Load the images, then create the study or compare it. Raises DataError and StudyError, and then made nothing."""
+    asked: StudyRequest | None = None,
+    planned: Plan | None = None,
+) -> StudyWithImages:
+    """Load the images, then create the study or compare it with the existing one.
+
+    Raises DataError and StudyError; then nothing has been made.
+    """
     runs = runs_folder(url, config.runs)
     check_storage(url)  # before the images are read, which may take minutes
     weights = weights_for(config)
@@ -69,13 +74,14 @@ def open_all(
         dataset, parts = load_parts(config, runs, progress, _found_by(name, url))
     except GroupsGoneError as error:
         raise StudyError(
-            f"{error}: found anew, the parts would be others, and what was scored could not be compared "
+            f"{error}: new groups would give other parts, and earlier scores could not be compared "
             f"(begin a new study: study run --data {quote(config.data)} --name {quote(f'{name}-2')})"
         ) from error
     storage = open_storage(url, create=create)
     folder = runs / name
     with alone(storage, folder):
         known = load_study(storage, name) if name in study_names(storage) else None
+        begun = known is not None and CONTRACT in known.user_attrs
         identity = None if known is None else identity_of_study(known)
         check_folder(name, folder, storage, identity)
         if identity and not owns_folder(name, folder, storage, identity):
@@ -93,28 +99,32 @@ def open_all(
             pixels=unusual(dataset.ranges),
             weights={name: one.digest for name, one in weights.items()},
             contents=dict(zip(dataset.paths, dataset.contents, strict=True)),
+            looks=[] if begun else looks_before(config, url, dataset.fingerprint, dataset.contents),
             update=create,
         )
         claim_folder(study.study, folder, storage)
         write_json(folder / "parts.json", listed(parts, dataset.paths))
-    return Opened(study, dataset, parts, weights)
+    return StudyWithImages(study, dataset, parts, weights)
 
 
 def _tell_of_no_files(name: str, folder: Path, storage: LeanStorage, *, end: bool) -> None:
-    """A study whose files are elsewhere, or were removed. Beside a SQLite file nobody else has them elsewhere."""
+    """Warn that a study's files are elsewhere or were removed; raise StudyError instead if `end`.
+
+    With SQLite nothing is said, since the files of such a study are never elsewhere.
+    """
     if storage.engine.dialect.name == "sqlite":
         return
     where = (
         f"the files of {name!r} are not in {folder.absolute()}: where others work on it, begin in the same folder, "
-        "or name one that all of them see (study run ... --set runs=FOLDER)"
+        "or name one that all machines can read (study run ... --set runs=FOLDER)"
     )
     if end:
         raise StudyError(where)
     logger.warning(where)
 
 
-def default_name(asked: Asked) -> str:
-    """Preset and data, as in quick-digits."""
+def default_name(asked: StudyRequest) -> str:
+    """Return a name made of preset and data, such as quick-digits."""
     data = str(asked.fields.get("data", "digits"))
     place = at_home(data).resolve()
     named = place.stem if place.suffix.lower() == ".csv" else place.name
@@ -122,12 +132,12 @@ def default_name(asked: Asked) -> str:
     return f"{asked.fields['preset']}-{tail}"
 
 
-def with_absolute_data(asked: Asked) -> Asked:
-    """The same with absolute paths, so that resuming works from anywhere."""
+def with_absolute_data(asked: StudyRequest) -> StudyRequest:
+    """Return the request with absolute paths, so that resuming works from any folder."""
     data, runs = (asked.fields.get(key) for key in ("data", "runs"))
     changes: dict[str, JsonValue] = {}
     if isinstance(data, str) and data not in (*datasets.EMBEDDED, *FETCHED):
-        place = at_home(data)  # a list may be a link: its paths count from where it was named
+        place = at_home(data)  # a list may be a link: its paths are relative to the link's folder
         changes["data"] = str(place.parent.resolve() / place.name if place.is_file() else place.resolve())
     for key in ("groups", "parts", "weights"):
         given = asked.fields.get(key)
@@ -136,11 +146,11 @@ def with_absolute_data(asked: Asked) -> Asked:
             changes[key] = str(at_home(given).resolve())
     if isinstance(runs, str):
         changes["runs"] = str(at_home(runs).resolve())
-    return Asked({**asked.fields, **changes})
+    return StudyRequest({**asked.fields, **changes})
 
 
 def _found_by(name: str, url: str) -> str | None:
-    """The version that found the groups of a study, which keeps them; None for a new one."""
+    """Return the version that found the groups of a study, since they must stay the same; None for a new study."""
     known = kept(name, url)
     return None if known is None else known.found_by or BEFORE
 
@@ -148,7 +158,7 @@ def _found_by(name: str, url: str) -> str | None:
 def load_parts(
     config: StudyConfig, runs: Path, progress: Progress | None, found_by: str | None = None
 ) -> tuple[ImageSet, Parts]:
-    """The images of a study and how they are divided; found_by: see `sources`. Raises DataError."""
+    """Load the images of a study and divide them into parts. `found_by`: see `sources`. Raises DataError."""
     dataset = datasets.load(
         config.data,
         config.image_size,

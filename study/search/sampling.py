@@ -1,4 +1,4 @@
-"""Optuna's sampler and pruner, set up so that a study can be interrupted anywhere and give the same trials."""
+"""Optuna's sampler and pruner, set up so that a study gives the same trials if it is interrupted anywhere."""
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
@@ -18,15 +18,15 @@ from study.config.space import Value, distributions
 from study.storage.private import there
 
 HYPERBAND = ("_create_bracket_study", "_get_bracket_id", "_pruners")
-"""Private names that RecallingHyperband overrides or reads."""
+"""Private names of Optuna that RecallingHyperband overrides or reads."""
 REDRAWS = 32
-"""Of a point above the limit."""
+"""Most draws of a point, if each lies above the limit."""
 STARTUP = 10
-"""Trials before which TPE, by Optuna's default, draws uniformly."""
+"""Number of trials before which TPE draws uniformly, by Optuna's default."""
 
 
-class Recalling(TPESampler):
-    """TPE that remembers its numbers for finished trials; Optuna's works all of them out for every suggestion."""
+class RecallingSampler(TPESampler):
+    """TPE that remembers its numbers for finished trials; Optuna's computes all of them anew for every suggestion."""
 
     def __init__(self, seed: int, known: dict[int, dict[str, float]]) -> None:
         super().__init__(seed=seed)
@@ -40,14 +40,14 @@ class Recalling(TPESampler):
 
     def _recall(self, trial: FrozenTrial, names: Iterable[str]) -> dict[str, float]:
         known = self._known.get(trial.number, {})
-        if any(name not in known for name in names):  # a running trial may have been seen before it had them all
+        if any(name not in known for name in names):  # a running trial may have been seen before it had all of them
             kinds = trial.distributions
             self._known[trial.number] = {name: kinds[name].to_internal_repr(trial.params[name]) for name in kinds}
         return self._known[trial.number]
 
 
 class RecallingHyperband(HyperbandPruner):
-    """Hyperband that remembers which bracket a trial belongs to; Optuna's hashes the names of all at every rung."""
+    """Hyperband that remembers which bracket a trial is in; Optuna's hashes the names of all trials at every rung."""
 
     def __init__(self, config: StudyConfig) -> None:
         super().__init__(min_resource=config.min_epochs, max_resource=config.epochs, reduction_factor=config.eta)
@@ -60,11 +60,11 @@ class RecallingHyperband(HyperbandPruner):
             trials = study._get_trials(deepcopy=deepcopy, states=states)
             return [trial for trial in trials if self._get_bracket_id(study, trial) == bracket_id]
 
-        object.__setattr__(bracket, "get_trials", get_trials)  # its own asks for the bracket's attributes every time
+        object.__setattr__(bracket, "get_trials", get_trials)  # Optuna's reads the bracket's attributes every time
         return bracket
 
     def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
-        if not self._pruners:  # it makes its brackets when it is first asked to judge
+        if not self._pruners:  # Hyperband makes its brackets when it first judges a trial
             return super()._get_bracket_id(study, trial)
         key = (study.study_name, trial.number)
         if key not in self._known:
@@ -73,10 +73,10 @@ class RecallingHyperband(HyperbandPruner):
 
 
 class PerTrialSampler(BaseSampler):
-    """Draws each trial's whole point at once, from a sampler seeded by (study seed, trial number).
+    """Sampler that draws each trial's whole point at once, with a seed from (study seed, trial number).
 
-    A sampler that lives as long as the process would go on from another state after a restart. TPE keeps no state
-    but its random numbers: it reads the history anew for every trial.
+    A sampler that lives as long as the process would have another state after a restart. TPE has no state but random
+    numbers: it reads the history anew for every trial.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], config: StudyConfig) -> None:
@@ -89,7 +89,7 @@ class PerTrialSampler(BaseSampler):
         self._start: dict[str, Value] | None = None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Reseed from the trial's number."""
+        """Seed the random numbers anew from the trial's number."""
         self._sampler = self._make(derive_seed(self._seed, "sampler", trial.number) % 2**32)
         self._rng = np.random.default_rng(derive_seed(self._seed, "near", trial.number))
         starts = self._config.starts if trial.number < STARTUP else []
@@ -97,15 +97,16 @@ class PerTrialSampler(BaseSampler):
         self._start = starts[int(self._rng.integers(len(starts)))] if drawn_near else None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space, whatever the history holds."""
+        """Return the whole space, whatever the history holds."""
         return self._space
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """All parameters, so that a kill between two of them does not shift the draws of the rest.
+        """Draw all parameters at once, so that a kill between two of them does not change later draws.
 
-        What lies above the limit is drawn again, from the same generator; in the end the cheapest point is taken.
+        A point above the limit is drawn again, from the same generator, REDRAWS times at most; then the cheapest point
+        is taken.
         """
         for _ in range(REDRAWS):
             point = self._drawn(study, trial, search_space)
@@ -127,30 +128,30 @@ class PerTrialSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Never needed for a parameter of the space."""
+        """Draw one parameter; this is never needed for a parameter of the space."""
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Hand on to the sampler."""
+        """Pass the call on to the sampler."""
         self._sampler.after_trial(study, trial, state, values)
 
 
 def make_sampler(config: StudyConfig) -> BaseSampler:
-    """The study's sampler: TPE (Bergstra et al. 2011; Optuna's multivariate form) or random."""
+    """Make the study's sampler: TPE (Bergstra et al. 2011; Optuna's multivariate form) or random."""
     known: dict[int, dict[str, float]] = {}
 
     def make(seed: int) -> BaseSampler:
         if config.sampler != "tpe":
             return RandomSampler(seed=seed)
-        return Recalling(seed, known) if there((TPESampler, "_get_internal_repr")) else TPESampler(seed=seed)
+        return RecallingSampler(seed, known) if there((TPESampler, "_get_internal_repr")) else TPESampler(seed=seed)
 
     return PerTrialSampler(make, config)
 
 
 def make_pruner(config: StudyConfig) -> BasePruner:
-    """The study's pruner: Hyperband (Li et al. 2018) or none."""
+    """Make the study's pruner: Hyperband (Li et al. 2018) or none."""
     if config.pruner == "none":
         return NopPruner()
     if there(*((HyperbandPruner, name) for name in HYPERBAND), (optuna.Study, "_get_trials")):

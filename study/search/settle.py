@@ -1,4 +1,4 @@
-"""From what was asked for to a plain configuration: planned for a new study, agreed with an existing one."""
+"""Configuration from what was asked for: planned for a new study, made to agree with an existing one."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,50 +18,64 @@ from study.attributes import ASKED, CONFIG, FOUND_BY, PLANNED, STAGES, THREADS
 from study.attributes import kept as attribute
 from study.budget.expect import Images, Throughput
 from study.budget.measure import measure
-from study.budget.plan import ENDS, Planned, Stage, measuring_seconds, plan, taken
+from study.budget.plan import ENDS, Plan, Stage, measuring_seconds, plan, taken
 from study.config.presets import BACKBONE_SPACE
-from study.config.resolve import Asked
+from study.config.resolve import StudyRequest
 from study.config.schema import MAY_CHANGE, StudyConfig
 from study.search.contract import stored_config
+from study.search.older import find_older, with_points
 from study.storage.clock import Clock
 from study.storage.door import load_study, open_storage, parse_url, runs_folder, sqlite_file, study_names
 
 AGAIN_SECONDS = 5.0
-"""For measuring, where hours are given to a study that had none: only its final stage is planned."""
+"""Seconds for measuring if hours are given to a study that had none: only its final stage is planned."""
 
 Tell = Callable[[int, int], None]
-"""Called with (networks measured, networks in all)."""
+"""Function that is called with (networks measured, networks in all)."""
 
 
 def settle(
-    asked: Asked, name: str, url: str, device: torch.device, tell: Tell | None = None
-) -> tuple[StudyConfig, Planned | None]:
-    """The configuration of a study, and its plan where one has to be made now.
+    asked: StudyRequest, name: str, url: str, device: torch.device, tell: Tell | None = None
+) -> tuple[StudyConfig, Plan | None]:
+    """Return the configuration of a study, and its plan if one has to be made now.
 
-    A study that exists is never planned anew; what was asked for is compared with what was asked for then. Raises
-    StudyError and DataError.
+    The configuration of an existing study is never planned anew; what is asked for is compared with what was asked for
+    then. Raises StudyError and DataError.
     """
     there = kept(name, url)
     if there is not None:
-        if asked.fields.get("runs") is None:  # they stay where they are
-            asked = Asked({**asked.fields, "runs": there.config.runs})
+        if asked.fields.get("runs") is None:  # the study's files stay where they are
+            asked = StudyRequest({**asked.fields, "runs": there.config.runs})
+        asked = _as_begun(asked, there.config)
         config = _agreed(name, there.config, there.asked, asked) if asked.autos else asked.plain()
         if there.planned or config.hours is None:
             return config, None
-        images, throughput = look(Asked(config.model_dump(mode="json")), url, device, tell, most=AGAIN_SECONDS)
-        return config, plan(Asked(config.model_dump(mode="json")), images, throughput, refuse=False)[1]
+        images, throughput = look(StudyRequest(config.model_dump(mode="json")), url, device, tell, most=AGAIN_SECONDS)
+        return config, plan(StudyRequest(config.model_dump(mode="json")), images, throughput, refuse=False)[1]
+    older = asked.fields.get("begin_from")
+    if isinstance(older, str):
+        find_older(older, url)  # before anything is measured
     if not asked.autos and asked.fields.get("hours") is None:
-        return asked.plain(), None
-    asked, words = with_backbone(asked)
-    images, throughput = look(asked, url, device, tell)
-    config, planned = plan(asked, images, throughput)
-    return config, planned and planned.model_copy(update={"begins": words})
+        config, planned = asked.plain(), None
+    else:
+        asked, words = with_backbone(asked)
+        images, throughput = look(asked, url, device, tell)
+        config, planned = plan(asked, images, throughput)
+        planned = planned and planned.model_copy(update={"begins": words})
+    return with_points(config, url), planned
 
 
-def with_backbone(asked: Asked) -> tuple[Asked, str]:
-    """Let a new study whose starts are left to a plan begin from the pretrained network at hand; and say so in words.
+def _as_begun(asked: StudyRequest, before: StudyConfig) -> StudyRequest:
+    """Return the request with an existing study's starts, if the study was begun from the older one now asked for."""
+    if before.begin_from is None or asked.fields.get("begin_from") != before.begin_from or "starts" in asked.autos:
+        return asked
+    return StudyRequest({**asked.fields, "starts": before.model_dump(mode="json")["starts"]}, asked.given)
 
-    Where the space says anything of a backbone, it stays as it is.
+
+def with_backbone(asked: StudyRequest) -> tuple[StudyRequest, str]:
+    """Let a new study whose starts are left to a plan begin from the pretrained network at hand.
+
+    Returns the request, and words that say so. If the space says anything about a backbone, it stays as it is.
     """
     space = asked.fields.get("space")
     if "starts" not in asked.autos or not isinstance(space, dict) or "backbone" in space:
@@ -75,13 +89,13 @@ def with_backbone(asked: Asked) -> tuple[Asked, str]:
         "--set space.backbone=none leaves it out)"
     )
     searched: JsonValue = {**space, "backbone": ["none", name], **BACKBONE_SPACE}
-    return Asked({**asked.fields, "space": searched}, asked.given), words
+    return StudyRequest({**asked.fields, "space": searched}, asked.given), words
 
 
 def look(
-    asked: Asked, url: str, device: torch.device, tell: Tell | None = None, most: float = math.inf
+    asked: StudyRequest, url: str, device: torch.device, tell: Tell | None = None, most: float = math.inf
 ) -> tuple[Images, Throughput]:
-    """What a plan needs: the images from outside, and the machine, measured for some seconds. Writes nothing."""
+    """Collect what a plan needs, writing nothing: facts about the images, and the measured speed of the machine."""
     data, groups, hours, runs = (asked.fields.get(key) for key in ("data", "groups", "hours", "runs"))
     cache = runs_folder(url, runs if isinstance(runs, str) else None) / "cache"
     seen = _survey(asked, str(data or "digits"), cache, groups if isinstance(groups, str) else None)
@@ -98,8 +112,8 @@ def look(
     return images, throughput
 
 
-def _survey(asked: Asked, data: str, cache: Path, groups: str | None) -> Survey:
-    """The images as far as names tell. Raises DataError and StudyError for what a study would refuse by these."""
+def _survey(asked: StudyRequest, data: str, cache: Path, groups: str | None) -> Survey:
+    """Survey the images by their names. Raises DataError and StudyError for what a study would refuse by these."""
     given = asked.fields
     parts, without, only, positive = (given.get(key) for key in ("parts", "without", "only", "positive"))
     seen = survey(
@@ -119,26 +133,26 @@ def _survey(asked: Asked, data: str, cache: Path, groups: str | None) -> Survey:
 
 
 def check_positive(positive: Sequence[str], classes: Sequence[str]) -> None:
-    """Raise StudyError for a finding that is no class; without classes nothing is known yet."""
+    """Raise StudyError if a positive finding is not a class; without classes nothing is checked."""
     if classes and (strange := [name for name in positive if name not in classes]):
         raise StudyError(f"positive: no class {strange[0]!r} (there are: {', '.join(classes)})")
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A study that exists."""
+class StoredStudy:
+    """Facts about a study that exists."""
 
     config: StudyConfig
-    asked: JsonValue  # the fields as they were given; None where nothing was left to a plan
-    planned: Planned | None
-    found_by: str | None  # the version that found the groups, where that was noted
-    threads: int | None  # of its processes, where that was noted
-    spent: float  # seconds
+    asked: JsonValue  # the fields as they were given; None if nothing was left to a plan
+    planned: Plan | None
+    found_by: str | None  # the version that found the groups, if that was noted
+    threads: int | None  # threads of each process, if that was noted
+    spent: float  # seconds by the study's clock
     taken: dict[Stage, float]  # seconds of each stage that has ended
 
 
-def kept(name: str, url: str) -> Kept | None:
-    """What is known of a study; None when there is none."""
+def kept(name: str, url: str) -> StoredStudy | None:
+    """Return what is known of a study; None if it does not exist."""
     place = parse_url(url)
     if place.get_backend_name() == "sqlite" and not sqlite_file(place).exists():
         return None
@@ -149,13 +163,13 @@ def kept(name: str, url: str) -> Kept | None:
     if name not in study_names(storage):
         return None
     study = load_study(storage, name)
-    if CONFIG not in study.user_attrs:  # plain Optuna's, or killed before anything was written
+    if CONFIG not in study.user_attrs:  # a study of plain Optuna, or one killed before anything was written
         return None
     attributes = study.user_attrs
-    return Kept(
+    return StoredStudy(
         config=stored_config(study),
         asked=attribute(attributes, ASKED, dict[str, JsonValue]),
-        planned=attribute(attributes, PLANNED, Planned),
+        planned=attribute(attributes, PLANNED, Plan),
         threads=attribute(attributes, THREADS, int),
         spent=Clock(storage, study._study_id).spent(),
         found_by=attribute(attributes, FOUND_BY, str),
@@ -163,14 +177,14 @@ def kept(name: str, url: str) -> Kept | None:
     )
 
 
-def _agreed(name: str, config: StudyConfig, before: JsonValue, asked: Asked) -> StudyConfig:
-    """The planned configuration of a study with what may change taken from the command."""
+def _agreed(name: str, config: StudyConfig, before: JsonValue, asked: StudyRequest) -> StudyConfig:
+    """Return the planned configuration of a study; fields that may change are taken from the command."""
     if not isinstance(before, dict):
         raise StudyError(
             f"the study {name!r} exists and was not planned: {', '.join(asked.autos)} cannot be left open "
             f"(go on with it: study resume {quote(name)}; or start another with --name)"
         )
-    # Fields that its version did not have do by default what it did.
+    # Missing fields take the defaults that keep the old behaviour.
     defaults = {key: to_jsonable_python(field.default) for key, field in StudyConfig.model_fields.items()}
     since = {key: defaults[key] for key in asked.autos if key not in before}
     before, now = {**defaults, **before}, {**defaults, **asked.fields, **since}
@@ -180,8 +194,8 @@ def _agreed(name: str, config: StudyConfig, before: JsonValue, asked: Asked) -> 
     if differing:
         shown = ", ".join(f"{key} (was {before.get(key)}, now {now.get(key)})" for key in differing[:5])
         raise StudyError(
-            f"the study {name!r} exists with another definition: {shown} "
+            f"the study {name!r} exists with a different definition: {shown} "
             f"(go on with the old one: study resume {quote(name)}; or start another with --name)"
         )
     changes = {key: now[key] for key in MAY_CHANGE if key in now and now[key] != "auto"}
-    return StudyConfig.model_validate({**config.model_dump(mode="json"), **changes})
+    return config.with_fields(changes)

@@ -1,4 +1,4 @@
-"""What the trials of a study come to: which is the best, and what they took."""
+"""Standing of a study: which trial is the best, and how long its trials took."""
 
 from shlex import quote
 
@@ -10,14 +10,14 @@ from study.search.open_study import OpenStudy
 
 
 def winner(study: OpenStudy) -> FrozenTrial:
-    """The finished trial with the best selection score; StudyError when there is none."""
+    """Return the best trial, the first of those that are `ranked`. Raises StudyError if there is none."""
     return ranked(study)[0]
 
 
 def ranked(study: OpenStudy) -> list[FrozenTrial]:
-    """The trials that ran to their end, best selection score first.
+    """Return the trials that ran to their end, best selection score first.
 
-    Where none did, those that were trained at all, the longest first. Raises StudyError when there are none.
+    If none did, return those that were trained at all, the longest first. Raises StudyError if there are none.
     """
     finished = [trial for trial in study.own_trials() if trial.state == TrialState.COMPLETE]
     if finished:
@@ -38,10 +38,10 @@ def ranked(study: OpenStudy) -> list[FrozenTrial]:
 
 
 def last_value(trial: FrozenTrial) -> float:
-    """The metric on val after the last epoch it was trained."""
+    """Return the metric on val after the last epoch of a trial."""
     return trial.intermediate_values[max(trial.intermediate_values)]
 
 
 def search_seconds(trials: list[FrozenTrial]) -> float:
-    """Seconds of training in these trials, over all workers; pauses between runs do not count."""
+    """Return the seconds of training in these trials, over all workers; pauses between runs do not count."""
     return sum(number(trial.user_attrs, SECONDS) or 0.0 for trial in trials if trial.state.is_finished())

@@ -1,4 +1,4 @@
-"""One trial: suggest, build, train, report each epoch, prune or finish."""
+"""Run of one trial: suggest, build, train, report each epoch, prune or finish."""
 
 import hashlib
 import json
@@ -25,16 +25,16 @@ from study.search.open_study import OpenStudy
 from study.signals import TimeIsUp
 from study.storage.leases import Lease
 from study.storage.processes import now
-from study.training.start import Training, start_training, value_of
+from study.training.start import TrainingRun, start_training, value_of
 from study.training.workspace import Workspace, versions
 
 CONFIRM_SECONDS = 5.0
-"""A lease that was good so long ago is still good: it takes a minute without a heartbeat to lose it."""
+"""Seconds for which a confirmed lease needs no new look: it is lost only after a minute without a heartbeat."""
 
 
 @dataclass(frozen=True)
 class TrialEpoch:
-    """News of a running trial."""
+    """News that a running trial has finished an epoch."""
 
     number: int
     epoch: int
@@ -43,17 +43,17 @@ class TrialEpoch:
 
 @dataclass(frozen=True)
 class Step:
-    """A training step that was made just now."""
+    """Training step that was made just now."""
 
-    stage: str  # "search", or that of a training after it
+    stage: str  # "search", or the stage of a training after it
     trial: int
     epoch: int  # from 1
-    step: int  # of the epoch, from 1
-    steps: int  # in an epoch
+    step: int  # number in the epoch, from 1
+    steps: int  # number of steps in an epoch
 
 
 Watch = Callable[[Step], None]
-"""Is told of every step in this process."""
+"""Function that is called with every step in this process."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TrialStart:
 
     number: int
     network: str  # in words
-    behind: int  # epochs it has already
+    behind: int  # number of epochs that it has already
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class TrialEnd:
     """News of a finished trial."""
 
     number: int
-    state: str  # COMPLETE or PRUNED; FAIL for what was none of this study
+    state: str  # COMPLETE or PRUNED; FAIL if the trial does not belong to this study
     value: float | None
 
 
@@ -79,7 +79,7 @@ TrialNews = TrialStart | TrialEpoch | TrialEnd
 
 @dataclass(frozen=True, kw_only=True)
 class HeldTrial:
-    """A running trial that this worker has a lease on."""
+    """Running trial that this worker has a lease on."""
 
     study: OpenStudy
     trial: optuna.Trial
@@ -88,21 +88,23 @@ class HeldTrial:
 
 
 Objective = Callable[[HeldTrial], Iterator[TrialNews]]
-"""Runs a trial to its end and tells the study; yields news. Raises LeaseLostError instead of writing anything when the
-trial is another worker's by now."""
+"""Function that runs a trial to its end, tells the study, and yields news.
 
-Start = Callable[[Workspace, Mapping[str, Value], int, Checkpoints, AfterStep], Training]
-"""From a point of the space, with a seed and a place for checkpoints, to a network about to be trained."""
+It raises LeaseLostError, and writes nothing, if the trial has passed to another worker.
+"""
+
+Start = Callable[[Workspace, Mapping[str, Value], int, Checkpoints, AfterStep], TrainingRun]
+"""Function that makes a training from a point of the space, a seed and a place for checkpoints."""
 
 
 def objective(work: Workspace, start: Start | None = None, watch: Watch | None = None) -> Objective:
-    """The objective of a study: train the network of the trial's point on the images of a workspace."""
+    """Make the objective of a study: train the network of the trial's point on the images of a workspace."""
     return lambda held: run_trial(held, work, start or _train, watch)
 
 
 def _train(
     work: Workspace, params: Mapping[str, Value], seed: int, checkpoints: Checkpoints, after_step: AfterStep
-) -> Training:
+) -> TrainingRun:
     return start_training(
         work,
         params,
@@ -116,25 +118,25 @@ def _train(
 
 
 def identity_of(study: OpenStudy, trial: FrozenTrial) -> str:
-    """What a training is a function of: the study's contract and the trial's point.
+    """Return a hash of all that a training depends on: the study's contract, and the trial's number and point.
 
-    Files of an older study of the same name (its database deleted, or another database beside the same runs/) have
-    another identity: their weights may have been trained on what is test here.
+    Files of an older study of the same name (if its database was deleted, or another database uses the same runs/) have
+    another identity; their weights may have been trained on images that are in the test part here.
     """
     content = {"contract": study.contract, "trial": trial.number, "params": trial.params}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def checkpoint_name(number: int) -> str:
-    """The folder of a trial's checkpoints."""
+    """Return the name of the folder of a trial's checkpoints."""
     return f"trial-{number:04d}"
 
 
 def run_trial(held: HeldTrial, work: Workspace, start: Start, watch: Watch | None) -> Iterator[TrialNews]:
-    """Run a trial to its end, see Objective. Raises TimeIsUp when the hours for the search end before that.
+    """Run a trial to its end, see Objective. Raises TimeIsUp if the hours for the search end before that.
 
-    A trial that was interrupted goes on from its checkpoint, or is replayed: its epochs give the same numbers again,
-    what was reported is not reported twice, and its last report is judged anew, since the verdict may have been lost.
+    An interrupted trial goes on from its checkpoint, or is replayed: its epochs give the same numbers again. Nothing is
+    reported twice, but the last report is judged anew, since the verdict may have been lost.
     """
     study, trial, frozen, lease = held.study, held.trial, held.frozen, held.lease
     config = study.config
@@ -164,13 +166,13 @@ def run_trial(held: HeldTrial, work: Workspace, start: Start, watch: Watch | Non
                 lease.confirm(within=CONFIRM_SECONDS)
                 _report(trial, value, result.epoch, reported)
                 yield TrialEpoch(trial.number, result.epoch, value)
-                # Between the rungs Hyperband keeps every trial; asking it there costs a look at the whole history.
+                # Between the rungs Hyperband keeps every trial; asking it there would read the whole history.
                 if result.epoch in rungs and last <= result.epoch < config.epochs and trial.should_prune():
                     words = f"not among the best 1/{config.eta} of its bracket after {counted(result.epoch, 'epoch')}"
                     reason = Reason("not_promoted", words)
                     break
         except OutOfMemoryError as error:
-            # FAIL would be invisible to TPE, which would propose the like of it again and again.
+            # TPE does not see trials that FAIL, so it would propose similar ones again and again.
             reason = Reason("out_of_memory", str(error))
         lease.confirm()
         seconds = time.perf_counter() - began
@@ -182,7 +184,7 @@ def run_trial(held: HeldTrial, work: Workspace, start: Start, watch: Watch | Non
 
 
 def _after_step(held: HeldTrial, watch: Watch | None) -> AfterStep:
-    """Tell whoever watches, and stop at the deadline; hours that were given meanwhile count."""
+    """Make the function to call after each step: it tells `watch`, and stops at the deadline, which may move."""
     study, number = held.study, held.trial.number
     end = now() + study.search_seconds_left()
 
@@ -199,14 +201,14 @@ def _after_step(held: HeldTrial, watch: Watch | None) -> AfterStep:
 
 
 def in_words(params: Mapping[str, Value]) -> str:
-    """A point as people read it: num_conv_blocks 4, learning_rate 0.003."""
+    """Return a point in words: num_conv_blocks 4, learning_rate 0.003."""
     return ", ".join(
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in params.items()
     )
 
 
 def _report(trial: optuna.Trial, value: float, epoch: int, reported: dict[int, float]) -> None:
-    """Report an epoch, unless it was reported before; a replay that gives another number is written down."""
+    """Report an epoch, unless it was reported before; note in an attribute if a replay gives another number."""
     if epoch not in reported:
         trial.report(value, epoch)
     elif not math.isclose(value, reported[epoch], abs_tol=1e-12):
@@ -214,13 +216,13 @@ def _report(trial: optuna.Trial, value: float, epoch: int, reported: dict[int, f
 
 
 def _rungs(study: OpenStudy, number: int) -> tuple[int, ...]:
-    """The epochs at which a trial is judged; none without Hyperband."""
+    """Return the epochs at which a trial is judged; none without Hyperband."""
     bracket = study.config.bracket_of(study.name, number)
     return () if bracket is None else study.config.brackets[bracket]
 
 
 def _description(held: HeldTrial, model: CNN, work: Workspace) -> dict[str, JsonValue]:
-    """What is known of a trial before it is trained."""
+    """Return the attributes of a trial that are known before it is trained."""
     study = held.study
     leaky = {names.LEAKY: True} if work.leaky else {}
     return {
@@ -239,7 +241,7 @@ def _finish(
     seconds: float,
 ) -> TrialEnd:
     """Write the trial's attributes and close it."""
-    # What a dead worker trained before the checkpoint counts too.
+    # Epochs that a dead worker trained before the checkpoint count too.
     found: dict[str, JsonValue] = {names.SECONDS: round(max(seconds, sum(result.seconds for _, result in seen)), 3)}
     if seen:
         best, at = max(seen, key=lambda entry: entry[0])
@@ -263,7 +265,7 @@ def _finish(
 
 
 def close(study: OpenStudy, trial: FrozenTrial, state: TrialState, reason: Reason) -> TrialEnd:
-    """Close a trial that will not be run (again), as PRUNED with what it has reported, or as FAIL."""
+    """Close a trial that will not be run (again): as PRUNED, with what it has reported, or as FAIL."""
     reported = trial.intermediate_values
     sentence = names.PRUNED_BECAUSE if state == TrialState.PRUNED else names.FAILED_BECAUSE
     found: dict[str, JsonValue] = {names.WHY: reason.code, sentence: reason.sentence}

@@ -1,4 +1,4 @@
-"""What lies in the cache that no study needs: decoded images, found groups, and what was left half done."""
+"""Unneeded files in the cache: decoded images and found groups that no study needs, and unfinished work."""
 
 import re
 import shutil
@@ -22,34 +22,35 @@ from study.storage.door import load_study, open_storage, runs_folder, study_name
 from study.storage.ownership import FILE
 
 HOUR, DAY = 3600.0, 86400.0
-"""What was written within an hour may be in use by a study that is being made; within a day, what is half done."""
+"""Seconds. What was written within an hour may be in use by a study being made; unfinished work, within a day."""
 
 GROUPS = re.compile(r"groups-([0-9a-f]{24})-([0-9a-f]+)")
 
 
 @dataclass(frozen=True)
-class Unneeded:
-    """A folder that may go."""
+class UnneededFiles:
+    """Folder that may be removed."""
 
     place: Path
     size: int  # bytes
-    what: str  # for people
+    what: str  # in words
 
 
 @dataclass(frozen=True)
 class _Need:
-    """What a study needs of the cache; None is what cannot be read of it."""
+    """Need of a study: what it uses in the cache; None if that cannot be read."""
 
     content: str | None  # hash of its images
     image_size: object
-    names: frozenset[str]  # of its images
-    version: str  # that found its groups
+    names: frozenset[str]  # paths of its images
+    version: str  # version that found its groups
 
 
-def unneeded(url: str) -> list[Unneeded]:
-    """What the cache beside a database holds that none of its studies needs.
+def unneeded(url: str) -> list[UnneededFiles]:
+    """Find the folders in the cache beside a database that none of its studies needs.
 
-    Groups stay where the folder has studies of another database too: found anew they may be others, and end a study.
+    Found groups stay if the folder has studies of another database too: groups found anew may be different, and then
+    a study cannot go on.
     """
     storage = open_storage(url, create=False, write=False)
     names = study_names(storage)
@@ -71,13 +72,13 @@ def _need(study: optuna.Study, url: str) -> _Need:
     )
 
 
-def _judged(place: Path, needs: list[_Need], strangers: bool) -> Unneeded | None:
-    """A folder of the cache with what it is; None where it stays."""
+def _judged(place: Path, needs: list[_Need], strangers: bool) -> UnneededFiles | None:
+    """Return a folder of the cache with what it is; None if it stays."""
     if place.is_symlink():
         return None
     age = time.time() - max((_changed(file) for file in [place, *place.rglob("*")]), default=0.0)
     if place.name.endswith((".part", ".work")):
-        what = f"left half done, {counted(round(age / DAY), 'day')} ago" if age > DAY else ""
+        what = f"unfinished, last written {counted(round(age / DAY), 'day')} ago" if age > DAY else ""
     elif age < HOUR:
         what = ""
     elif groups := GROUPS.fullmatch(place.name):
@@ -86,8 +87,8 @@ def _judged(place: Path, needs: list[_Need], strangers: bool) -> Unneeded | None
     elif place.name.startswith("images-"):
         what = "" if any(_needs_images(need, place) for need in needs) else "decoded images"
     else:
-        what = ""  # a dataset, or what another program has put here
-    return Unneeded(place, size_of(place), what) if what else None
+        what = ""  # a dataset, or something that another program has put here
+    return UnneededFiles(place, size_of(place), what) if what else None
 
 
 def _needs_groups(need: _Need, content: str, version: str) -> bool:
@@ -95,10 +96,13 @@ def _needs_groups(need: _Need, content: str, version: str) -> bool:
 
 
 def _needs_images(need: _Need, place: Path) -> bool:
-    """By their content where the folders of the images say the classes, else by their names."""
+    """Return whether a study needs these decoded images.
+
+    Their content is compared if their folders say the classes, otherwise their names.
+    """
     try:
         index = Index.model_validate_json(read_file(place / INDEX))
-    except (OSError, ValueError):  # nobody can read it
+    except (OSError, ValueError):  # the index cannot be read
         return False
     if need.image_size not in (None, index.image_size):
         return False
@@ -106,12 +110,12 @@ def _needs_images(need: _Need, place: Path) -> bool:
     return need.content in known or need.names == frozenset(index.paths)
 
 
-def remove(found: list[Unneeded]) -> Iterator[Unneeded]:
-    """Remove them, one after another. Raises StudyError for what cannot be removed."""
+def remove(found: list[UnneededFiles]) -> Iterator[UnneededFiles]:
+    """Remove the folders, and yield each that was removed. Raises StudyError if one cannot be removed."""
     for one in found:
         try:
             shutil.rmtree(one.place)
-        except FileNotFoundError:  # another process was faster
+        except FileNotFoundError:  # another process has removed it
             continue
         except OSError as error:
             raise StudyError(f"cannot remove {one.place}: {error.strerror or error} (remove it yourself)") from error
@@ -119,7 +123,7 @@ def remove(found: list[Unneeded]) -> Iterator[Unneeded]:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes that a folder takes on the disk, links not followed; what cannot be read counts nothing."""
+    """Return the bytes that a folder takes on the disk; links are not followed, what cannot be read counts nothing."""
     total = 0
     for file in folder.rglob("*"):
         with suppress(OSError):

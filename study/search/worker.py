@@ -1,4 +1,4 @@
-"""The life of a worker: adopt an orphan or ask for a trial, run it, and so on until the budget is reached."""
+"""Worker of a study: it adopts an orphan or asks for a trial, runs it, and so on until the budget is reached."""
 
 import logging
 import shutil
@@ -17,7 +17,7 @@ from study.config.schema import StudyConfig
 from study.search.contract import stored_config
 from study.search.members import point_of
 from study.search.open_study import OpenStudy
-from study.search.opened import Opened, open_all
+from study.search.opened import StudyWithImages, open_all
 from study.search.trial import HeldTrial, Objective, TrialNews, checkpoint_name, close, objective
 from study.signals import TimeIsUp
 from study.storage.door import load_study, open_storage, storage_trouble
@@ -27,20 +27,20 @@ from study.storage.processes import now
 from study.storage.server import repeated, was_cut_off
 
 LOOK_SECONDS = 0.5
-"""Between two looks for a trial while others run the last ones."""
+"""Seconds between two looks for a trial while other workers run the last ones."""
 
 logger = logging.getLogger(__name__)
 
 
 def work_on(name: str, url: str, device: torch.device, threads: int | None) -> Iterator[TrialNews]:
-    """What a worker of an existing study does, wherever it runs: open everything, search; yields news of its trials."""
+    """Do the work of a worker of an existing study: open everything and search. Yields news of its trials."""
     with at_work(name, url, threads) as opened:
         yield from search(opened.study, objective(opened.workspace(device)))
 
 
 @contextmanager
-def at_work(name: str, url: str, threads: int | None) -> Iterator[Opened]:
-    """An existing study as one of its workers has it; its clock runs meanwhile."""
+def at_work(name: str, url: str, threads: int | None) -> Iterator[StudyWithImages]:
+    """Open an existing study as one of its workers; the study's clock runs meanwhile."""
     began = now()
     if threads:
         torch.set_num_threads(threads)
@@ -51,14 +51,14 @@ def at_work(name: str, url: str, threads: int | None) -> Iterator[Opened]:
 
 
 @repeated
-def _opened(name: str, url: str) -> Opened:
+def _opened(name: str, url: str) -> StudyWithImages:
     return open_all(stored_config(load_study(open_storage(url, create=False, write=False), name)), name, url)
 
 
 def search(study: OpenStudy, run: Objective) -> Iterator[TrialNews]:
     """Run trials until all that the budget allows are finished, or the hours for the search are over.
 
-    By this worker or others; yields news of its own.
+    Trials of other workers count too. Yields news of this worker's own trials.
     """
     leases = Leases(study.storage)
     leases.prepare()
@@ -67,9 +67,9 @@ def search(study: OpenStudy, run: Objective) -> Iterator[TrialNews]:
     while more:
         try:
             more = yield from _next(study, leases, run)
-        except TimeIsUp:  # the trial keeps its number and its checkpoint; with more hours it goes on
+        except TimeIsUp:  # the trial keeps its number and its checkpoint, so it goes on if there are more hours
             return
-        except KeyboardInterrupt:  # in whatever moment, from taking a trial to being through with it
+        except KeyboardInterrupt:  # at any moment, from taking a trial to having finished it
             leases.give_back()
             raise
         except (sqlalchemy.exc.DBAPIError, StorageInternalError) as error:
@@ -79,7 +79,7 @@ def search(study: OpenStudy, run: Objective) -> Iterator[TrialNews]:
 
 
 def _next(study: OpenStudy, leases: Leases, run: Objective) -> Generator[TrialNews, None, bool]:
-    """Run a trial, or wait a moment for those of others; False when there is nothing left to do."""
+    """Run a trial, or wait a moment for those of others; return False when there is nothing left to do."""
     with alone(study.storage, study.folder) as confirm:
         if not study.is_there():
             raise KeyError(study.name)
@@ -89,7 +89,7 @@ def _next(study: OpenStudy, leases: Leases, run: Objective) -> Generator[TrialNe
         return True
     if study.search_seconds_left() <= 0 or not study.trials(TrialState.RUNNING):
         return False
-    time.sleep(LOOK_SECONDS)  # should the worker of such a trial die, this one goes on with it
+    time.sleep(LOOK_SECONDS)  # if a worker of such a trial dies, this one goes on with it
     return True
 
 
@@ -103,10 +103,10 @@ def _sweep(study: OpenStudy) -> None:
 
 
 def _claim(study: OpenStudy, leases: Leases, confirm: Callable[[], None]) -> HeldTrial | None:
-    """A trial to run, an orphan first (the sampler would count it as running); None when there is none for now.
+    """Claim a trial to run, an orphan first (the sampler would count it as running); None if there is none for now.
 
-    The caller is alone, so that no two workers see the same budget or the same history; the trial's parameters are
-    drawn before that ends. `confirm` raises when it is alone no more.
+    The caller holds the study's lock, so that no two workers see the same budget or the same history; the trial's
+    parameters are drawn before it is released. `confirm` raises an error if the lock was lost.
     """
     trials = study.trials()  # also fills the cache that adopting needs
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
@@ -116,7 +116,7 @@ def _claim(study: OpenStudy, leases: Leases, confirm: Callable[[], None]) -> Hel
             return HeldTrial(study=study, trial=trial, frozen=_drawn(study, trial), lease=lease)
     if budget_reached(running + study.members.own(trials), stored_config(study.study)):
         return None
-    if running and study.search_seconds_left() <= 0:  # one is enough for a model
+    if running and study.search_seconds_left() <= 0:  # the running one is enough for a model
         return None
     confirm()
     trial = study.study.ask()
@@ -125,7 +125,7 @@ def _claim(study: OpenStudy, leases: Leases, confirm: Callable[[], None]) -> Hel
 
 
 def _drawn(study: OpenStudy, trial: optuna.Trial) -> FrozenTrial:
-    """The trial with all its parameters, unless it is none of this study's."""
+    """Draw a trial's missing parameters and return it; a trial that does not belong to this study stays as it is."""
     frozen = study.storage.get_trial(trial._trial_id)
     space = study.members.space
     if study.members.stranger(frozen) or frozen.params.keys() >= space.keys():
@@ -138,7 +138,7 @@ def _drawn(study: OpenStudy, trial: optuna.Trial) -> FrozenTrial:
 
 
 def _run(held: HeldTrial, run: Objective) -> Iterator[TrialNews]:
-    """Run a trial that this worker holds, or close it unrun with the reason."""
+    """Run a trial that this worker holds, or close it with the reason why it is not run."""
     study, lease = held.study, held.lease
     try:
         with lease:
@@ -152,11 +152,11 @@ def _run(held: HeldTrial, run: Objective) -> Iterator[TrialNews]:
             else:
                 yield from run(held)
     except LeaseLostError:
-        return  # this process stood still for a minute, and another one has gone on
+        return  # this process stood still for a minute, and another one has taken the trial
     except UpdateFinishedTrialError:
         logger.warning(f"another program has ended trial {held.trial.number} while it ran; going on with the next")
 
 
 def budget_reached(trials: list[FrozenTrial], config: StudyConfig) -> bool:
-    """Whether a study's own trials, with those that run, are as many as were wanted."""
+    """Return whether these trials (the study's own and the running ones) are as many as were wanted."""
     return config.trials is not None and len(trials) >= config.trials

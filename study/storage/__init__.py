@@ -1,1 +1,1 @@
-"""The only door to the databases: how they are opened and shared, who runs what, and their history in SQL."""
+"""The only access to the databases: opening and sharing them, which process runs which trial, and history in SQL."""

@@ -1,8 +1,9 @@
-"""What SQLite and PostgreSQL say differently in the views."""
+"""SQL expressions of the views that SQLite and PostgreSQL write differently."""
 
 from typing import ClassVar
 
-# A parameter p as it reads. json.dumps writes NaN and Infinity, which is no JSON: such choices stay NULL.
+# The readable value of p, a row of trial_params. json.dumps writes NaN and Infinity, which are not JSON: such choices
+# become NULL.
 LITE_VALUE = """CASE
     WHEN json_valid(p.distribution_json) = 0 THEN NULL
     WHEN json_extract(p.distribution_json, '$.name') = 'CategoricalDistribution'
@@ -39,17 +40,17 @@ SERVER_NUMBER = """CASE
 
 
 class Sqlite:
-    """How SQLite says it."""
+    """Expressions in SQLite's SQL."""
 
     param_text, param_number = LITE_TEXT, LITE_NUMBER
     types: ClassVar = {"int": "INTEGER", "real": "REAL", "text": "TEXT", "bool": "INTEGER"}
 
     def param(self, kind: str) -> str:
-        """A parameter p as it reads; SQLite's columns have no type of their own."""
+        """Return the readable value of p; of any `kind`, since SQLite's columns have no type of their own."""
         return LITE_VALUE
 
     def user(self, key: str, kind: str) -> str:
-        """An attribute of the trial t; NULL where it is missing or of another kind."""
+        """Return a user attribute of the trial t; NULL where it is missing or of another kind."""
         kinds = {"int": "'integer', 'real'", "real": "'integer', 'real'", "text": "'text'", "bool": "'true', 'false'"}
         return (
             f"(SELECT CASE WHEN json_valid(u.value_json) THEN CASE WHEN json_type(u.value_json) IN ({kinds[kind]}) "
@@ -58,25 +59,25 @@ class Sqlite:
         )
 
     def field(self, place: str, key: str, kind: str) -> str:
-        """One field of a JSON object; NULL where that is no JSON."""
+        """Return one field of the JSON object in `place`; NULL where that is not JSON."""
         found = f"json_extract({place}, '$.{key}')"
         return f"CASE WHEN json_valid({place}) THEN CAST({found} AS {self.types[kind]}) END"
 
     def each(self, place: str) -> str:
-        """The items of a JSON list, as rows with a column `value`."""
+        """Return the items of the JSON list in `place`, as rows with a column `value`."""
         return f"json_each(CASE WHEN json_valid({place}) THEN {place} ELSE '[]' END)"
 
     def value(self, number: str, kind: str) -> str:
-        """What Optuna stores as a number and its type; NULL for what is not a number."""
+        """Return the value that Optuna stores as a number and its type; NULL for what is not a number."""
         return f"CASE {kind} WHEN 'INF_POS' THEN 9e999 WHEN 'INF_NEG' THEN -9e999 ELSE {number} END"
 
     def between(self, start: str, end: str) -> str:
-        """Seconds between two times."""
+        """Return the seconds between two times."""
         return f"(julianday({end}) - julianday({start})) * 86400.0"
 
 
 class Postgresql:
-    """How PostgreSQL says it."""
+    """Expressions in PostgreSQL's SQL."""
 
     param_text, param_number = SERVER_TEXT, SERVER_NUMBER
     types: ClassVar = {"int": "bigint", "real": "double precision", "text": "text", "bool": "boolean"}
@@ -88,7 +89,7 @@ class Postgresql:
     }
 
     def _cast(self, found: str, kind: str) -> str:
-        """A text as a number or a boolean; NULL where it is none, or none that the type can hold."""
+        """Return a text as a number or a boolean; NULL where it is none, or the type cannot hold it."""
         cast = f"{found}::{self.types[kind]}"
         if kind == "real":
             size = f"abs({found}::numeric)"
@@ -96,13 +97,13 @@ class Postgresql:
         return f"CASE WHEN {found} ~ '{self.looks[kind]}' THEN {cast} END"
 
     def param(self, kind: str) -> str:
-        """A parameter p in the type of its column."""
+        """Return the value of p in the type of its column."""
         if kind in ("text", "boolean"):
             return f"({SERVER_TEXT})::{kind}"
         return f"({SERVER_NUMBER})::{kind}"
 
     def user(self, key: str, kind: str) -> str:
-        """An attribute of the trial t; NULL where it is missing or of another kind."""
+        """Return a user attribute of the trial t; NULL where it is missing or of another kind."""
         if kind == "text":
             found = f"CASE WHEN u.value_json ~ '{self.looks[kind]}' THEN u.value_json::jsonb #>> '{{}}' END"
         else:
@@ -110,23 +111,23 @@ class Postgresql:
         return f"(SELECT {found} FROM trial_user_attributes u WHERE u.trial_id = t.trial_id AND u.key = '{key}')"
 
     def field(self, place: str, key: str, kind: str) -> str:
-        """One field of a JSON object; NULL where it is missing or of another kind."""
+        """Return one field of the JSON object in `place`; NULL where it is missing or of another kind."""
         found = f"({place}::jsonb ->> '{key}')"
         return found if kind == "text" else self._cast(found, kind)
 
     def each(self, place: str) -> str:
-        """The items of a JSON list, as rows with a column `value`."""
+        """Return the items of the JSON list in `place`, as rows with a column `value`."""
         return f"jsonb_array_elements(CASE jsonb_typeof({place}::jsonb) WHEN 'array' THEN {place}::jsonb ELSE '[]' END)"
 
     def value(self, number: str, kind: str) -> str:
-        """What Optuna stores as a number and its type; NULL for what is not a number."""
+        """Return the value that Optuna stores as a number and its type; NULL for what is not a number."""
         return (
             f"CASE {kind}::text WHEN 'INF_POS' THEN 'Infinity'::double precision "
             f"WHEN 'INF_NEG' THEN '-Infinity'::double precision ELSE {number} END"
         )
 
     def between(self, start: str, end: str) -> str:
-        """Seconds between two times."""
+        """Return the seconds between two times."""
         return f"extract(epoch FROM {end} - {start})::double precision"
 
 

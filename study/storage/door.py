@@ -1,4 +1,4 @@
-"""The only door to the database: how it is opened, and the few things Optuna's API lacks."""
+"""The only place that opens a database of studies, with the few things that Optuna's API lacks."""
 
 import errno
 import re
@@ -23,17 +23,17 @@ from study.storage.names import DEFAULT_URL
 from study.storage.server import CONNECTIONS, repeated, wait_for_restarts
 from study.storage.sqlite import check_file, reader, wait_in_line, when_free, writer
 
-# What a driver raises for a lock, a full disk, a lost connection, a damaged file; its other errors are our bugs.
+# Errors of a driver for a lock, a full disk, a lost connection, a damaged file; all its other errors are our bugs.
 TROUBLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DatabaseError)
 
-# What a disk answers when it is full, or may no longer be written to.
+# Error numbers of a disk that is full, or may no longer be written to.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanStorage] = LeanStorage) -> LeanStorage:
-    """Open the database of studies, making it when asked to; readers (`write` false) wait for nobody.
+    """Open the database of studies, made first where `create` says so; readers (`write` false) wait for nobody.
 
-    Raises StudyError when it is not there, cannot be written, or is no database.
+    Raises StudyError when it is not there, cannot be written, or is not a database.
     """
     place = parse_url(url)
     if place.get_backend_name() == "sqlite":
@@ -44,12 +44,12 @@ def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanS
             f"({DEFAULT_URL} or postgresql+psycopg://USER@HOST/DATABASE)"
         )
     try:
-        # A lock's connection is silent for a whole final training; psycopg's parameter.
+        # psycopg's parameter: the connection that holds a lock is silent for a whole final training.
         alive = {"keepalives_idle": 60} if place.get_driver_name().startswith("psycopg") else {}
         storage = _made(kind, url, {**CONNECTIONS, "connect_args": alive})
         wait_for_restarts(storage.engine, masked(url))
         return storage
-    except ImportError as error:  # Optuna's own, which hides the driver's name
+    except ImportError as error:  # raised by Optuna, which hides the driver's name
         driver = place.get_driver_name() or place.get_backend_name()
         raise StudyError(
             f"storage {masked(url)}: the driver {driver} is not installed "
@@ -62,15 +62,15 @@ def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanS
 
 
 class OtherSchemaError(StudyError):
-    """The tables are of another version of Optuna."""
+    """Error for tables that another version of Optuna made."""
 
     def __init__(self, message: str, older: bool) -> None:
         super().__init__(message)
-        self.older = older  # than the one that is installed
+        self.older = older  # whether that version is older than the installed one
 
 
 def wait_for_server(url: str) -> None:
-    """Until a database that was there before answers. StudyError when it does not for `server.PATIENCE` seconds."""
+    """Wait until a database that was there before answers. Raises StudyError after `server.PATIENCE` seconds."""
     if parse_url(url).get_backend_name() == "sqlite":
         return
     engine = sqlalchemy.create_engine(url)
@@ -89,7 +89,7 @@ def check_storage(url: str) -> None:
 
 
 def parse_url(url: str) -> URL:
-    """SQLAlchemy's view of a storage address; StudyError when it is none."""
+    """Parse a storage address into SQLAlchemy's URL. Raises StudyError when it is not one."""
     try:
         place = make_url(url)
         place.get_dialect()
@@ -102,24 +102,24 @@ def parse_url(url: str) -> URL:
 
 
 def masked(url: str) -> str:
-    """An address for people, without its password wherever that stands."""
+    """Mask the password of a storage address, wherever that stands in it."""
     return shown(parse_url(url))
 
 
 def shown(place: URL) -> str:
-    """Mask the password of a URL."""
+    """Mask the password of a parsed URL."""
     return place.difference_update_query(["password", "sslpassword"]).render_as_string()
 
 
 def sqlite_file(place: URL) -> Path:
-    """The file of a SQLite address; StudyError for a database in memory, which nothing could resume."""
+    """Return the file of a SQLite address. Raises StudyError for a database in memory, which nothing could resume."""
     if not place.database or place.database == ":memory:":
         raise StudyError(f"a study in memory cannot be resumed: name a file, for example {DEFAULT_URL}")
     return Path(place.database)
 
 
 def runs_folder(url: str, named: str | None = None) -> Path:
-    """Where the files of studies lie: runs/ beside a SQLite database, else the `named` folder, or runs/ in this one."""
+    """Return the studies' folder: runs/ beside a SQLite database, else `named`, or runs/ in the current folder."""
     place = parse_url(url)
     if place.get_backend_name() == "sqlite":
         return sqlite_file(place).parent / "runs"
@@ -146,7 +146,7 @@ def _open_sqlite(url: str, file: Path, create: bool, write: bool, kind: type[Lea
 
 @repeated
 def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: bool = True) -> LeanStorage:
-    """Optuna's storage; two processes may create the same tables at once, so one loser tries again."""
+    """Open Optuna's storage; two processes may create the same tables at once, so the one that fails tries again."""
     for pause in (0.1, 0.5):
         with suppress(sqlalchemy.exc.OperationalError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
             return kind(url, engine_kwargs=engine, skip_table_creation=not tables)
@@ -155,8 +155,8 @@ def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: 
 
 
 def _other_schema(url: str, error: RuntimeError) -> StudyError:
-    """Optuna changed its tables between the version that made them and this one."""
-    older = "storage upgrade" in str(error)  # the command that Optuna names; for a newer one's it names another
+    """Return the error for another version's tables; our views are dropped where the tables are to be upgraded."""
+    older = "storage upgrade" in str(error)  # Optuna names this command; for tables of a newer version another one
     what = str(error).partition(". ")[0]
     if older:
         with suppress(sqlalchemy.exc.SQLAlchemyError):  # our views would make Optuna's own upgrade fail half-way
@@ -175,7 +175,7 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def storage_trouble(url: str) -> Iterator[None]:
-    """Turn what a disk or a database refuses into StudyError: one line, and what to do about it."""
+    """Turn errors of a disk or a database into StudyError: one line, and what to do about it."""
     place = masked(url)
     again = "what is saved stays; put it right, then give the same command"
     try:
@@ -184,7 +184,7 @@ def storage_trouble(url: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         if type(cause) not in TROUBLE:
             raise
-        raise StudyError(f"the database {place} does not answer as it should: {_cause(error)} ({again})") from error
+        raise StudyError(f"the database {place} returned an error: {_cause(error)} ({again})") from error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -192,21 +192,21 @@ def storage_trouble(url: str) -> Iterator[None]:
 
 
 def make_durable(storage: LeanStorage) -> None:
-    """Let what was committed so far survive a power cut too (SQLite's commits alone survive only a kill)."""
+    """Make what was committed so far survive a power cut too (SQLite's commits alone survive only a kill)."""
     if storage.engine.dialect.name == "sqlite":
         with storage.engine.connect() as connection:
             raw = connection.connection.driver_connection
             assert isinstance(raw, sqlite3.Connection)
-            raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # flushes the log before it copies from it
+            raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # this flushes the log before it copies from it
 
 
 def study_names(storage: LeanStorage) -> list[str]:
-    """Names of all studies in the database."""
+    """Return the names of all studies in the database."""
     return storage.study_names()
 
 
 def load_study(storage: LeanStorage, name: str) -> optuna.Study:
-    """An existing study (without its sampler and pruner); StudyError names what there is."""
+    """Load an existing study (without its sampler and pruner). Raises StudyError, which names the studies there are."""
     try:
         with readable(f"the study {name!r}"):
             return optuna.load_study(study_name=name, storage=storage)

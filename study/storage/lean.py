@@ -24,7 +24,7 @@ from study.storage.private import tables, there
 from study.storage.server import repeated
 
 AT_ONCE = 500
-"""Trials whose rows are fetched by one statement; SQLite allows some thousand parameters in one."""
+"""Number of trials whose rows one statement fetches; SQLite allows some thousand parameters in a statement."""
 
 TRIALS: Table = tables.TrialModel.__table__
 REPORTS: Table = tables.TrialIntermediateValueModel.__table__
@@ -34,7 +34,7 @@ PARAMS: Table = tables.TrialParamModel.__table__
 VALUES: Table = tables.TrialValueModel.__table__
 
 PARTS = (PARAMS, VALUES, USER_ATTRIBUTES, SYSTEM_ATTRIBUTES, REPORTS)
-"""The rows that belong to a trial, in the order they were written."""
+"""Tables whose rows belong to a trial; ROWS reads each in the order in which its rows were written."""
 
 # Built once: putting a statement together takes longer than running it.
 IDS: Any = sqlalchemy.bindparam("ids", expanding=True)
@@ -64,12 +64,15 @@ NOT_FINITE = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("n
 
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
-"""What rows that another program has changed make Optuna and Python raise: anything may stand in them."""
+"""Errors that Optuna and Python raise on rows that another program has changed: anything may stand in them."""
 
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
-    """Turn what rows of any content make Optuna and Python raise into StudyError; "no such record" stays as it is."""
+    """Turn errors that rows of any content cause (UNREADABLE) into StudyError; "no such record" stays as it is.
+
+    `what`: words for what was to be read.
+    """
     try:
         yield
     except UNREADABLE as error:
@@ -85,19 +88,19 @@ class LeanStorage(RDBStorage):
     """RDBStorage with faster reads of trials, reports and attributes; the rest is inherited."""
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Raise StudyError: a copy would lose the hook that makes writers wait in line."""
+        """Raise StudyError: a pickled copy would lose the hook that makes writers wait in line."""
         raise StudyError("a storage cannot be pickled: open it again from its address, in the other process")
 
     @repeated
     def study_names(self) -> list[str]:
-        """Of all studies, sorted; nothing else of them is read, which may be broken, nor a name that is no text."""
+        """Return the sorted names only, skipping non-text, so that a corrupt study cannot break the list."""
         with self.reading() as connection:
             found = connection.scalars(sqlalchemy.select(tables.StudyModel.study_name))
             return sorted(name for name in found if isinstance(name, str))
 
     @repeated
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """A trial. Raises KeyError when there is none."""
+        """Return a trial. Raises KeyError when there is no such trial."""
         with self.reading() as connection, readable("a trial"):
             found = _read(connection, connection.execute(ONE, {"id": trial_id}).all())
         if not found:
@@ -121,7 +124,7 @@ class LeanStorage(RDBStorage):
 
     @repeated
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Report a value. Raises KeyError for no trial, UpdateFinishedTrialError for one that has ended."""
+        """Report a value. Raises KeyError for a missing trial, UpdateFinishedTrialError for one that has ended."""
         kind = tables.TrialIntermediateValueModel
         stored, stored_kind = kind.intermediate_value_to_stored_repr(intermediate_value)
         row = {"step": step, "intermediate_value": stored, "intermediate_value_type": stored_kind}
@@ -129,7 +132,7 @@ class LeanStorage(RDBStorage):
             self._write(connection, REPORTS, "step", [{"trial_id": trial_id, **row}])
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """End a trial, or start a waiting one; False when another process has started it.
+        """End a trial, or start a waiting one; return False when another process has started it.
 
         Raises as set_trial_intermediate_value does.
         """
@@ -153,7 +156,7 @@ class LeanStorage(RDBStorage):
 
     @repeated
     def get_study_id_from_name(self, study_name: str) -> int:
-        """The id of a study. Raises KeyError when there is none."""
+        """Return the id of a study. Raises KeyError when there is no such study."""
         with self.reading() as connection:
             found: int | None = connection.scalar(NAMED, {"name": study_name})
         if found is None:
@@ -162,7 +165,7 @@ class LeanStorage(RDBStorage):
 
     @repeated
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """Attributes of a study. Raises KeyError when there is none."""
+        """Return the user attributes of a study. Raises KeyError when there is no such study."""
         with self.reading() as connection, readable("an attribute of a study"):
             found = {
                 row.key: json.loads(row.value_json) for row in connection.execute(STUDY_ATTRIBUTES, {"id": study_id})
@@ -173,24 +176,24 @@ class LeanStorage(RDBStorage):
 
     @repeated
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Optuna's own attributes of a study. Raises KeyError when there is none."""
+        """Return Optuna's own attributes of a study. Raises KeyError when there is no such study."""
         with readable("an attribute of a study"):
             return super().get_study_system_attrs(study_id)
 
     @repeated
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Write an attribute of a study. Raises KeyError when there is none."""
+        """Write a user attribute of a study. Raises KeyError when there is no such study."""
         super().set_study_user_attr(study_id, key, value)
 
     @repeated
     def change_study_attribute(
         self, study_id: int, key: str, change: Callable[[Any], Any], patience: float | None = None
     ) -> Any:
-        """Replace an attribute of a study by a function of it (of None where it is missing), as one step; returns it.
+        """Replace an attribute of a study by `change` of it (of None where it is missing), as one step; return it.
 
-        None from `change` leaves it as it is. `patience`: seconds to wait for another program's lock. Where the
-        connection is cut off as it commits, `change` may see what it made before. Raises KeyError when there is no
-        study.
+        Where `change` returns None, the attribute stays as it is. `patience`: seconds to wait for another program's
+        lock. Where the connection is cut off as it commits, `change` may be given its own earlier result. Raises
+        KeyError when there is no such study.
         """
         options = {} if patience is None else {"patience": patience}
         table: Table = tables.StudyUserAttributeModel.__table__
@@ -212,15 +215,15 @@ class LeanStorage(RDBStorage):
             return after
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write an attribute; raises as set_trial_intermediate_value does."""
+        """Write a user attribute of a trial; raises as set_trial_intermediate_value does."""
         self.set_attributes(trial_id, {key: value})
 
     def set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
-        """Write several attributes in one transaction; raises as set_trial_intermediate_value does."""
+        """Write several user attributes of a trial in one transaction; raises as set_trial_intermediate_value does."""
         self._set_attributes(USER_ATTRIBUTES, trial_id, attributes)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Write one of Optuna's own attributes; raises as set_trial_intermediate_value does."""
+        """Write one of Optuna's own attributes of a trial; raises as set_trial_intermediate_value does."""
         self._set_attributes(SYSTEM_ATTRIBUTES, trial_id, {key: value})
 
     @repeated
@@ -235,7 +238,7 @@ class LeanStorage(RDBStorage):
     def set_params(self, trial_id: int, params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> None:
         """Write several parameters of a trial in one transaction; raises as set_trial_intermediate_value does.
 
-        The contract of the study sees to it that a parameter has one distribution in all trials.
+        The contract of the study ensures that a parameter has one distribution in all trials.
         """
         rows = [
             {
@@ -251,7 +254,7 @@ class LeanStorage(RDBStorage):
 
     @repeated
     def forget_rung(self, trial_id: int, rung: int) -> None:
-        """Take back a trial's entry in a rung, so that its last report can be judged again.
+        """Remove a trial's entry in a rung, so that its last report can be judged again.
 
         A kill between SuccessiveHalvingPruner's note that a rung was reached and the end of the trial would lose the
         verdict. Optuna's API has no way to remove an attribute.
@@ -263,7 +266,7 @@ class LeanStorage(RDBStorage):
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that waits for nobody; it sees one state of a SQLite database.
+        """Open a transaction for reading, which waits for nobody; it sees one state of a SQLite database.
 
         On PostgreSQL the rows of a trial may be a commit apart, as with Optuna's own storage.
         """
@@ -272,7 +275,7 @@ class LeanStorage(RDBStorage):
 
     @contextmanager
     def _updating(self, trial_id: int) -> Iterator[Connection]:
-        """A transaction on a trial that is still running."""
+        """Open a transaction that changes a trial, which must not have ended."""
         with self.engine.begin() as connection:
             state = connection.scalar(STATE, {"id": trial_id})
             if state is None:
@@ -286,7 +289,7 @@ class LeanStorage(RDBStorage):
 
 
 def _read(connection: Connection, trials: Sequence[Any]) -> list[FrozenTrial]:
-    """The trials of these rows, with what belongs to them."""
+    """Build the trials of these rows, with everything that belongs to them."""
     found = []
     for start in range(0, len(trials), AT_ONCE):
         some = trials[start : start + AT_ONCE]
@@ -323,7 +326,7 @@ _distribution = cache(json_to_distribution)  # many trials have the same few, an
 
 
 def _number(value: float | None, kind: Any) -> float:
-    """What Optuna stores as a value and its type, since not every database has infinity and NaN."""
+    """Return the value that Optuna stores as a number and its type, since not every database has infinity and NaN."""
     return NOT_FINITE[kind.name] if value is None else value
 
 
@@ -333,7 +336,7 @@ def _local(utc: datetime | None) -> datetime | None:
 
 @cache
 def _state_change(columns: tuple[str, ...], before: TrialState | None) -> Any:
-    """Set these columns of a trial, if it is in that state."""
+    """Build the statement that sets these columns of a trial, if it is in the state `before` (None: in any)."""
     statement = sqlalchemy.update(TRIALS).where(TRIALS.c.trial_id == sqlalchemy.bindparam("id"))
     if before is not None:
         statement = statement.where(TRIALS.c.state == before)
@@ -342,12 +345,12 @@ def _state_change(columns: tuple[str, ...], before: TrialState | None) -> Any:
 
 @cache
 def _upsert(table: Table, key: str, dialect: str) -> Any:
-    """Insert a row of a trial, or change the one with that key."""
+    """Build the statement that inserts a row of a trial, or changes the one with that key."""
     statement = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(table)
     new = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
     return statement.on_conflict_do_update(index_elements=["trial_id", key], set_=new)
 
 
 def _by_trial(rows: Iterable[Any]) -> dict[int, list[Any]]:
-    """Rows that are sorted by trial."""
+    """Group rows, which are sorted by trial, by the trial's id."""
     return {trial_id: list(some) for trial_id, some in groupby(rows, key=lambda row: row.trial_id)}

@@ -1,7 +1,7 @@
-"""Who runs what: a lease on each running trial.
+"""Leases, one on each running trial: which process runs it.
 
-A lease says which process works on a trial. On one machine that process can be looked at; elsewhere its heartbeat is
-counted, and no clock is ever compared with another machine's.
+On one machine that process can be looked at; elsewhere its heartbeat is counted, and no clock is ever compared with
+another machine's.
 """
 
 import threading
@@ -20,20 +20,20 @@ from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Ta
 from study import StudyError
 from study.storage.lean import LeanStorage
 from study.storage.private import tables
-from study.storage.processes import Process, Watch, is_alive, now, this_process
+from study.storage.processes import HeartbeatWatch, Process, is_alive, now, this_process
 from study.storage.server import repeated, was_cut_off
 
 BEAT_SECONDS = 10.0
 GRACE_SECONDS = 60.0
-"""A process that cannot be looked at counts as dead when its heartbeat has stood still for so long."""
+"""Seconds without a heartbeat after which a process that cannot be looked at counts as dead."""
 GAP_SECONDS = 5.0
-"""What one pause between two looks may add to that: while nobody can write, nobody's heart can beat either."""
+"""Seconds that one pause between two looks adds to that at most: while nobody can write, no heart can beat either."""
 DEATHS = 3
-"""A trial that has killed its worker so often at one place is given up."""
+"""Number of workers that have died at one place of a trial when it is given up."""
 WATCH_SECONDS = 1.0
-"""Between two looks at a heartbeat."""
+"""Seconds between two looks at a heartbeat."""
 RELEASE_PATIENCE = 1.0
-"""Seconds that a process which is about to end waits for the database: for the lease it leaves, then for all it has."""
+"""Seconds that an ending process waits for the database: first for the lease it leaves, then for all its leases."""
 
 LEASES = Table(
     "leases",
@@ -44,31 +44,31 @@ LEASES = Table(
     Column("boot", String(64)),
     Column("namespace", String(64)),
     Column("pid", Integer),
-    Column("started", BigInteger),  # clock ticks after boot, so that a used-again pid is known
+    Column("started", BigInteger),  # clock ticks after boot, so that a reused pid is noticed
     Column("beat", BigInteger, nullable=False),
     Column("deaths", Integer, nullable=False),
-    Column("steps", Integer, nullable=False),  # reported when it was taken
+    Column("steps", Integer, nullable=False),  # reported by the trial when the lease was taken
 )
 
 TRIALS = tables.TrialModel
 
 
 class LeaseLostError(Exception):
-    """Another worker has taken the trial: what this one still has to say about it must not be written."""
+    """Error: another worker has taken the trial, so this one must write nothing more about it."""
 
 
 class Leases:
-    """One worker's dealings with the leases of a database."""
+    """Leases that one worker takes, takes over and gives back in a database."""
 
     def __init__(self, storage: LeanStorage) -> None:
         self._engine = storage.engine
-        self._one_machine = storage.engine.dialect.name == "sqlite"  # on a network file system it is refused
+        self._one_machine = storage.engine.dialect.name == "sqlite"  # a SQLite file on a network is refused
         self._worker = uuid4().hex
-        self._watched: dict[int, Watch] = {}
+        self._watched: dict[int, HeartbeatWatch] = {}
 
     @repeated
     def prepare(self) -> None:
-        """Make the table, and drop the leases of trials that have ended or were deleted."""
+        """Create the table, and drop the leases of trials that have ended or were deleted."""
         # Two PostgreSQL sessions may both find it missing; the slower one is told that it is there by now.
         with suppress(sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
             LEASES.metadata.create_all(self._engine)
@@ -77,23 +77,23 @@ class Leases:
             connection.execute(sqlalchemy.delete(LEASES).where(LEASES.c.trial_id.not_in(running)))
 
     def take_new(self, trial_id: int) -> "Lease":
-        """A lease on a trial that this worker has just asked for."""
+        """Take a lease on a trial that this worker has just asked for."""
         with self._engine.begin() as connection:
             connection.execute(sqlalchemy.delete(LEASES).where(LEASES.c.trial_id == trial_id))  # an older trial's
             connection.execute(sqlalchemy.insert(LEASES).values(self._row(trial_id, deaths=0, steps=0)))
         return Lease(self._engine, trial_id, self._worker, deaths=0)
 
     def adopt(self, trial_id: int, steps: int) -> "Lease | None":
-        """A lease on a trial with so many reported steps; None while another worker holds it, or when it has ended."""
+        """Take over a trial with `steps` reported steps; None while another worker holds it, or when it has ended."""
         with self._engine.begin() as connection:
             row = connection.execute(sqlalchemy.select(LEASES).where(LEASES.c.trial_id == trial_id)).first()
-            # In this order: a lease ends after its trial has ended.
+            # The lease is read before the trial's state: it ends after its trial has ended.
             if (
                 connection.scalar(sqlalchemy.select(TRIALS.state).where(TRIALS.trial_id == trial_id))
                 != TrialState.RUNNING
             ):
                 return None
-            if row is None:  # of plain Optuna, of an older version, or killed between asking and taking
+            if row is None:  # a trial of plain Optuna or an older version, or of a worker killed before it took a lease
                 connection.execute(sqlalchemy.insert(LEASES).values(self._row(trial_id, deaths=0, steps=steps)))
                 return Lease(self._engine, trial_id, self._worker, deaths=0)
             if not self._is_free(row):
@@ -108,20 +108,20 @@ class Leases:
             return Lease(self._engine, trial_id, self._worker, deaths=deaths) if taken.rowcount else None
 
     def give_back(self) -> None:
-        """All that this worker holds, before it ends."""
+        """Give back all leases of this worker, before it ends."""
         mine = sqlalchemy.update(LEASES).where(LEASES.c.worker == self._worker).values(worker=None)
         with (
-            suppress(sqlalchemy.exc.SQLAlchemyError, StudyError),  # then it is adopted as an accident
+            suppress(sqlalchemy.exc.SQLAlchemyError, StudyError),  # then they are taken over as after an accident
             self._engine.connect().execution_options(patience=RELEASE_PATIENCE) as connection,
             connection.begin(),
         ):
             connection.execute(mine)
 
     def somebody_works_on(self, trial_ids: Collection[int], watching: Callable[[], None]) -> bool:
-        """Whether a living process holds one of these trials.
+        """Return whether a living process holds one of these trials.
 
-        One that cannot be looked at (another machine, another container) is watched for up to a minute; `watching` is
-        called before that.
+        A process that cannot be looked at (another machine, another container) is watched for up to a minute;
+        `watching` is called before that.
         """
         query = sqlalchemy.select(LEASES).where(LEASES.c.trial_id.in_(trial_ids), LEASES.c.worker.is_not(None))
         beats: set[tuple[int, str, int]] | None = None
@@ -158,7 +158,7 @@ class Leases:
         alive = is_alive(_process(row), self._one_machine)
         if alive is not None:
             return not alive
-        watch = self._watched.setdefault(row.trial_id, Watch())
+        watch = self._watched.setdefault(row.trial_id, HeartbeatWatch())
         return watch.still_for((row.worker, row.beat), GAP_SECONDS) >= GRACE_SECONDS
 
 
@@ -167,7 +167,7 @@ def _process(row: Any) -> Process:
 
 
 def _deaths(row: Any, steps: int) -> int:
-    """Deaths of workers since the trial last got further, with the one that left this lease behind."""
+    """Count the workers that died since the trial last got further, including the one that left this lease behind."""
     further = steps > row.steps
     if row.worker is None:
         return 0 if further else int(row.deaths)
@@ -175,14 +175,14 @@ def _deaths(row: Any, steps: int) -> int:
 
 
 class Lease:
-    """The right to run a trial, kept alive by a heartbeat inside `with`.
+    """Right to run a trial, kept alive by a heartbeat inside `with`.
 
-    Leaving it ends the lease when all went well, gives the trial back when this process was told to stop or lost its
-    connection, and marks it as an accident otherwise.
+    Leaving `with` ends the lease when all went well, gives the trial back when this process was told to stop or lost
+    its connection, and marks it as an accident otherwise.
     """
 
     def __init__(self, engine: Engine, trial_id: int, worker: str, *, deaths: int) -> None:
-        self.deaths = deaths  # of workers before this one, since the trial last got further
+        self.deaths = deaths  # earlier workers that died since the trial last got further
         self._engine = engine
         self._mine = (LEASES.c.trial_id == trial_id) & (LEASES.c.worker == worker)
         self._confirmed = now()
@@ -202,13 +202,13 @@ class Lease:
         elif not issubclass(kind, LeaseLostError):
             stopped = issubclass(kind, (KeyboardInterrupt, GeneratorExit)) or was_cut_off(error)
             change: dict[str, int | None] = {"worker": None} if stopped else {"pid": 0}  # no process has that number
-            with suppress(sqlalchemy.exc.SQLAlchemyError, StudyError):  # the first error is the one to be heard of
+            with suppress(sqlalchemy.exc.SQLAlchemyError, StudyError):  # the first error is the one to report
                 self._write(sqlalchemy.update(LEASES).where(self._mine).values(change), RELEASE_PATIENCE)
 
     def confirm(self, within: float = 0.0) -> None:
-        """One more heartbeat, now, unless there was one `within` so many seconds.
+        """Write one more heartbeat now, unless the last confirmation is less than `within` seconds ago.
 
-        Raises LeaseLostError when the trial is another worker's.
+        Raises LeaseLostError when another worker has the trial.
         """
         if within and now() - self._confirmed < within:
             return
@@ -222,18 +222,18 @@ class Lease:
                 self._write(sqlalchemy.update(LEASES).where(self._mine).values(beat=LEASES.c.beat + 1))
 
     def _write(self, statement: sqlalchemy.Update | sqlalchemy.Delete, patience: float | None = None) -> int:
-        """Rows changed."""
+        """Run a statement, and return the number of rows it changed."""
         options = {} if patience is None else {"patience": patience}
         with self._engine.connect().execution_options(**options) as connection, connection.begin():
             return connection.execute(statement).rowcount
 
 
-Sign = tuple[tuple[str, int], Process]
-"""(who, its last heartbeat), and the process."""
+LifeSign = tuple[tuple[str, int], Process]
+"""Sign of life: (id of the worker or clock, its last heartbeat), and its process."""
 
 
-def at_work(engine: Engine) -> list[Sign]:
-    """Who holds a running trial, whether it lives or not; also in tables of another Optuna."""
+def at_work(engine: Engine) -> list[LifeSign]:
+    """Return the holder of each leased running trial, whether alive or not; also in tables of another Optuna."""
     if not sqlalchemy.inspect(engine).has_table(LEASES.name):
         return []
     running = sqlalchemy.select(TRIALS.trial_id).where(TRIALS.state == TrialState.RUNNING)
@@ -243,7 +243,7 @@ def at_work(engine: Engine) -> list[Sign]:
 
 
 def holders(storage: LeanStorage) -> dict[int, str]:
-    """Who holds each leased trial, in words, by trial id; for readers."""
+    """Return in words who holds each leased trial, by trial id; for readers."""
     if not sqlalchemy.inspect(storage.engine).has_table(LEASES.name):
         return {}
     found = {}
@@ -251,6 +251,6 @@ def holders(storage: LeanStorage) -> dict[int, str]:
         for row in connection.execute(sqlalchemy.select(LEASES)):
             alive = is_alive(_process(row), storage.engine.dialect.name == "sqlite") if row.worker else False
             found[row.trial_id] = (
-                "waits to be gone on with" if alive is False else f"run by process {row.pid} on {row.host}"
+                "waits to be continued" if alive is False else f"run by process {row.pid} on {row.host}"
             )
     return found

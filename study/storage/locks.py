@@ -1,4 +1,4 @@
-"""What only one process at a time may do for a study, on all machines that share its database."""
+"""Locks on what only one process at a time may do for a study, on all machines that share its database."""
 
 import fcntl
 import hashlib
@@ -16,20 +16,20 @@ from study.storage.lean import LeanStorage
 from study.storage.server import repeated
 
 FINAL, BEST = "final.lock", "best-lock"
-"""What only one process at a time may do: train, score and export; and keep what the best network takes for what."""
+"""Locks on training, scoring and exporting the final model, and on storing the mistakes of the best trial."""
 
 LOCKS = ("lock", FINAL, BEST)
-"""Files that being alone leaves behind."""
+"""Files that the locks of a study leave behind in its folder."""
 
 
 @contextmanager
 def alone(
     storage: LeanStorage, folder: Path, what: str = "lock", waiting: Callable[[], None] | None = None
 ) -> Iterator[Callable[[], None]]:
-    """Be the only process that does `what` for the study whose files lie in `folder`, on all machines of the database.
+    """Hold the lock `what` of the study whose files lie in `folder`, on all machines that share the database.
 
-    It ends with the process, however that ends. `waiting` is called when another one is at it. Gives what raises
-    SQLAlchemyError when the lock was lost, with the server that kept it.
+    The lock ends with the process, however that ends. `waiting` is called when another process holds it. Gives a
+    function that raises SQLAlchemyError when the lock was lost, with the server that kept it.
     """
     if storage.engine.dialect.name == "sqlite":  # all workers are on this machine
         with _file_lock(folder, what, waiting):
@@ -60,7 +60,7 @@ def _file_lock(folder: Path, what: str, waiting: Callable[[], None] | None) -> I
 
 @contextmanager
 def _database_lock(engine: Engine, name: str, waiting: Callable[[], None] | None) -> Iterator[Callable[[], None]]:
-    """PostgreSQL's advisory lock, on a connection of its own."""
+    """Hold an advisory lock of PostgreSQL, on a connection of its own; gives what `alone` gives."""
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
     with _locked(engine, key, waiting) as connection:
         try:
@@ -72,7 +72,7 @@ def _database_lock(engine: Engine, name: str, waiting: Callable[[], None] | None
 
 @repeated
 def _locked(engine: Engine, key: int, waiting: Callable[[], None] | None) -> Connection:
-    """A connection that holds the lock."""
+    """Wait for the lock, and return the connection that holds it."""
     ask = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
     connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     try:

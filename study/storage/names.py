@@ -1,4 +1,4 @@
-"""Names of studies: which are allowed, which are in a file; and of the database that is meant unless told."""
+"""Names of studies: which are allowed, and which a file has; and the default database."""
 
 import re
 import sqlite3
@@ -11,19 +11,19 @@ from study.storage.tables import ended_after, irregular, stranger
 DEFAULT_URL = "sqlite:///optuna.db"
 
 CACHE = Path("runs/cache")
-"""Decoded images of what is done without a study; that of studies, too, which were begun in the current folder."""
+"""Folder of decoded images for commands without a study, and for studies that were begun in the current folder."""
 
 LONGEST_NAME = 200
-"""Bytes of a study's name: a folder is called so."""
+"""Bytes of a study's name at most, since its folder has the same name."""
 
 
 def is_name(name: str) -> bool:
-    """Whether a study may be called so: letters, digits, dots, dashes and underscores, which no shell obeys."""
+    """Return whether a study may have a name: letters, digits, dots, dashes and underscores, which no shell obeys."""
     return bool(re.fullmatch(r"\w[\w.-]{0,99}", name)) and len(name.encode(errors="replace")) <= LONGEST_NAME
 
 
 def check_name(name: str) -> str:
-    """A study's name is also a folder's; StudyError when it cannot be."""
+    """Return the name of a study, which its folder has too. Raises StudyError when it is not allowed."""
     if not is_name(name):
         raise StudyError(
             f"not a study name: {name[:120]!r} (letters, digits, dots, dashes and underscores, up to 100, and "
@@ -33,14 +33,14 @@ def check_name(name: str) -> str:
 
 
 SECONDS, MOST_NAMES, LONGEST_ROW = 0.3, 1000, 1 << 20
-"""What a shell waits for, how many names it is offered, and bytes of the rows they stand in."""
+"""Limits of `names_in`: seconds that a shell waits, names that it is offered, and bytes of a row with a name."""
 
 
 def names_in(file: Path) -> list[str]:
-    """The studies of a SQLite file that this program could have named; none where it cannot be read at once.
+    """List the studies of a SQLite file whose names are allowed; none where the file cannot be read at once.
 
-    For a shell that completes a word: nothing is imported that takes time, and names that another program chose are
-    left out, since a shell may obey what is in them.
+    For a shell that completes a word: nothing is imported that takes time, and other names, which another program
+    chose, are left out, since a shell may obey what is in them.
     """
     try:
         if irregular(file):

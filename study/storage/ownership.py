@@ -1,6 +1,6 @@
-"""Whose a folder under runs/ is: one identity, written into the study and into its folder.
+"""Owner of a folder under runs/: one identity, written into the study and into its folder.
 
-A copy of a database has the same studies; without this, deleting one there, or going on with it, would take the
+A copy of a database has the same studies; without this, deleting one in the copy, or going on with it, would take the
 original's files.
 """
 
@@ -29,15 +29,15 @@ FILE = "owner.json"
 
 
 class Owner(BaseModel):
-    """The study that a folder belongs to."""
+    """Study that a folder belongs to."""
 
-    study: str  # its identity
+    study: str  # the study's identity
     database: str  # the file's name beside runs/, or what tells a server's database from its copies
-    address: str = ""  # of a server's database, for people
+    address: str = ""  # address of a server's database, for people
 
 
 def check_folder(name: str, folder: Path, storage: LeanStorage, identity: str | None) -> None:
-    """Raise StudyError where the folder belongs to a study of another database, or nobody can tell."""
+    """Raise StudyError where the folder belongs to a study of another database, or its owner cannot be told."""
     owner = _read(folder)
     if owner and _is_anothers(owner, name, folder, storage, identity):
         raise StudyError(
@@ -48,7 +48,7 @@ def check_folder(name: str, folder: Path, storage: LeanStorage, identity: str | 
 
 
 def claim_folder(study: optuna.Study, folder: Path, storage: LeanStorage) -> None:
-    """Write the identity into the study, unless it has one, and into its folder."""
+    """Write an identity into the study, unless it has one, and into its folder."""
     identity = identity_of_study(study) or uuid4().hex
     if identity_of_study(study) is None:
         study.set_user_attr(IDENTITY, identity)
@@ -61,13 +61,13 @@ def claim_folder(study: optuna.Study, folder: Path, storage: LeanStorage) -> Non
 
 
 def identity_of_study(study: optuna.Study) -> str | None:
-    """None for one that was not run since there are identities."""
+    """Return the identity of a study; None for one that was last run before there were identities."""
     found: str | None = kept(study.user_attrs, IDENTITY, str)
     return found
 
 
 def owns_folder(name: str, folder: Path, storage: LeanStorage, identity: str | None) -> bool:
-    """Whether the folder is this study's for certain, and no link to another place."""
+    """Return whether the folder is this study's for certain, and no link to another place."""
     try:
         owner = None if folder.is_symlink() else _read(folder)
     except StudyError:
@@ -76,14 +76,15 @@ def owns_folder(name: str, folder: Path, storage: LeanStorage, identity: str | N
 
 
 def _is_anothers(owner: Owner, name: str, folder: Path, storage: LeanStorage, identity: str | None) -> bool:
-    """A file that is gone, or has lost that study, owns nothing any more: it was moved or replaced.
+    """Return whether the owner is a study of another database.
 
-    One that cannot be asked keeps what it has.
+    A database file that is gone, or has lost that study, owns nothing any more: it was moved or replaced. One that
+    cannot be read keeps what it owns.
     """
     if owner.database == _place(storage):
         return False
     if "://" in owner.database and identity == owner.study and not _is_file(storage.engine.url):
-        return False  # of a version that wrote the address, and a server may have several
+        return False  # an older version wrote the address here, and a server may have several
     if Path(owner.database).name != owner.database:
         return True
     file = folder.parent.parent / owner.database
@@ -99,15 +100,16 @@ def _is_anothers(owner: Owner, name: str, folder: Path, storage: LeanStorage, id
 
 ASKED_OF = """SELECT 1 FROM studies JOIN study_user_attributes USING (study_id)
 WHERE study_name = :name AND key = :key AND value_json = :value"""
-"""Whether a database has a study of that name and identity; in plain SQLite, since it may be another schema's."""
+"""Query for a study of that name and identity; for sqlite3 alone, since the tables may be of another version."""
 
 
 @repeated
 def _place(storage: LeanStorage) -> str:
-    """Of a SQLite database its name, since runs/ lies beside it; of another the server and its number there.
+    """Return what tells a database from its copies: a SQLite file's name, or the server and its number there.
 
-    A copy on the same server has another number, and one on another server another server. What was rescued of a file
-    that was taken away from a running study is that file.
+    The name is enough for SQLite, since runs/ lies beside the file. A copy on the same server has another number, and
+    one on another server another server. What was rescued of a file that was taken away from a running study counts
+    as that file.
     """
     if _is_file(storage.engine.url):
         name = sqlite_file(storage.engine.url).name
@@ -133,7 +135,7 @@ def _address(url: URL) -> str:
 
 
 def _read(folder: Path) -> Owner | None:
-    """None where nobody owns it. Raises StudyError where it does not say who."""
+    """Read the owner of a folder; None where it has none. Raises StudyError where its file does not say who it is."""
     try:
         return Owner.model_validate_json(read_file(folder / FILE))
     except (FileNotFoundError, NotADirectoryError):
@@ -141,5 +143,6 @@ def _read(folder: Path) -> Owner | None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise StudyError(
-            f"{folder / FILE} does not say whose the folder is: {reason} (remove it where the folder is this study's)"
+            f"{folder / FILE} does not say to which study the folder belongs: {reason} "
+            "(remove it where the folder is this study's)"
         ) from error

@@ -1,4 +1,4 @@
-"""Which process is which, on all machines, and whether it is alive; no clock is compared with another machine's."""
+"""Identity of processes on all machines, and whether one is alive; no clock is compared with another machine's."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """One process among all that ever ran on all machines; `started` is None where the system does not tell."""
+    """Process among all that ever ran on all machines; `started` is None where the system does not tell."""
 
     host: str
     boot: str
@@ -21,16 +21,16 @@ class Process:
 
 
 def this_process() -> Process:
-    """The running one."""
+    """Return the process that runs this code."""
     return Process(socket.gethostname(), _boot(), _namespace(), os.getpid(), _started(os.getpid()))
 
 
 def is_alive(process: Process, one_machine: bool) -> bool | None:
-    """Whether it runs; None when that cannot be seen from here. `one_machine`: all workers share this machine."""
+    """Return whether a process runs; None when that cannot be seen. `one_machine`: all workers share this machine."""
     if process.started is None or not _boot() or not _namespace():
         return None
     if process.boot != _boot():
-        return False if one_machine else None  # before the last start, or another machine
+        return False if one_machine else None  # a process from before the last start, or of another machine
     if process.namespace != _namespace():
         return None  # in another container
     return _started(process.pid) == process.started
@@ -49,21 +49,21 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started; None when there is none, or only its remains are left."""
+    """Return when a process started, in clock ticks after boot; None when there is none, or it is a zombie."""
     with suppress(OSError, ValueError, IndexError):
-        content = Path(f"/proc/{pid}/stat").read_bytes()  # its name may hold anything
+        content = Path(f"/proc/{pid}/stat").read_bytes()  # the process's name may hold anything
         fields = os.fsdecode(content).rpartition(")")[2].split()
         return None if fields[0] in "ZX" else int(fields[19])
     return None
 
 
 def now() -> float:
-    """Seconds on a clock that nobody sets, and that goes on while the machine sleeps (on Linux)."""
+    """Return seconds on a clock that nobody sets, and that goes on while the machine sleeps (on Linux)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
-class Watch:
-    """How long a heartbeat has stood still, by this process's own monotonic clock."""
+class HeartbeatWatch:
+    """Measure of how long a heartbeat has stood still, by this process's own monotonic clock."""
 
     def __init__(self) -> None:
         self._seen: Hashable = None
@@ -71,7 +71,7 @@ class Watch:
         self._still = 0.0
 
     def still_for(self, sign: Hashable, gap: float) -> float:
-        """Seconds, given what is seen now; one pause between two looks adds `gap` at most."""
+        """Return the seconds so far, given the `sign` seen now; one pause between two looks adds `gap` at most."""
         at = now()
         self._still = self._still + min(at - self._at, gap) if sign == self._seen else 0.0
         self._seen, self._at = sign, at

@@ -1,4 +1,4 @@
-"""Questions in SQL that can only read: one statement, in a process of its own that is ended when its time is up."""
+"""SQL queries that can only read: one statement each, in a process of its own that is ended when its time is up."""
 
 import contextlib
 import difflib
@@ -24,10 +24,11 @@ from study.storage.sqlite import check_file, reader
 logger = logging.getLogger(__name__)
 
 AT_ONCE, TOGETHER = 500, 1 << 20
-"""Rows that are handed over together at most, and bytes of them after which no more are waited for."""
+"""Rows in a batch at most, and bytes of rows after which a batch is handed over though it has fewer."""
 MOST_MEMORY = 1 << 30
+"""Bytes of memory that SQLite may take for a query."""
 LONGEST_VALUE = 16 << 20
-"""Bytes that SQLite may take for a question, and for one value of it."""
+"""Bytes of one value in a query at most."""
 
 READING = {
     sqlite3.SQLITE_SELECT,
@@ -38,19 +39,19 @@ READING = {
 NOT_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"}
 
 
-class Warned(str):
-    """What is said before the answer."""
+class QueryWarning(str):
+    """Warning that is shown before the answer."""
 
 
-class Answer:
-    """Column names, and rows as they come; leaving it ends the question."""
+class QueryAnswer:
+    """Answer to a query: column names, and rows as they come; `close` ends the query."""
 
     def __init__(self, url: str, sql: str, seconds: float) -> None:
         place = parse_url(url)
         target = _sqlite if place.get_backend_name() == "sqlite" else _postgresql
         if place.get_backend_name() == "sqlite":
             check_file(sqlite_file(place), create=False, write=False)
-        # A fork: nothing is imported again. It talks to the database alone, whatever threads the caller may have.
+        # A fork, so that nothing is imported again: it only talks to the database, whatever threads the caller has.
         context = multiprocessing.get_context("fork")
         self._seconds = seconds
         self._pipe, theirs = context.Pipe(duplex=False)
@@ -65,12 +66,12 @@ class Answer:
             raise
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """All rows. Raises StudyError when the database refuses, or the time is up."""
+        """Yield all rows. Raises StudyError when the database refuses, or the time is up."""
         while batch := self._next():
             yield from batch
 
     def close(self) -> None:
-        """End the question, finished or not."""
+        """End the query, finished or not."""
         self._child.kill()
         self._child.join()
         self._pipe.close()
@@ -94,13 +95,13 @@ class Answer:
 
 
 @contextlib.contextmanager
-def ask(url: str, sql: str, seconds: float = SECONDS) -> Iterator[Answer]:
-    """Ask one question of the database. Raises StudyError with the reason where it is refused or cannot be answered."""
+def ask(url: str, sql: str, seconds: float = SECONDS) -> Iterator[QueryAnswer]:
+    """Run one query. Raises StudyError with the reason where it is refused or cannot be answered."""
     if not sql.strip():
-        raise StudyError("nothing is asked (for example: study sql 'SELECT * FROM studies_overview')")
-    answer: Answer | None = None
+        raise StudyError("the query is empty (for example: study sql 'SELECT * FROM studies_overview')")
+    answer: QueryAnswer | None = None
     try:
-        answer = Answer(url, sql, seconds)
+        answer = QueryAnswer(url, sql, seconds)
         yield answer
     finally:
         if answer:
@@ -108,10 +109,10 @@ def ask(url: str, sql: str, seconds: float = SECONDS) -> Iterator[Answer]:
 
 
 def _answer(target: Any, place: URL, sql: str, seconds: float, pipe: Pipe) -> None:
-    """The other process: column names, then batches of rows, then an empty one; or why not."""
+    """Send, from the other process, the column names, then batches of rows, then an empty one; or else the reason."""
     try:
         for item in target(place, sql, seconds):
-            pipe.send(("warned" if isinstance(item, Warned) else "rows", item))
+            pipe.send(("warned" if isinstance(item, QueryWarning) else "rows", item))
         pipe.send(("rows", []))
     except (sqlite3.Error, sqlite3.Warning, sqlalchemy.exc.SQLAlchemyError, StudyError) as error:
         pipe.send(("refused", str(getattr(error, "orig", None) or error).splitlines()[0]))
@@ -132,7 +133,7 @@ def _sqlite(place: URL, sql: str, seconds: float) -> Iterator[list[Any]]:
         assert isinstance(raw, sqlite3.Connection)
         raw.execute("PRAGMA temp_store = MEMORY")  # this drops temporary views
         columns = _own_views(connection, file)
-        raw.text_factory = lambda content: content.decode(errors="replace")  # SQLite keeps what is no UTF-8 too
+        raw.text_factory = lambda content: content.decode(errors="replace")  # SQLite keeps text that is no UTF-8 too
         raw.execute(f"PRAGMA hard_heap_limit = {MOST_MEMORY}")
         raw.execute("PRAGMA query_only = ON")
         raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
@@ -150,7 +151,7 @@ def _sqlite(place: URL, sql: str, seconds: float) -> Iterator[list[Any]]:
 
 
 def _may(refused: list[str], action: int, first: str | None, second: str | None, *_: str | None) -> int:
-    """SQLite asks this of everything a statement would do."""
+    """Answer SQLite, which asks of each action of a statement whether it is allowed; note in `refused` what is not."""
     if action in READING and (second or "").lower() not in NOT_FUNCTIONS:
         return sqlite3.SQLITE_OK
     refused.append(second if action == sqlite3.SQLITE_FUNCTION and second else ACTIONS.get(action, "that"))
@@ -163,7 +164,7 @@ ACTIONS = {
     for name in dir(sqlite3)
     if re.match(f"SQLITE_({_WRITING})", name)
 }
-"""What SQLite calls the things it is not allowed to do."""
+"""Names of the writing actions, which are refused, by SQLite's code for each."""
 
 
 def _only_reading(what: str) -> str:
@@ -173,7 +174,7 @@ def _only_reading(what: str) -> str:
 # ---- PostgreSQL -------------------------------------------------------------------------------------------------
 
 
-def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any] | Warned]:
+def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any] | QueryWarning]:
     if place.get_driver_name() != "psycopg":
         raise StudyError("study sql asks PostgreSQL through psycopg (write postgresql+psycopg://USER@HOST/DATABASE)")
     with sqlalchemy.create_engine(place).connect() as connection:
@@ -189,20 +190,22 @@ def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any] | Wa
         connection.commit()
         raw.execute("SET TRANSACTION READ ONLY")
         raw.execute(f"SET LOCAL statement_timeout = {max(1, int(1000 * seconds))}")
-        # The process of a question is ended by a signal: the server shall notice, and not go on for nobody.
+        # This process is ended by a signal: the server then notices, and does not go on for nobody.
         raw.execute(
             "SELECT set_config(name, '1s', true) FROM pg_settings WHERE name = 'client_connection_check_interval'"
         )
         (may_write,) = raw.execute(MAY_WRITE).fetchone()
         if may_write:
-            yield Warned("this role may also write; nothing is written here, but one that may only SELECT is safer")
-        import psycopg  # it is there, or there would be no connection
+            yield QueryWarning(
+                "this role may also write; nothing is written here, but one that may only SELECT is safer"
+            )
+        import psycopg  # it is installed, or there would be no connection
 
         try:
             # A cursor takes a SELECT and nothing else; a prepared statement is one statement.
             raw.execute(f"DECLARE answer NO SCROLL CURSOR FOR {sql.strip().rstrip(';')}", prepare=True)
             yield [column.name for column in raw.execute("FETCH 0 FROM answer").description]
-            yield from _batches(raw.cursor().stream("FETCH ALL FROM answer"))  # row by row, however large they are
+            yield from _batches(raw.cursor().stream("FETCH ALL FROM answer"))  # row by row, however large each is
         except psycopg.Error as error:
             raise StudyError(_reason(str(error), sql, [], columns)) from error
 
@@ -210,7 +213,7 @@ def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any] | Wa
 TOO_MIGHTY = """SELECT rolname, bool_or(rolsuper OR pg_has_role(rolname, mighty, 'MEMBER'))
 FROM pg_roles, unnest(ARRAY['pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program']) AS mighty
 WHERE rolname = session_user GROUP BY rolname"""
-"""Whether this role can leave the database; what it sets itself to inside a question does not take that away."""
+"""Query for the session's role and whether it can reach files of the server; SET ROLE in a query changes neither."""
 
 MAKE_READER = "CREATE ROLE reader LOGIN PASSWORD '...'; GRANT pg_read_all_data TO reader;"
 
@@ -222,7 +225,7 @@ FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamesp
 
 
 def _batches(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows, some together, so that neither many small ones nor a few large ones take much at once."""
+    """Group rows into batches, so that neither many small rows nor a few large ones take much memory at once."""
     batch: list[tuple[Any, ...]] = []
     size = 0
     for row in rows:
@@ -236,7 +239,7 @@ def _batches(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]
 
 
 def _own_views(connection: sqlalchemy.Connection, where: Path | str) -> dict[str, list[str]]:
-    """The views for this question alone, whatever stands in the database; gives tables and their columns."""
+    """Create the views for this query alone, whatever views the database has; return all tables with their columns."""
     try:
         for name, text in views.definitions(connection, {}).items():
             views.execute(connection, f"CREATE TEMPORARY VIEW {name} AS {text}")
@@ -253,7 +256,7 @@ def _own_views(connection: sqlalchemy.Connection, where: Path | str) -> dict[str
 
 
 def _reason(message: str, sql: str, refused: list[str], columns: dict[str, list[str]]) -> str:
-    """Why a question is not answered, and what to ask instead."""
+    """Say why a query is not answered, and what to ask instead."""
     message = message.splitlines()[0]
     if refused:
         return _only_reading(refused[0])
@@ -269,7 +272,7 @@ def _reason(message: str, sql: str, refused: list[str], columns: dict[str, list[
 
 
 def named(sql: str, tables: Iterable[str]) -> list[str]:
-    """Those of some tables that a question reads, in the order in which they are given."""
+    """Return those of `tables` that a query reads, in the order in which they are given."""
     text = re.sub(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL).lower()
     lists = re.findall(r"\b(?:from|join)\s+((?:[\w.\"]+(?:\s+(?:as\s+)?[\w\"]+)?\s*,\s*)*[\w.\"]+)", text)
     words = {word.split()[0].rpartition(".")[2].strip('"') for one in lists for word in one.split(",")}
@@ -277,7 +280,7 @@ def named(sql: str, tables: Iterable[str]) -> list[str]:
 
 
 def _columns_near(name: str, tables: list[str], columns: dict[str, list[str]]) -> str:
-    """Which column of the tables that are asked may be meant, or which view has one that is called so."""
+    """Say which column of the queried tables may be meant, or which views have a column of this name."""
     ours = [{one for table in some for one in columns.get(table, ())} for some in (tables, views.NAMES)]
     close = [one for words in ours for one in difflib.get_close_matches(name, words, n=1, cutoff=0.5)]
     elsewhere = [view for view in views.NAMES if view not in tables and name in columns[view]]

@@ -1,11 +1,11 @@
-"""Questions that are worth asking of any study, in SQL that SQLite, PostgreSQL and DuckDB understand."""
+"""Recipes: questions that are worth asking of any study, in SQL that SQLite, PostgreSQL and DuckDB understand."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A question that is worth asking of any study."""
+    """Question that is worth asking of any study, and its SQL."""
 
     name: str
     question: str
@@ -13,7 +13,7 @@ class Recipe:
 
 
 SECONDS = 30.0
-"""After which a question is given up, unless told."""
+"""Seconds after which a query is given up, unless another limit is given."""
 
 RECIPES = (
     Recipe(

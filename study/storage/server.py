@@ -1,4 +1,4 @@
-"""PostgreSQL for many workers: a server that is restarted is waited for, and what was cut off is told from mistakes."""
+"""PostgreSQL for many workers: waiting for a server that restarts, and telling lost connections from other errors."""
 
 import logging
 import time
@@ -15,16 +15,16 @@ from study import StudyError
 PATIENCE = 600.0
 """Seconds to wait for a server that was there before."""
 SAY_AFTER = 5.0
-"""Seconds after which the user is told what is waited for."""
+"""Seconds of waiting after which the user is told what for."""
 CUTS = 10
-"""In a row, after which it is no restart: something ends each connection in the middle of the same thing."""
+"""Lost connections in a row that are no restart any more: something ends each in the middle of the same operation."""
 
 CONNECTIONS = {
-    "pool_pre_ping": True,  # one that was cut off is replaced before it is used
-    "pool_size": 2,  # of a worker: its own, and the heartbeat's; a lock is held on one more
+    "pool_pre_ping": True,  # a connection that was cut off is replaced before it is used
+    "pool_size": 2,  # a worker's own connection, and its heartbeat's; a lock is held on one more
     "pool_timeout": 60,
 }
-"""SQLAlchemy's settings of an engine."""
+"""Settings of SQLAlchemy's engine for PostgreSQL."""
 
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
@@ -37,12 +37,13 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def wait_for_restarts(engine: Engine, address: str) -> None:
-    """Let every later connection of the engine wait for the server; the first one, made already, showed it is right.
+    """Make every later connection of the engine wait for the server, whose address is known to be right by now.
 
-    StudyError after `PATIENCE`. A server that is full is waited for too: workers come and go.
+    A connection raises StudyError after `PATIENCE` seconds. A server that is full is waited for too: workers come and
+    go.
     """
 
-    # A connection that was cut off cannot be reset; whoever used it says so, or does it again.
+    # A connection that was cut off cannot be reset, which is no news: the code that used it reports it, or repeats.
     logging.getLogger("sqlalchemy.pool.impl.QueuePool").addFilter(_is_news)
 
     @event.listens_for(engine, "do_connect")
@@ -66,13 +67,13 @@ def wait_for_restarts(engine: Engine, address: str) -> None:
 
 
 def was_cut_off(error: BaseException | None) -> bool:
-    """Whether a connection was lost in the middle of something, so that nobody knows whether it was done."""
+    """Return whether a connection was lost in the middle of an operation, which may or may not have been done."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     return isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.connection_invalidated
 
 
 def repeated(operation: Callable[Given, Found]) -> Callable[Given, Found]:
-    """A decorator for what does no harm when it is done twice: it is done again when its connection was cut off."""
+    """Decorate an operation that does no harm when done twice: it is repeated when its connection was cut off."""
 
     @wraps(operation)
     def patient(*args: Given.args, **options: Given.kwargs) -> Found:

@@ -1,4 +1,4 @@
-"""SQLite for many workers: one writer at a time, who waits for the lock, in a file that is still the one opened."""
+"""SQLite for many workers: one writer at a time, each waiting for the lock, in a file that is still the one opened."""
 
 import atexit
 import filecmp
@@ -24,22 +24,37 @@ from study.storage.tables import BESIDE, LONGEST_VALUE, SECONDS, ended_after, ir
 PATIENCE = 600.0
 """Seconds to wait for another program's lock before giving up."""
 SLICE = 1.0
-"""Seconds of that spent inside SQLite at a time: Python hears no signal there."""
+"""Seconds of that spent inside SQLite at a time, where Python receives no signal."""
 SAY_AFTER = 10.0
-"""Seconds after which the user is told what is waited for."""
+"""Seconds of waiting after which the user is told what for."""
 
-# Their locks do not reach other machines, or not in time: two workers would write at once.
 NETWORK = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs"}
-    | {"fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse"}
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "ceph",
+        "afs",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "fuse.rclone",
+        "fuse.gcsfuse",
+    }
 )
+"""File systems whose locks do not reach other machines, or not in time: two workers would write at once."""
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
 def check_file(file: Path, *, create: bool, write: bool = True) -> None:
-    """Raise StudyError when the database cannot be there, or not be written."""
+    """Raise StudyError when the file cannot be a database, or (with `write`) cannot be written."""
     if not file.exists():
         if not create:
             raise StudyError(f"no database at {file} (start a study with: study run; or name it with --storage)")
@@ -53,9 +68,9 @@ def check_file(file: Path, *, create: bool, write: bool = True) -> None:
         if file.is_dir():
             raise StudyError(f"{file} is a folder, not a database (name a file in it, such as {file / 'optuna.db'})")
         raise StudyError(f"{file} is a device or a pipe, not a database (name a file with --storage sqlite:///FILE)")
-    real = Path(os.path.realpath(file))  # SQLite, too, keeps beside the file itself what lies beside it
+    real = Path(os.path.realpath(file))  # SQLite, too, keeps its -wal beside the file itself, not beside a link
     if odd := irregular(real):
-        raise StudyError(f"{odd} is no file, and SQLite would wait for it (see what it is, then remove it)")
+        raise StudyError(f"{odd} is not a regular file, and SQLite would hang on it (see what it is, then remove it)")
     if not write:
         return
     kind = file_system(file)
@@ -70,21 +85,21 @@ def check_file(file: Path, *, create: bool, write: bool = True) -> None:
 
 
 def check_tables(connection: sqlite3.Connection, file: Path) -> None:
-    """Raise StudyError for what would be obeyed, or be endless, in the place of one of Optuna's tables."""
+    """Raise StudyError for a trigger, and for what may be endless in the place of one of Optuna's tables."""
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
     try:
         with ended_after(connection, SECONDS):
             found = stranger(connection)
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", 0) not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_ERROR):
-            return  # locked, or no database: what is asked next says so
+            return  # locked, or no database: the next statement says so
         found = f"tables cannot be looked at: {error}"
     if found:
         raise StudyError(f"{file} is no database of studies: its {found} (name another --storage)")
 
 
 def file_system(file: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
-    """The type of the file system that a file is or would be on, such as ext4; "" where the system does not tell."""
+    """Return the type of the file system that a file is or would be on, such as ext4; "" where that is not told."""
     try:
         lines = os.fsdecode(mounts.read_bytes()).splitlines()
     except OSError:
@@ -94,13 +109,14 @@ def file_system(file: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
     for line in lines:
         _, point, found, *_ = line.split(" ")
         folder = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), point))  # a space is written as \040
-        if place.is_relative_to(folder) and len(folder.parts) >= best:  # of two on one point, the later hides the first
+        # Of two mounts on one point, the later hides the first.
+        if place.is_relative_to(folder) and len(folder.parts) >= best:
             best, kind = len(folder.parts), found
     return kind
 
 
 def writer(file: Path) -> Callable[[], sqlite3.Connection]:
-    """Makes connections that write."""
+    """Return a function that makes connections that write."""
 
     def connect() -> sqlite3.Connection:
         # No implicit transactions: the begin event opens each one as a writer.
@@ -114,10 +130,10 @@ def writer(file: Path) -> Callable[[], sqlite3.Connection]:
 
 
 def reader(file: Path) -> Callable[[], sqlite3.Connection]:
-    """Makes connections that cannot write, and that no writer's lock keeps waiting."""
+    """Return a function that makes connections that cannot write, and that no writer's lock keeps waiting."""
 
     def connect() -> sqlite3.Connection:
-        real = file.resolve()  # what SQLite keeps beside it lies there
+        real = file.resolve()  # SQLite keeps its -wal beside it, not beside a link
         address = f"{real.as_uri()}?mode=ro"
         if not os.access(real.parent, os.W_OK):  # SQLite wants to make files beside it, unless nothing can change
             _check_at_rest(real)
@@ -130,7 +146,7 @@ def reader(file: Path) -> Callable[[], sqlite3.Connection]:
 
 
 def _check_at_rest(file: Path) -> None:
-    """Raise StudyError where a database that cannot be written is not whole without what lies beside it."""
+    """Raise StudyError where a database in a read-only folder is not whole without the -wal or -journal beside it."""
     for ending in ("-wal", "-journal"):
         beside = file.with_name(file.name + ending)
         if beside.exists() and beside.stat().st_size:
@@ -141,13 +157,13 @@ def _check_at_rest(file: Path) -> None:
 
 
 def let_go(engine: Engine) -> None:
-    """Close what this process has open of a database, so that the last process leaves one file that is whole."""
+    """Close this process's connections to a database, so that the last process leaves one file that is whole."""
     if close := _ENDS.pop(engine, None):
         close()
 
 
 _ENDS: "WeakKeyDictionary[Engine, Callable[[], None]]" = WeakKeyDictionary()
-"""How the files of each engine that is still used are closed; at the end of the process it is done for all of them."""
+"""Functions that close the files of each engine that is still used; all are called at the end of the process."""
 
 
 @atexit.register
@@ -157,24 +173,24 @@ def _let_go_of_all() -> None:
 
 
 def wait_in_line(engine: Engine, file: Path) -> None:
-    """Let every transaction of the engine start as a writer, however long another one takes.
+    """Make every transaction of the engine start as a writer, however long another one takes.
 
     A transaction that reads first and writes later can lose its snapshot to another writer; taking the write lock at
     once makes the others wait instead. A file that was deleted or replaced is noticed before anything is written to
-    what no longer has a name.
+    a file that no longer has a name.
     """
     opened = _identity(file)
     anchor = reader(file)()
-    anchor.execute("SELECT 1 FROM sqlite_master").fetchall()  # it is opened now, and sees this file for ever
+    anchor.execute("SELECT 1 FROM sqlite_master").fetchall()  # opens the file now, and sees this one for ever
     turn = threading.Lock()
     said: list[str] = []
-    used = ref(engine)  # what closes it does not keep it
+    used = ref(engine)  # weak: the function that closes it does not keep it alive
 
     def close() -> None:
-        """The anchor first: it may not write, and whoever closes last brings the file up to date."""
+        """Close the anchor first: it may not write, and the last one to close brings the file up to date."""
         anchor.close()
         there = used()
-        if there and _identity(file) == opened:  # else SQLite would remove what lies beside another one of that name
+        if there and _identity(file) == opened:  # else SQLite would remove the -wal of another file of that name
             there.dispose()
 
     _ENDS[engine] = close
@@ -182,7 +198,7 @@ def wait_in_line(engine: Engine, file: Path) -> None:
     @event.listens_for(engine, "begin")
     def _immediate(connection: Connection) -> None:
         if _identity(file) != opened:
-            with turn:  # whichever thread notices first
+            with turn:  # the thread that notices first rescues what the file held
                 said[:] = said or [_rescue(anchor, file)]
             raise StudyError(f"the database {file} was deleted or replaced while the study ran{said[0]}")
         if connection.get_execution_options().get("reads"):
@@ -193,7 +209,7 @@ def wait_in_line(engine: Engine, file: Path) -> None:
 
 
 def when_free(action: Callable[[], Result], file: Path, patience: float = PATIENCE) -> Result:
-    """Try an action until no other program's lock is in its way; StudyError after `patience` seconds."""
+    """Try an action until no other program's lock is in its way. Raises StudyError after `patience` seconds."""
     start, said = time.monotonic(), False
     while True:
         try:
@@ -214,7 +230,7 @@ def when_free(action: Callable[[], Result], file: Path, patience: float = PATIEN
 
 
 def is_locked(error: Exception) -> bool:
-    """Whether SQLite says that somebody else holds a lock (SQLITE_BUSY, SQLITE_LOCKED and their kin)."""
+    """Return whether SQLite says that somebody else holds a lock (SQLITE_BUSY, SQLITE_LOCKED and their kin)."""
     codes = [getattr(getattr(one, "orig", one), "sqlite_errorcode", 0) for one in (error, error.__cause__)]
     return any(code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) for code in codes)
 
@@ -228,11 +244,11 @@ def _identity(file: Path) -> tuple[int, int] | None:
 
 
 RESCUED = 0x72657363
-"""The application_id of what was rescued: it is the database whose name it bears, and no copy of it."""
+"""SQLite's application_id of a rescued file: it counts as the database whose name it bears, not as a copy of it."""
 
 
 def _rescue(origin: sqlite3.Connection, file: Path) -> str:
-    """Save what an open connection still sees of a database that has lost its name; says what to do now.
+    """Save what an open connection still sees of a database that has lost its name; return what to do now, in words.
 
     Every worker does so; an older rescue, which somebody may have gone on with, stays as it is.
     """
@@ -272,7 +288,10 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def _copy(origin: sqlite3.Connection, target: Path, mark: int | None = None) -> bool:
-    """False when the target exists with another content. Raises sqlite3.Error and OSError; then there is no target."""
+    """Copy a whole database to `target`; return False when that exists with another content.
+
+    `mark`: its application_id. Raises sqlite3.Error and OSError; then nothing was made.
+    """
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     copy = sqlite3.connect(part)
     copy.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
@@ -280,7 +299,7 @@ def _copy(origin: sqlite3.Connection, target: Path, mark: int | None = None) -> 
         origin.backup(copy)  # all pages in one read: nobody's commit starts it over
         copy.execute("PRAGMA journal_mode=DELETE")  # one file, that may be carried away as it is
         if copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'leases'").fetchone():
-            copy.execute("DELETE FROM leases")  # those who work on the original do not work on the copy
+            copy.execute("DELETE FROM leases")  # workers on the original do not work on the copy
             copy.commit()
         if mark is not None:
             copy.execute(f"PRAGMA application_id = {mark}")
@@ -297,7 +316,7 @@ def _copy(origin: sqlite3.Connection, target: Path, mark: int | None = None) -> 
 
 
 def _renamed(part: Path, target: Path) -> bool:
-    """Never over a file that is there, unless it is the same."""
+    """Give a finished file the name `target`; return False, with nothing replaced, where that has another content."""
     try:
         os.link(part, target)
     except FileExistsError:

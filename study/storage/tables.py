@@ -1,6 +1,6 @@
-"""What a SQLite file of a stranger may hold in the place of tables: whether it may be asked at all.
+"""Checks of a SQLite file from a stranger before it is queried: what it has in the place of tables.
 
-Nothing is imported that takes time, since a shell asks while it completes a word.
+Nothing is imported that takes time, since a shell checks files while it completes a word.
 """
 
 import re
@@ -12,18 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LONGEST_VALUE = 16 << 20
-"""Bytes of one value, or of a row: what an expression makes of a few bytes of a file is limited, too."""
+"""Bytes of one value or row at most, also of one that an expression makes of a few bytes of the file."""
 BESIDE = ("-wal", "-shm", "-journal")
-"""Endings of what SQLite keeps beside a database that is open, or that a kill has left."""
+"""Endings of the files that SQLite keeps beside a database that is open, or that a kill has left."""
 
 SECONDS = 5.0
-"""What looking at the tables may take; it takes a millisecond."""
+"""Seconds that looking at the tables may take; it takes a millisecond."""
 
 OURS = re.compile(r"studies|trials|alembic_version|version_info|leases|trial_.*|study_.*", re.IGNORECASE | re.DOTALL)
 
 
 def irregular(file: Path) -> Path | None:
-    """The database, or what lies beside it, where it is no regular file: SQLite would wait for it for ever."""
+    """Return the database, or one of SQLite's files beside it, if it is no regular file, on which SQLite would hang."""
     for one in (file, *(file.with_name(file.name + ending) for ending in BESIDE)):
         try:
             if not stat.S_ISREG(one.stat().st_mode):
@@ -35,7 +35,7 @@ def irregular(file: Path) -> Path | None:
 
 @contextmanager
 def ended_after(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
-    """End what a connection is asked within, once it has taken so long: it raises sqlite3.OperationalError then."""
+    """End statements of a connection that still run `seconds` from now: they raise sqlite3.OperationalError."""
     end = time.monotonic() + seconds
     connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
     try:
@@ -45,9 +45,10 @@ def ended_after(connection: sqlite3.Connection, seconds: float) -> Iterator[None
 
 
 def stranger(connection: sqlite3.Connection) -> str | None:
-    """What in a database is none of studies, in words: a trigger, or what may be endless in the place of a table.
+    """Return in words what no database of studies has: a trigger, or what may be endless in the place of a table.
 
-    Raises sqlite3.Error where it cannot be read. SQLite says what each is; older ones than 3.37 tell by its text.
+    Raises sqlite3.Error where it cannot be read. SQLite says of what kind each table is; before version 3.37, the text
+    that created it does.
     """
     kept = connection.text_factory
     connection.text_factory = lambda content: content.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Studies from one database to another of either kind: row by row in one transaction, and compared before it ends."""
+"""Copies of studies in another database of either kind: row by row in one transaction, compared before it ends."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, zip_longest
@@ -21,16 +21,16 @@ OF_STUDIES: tuple[Table, ...] = (
 OF_TRIALS: tuple[Table, ...] = (*PARTS, tables.TrialHeartbeatModel.__table__)
 
 Row = dict[str, Any]
-New = Mapping[int, int]
-"""Numbers of rows in one database -> those in the other."""
+NewKeys = Mapping[int, int]
+"""Key of each row in the source -> its key in the target."""
 
 
 def transfer(source: LeanStorage, target: LeanStorage) -> list[tuple[str, int]]:
-    """Copy every study; returns names and numbers of trials. Everything is there afterwards, or nothing.
+    """Copy every study, all or nothing; return the name of each and its number of trials.
 
     Numbers, states, parameters, values, attributes, times and their order stay; rows get new keys, and leases are left
-    out: who works on the original does not work on the copy. Raises StudyError where a study of the name is there
-    already, where a row cannot be kept in the target, and where it reads differently there.
+    out: a worker on the original does not work on the copy. Raises StudyError where the target has a study of the same
+    name already, where a row cannot be kept in the target, and where it reads differently there.
     """
     with _snapshot(source) as read, target.engine.connect() as write, write.begin():
         names = {row.study_id: row.study_name for row in read.execute(sqlalchemy.select(STUDIES))}
@@ -54,16 +54,16 @@ def transfer(source: LeanStorage, target: LeanStorage) -> list[tuple[str, int]]:
 
 
 def _snapshot(storage: LeanStorage) -> Connection:
-    """A connection that sees one state of the database, whoever writes meanwhile."""
+    """Open a connection that sees one state of the database, whoever writes meanwhile."""
     if storage.engine.dialect.name == "postgresql":
         return storage.engine.connect().execution_options(isolation_level="REPEATABLE READ")
     return storage.engine.connect().execution_options(reads=True)
 
 
 def _with_keys(
-    read: Connection, write: Connection, table: Table, new: Mapping[str, New], *names: str
+    read: Connection, write: Connection, table: Table, new: Mapping[str, NewKeys], *names: str
 ) -> dict[int, int]:
-    """Copy a table whose rows others refer to; returns the new key of each row, known by what `names` it."""
+    """Copy a table whose rows others refer to; return old key -> new key, matched by the columns `names`."""
     (key,) = table.primary_key
     columns = [table.c[name] for name in names]
     found: dict[int, int] = {}
@@ -84,16 +84,16 @@ def _with_keys(
     return found
 
 
-def _copy(read: Connection, write: Connection, table: Table, key: str, new: New) -> None:
+def _copy(read: Connection, write: Connection, table: Table, key: str, new: NewKeys) -> None:
     for some in _chunks(_rows(read, table, {key: new})):
         write.execute(sqlalchemy.insert(table), some)
     _compare(table, _rows(read, table, {key: new}), _rows(write, table, {key: {one: one for one in new.values()}}))
 
 
-def _rows(connection: Connection, table: Table, new: Mapping[str, New], keys: bool = False) -> Iterator[Row]:
-    """The rows of a table in the order they were made, without their own keys; with those of others as in the target.
+def _rows(connection: Connection, table: Table, new: Mapping[str, NewKeys], keys: bool = False) -> Iterator[Row]:
+    """Yield the rows of a table in the order they were made, the keys of other rows in them replaced by `new` ones.
 
-    Rows that belong to nothing in the target are left out.
+    Their own keys are left out unless `keys`. Rows that belong to nothing in the target are left out.
     """
     (key,) = table.primary_key
     columns = [column for column in table.columns if keys or column is not key]
@@ -110,7 +110,7 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _compare(table: Table, wanted: Iterator[Row], found: Iterator[Row]) -> None:
-    """Raise ValueError at the first row that is not as it was."""
+    """Raise ValueError at the first row that is not as wanted."""
     for one, other in zip_longest(wanted, found):
         if one != other:
             raise ValueError(f"a row of {table.name} reads differently: {one}, there {other}")

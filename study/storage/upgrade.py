@@ -1,4 +1,4 @@
-"""Tables of an older Optuna brought to those of this one, with our own views out of the way and back afterwards."""
+"""Upgrade of an older Optuna's tables to those of this one, with our own views out of the way and back afterwards."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 from study import StudyError
 from study.attributes import CLOCK
 from study.storage import leases, views
-from study.storage.clock import Standing
+from study.storage.clock import ClockState
 from study.storage.door import OtherSchemaError, masked, open_storage, parse_url, sqlite_file
 from study.storage.private import tables
 from study.storage.processes import is_alive, now
@@ -24,29 +24,29 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Upgraded:
-    """What was done."""
+class UpgradeResult:
+    """Result of an upgrade: the versions of the tables, and a copy of what was there before."""
 
     before: str  # Optuna's names of the tables' versions
     after: str
     copy: Path | None  # of the SQLite file as it was; None where nothing was changed
 
 
-def upgrade(url: str) -> Upgraded:
+def upgrade(url: str) -> UpgradeResult:
     """Do what `optuna storage upgrade` does, on a SQLite file after copying it beside itself.
 
-    Raises StudyError, having changed nothing, when the database is none of Optuna's, or a newer one's, or when a
-    process works on one of its studies; and when Optuna's migration fails, with the place of the copy.
+    Raises StudyError, having changed nothing, when the database is not one of Optuna's, or of a newer Optuna, or when
+    a process works on one of its studies; and when Optuna's migration fails, with the place of the copy.
     """
     place = parse_url(url)
     file = sqlite_file(place) if place.get_backend_name() == "sqlite" else None
     if file:
         check_file(file, create=False)
     try:
-        ready = open_storage(url, create=False, write=False)  # refuses all that is none of Optuna's, and opens no other
+        ready = open_storage(url, create=False, write=False)  # refuses what is not Optuna's, or of another version
         version = ready.get_current_version()
         ready.engine.dispose()
-        return Upgraded(version, version, None)
+        return UpgradeResult(version, version, None)
     except OtherSchemaError as error:
         if not error.older:
             raise
@@ -60,13 +60,13 @@ def upgrade(url: str) -> Upgraded:
     finally:
         storage.engine.dispose()
     views.refresh(open_storage(url, create=False).engine)
-    return Upgraded(before, after, copy)
+    return UpgradeResult(before, after, copy)
 
 
 def somebody_is_at_work(storage: RDBStorage) -> bool:
-    """Whether a living process adds to a study's clock, or holds a running trial (versions without a clock).
+    """Return whether a living process adds to a study's clock, or holds a running trial (versions without a clock).
 
-    One that cannot be looked at (another machine, another container) is watched for a minute, and said.
+    A process that cannot be looked at (another machine, another container) is watched for a minute, and logged.
     """
     one_machine = storage.engine.dialect.name == "sqlite"
     before: set[tuple[str, int]] | None = None
@@ -85,16 +85,16 @@ def somebody_is_at_work(storage: RDBStorage) -> bool:
         time.sleep(leases.WATCH_SECONDS)
 
 
-def _clock_holders(storage: RDBStorage) -> list[leases.Sign]:
+def _clock_holders(storage: RDBStorage) -> list[leases.LifeSign]:
     attribute = tables.StudyUserAttributeModel
     with storage.engine.connect() as connection:
         texts = connection.scalars(sqlalchemy.select(attribute.value_json).where(attribute.key == CLOCK)).all()
-    holders = [Standing.model_validate(json.loads(text)).holder for text in texts]
+    holders = [ClockState.model_validate(json.loads(text)).holder for text in texts]
     return [((holder.clock, holder.beat), holder.process) for holder in holders if holder]
 
 
 def _copied(file: Path, version: str) -> Path:
-    """A copy beside the file, under a name that no earlier copy has."""
+    """Copy a file beside itself, under a name that no earlier copy has."""
     name = f"{file.name}.{re.sub(r'[^0-9A-Za-z.]', '', version)}"
     names = (name if number == 1 else f"{name}-{number}" for number in count(1))
     copy = next(place for place in map(file.with_name, names) if not place.exists())
@@ -107,6 +107,6 @@ def _migrate(storage: RDBStorage, copy: Path | None) -> None:
         views.drop(connection)
     try:
         storage.upgrade()
-    except Exception as error:  # a migration raises whatever strange contents make it raise
+    except Exception as error:  # a migration may raise anything on strange contents
         as_it_was = f" (it is as it was in {copy})" if copy else ""
         raise StudyError(f"Optuna could not upgrade the tables: {str(error).splitlines()[0]}{as_it_was}") from error

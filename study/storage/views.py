@@ -1,4 +1,4 @@
-"""The history as it reads: SQL views over Optuna's tables, in SQLite and in PostgreSQL.
+"""Readable history of studies: SQL views over Optuna's tables, in SQLite and in PostgreSQL.
 
 Optuna keeps a categorical choice as an index, infinity as NULL with a type beside it, and a row for each parameter.
 The views show words, numbers and columns. They hold no data, so they are never behind, except that a parameter seen
@@ -20,14 +20,16 @@ from study.storage.lean import UNREADABLE
 from study.storage.server import repeated
 
 MOST_COLUMNS = 1000
-"""Parameters that become columns of trials_flat; PostgreSQL allows 1,600 columns in all."""
+"""Number of parameters that become columns of trials_flat at most; PostgreSQL allows 1,600 columns in all."""
 LONGEST_NAME = 63
-"""Bytes of a column's name in PostgreSQL."""
+"""Bytes of a column's name in PostgreSQL at most."""
+LOCK_KEY = 5318008
+"""Key of the advisory lock that a PostgreSQL transaction holds while it creates the views; any fixed number will do."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column as the README and `study sql --schema` describe it."""
+    """Column of a view, as docs/history.md and `study sql --schema` describe it."""
 
     name: str
     type: str
@@ -135,7 +137,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         """
     ),
 }
-"""The columns of each view in order; trials_flat ends with one column for each parameter."""
+"""Columns of each view in order; trials_flat ends with one more column for each parameter."""
 
 NAMES = tuple(COLUMNS)
 
@@ -151,11 +153,11 @@ INSTEAD = {
     "study_user_attributes": "studies_overview, or models",
     "study_system_attributes": "studies_overview",
 }
-"""The view that shows what stands in a table of Optuna's."""
+"""Views that show the content of each of Optuna's tables."""
 
 
 def drop(connection: Connection) -> None:
-    """Remove the views: Optuna's migrations break half-way on tables that a view looks at."""
+    """Remove the views: Optuna's migrations break half-way on tables that a view reads."""
     for name in NAMES:
         with _or_not(connection):  # a table of that name is somebody else's
             connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
@@ -163,7 +165,7 @@ def drop(connection: Connection) -> None:
 
 @repeated
 def refresh(engine: Engine, searched: Mapping[str, BaseDistribution] | None = None) -> None:
-    """Make the views, or make them anew where they differ from what this version and these parameters ask for.
+    """Create the views, or create them anew where they differ from what this version and these parameters need.
 
     `searched`: parameters of a study that is about to begin.
     """
@@ -172,8 +174,8 @@ def refresh(engine: Engine, searched: Mapping[str, BaseDistribution] | None = No
         if _present(connection) == wanted:
             return
     with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":  # two workers may arrive at once
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(5318008)")
+        if engine.dialect.name == "postgresql":  # of two workers that arrive at once, the second waits for the first
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_KEY})")
         wanted = definitions(connection, searched or {})
         if _present(connection) == wanted:
             return
@@ -181,25 +183,25 @@ def refresh(engine: Engine, searched: Mapping[str, BaseDistribution] | None = No
         for name, text in wanted.items():
             with _or_not(connection):  # a table of that name, or a view that somebody built upon
                 execute(connection, f"CREATE VIEW {name} AS {text}")
-                if engine.dialect.name == "postgresql":  # it keeps no text of its own
+                if engine.dialect.name == "postgresql":  # PostgreSQL does not keep the text of a view
                     quoted = text.replace("'", "''")
                     execute(connection, f"COMMENT ON VIEW {name} IS '{quoted}'")
 
 
 @contextmanager
 def _or_not(connection: Connection) -> Iterator[None]:
-    """Statements that may fail, and then did nothing."""
+    """Run statements that may fail, and then have no effect."""
     with suppress(sqlalchemy.exc.DBAPIError, sqlite3.Error), connection.begin_nested():
         yield
 
 
 def execute(connection: Connection, statement: str) -> None:
-    """Run a statement as it is: SQLAlchemy and the driver would look for parameters in it."""
+    """Run a statement as it is; otherwise SQLAlchemy and the driver would look for parameters in it."""
     connection.exec_driver_sql(statement, execution_options={"no_parameters": True}).close()
 
 
 def _present(connection: Connection) -> dict[str, str]:
-    """The text of each view as it was made."""
+    """Return the text of each view as it was created."""
     if connection.dialect.name == "sqlite":
         query = "SELECT name, sql FROM sqlite_master WHERE type = 'view'"
         rows = connection.exec_driver_sql(query).all()
@@ -212,11 +214,11 @@ def _present(connection: Connection) -> dict[str, str]:
 
 
 def definitions(connection: Connection, searched: Mapping[str, BaseDistribution]) -> dict[str, str]:
-    """The SELECT behind each view; trials_flat depends on the parameters that occur in the database."""
+    """Return the SELECT behind each view; trials_flat depends on the parameters that occur in the database."""
     query = "SELECT DISTINCT param_name, distribution_json FROM trial_params"
     kinds: dict[str, list[BaseDistribution]] = {name: [one] for name, one in searched.items()}
     for name, text in connection.exec_driver_sql(query).all():
-        with suppress(*UNREADABLE):  # a distribution of a version to come, or another program's text
+        with suppress(*UNREADABLE):  # a distribution of a later version, or another program's text
             kinds.setdefault(name, []).append(json_to_distribution(text))
     dialect = Sqlite() if connection.dialect.name == "sqlite" else Postgresql()
     types = {name: _type(kinds[name]) for name in sorted(kinds)[:MOST_COLUMNS]}
@@ -224,7 +226,7 @@ def definitions(connection: Connection, searched: Mapping[str, BaseDistribution]
 
 
 def _type(kinds: Sequence[BaseDistribution]) -> str:
-    """The type that holds all values of a parameter, over all studies."""
+    """Return the SQL type that holds all values of a parameter, over all studies."""
     values: list[object] = []
     for kind in kinds:
         if isinstance(kind, CategoricalDistribution):
@@ -240,7 +242,7 @@ def _type(kinds: Sequence[BaseDistribution]) -> str:
 
 
 def _parameters(types: Mapping[str, str], dialect: Dialect) -> Iterator[str]:
-    """One column for each parameter; a name that is taken gets `param_` before it."""
+    """Yield the SQL of one column for each parameter; a name that is taken gets `param_` before it."""
     taken = {column.name for column in COLUMNS["trials_flat"]}
     for name, kind in types.items():
         column = _shortened(name)
@@ -259,7 +261,7 @@ def _shortened(name: str) -> str:
 
 
 def _texts(d: Dialect, parameters: str) -> dict[str, str]:
-    """The SELECT of each view; t is a trial, s a study, p a parameter, i a report, v a value, c a configuration."""
+    """Write the SELECT of each view; t: trial, s: study, p: parameter, i: report, v: value, c: configuration."""
     value = (
         f"(SELECT {d.value('v.value', 'v.value_type')} FROM trial_values v "
         "WHERE v.trial_id = t.trial_id AND v.objective = 0)"

@@ -1,1 +1,1 @@
-"""A point of the space -> a trained network. Knows nothing of trials."""
+"""Training of the network at a point of the space. It knows nothing of trials."""

@@ -1,4 +1,4 @@
-"""A pretrained network among those that are searched: its weights, and what its layers see where none is trained."""
+"""Pretrained networks among those that are searched: their weights, and their features where no layer is trained."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,15 +24,15 @@ from study.config.space import backbones
 from study.training.workspace import Workspace
 
 BATCH = 64
-"""Images whose features are computed together: always as many, so that they are the same to the last bit."""
+"""Images whose features are computed together: always the same number, so that features are equal to the last bit."""
 MOST_BYTES = 2**30
-"""Of the features of a study: views are left out beyond that, all but the image itself."""
+"""Bytes of a study's features at most: views beyond that are left out, all but the image itself."""
 HEAD_BATCH = 1024
 """Images that are validated together."""
 
 
 def weights_for(config: StudyConfig) -> dict[Backbone, Weights]:
-    """The weights of all networks that a study's space may begin from. Raises StudyError with what to type."""
+    """Find the weights of all networks that a study's space may begin from. Raises StudyError with what to type."""
     given = None if config.weights is None else at_home(config.weights)
     try:
         return {name: find_weights(name, given) for name in backbones(config.space)}
@@ -50,15 +50,15 @@ def load_backbone(model: CNN, architecture: BackboneConfig, weights: Mapping[Bac
 
 
 def is_frozen(architecture: BackboneConfig) -> bool:
-    """Whether the new layer alone is trained."""
+    """Return whether the new layer alone is trained."""
     return frozen_layers(architecture.backbone, architecture.trained) == frozen_layers(architecture.backbone, 0.0)
 
 
 class Features:
-    """What a network's last maps are on average, of each image of train, val and other parts, in each view: [V, N, D].
+    """Features of the images of train, val and other parts in each view [V, N, D]: means of a network's last maps.
 
-    They are computed once for a study and kept in a file that carries its hash, so that a study that goes on has the
-    same numbers.
+    They are computed once for a study and kept in a file that carries its own hash, so that a study that goes on has
+    the same numbers.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Features:
         self._values = values.to(work.device)
 
     def train_batches(self, index: Tensor, size: int) -> Iterator[Batch]:
-        """One epoch over an index [n] in random order, each image in one of its views; see data.batches."""
+        """Yield one epoch over an index [n] in random order, each image in one of its views; see data.batches."""
         order = index[torch.randperm(len(index), device=index.device)]
         views = torch.randint(len(self._values), (len(order),), device=index.device)
         for start in range(0, len(order) // size * size, size):
@@ -92,7 +92,7 @@ class Features:
             yield self._values[views[some], self._row[order[some]]], self._labels[order[some]]
 
     def eval_batches(self, index: Tensor) -> Iterator[Batch]:
-        """Every image of an index [n] once, in order, as it is."""
+        """Yield every image of an index [n] once, in order, as it is."""
         for some in torch.split(index, HEAD_BATCH):
             yield self._values[0, self._row[some]], self._labels[some]
 
@@ -114,7 +114,7 @@ def _computed(work: Workspace, index: Tensor, model: CNN, tell: Callable[[int, i
 
 
 def _read(folder: Path, key: str) -> Tensor | None:
-    """What was kept under a key; None where there is nothing whole."""
+    """Read the features that were kept under a key; None where there is no whole file of them."""
     for file in sorted(folder.glob(f"{key}-*.safetensors")):
         content = file.read_bytes()
         if file.stem == f"{key}-{hashlib.sha256(content).hexdigest()}":
@@ -124,7 +124,7 @@ def _read(folder: Path, key: str) -> Tensor | None:
 
 
 def _kept(folder: Path, key: str, values: Tensor) -> Tensor:
-    """Keep them; those of another worker that was faster are taken instead."""
+    """Keep features and return them, or those of another worker that was faster."""
     content = save({"features": values})
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / f"{key}-{hashlib.sha256(content).hexdigest()}.safetensors", content)

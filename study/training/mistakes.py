@@ -1,4 +1,4 @@
-"""What a network takes for what, on one part of the images."""
+"""Mistakes of a network on one part of the images: the surest ones, and the confusion matrix."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that a network was sure about, and wrong."""
+    """Image that a network was sure about, and wrong."""
 
     path: str
     true: str
@@ -23,7 +23,7 @@ class Mistake:
 
 
 def worst_mistakes(work: Workspace, part: str, probabilities: Floats, most: int) -> list[Mistake]:
-    """The images of a part that were named wrongly by probabilities [N, K], the surest first, `most` at most."""
+    """Return the images of a part that probabilities [N, K] name wrongly, the surest first, `most` at most."""
     index, dataset = getattr(work.parts, part), work.dataset
     predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != dataset.labels[index])
@@ -40,7 +40,7 @@ def worst_mistakes(work: Workspace, part: str, probabilities: Floats, most: int)
 
 
 def confusion_of(work: Workspace, part: str, probabilities: Floats) -> Ints:
-    """Counts [K, K] of the images of a part: rows are the true class, columns the predicted one."""
+    """Return the confusion matrix [K, K] of a part: counts of images by true class (rows) and predicted one."""
     classes = len(work.dataset.classes)
     cells = work.dataset.labels[getattr(work.parts, part)] * classes + probabilities.argmax(axis=1)
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)

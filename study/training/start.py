@@ -1,4 +1,4 @@
-"""A point of the space as a network about to be trained, from fresh weights or from its checkpoint."""
+"""Start of a training: the network at a point of the space, with fresh weights or from its checkpoint."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Training:
-    """A network about to be trained, or to be trained on: take epochs from `epochs`, first those it has behind it."""
+class TrainingRun:
+    """Network about to be trained, or trained further, by taking epochs from `epochs`: those behind it come first."""
 
     model: CNN
     learner: Learner
     epochs: Iterator[EpochResult]
-    behind: int = 0  # epochs it has behind it
-    steps: int = 1  # of an epoch
+    behind: int = 0  # number of epochs that a checkpoint has behind it
+    steps: int = 1  # in an epoch
     course: Course = field(default_factory=lambda: Course(1))
 
 
@@ -50,12 +50,12 @@ def start_training(
     checkpoints: Checkpoints,
     after_step: AfterStep | None = None,
     moves: Sequence[Move] = (),
-) -> Training:
-    """Fresh weights for a point of the space, and the loop that will train them.
+) -> TrainingRun:
+    """Build the network at a point of the space, and the loop that will train it.
 
     Raises OutOfMemoryError, here or in an epoch, when the device does not hold the network. Validation runs each epoch
     unless val is trained on. The epochs of a checkpoint that a dead worker left are not trained again, but handed out
-    like new ones. moves: how its end was moved by then.
+    like new ones. moves: how the end of the training was moved by then.
     """
     point = full_point(work.config.space, params)
     architecture = network_config(point, len(work.dataset.classes), work.config.image_size)
@@ -95,12 +95,12 @@ def start_training(
     course = Course(epochs * steps, moves)
     ahead = fit(learner, recipe, train, steps, checked, seed, len(behind), after_step, course)
     saved = _saved(learner, checkpoints, behind, ahead, lambda epoch: epoch * steps >= course.end)
-    return Training(model, learner, saved, len(behind), steps, course)
+    return TrainingRun(model, learner, saved, len(behind), steps, course)
 
 
 def _refuse_what_cannot_fit(architecture: Architecture, device: torch.device) -> None:
-    """Before the kernel ends this process for asking: Linux grants memory that it does not have."""
-    number_bytes = 2 if device.type == "cuda" else 4  # as autocast has it
+    """Raise OutOfMemoryError before the kernel ends this process: Linux grants memory that it does not have."""
+    number_bytes = 2 if device.type == "cuda" else 4  # on a GPU, autocast computes with 16 bits
     needed, there = training_bytes(architecture, 1, number_bytes), total_bytes(device)
     if needed > there:
         raise OutOfMemoryError(
@@ -115,7 +115,7 @@ def _saved(
     ahead: Iterator[EpochResult],
     is_last: Callable[[int], bool],
 ) -> Iterator[EpochResult]:
-    """The epochs behind, then each one ahead once its checkpoint is written (the last needs none)."""
+    """Yield the epochs behind, then each one ahead once its checkpoint is written (the last needs none)."""
     yield from behind
     results = list(behind)
     for result in ahead:
@@ -129,7 +129,7 @@ def _saved(
 
 
 def value_of(result: EpochResult, config: StudyConfig) -> float:
-    """What the study maximises, after an epoch."""
+    """Return the value that the study maximises, after an epoch."""
     value = result.val_accuracy if config.metric == "accuracy" else result.val_balanced_accuracy
     assert value is not None  # the search always validates
     return value

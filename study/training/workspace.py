@@ -1,4 +1,4 @@
-"""What every training of a study needs: images on the device, parts, settings, and where its files lie."""
+"""Workspace that every training of a study needs: images on the device, parts, settings, and the files' folder."""
 
 import platform
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ EVAL_BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """What every training of a study needs, made once per process."""
+    """Workspace that every training of a study needs, made once per process."""
 
     config: StudyConfig
     dataset: ImageSet
@@ -36,36 +36,36 @@ class Workspace:
     weights: Mapping[Backbone, Weights] = field(default_factory=dict)  # of the networks that the space may begin from
 
     def index(self, *names: str) -> Tensor:
-        """Image indices [n] of the named parts together, on the device."""
+        """Return the image indices [n] of the named parts together, on the device."""
         return torch.cat([torch.from_numpy(getattr(self.parts, name)) for name in names]).to(self.device)
 
     @property
     def held_out(self) -> str:
-        """The part that the final score comes from: the leaky protocol has no test."""
+        """Return the part that the final score comes from: the leaky protocol has no test part."""
         return "val" if self.config.protocol == "random" else "test"
 
     @property
     def leaky(self) -> bool:
-        """Whether every number is marked: copies of one source lie on both sides."""
+        """Return whether every number is marked as leaky: copies of one source lie on both sides."""
         return self.config.leaky
 
     @property
     def views(self) -> tuple[View, ...]:
-        """Of each image, when a final model is scored and used."""
+        """Return the views of each image with which a final model is scored and used."""
         augment = self.config.augment
         return views_of(self.config.tta, hflip=augment.hflip, vflip=augment.vflip)
 
     def checkpoints(self, training: str, identity: str) -> Checkpoints:
-        """Where the checkpoints of a training lie."""
+        """Return access to the checkpoints of a training, which lie in a folder of their own."""
         return Checkpoints(self.checkpoint_folder / training, identity, self.config.checkpoint_seconds)
 
     @property
     def checkpoint_folder(self) -> Path:
-        """Where the checkpoints of all trainings lie, in a folder each."""
+        """Return the folder of the checkpoints of all trainings, which have a folder each."""
         return self.folder / "checkpoints"
 
     def eval_batches(self, part: str) -> Iterator[Batch]:
-        """The images of a part, once and in order."""
+        """Yield the images of a part in batches, each image once and in order."""
         return eval_batches(self.pixels, self.index(part), EVAL_BATCH)
 
 
@@ -77,7 +77,7 @@ def make_workspace(
     folder: Path,
     weights: Mapping[Backbone, Weights] = MappingProxyType({}),
 ) -> Workspace:
-    """Move the images to the device."""
+    """Make the workspace, for which the images move to the device."""
     pixels = to_device(dataset.images, dataset.labels, device, Normalisation(**IMAGENET))
     return Workspace(
         config=config, dataset=dataset, parts=parts, pixels=pixels, device=device, folder=folder, weights=weights
@@ -85,7 +85,7 @@ def make_workspace(
 
 
 def versions(device: torch.device) -> dict[str, str | int]:
-    """What the exact numbers of a training depend on besides its configuration."""
+    """Return what the exact numbers of a training depend on besides its configuration."""
     return {
         "archstudy": version("archstudy"),
         "python": platform.python_version(),

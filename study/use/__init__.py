@@ -1,1 +1,1 @@
-"""A model folder in use: on image files, and on a labelled folder from elsewhere."""
+"""Use of a model folder: on image files, on labelled images from elsewhere, in a notebook and behind a web page."""

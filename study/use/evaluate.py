@@ -1,4 +1,4 @@
-"""A saved model on labelled images that its study has never seen: those of another centre, say."""
+"""Evaluation of a saved model on labelled images that its study has never seen, such as those of another centre."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,30 +26,30 @@ from study.use.predict import unlike_training
 
 BATCH = 64
 THUMB = 16
-"""Side of the thumbnails that near copies are found by, pixels."""
+"""Side of the thumbnails by which near copies are found, in pixels."""
 
 Ints = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """How many of the images a model has seen in its study, to train, to choose or to calibrate it."""
+class TrainingOverlap:
+    """Count of the images that a model has seen in its study, to train, to choose or to calibrate it."""
 
-    images: int  # that were looked at
-    by_content: int  # the same file
-    by_pixels: int | None  # nearly the same pixels; None where that could not be looked for
-    unknown: str  # why not
+    images: int  # all that were checked
+    by_content: int  # seen as the same file
+    by_pixels: int | None  # seen as nearly the same pixels; None where that could not be checked
+    unknown: str  # why that could not be checked
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The scores of a model on a folder, and what a reader must know beside them."""
+    """Scores of a model on a folder, and what a reader must know beside them."""
 
-    scores: Scores | None  # none where all of the images were trained on
-    seen: Seen | None  # None where the model does not say what it has seen
-    classes: list[str]  # of the model
-    absent_classes: list[str]  # of these, in the folder
+    scores: Scores | None  # None where all of the images were trained on
+    seen: TrainingOverlap | None  # None where the model does not say what it has seen
+    classes: list[str]  # all classes of the model
+    absent_classes: list[str]  # those of them without an image that is scored
     groups_from: str
     content: str  # hash of the images
     skipped: list[str]
@@ -73,7 +73,7 @@ def evaluate(
 
     Images that it was trained on are left out, where the model's own folder, `home`, says which they were.
 
-    Raises StudyError when it has one that the model does not know, and DataError for what is wrong with the folder.
+    Raises StudyError for a class that the model does not know, and DataError for what is wrong with the folder.
     """
     _check_classes(bundle, folder, cache, labels_from, without, only)
     most = bundle.megapixels(MOST_MEGAPIXELS)
@@ -122,8 +122,8 @@ def _check_classes(
         )
 
 
-def _seen(bundle: Bundle, home: Path | None, dataset: ImageSet) -> tuple[Seen | None, Ints]:
-    """How many images the model has seen, and which it has not [n]: by content, and by pixels where those are kept."""
+def _seen(bundle: Bundle, home: Path | None, dataset: ImageSet) -> tuple[TrainingOverlap | None, Ints]:
+    """Count the images that the model has seen, by content and by pixels where those are kept; index the others [n]."""
     known = None if home is None else seen_images(home)
     if known is None or home is None:
         return None, np.arange(len(dataset.labels))
@@ -144,13 +144,13 @@ def _seen(bundle: Bundle, home: Path | None, dataset: ImageSet) -> tuple[Seen | 
         near &= ~same
     count = None if unknown else int(near.sum())
     return (
-        Seen(images=len(same), by_content=int(same.sum()), by_pixels=count, unknown=unknown),
+        TrainingOverlap(images=len(same), by_content=int(same.sum()), by_pixels=count, unknown=unknown),
         np.flatnonzero(~(same | near)),
     )
 
 
 def _pixels_of(cache: Path, size: int, known: frozenset[str]) -> list[Pixels] | None:
-    """The images [S, S, 3] of a study as they were decoded, found by the files' hashes; None unless all are kept."""
+    """Return a study's images [S, S, 3] as they were decoded, found by the files' hashes; None unless all are kept."""
     for file in sorted(cache.glob(f"images-*/{INDEX}")):
         with suppress(OSError, ValueError):
             index = Index.model_validate_json(read_file(file))
@@ -163,7 +163,7 @@ def _pixels_of(cache: Path, size: int, known: frozenset[str]) -> list[Pixels] | 
 
 
 def _thumbs(images: Iterable[Pixels]) -> Pixels:
-    """Thumbnails [N, 16, 16, 3], each pixel the mean of what it covers."""
+    """Make thumbnails [N, 16, 16, 3], each pixel the mean of what it covers."""
     import cv2  # imported late: no other command needs it
 
     small = [cv2.resize(image, (THUMB, THUMB), interpolation=cv2.INTER_AREA) for image in images]
@@ -171,7 +171,7 @@ def _thumbs(images: Iterable[Pixels]) -> Pixels:
 
 
 def _scores(bundle: Bundle, dataset: ImageSet, labels: Ints, some: Ints) -> Scores:
-    """Of some images [n], as the study scores its own test part; macro F1 over the classes that are there."""
+    """Score some images [n] as the study scores its own test part; macro F1 is over the classes that are there."""
     predictor = bundle.predictor
     device = predictor.mean.device
     labels, groups = labels[some], dataset.groups[some]
@@ -187,7 +187,9 @@ def _scores(bundle: Bundle, dataset: ImageSet, labels: Ints, some: Ints) -> Scor
         return score(logits, labels, groups, bundle.classes, float(predictor.temperature))
 
 
-def _warnings(bundle: Bundle, dataset: ImageSet, absent: list[str], seen: Seen | None, left: int) -> list[str]:
+def _warnings(
+    bundle: Bundle, dataset: ImageSet, absent: list[str], seen: TrainingOverlap | None, left: int
+) -> list[str]:
     lines = [] if seen is None else _of_seen(seen, left)
     own = bundle.card and bundle.card.data and bundle.card.data.content == dataset.fingerprint
     if seen is None:
@@ -206,8 +208,8 @@ def _warnings(bundle: Bundle, dataset: ImageSet, absent: list[str], seen: Seen |
     return lines
 
 
-def _of_seen(seen: Seen, left: int) -> list[str]:
-    """That images were trained on, where some were."""
+def _of_seen(seen: TrainingOverlap, left: int) -> list[str]:
+    """Warn that some of the images were trained on, where they were; `left`: number of those that were not."""
     out = seen.images - left
     if not out:
         return []

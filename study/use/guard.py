@@ -1,4 +1,4 @@
-"""What stands before `study serve`: requests of other pages, and more bytes than there is room for, are refused."""
+"""Guard before `study serve`, which refuses requests of other pages, and more bytes than there is room for."""
 
 import re
 
@@ -10,25 +10,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from study.use.loopback import refusal
 
 MOST_UPLOAD = 128 << 20
-"""Bytes of a request."""
+"""Bytes of one request at most."""
 MOST_HELD = 256 << 20
-"""Bytes of all requests together."""
+"""Bytes of all requests together at most."""
 
 
 def busy(what: str) -> HTTPException:
-    """The refusal of what would be too much at once."""
+    """Return the refusal of a request that would be too much at once; `what` says of what."""
     return HTTPException(503, f"{what}: try again in a second", headers={"Retry-After": "1"})
 
 
 class Guard:
-    """Answers to this machine's own pages alone, and holds no more bytes than MOST_HELD."""
+    """ASGI middleware that answers to this machine's own pages alone, and holds no more bytes than MOST_HELD."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or hand on."""
+        """Refuse a request, or hand it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -56,7 +56,7 @@ class Guard:
 
 
 def _announced(method: str, headers: Headers) -> int:
-    """Bytes that a request will have, as it says, or at most."""
+    """Return the bytes that a request will have, as it says, or at most where it does not say."""
     if method in ("GET", "HEAD"):
         return 0
     length = headers.get("content-length", "")

@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Picture = str | Path | Image.Image | NDArray[np.uint8]
-"""A file, a picture of Pillow's, or an array [H, W, 3] or [H, W] of uint8."""
+"""File, picture of Pillow's, or array [H, W, 3] or [H, W] of uint8."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """An exported model: call it on images."""
+    """Exported model, to be called on images."""
 
     bundle: Bundle
 
     def __call__(self, images: Sequence[Picture]) -> "DataFrame":
-        """A row for each image: its label, and the probability of each class. Raises DataError for what is none."""
+        """Return a row for each image: its label, and each class's probability. Raises DataError if one is no image."""
         pixels = [self._pixels(number, image) for number, image in enumerate(images)]
         classes = self.bundle.classes
         if not pixels:
@@ -70,10 +70,10 @@ ORDER = ("number", "bracket", "rung", "epoch", "name", "path")
 
 
 class History:
-    """A study as it stands in its database, which is only read; every frame and figure is made anew.
+    """Study as it stands in its database, which is only read; every frame and figure is made anew.
 
-    name: of the study; may be left out where the database holds one. storage: as the command line takes it. Raises
-    StudyError for a study or database that is not there.
+    name: that of the study, which may be left out where the database holds only one. storage: address of the database,
+    as the command line takes it. Raises StudyError for a study or database that is not there.
     """
 
     def __init__(self, name: str | None = None, storage: str = DEFAULT_URL) -> None:
@@ -86,18 +86,18 @@ class History:
         self.name = names[0] if name is None else name
         self._storage = storage
         with self._open():
-            pass  # or it says that there is none
+            pass  # raises StudyError where there is no such study
 
     def __repr__(self) -> str:
         return f"History({self.name!r}, {counted(len(self.frame()), 'trial')})"
 
     def sql(self, query: str, seconds: float = SECONDS) -> "DataFrame":
-        """The answer to one SELECT, over all studies of the database. Raises StudyError where it is refused."""
+        """Return the answer to one SELECT, over all studies of the database. Raises StudyError where it is refused."""
         with storage_trouble(self._storage), ask(self._storage, query, seconds) as answer:
             return _frame(answer.columns, list(answer.rows()))
 
     def frame(self, view: str = "trials_flat") -> "DataFrame":
-        """This study's rows of one of the views (see `study sql --schema`), in order. Raises StudyError for another."""
+        """Return this study's rows of a view, in order. Raises StudyError for a view not in `study sql --schema`."""
         if view not in COLUMNS:
             raise StudyError(f"no view {view!r} (there are: {', '.join(COLUMNS)})")
         name = self.name.replace("'", "''")
@@ -106,7 +106,7 @@ class History:
 
     @property
     def figures(self) -> dict[str, go.Figure]:
-        """Figures of the search by name, as the dashboard shows them."""
+        """Return the figures of the search by name, as the dashboard shows them."""
         with self._open() as (study, _):
             if CONFIG not in study.user_attrs:
                 raise StudyError(f"{self.name} is a study of another program: there are its frames alone")
@@ -116,7 +116,7 @@ class History:
 
     @property
     def model(self) -> Model:
-        """The exported model as it is now, to be called on images. Raises ModelError before there is one."""
+        """Return the exported model as it is now, to be called on images. Raises ModelError before there is one."""
         check_name(self.name)
         with self._open() as (study, database):
             folder = files_of(study, self._storage)
@@ -125,7 +125,7 @@ class History:
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, LeanStorage]]:
-        """The study as it stands now, and its database."""
+        """Open the study as it stands now, and its database."""
         with storage_trouble(self._storage):
             database = open_storage(self._storage, create=False, write=False)
             try:

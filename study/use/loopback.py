@@ -1,8 +1,8 @@
-"""Which requests come from this machine's own pages: any website can send some to 127.0.0.1 too."""
+"""Check that a request comes from this machine's own pages: any website can send some to 127.0.0.1 too."""
 
 
 def refusal(host: str, origin: str | None) -> str | None:
-    """Why a request with these headers is none of this machine's own; None where it is.
+    """Return why a request with these headers is not from a page of this machine; None where it is.
 
     A name that its owner points here later (DNS rebinding) is not ours; any port is, since it may be forwarded.
     """

@@ -1,4 +1,4 @@
-"""A saved model on image files: found, decoded as in training, labelled."""
+"""Prediction of a saved model on image files, which are found, decoded as in training, and labelled."""
 
 import logging
 from collections import deque
@@ -23,7 +23,7 @@ from data.processes import usable_cpus
 from models.bundle.card import Conformal
 from models.bundle.explain import grad_cam, overlay
 from models.bundle.predictor import Bundle, Predictor
-from models.scores.conformal import Refused, Sets, abstains, prediction_sets
+from models.scores.conformal import PredictionSets, RefusedLevel, abstains, prediction_sets
 from study import StudyError
 from study.storage.names import CACHE
 
@@ -31,29 +31,48 @@ logger = logging.getLogger(__name__)
 
 BATCH = 16  # what fits the processor's caches: 32 images of 128 pixels take twice the time each
 AHEAD = 4
-"""Batches for each processor that are in work, or done and not yet taken."""
+"""Batches for each processor that are in work, or done and not yet taken, at most."""
 
 NO_IMAGES = {
-    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".md", ".rst", ".xml", ".html", ".pdf", ".xlsx", ".log"),
-    *(".yaml", ".yml", ".toml", ".py", ".ipynb", ".zip", ".gz", ".tar", ".db"),
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".json",
+    ".jsonl",
+    ".md",
+    ".rst",
+    ".xml",
+    ".html",
+    ".pdf",
+    ".xlsx",
+    ".log",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".py",
+    ".ipynb",
+    ".zip",
+    ".gz",
+    ".tar",
+    ".db",
 }
 """Endings of files that people keep beside images; any other file is tried."""
 
 LONGEST_STEM = 200
-"""Bytes of an image's name that the name of its explanation keeps."""
+"""Bytes of an image's name that are kept in the file name of its explanation."""
 
 TOLERATED = 1.1
-"""Files so many times larger or smaller than the training's are taken for the same kind."""
+"""Factor by which images may be larger or smaller than the training's and still count as the same kind."""
 
 
 class Row(TypedDict, total=False):
-    """What is said of a file: a label and the rest, or an error."""
+    """Result for one file: a label and the rest, or an error."""
 
     path: Required[str]
     label: str
     probabilities: dict[str, float]  # by class name
-    set: list[str]  # of prediction sets: the classes in it
-    abstain: bool  # it does not name exactly one
+    set: list[str]  # the classes in its prediction set
+    abstain: bool  # whether that set has none, or more than one
     explanation: str  # the file of the overlay
     error: str
 
@@ -62,7 +81,7 @@ Pixels = NDArray[np.uint8]
 
 
 def find_images(places: Sequence[Path], listed: Callable[[], Iterable[str]]) -> list[Path]:
-    """The files given, and every file in the folders given that may be an image, sorted.
+    """Find the files given, and every file in the folders given that may be an image, sorted.
 
     "-" stands for the names in `listed`, one a line. Raises DataError.
     """
@@ -83,7 +102,7 @@ def find_images(places: Sequence[Path], listed: Callable[[], Iterable[str]]) -> 
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The images below a folder, found as for training; what is left out is counted in a line. Raises DataError."""
+    """Find the images below a folder, as for training; a log line counts what is left out. Raises DataError."""
     try:
         found = walk(folder, [CACHE.resolve(), *CACHE.resolve().parents])
     except OSError as error:
@@ -100,7 +119,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def unlike_training(bundle: Bundle, files: Sequence[Path]) -> str | None:
-    """One line when the files have another size than those of the training: another magnification, probably."""
+    """Return a warning when the files have another size than those of the training: another magnification, probably."""
     trained = bundle.card.data.source_size if bundle.card and bundle.card.data else None
     here = source_size(files)
     if not trained or not here:
@@ -115,36 +134,38 @@ def unlike_training(bundle: Bundle, files: Sequence[Path]) -> str | None:
 
 
 def threshold_of(conformal: Conformal | None, level: float | None) -> float | None:
-    """The threshold of prediction sets at an error level; without a level, that of 0.1 where there is one.
+    """Return the threshold of prediction sets at an error level; without a level, that of 0.1 where there is one.
 
-    A class is in the set when 1 - its probability is at most the threshold. Raises StudyError when a level was asked
-    for that the card has not.
+    A class is in the set when 1 - its probability is at most the threshold. Raises StudyError when the card does not
+    have the level that was asked for.
     """
     known = conformal or Conformal()
     wanted = 0.1 if level is None else level
     found = known.at(wanted)
-    if isinstance(found, Sets):
+    if isinstance(found, PredictionSets):
         return found.threshold
     if level is None:
         return None
     if why := refused_sets(conformal, wanted):
         raise StudyError(why)
-    there = ", ".join(f"{float(one):g}" for one, sets in sorted(known.levels.items()) if isinstance(sets, Sets))
+    there = ", ".join(
+        f"{float(one):g}" for one, sets in sorted(known.levels.items()) if isinstance(sets, PredictionSets)
+    )
     raise StudyError(f"no prediction sets at level {level:g} in this model's card (there are: {there or 'none'})")
 
 
 def refused_sets(conformal: Conformal | None, level: float = 0.1) -> str | None:
-    """Why a model has no prediction sets at an error level that was wanted; None where nothing was refused."""
+    """Return why a model has no prediction sets at an error level that was wanted; None where nothing was refused."""
     found = (conformal or Conformal()).at(level)
-    return f"no prediction sets at level {level:g}: {found.refused}" if isinstance(found, Refused) else None
+    return f"no prediction sets at level {level:g}: {found.refused}" if isinstance(found, RefusedLevel) else None
 
 
 def predict_files(
     bundle: Bundle, files: Sequence[Path], *, threshold: float | None = None, explain: Path | None = None
 ) -> Iterator[Row]:
-    """A row for each file, in order; decoding runs ahead in threads. A file that is no image has an error in its row.
+    """Yield a row for each file, in order, with an error where it is no image; threads decode and predict ahead.
 
-    threshold: of prediction sets. explain: a folder for images that show where the network looked.
+    threshold: that of prediction sets. explain: folder for images that show where the network looked.
     """
     if explain:
         _make(explain)
@@ -167,16 +188,16 @@ def predict_files(
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """Some files, decoded and predicted."""
+class PredictedBatch:
+    """Batch of files, decoded and predicted."""
 
     files: list[Path]
-    images: list[Pixels | DataError]  # one a file
+    images: list[Pixels | DataError]  # one for each file
     probabilities: NDArray[np.float64]  # one row for each that could be read
 
 
-def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[Predicted]:
-    """The files in order, a batch after another, in threads that decode and predict, each for itself.
+def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[PredictedBatch]:
+    """Yield the files in order, a batch after another, from threads that decode and predict, each for itself.
 
     So every processor is busy whether decoding or the network takes longer; several threads for one small network
     would mostly wait for each other. On a GPU the networks take turns.
@@ -184,16 +205,16 @@ def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[Predicted]:
     most = bundle.megapixels(MOST_MEGAPIXELS)
     network = nullcontext() if bundle.predictor.mean.device.type == "cpu" else Lock()
 
-    def predicted(batch: list[Path]) -> Predicted:
+    def predicted(batch: list[Path]) -> PredictedBatch:
         images = [_read(path, bundle.image_size, most, bundle.ranges or AS_16_BITS) for path in batch]
         good = [image for image in images if not isinstance(image, DataError)]
         with network:
             found = bundle.predict(np.stack(good)) if good else np.zeros((0, len(bundle.classes)))
-        return Predicted(batch, images, found)
+        return PredictedBatch(batch, images, found)
 
     threads, workers = torch.get_num_threads(), usable_cpus()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    waiting: deque[Future[Predicted]] = deque()
+    waiting: deque[Future[PredictedBatch]] = deque()
     try:
         for start in range(0, len(files), BATCH):
             waiting.append(pool.submit(predicted, list(files[start : start + BATCH])))
@@ -214,7 +235,7 @@ def _read(path: Path, size: int, most: float, ranges: Ranges) -> Pixels | DataEr
 
 
 def labelled(path: str, classes: Sequence[str], probabilities: NDArray[np.float64], threshold: float | None) -> Row:
-    """The row of an image; threshold: of its prediction set, see threshold_of."""
+    """Return the row of an image; threshold: that of its prediction set, see threshold_of."""
     by_class = dict(zip(classes, probabilities.tolist(), strict=True))
     row = Row(path=path, label=classes[int(probabilities.argmax())], probabilities=by_class)
     if threshold is not None:
@@ -234,7 +255,7 @@ def _make(folder: Path) -> None:
 def _explain(
     predictor: Predictor, classes: Sequence[str], rows: list[Row], images: Pixels, folder: Path, start: int
 ) -> None:
-    """Write what spoke for the label of each row, and its file's name into the row."""
+    """Save a picture of what spoke for the label of each row, and put its file name into the row."""
     labels = np.array([classes.index(row["label"]) for row in rows])
     heats = grad_cam(predictor, images, labels)
     for number, (row, image, heat) in enumerate(zip(rows, images, heats, strict=True), start):

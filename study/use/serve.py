@@ -1,7 +1,7 @@
-"""`study serve`: models behind one page and a small interface, on this machine alone.
+"""Server of `study serve`: models behind one page and a small HTTP interface, on this machine alone.
 
-Images are decoded in threads, and those of several requests go through the network together. What is asked for beyond
-the limits is refused with a sentence, before it is read where that is possible. No image is kept.
+Images are decoded in threads, and those of several requests go through the network together. Requests beyond the
+limits are refused with a sentence, before they are read where that is possible. No image is kept.
 """
 
 import asyncio
@@ -44,35 +44,37 @@ from study.use.guard import MOST_UPLOAD, Guard, busy
 from study.use.predict import Pixels, Row, labelled, refused_sets, threshold_of, unlike_training
 
 MOST_IMAGES = 64
-"""In a request."""
+"""Images in one request at most."""
 MOST_AT_ONCE, MOST_PIXELS = 2048, 10**8
-"""Images in work, for each model, and pixels of them as the network sees them: 0.3 GB."""
+"""Images in work for each model at most, and their pixels as the network sees them: 0.3 GB."""
 BATCH, EXPLAINED, SIDE = 32, 8, 224
-"""Images of so many pixels a side that go through the network together, of larger ones fewer; to explain them it keeps
-what every layer made of each."""
+"""Images that go through the network together, and that are explained together, if their side is SIDE pixels at most.
+
+Of larger images, fewer go together. Explaining takes more memory, since the output of every layer is kept.
+"""
 UPLOAD_SECONDS = 60.0
-"""For a request to arrive."""
+"""Seconds for a request to arrive."""
 END_SECONDS = 3
-"""For requests to be answered, once the server is told to end."""
+"""Seconds for requests to be answered, once the server is told to end."""
 
 
 logger = logging.getLogger(__name__)
 
 
-Waiting = tuple[Pixels, asyncio.Future[NDArray[np.float64]]]
-"""Images of a request [N, S, S, 3], and what will have their probabilities [N, K]."""
+PendingRequest = tuple[Pixels, asyncio.Future[NDArray[np.float64]]]
+"""Images of a request [N, S, S, 3], and the future of their probabilities [N, K]."""
 
 
 @dataclass(frozen=True)
-class Served:
-    """A model that is served."""
+class ServedModel:
+    """Model that is served."""
 
     name: str  # as the page shows it
     bundle: Bundle
 
 
 class Network:
-    """A model's network, which takes the images of several requests together; one batch at a time."""
+    """Network of a model, which takes the images of several requests together, one batch at a time."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -83,15 +85,15 @@ class Network:
         self.batch, self.explained = (max(1, count * SIDE**2 // side**2) for count in (BATCH, EXPLAINED))
         self.most_at_once = min(MOST_AT_ONCE, max(MOST_IMAGES, MOST_PIXELS // bundle.image_size**2))
         self.at_once = 0  # images in work
-        self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
+        self._queue: asyncio.Queue[PendingRequest] = asyncio.Queue()
         self._explained = deepcopy(bundle.predictor)  # Grad-CAM hooks into its network
         self._turn = asyncio.Lock()
 
     @contextmanager
     def room(self, images: int) -> Iterator[None]:
-        """For so many images, from their decoding to the answer. Raises HTTPException where there is none."""
+        """Reserve room for images, from their decoding to the answer. Raises HTTPException where there is none."""
         if self.at_once + images > self.most_at_once:
-            raise busy(f"{self.at_once} images are in work")
+            raise busy(f"{self.at_once} images are being processed")
         self.at_once += images
         try:
             yield
@@ -99,18 +101,18 @@ class Network:
             self.at_once -= images
 
     async def predict(self, images: Pixels) -> NDArray[np.float64]:
-        """uint8 [N, S, S, 3] -> probabilities [N, K]."""
+        """Return the probabilities [N, K] of images, uint8 [N, S, S, 3]."""
         future: asyncio.Future[NDArray[np.float64]] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((images, future))
         return await future
 
     async def run(self) -> None:
-        """Serve for ever: whatever has come while the last batch ran makes the next."""
+        """Serve for ever: all images that have come while the last batch ran make the next."""
         while True:
             some = [await self._queue.get()]
             while not self._queue.empty() and sum(len(images) for images, _ in some) < self.batch:
                 some.append(self._queue.get_nowait())
-            some = [one for one in some if not one[1].done()]  # whoever asked may have gone
+            some = [one for one in some if not one[1].done()]  # the client may have gone
             if not some:
                 continue
             try:
@@ -122,7 +124,7 @@ class Network:
             _settle(some, np.split(found, np.cumsum([len(images) for images, _ in some])[:-1]))
 
     async def explain(self, images: Pixels, labels: NDArray[np.int64]) -> list[dict[str, str]]:
-        """What each image looks like to the network, and what in it spoke for the label: addresses that hold both."""
+        """Return each image as the network sees it, and a picture of what in it spoke for the label, as data URLs."""
         async with self._turn:
             return await asyncio.to_thread(self._pictures, images, labels)
 
@@ -137,7 +139,7 @@ class Network:
         ]
 
 
-def _settle(some: Sequence[Waiting], found: Exception | Sequence[NDArray[np.float64]]) -> None:
+def _settle(some: Sequence[PendingRequest], found: Exception | Sequence[NDArray[np.float64]]) -> None:
     for place, (_, future) in enumerate(some):
         if future.done():
             continue
@@ -147,9 +149,9 @@ def _settle(some: Sequence[Waiting], found: Exception | Sequence[NDArray[np.floa
             future.set_result(found[place])
 
 
-def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
-    """The page and the interface for some models; the first answers where none is named."""
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # whoever sent it is told
+def application(models: Sequence[ServedModel], threads: int = 2) -> FastAPI:
+    """Build the page and the interface for some models; the first one answers where none is named."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the client is told of a broken form
     MultiPartParser.spool_max_size = MOST_UPLOAD  # in memory: no image touches the disk
     networks = [Network(one.bundle) for one in models]
     turns = asyncio.Semaphore(threads)
@@ -175,7 +177,7 @@ def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """Whether it serves, and how many images are in work."""
+        """Whether it serves, and how many images are being processed."""
         return {"status": "ok", "models": len(networks), "images": sum(network.at_once for network in networks)}
 
     @app.get("/models")
@@ -200,12 +202,12 @@ def application(models: Sequence[Served], threads: int = 2) -> FastAPI:
         """
         network = network_of(model)
         files = await uploaded(request)
-        own_turns = asyncio.Semaphore(max(1, threads // 2))  # so that nobody has all of them
+        own_turns = asyncio.Semaphore(max(1, threads // 2))  # so that no request takes all threads
 
         async def read(content: bytes) -> Pixels | DataError:
             async with own_turns, turns:
                 if await request.is_disconnected():
-                    raise HTTPException(499, "whoever asked has gone")
+                    raise HTTPException(499, "the client has disconnected")
                 return await _decoded(content, network)
 
         with network.room(len(files)):
@@ -254,7 +256,7 @@ def _read(content: bytes, network: Network) -> Pixels | DataError:
 
 
 async def _decoded(content: bytes, network: Network) -> Pixels | DataError:
-    """Decode in a thread that ends with the process: whoever stops the server does not wait for a large image."""
+    """Decode an image in a thread that ends with the process: stopping the server does not wait for a large image."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Pixels | DataError] = loop.create_future()
 
@@ -272,7 +274,7 @@ async def _decoded(content: bytes, network: Network) -> Pixels | DataError:
 
 
 async def uploaded(request: Request) -> list[tuple[str, bytes]]:
-    """(name, content) of each image of a request: a form with files, or one image as it is. Raises HTTPException."""
+    """Read (name, content) of each image of a request: a form with files, or one image alone. Raises HTTPException."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         async with asyncio.timeout(UPLOAD_SECONDS):
@@ -284,7 +286,7 @@ async def uploaded(request: Request) -> list[tuple[str, bytes]]:
                 asked = "send a form with files, or one image as image/jpeg or the like"
                 raise HTTPException(415, f"content type {kind or 'missing'}: {asked}")
     except ClientDisconnect:
-        raise HTTPException(499, "whoever asked has gone") from None
+        raise HTTPException(499, "the client has disconnected") from None
     except TimeoutError:
         raise HTTPException(408, f"the request did not arrive within {UPLOAD_SECONDS:g} seconds") from None
     if not found or not any(content for _, content in found):
@@ -297,7 +299,7 @@ async def _from_form(request: Request) -> list[tuple[str, bytes]]:
         async with request.form(max_files=MOST_IMAGES, max_fields=MOST_IMAGES) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             return [(file.filename or "image", await file.read()) for file in files]
-    except (FormParserError, UnicodeDecodeError, LookupError) as error:  # LookupError: a character set of its own
+    except (FormParserError, UnicodeDecodeError, LookupError) as error:  # LookupError: an unknown character set
         raise HTTPException(400, f"the form cannot be read: {error}") from error
 
 
@@ -321,7 +323,7 @@ PAGE = Path(__file__).with_name("serve.html").read_text(encoding="utf-8")
 
 
 def _hash(tag: str) -> str:
-    """Of the page's only element of a kind, as a policy names what may run."""
+    """Return the CSP hash of the inline script or style."""
     content = PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
@@ -330,11 +332,11 @@ POLICY = (
     f"default-src 'none'; script-src {_hash('script')}; style-src {_hash('style')}; img-src data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The page runs its own script and asks this server; nothing else."""
+"""Content security policy (CSP): the page runs its own script and asks this server; nothing else."""
 
 
-def described(served: Served) -> dict[str, Any]:
-    """What the page says of a model."""
+def described(served: ServedModel) -> dict[str, Any]:
+    """Return what the page says of a model."""
     bundle, card = served.bundle, served.bundle.card
     found: dict[str, Any] = {"name": served.name, "classes": bundle.classes, "size": bundle.image_size}
     if card is None:
@@ -361,7 +363,7 @@ def described(served: Served) -> dict[str, Any]:
     return found
 
 
-def run(models: Sequence[Served], port: int, ready: Callable[[str], None]) -> None:
+def run(models: Sequence[ServedModel], port: int, ready: Callable[[str], None]) -> None:
     """Serve on this machine alone until interrupted; `ready` gets the address. Raises StudyError for a taken port."""
     try:
         listening = socket.create_server(("127.0.0.1", port))
@@ -381,5 +383,5 @@ def run(models: Sequence[Served], port: int, ready: Callable[[str], None]) -> No
 
 
 def _told(record: logging.LogRecord) -> bool:
-    """Whether a record of the log is for the user: what is cut off when the server is told to end is no error."""
+    """Return whether a log record is for the user: a request that is cut off when the server ends is no error."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

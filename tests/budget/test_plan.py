@@ -15,7 +15,7 @@ from study.budget.plan import (
     AFTER,
     FULL_TRAININGS,
     SPARE,
-    Planned,
+    Plan,
     extended,
     plan,
     planned_again,
@@ -24,7 +24,7 @@ from study.budget.plan import (
 )
 from study.budget.starts import START_SHARE
 from study.config.limit import above, cost_of
-from study.config.resolve import Asked, ask, resolve
+from study.config.resolve import StudyRequest, ask, resolve
 from study.config.rungs import brackets, expected_epochs
 from study.config.schema import StudyConfig
 from study.config.space import Range
@@ -42,11 +42,11 @@ FOLDERS: SearchStrategy[Images] = st.builds(
 )
 
 
-def asked(hours: float, **given: object) -> Asked:
+def asked(hours: float, **given: object) -> StudyRequest:
     return ask(None, {"data": "somewhere", "hours": hours, **given})  # type: ignore[dict-item]
 
 
-def planned(hours: float, images: Images, throughput: Throughput, **given: object) -> tuple[StudyConfig, Planned]:
+def planned(hours: float, images: Images, throughput: Throughput, **given: object) -> tuple[StudyConfig, Plan]:
     config, found = plan(asked(hours, **given), images, throughput)
     assert found is not None
     return config, found
@@ -179,15 +179,15 @@ def test_few_hours_buy_less_of_a_search_and_it_is_said() -> None:
 
 def test_without_hours_there_is_nothing_to_plan() -> None:
     images = Images(count=100, side=8, grouped=True)
-    assert plan(Asked(resolve(None, {}).model_dump(mode="json")), images, HERE)[1] is None
+    assert plan(StudyRequest(resolve(None, {}).model_dump(mode="json")), images, HERE)[1] is None
     fields = {name: value for name, value in asked(1.0).fields.items() if name != "hours"}
     with pytest.raises(StudyError, match="'auto' needs hours to plan with"):
-        plan(Asked(fields), images, HERE)
+        plan(StudyRequest(fields), images, HERE)
 
 
 def test_a_study_that_names_every_field_gets_seconds_and_stays_as_it_is() -> None:
     given = resolve(None, {"hours": 1.0})
-    config, found = plan(Asked(given.model_dump(mode="json")), Images(count=1797, side=8, grouped=True), HERE)
+    config, found = plan(StudyRequest(given.model_dump(mode="json")), Images(count=1797, side=8, grouped=True), HERE)
     assert config == given
     assert found is not None
     assert found.stages["final training"] > 0
@@ -265,7 +265,7 @@ def test_where_the_first_trials_take_longer_the_rest_is_planned_again() -> None:
     network = cost_of(config.space, config.starts[1], config.image_size)
     usual = epoch_seconds(config, images, HERE, network)
 
-    def again(times: float, trials: int = 3) -> Planned | None:
+    def again(times: float, trials: int = 3) -> Plan | None:
         return planned_again(config, found, images, [(network, times * usual)] * trials)
 
     assert again(1.4) is None
@@ -275,7 +275,7 @@ def test_where_the_first_trials_take_longer_the_rest_is_planned_again() -> None:
     slower, faster = again(2.0), again(0.5)
     assert slower is not None
     assert faster is not None
-    assert slower.again == "an epoch of the first 3 trials took 2.0 times what was planned"
+    assert slower.again == "an epoch of the first 3 trials took 2.0 times as long as planned"
     assert slower.epoch == pytest.approx(2 * found.epoch)
     assert slower.after_search >= found.after_search >= faster.after_search
     assert slower.stages["final training"] > 1.5 * found.stages["final training"]

@@ -176,7 +176,7 @@ def test_the_same_image_in_two_classes_is_said(shell: Shell, small_folder: Path,
     shutil.copy(folder / "0" / "0000.png", folder / "1" / "twin.png")
     code, _, err = run_tiny(shell, folder)
     assert code == 0
-    assert "2 files stand in several classes with the same content" in err
+    assert "2 files have the same content but different classes" in err
 
 
 def test_an_unknown_study_names_those_there_are(shell: Shell, model: Path) -> None:
@@ -189,7 +189,7 @@ def test_an_unknown_study_names_those_there_are(shell: Shell, model: Path) -> No
 def test_another_definition_under_the_same_name(shell: Shell, model: Path, small_folder: Path) -> None:
     code, _, err = run_tiny(shell, small_folder, "--set", "epochs=8")
     assert code == 2
-    assert "the study 's' exists with another definition: epochs (was 4, now 8)" in err
+    assert "the study 's' exists with a different definition: epochs (was 4, now 8)" in err
     assert "study resume s;" in err
 
 
@@ -265,7 +265,7 @@ def test_status_says_what_becomes_of_unfinished_trials(shell: Shell, small_folde
 SURFACE = {
     "run": [
         *("--preset", "--data", "--name", "--storage", "--trials", "--hours", "--workers", "--device"),
-        *("--engine", "--address", "--gpus-per-worker", "--set", "--skip-bad", "--quiet"),
+        *("--engine", "--address", "--gpus-per-worker", "--set", "--skip-bad", "--from", "--quiet"),
     ],
     "resume": [
         *("--storage", "--trials", "--hours", "--workers", "--device", "--engine", "--address", "--gpus-per-worker"),
@@ -273,7 +273,7 @@ SURFACE = {
     ],
     "plan": [
         *("--preset", "--data", "--name", "--storage", "--trials", "--hours", "--workers", "--device", "--set"),
-        *("--skip-bad", "--json"),
+        *("--skip-bad", "--from", "--json"),
     ],
     "retrain": ["--trial", "--on", "--storage", "--device"],
     "status": ["--storage", "--json", "--watch"],

@@ -16,8 +16,8 @@ from models.training.loop import EpochResult
 from study.cli.display import Display, show
 from study.config.schema import StudyConfig
 from study.config.space import distributions
-from study.result.refit import Doing, FinalEpoch
-from study.search.opened import Opened, open_all
+from study.result.refit import Activity, FinalEpoch
+from study.search.opened import StudyWithImages, open_all
 from study.search.trial import Step, TrialEnd, TrialEpoch, TrialStart, in_words
 from tests.conftest import shrink
 
@@ -46,7 +46,7 @@ def drawn(tell: Callable[[Display], None]) -> list[str]:
 
 
 @pytest.fixture
-def opened(small_folder: Path, tmp_path: Path, tiny: Callable[..., StudyConfig]) -> Opened:
+def opened(small_folder: Path, tmp_path: Path, tiny: Callable[..., StudyConfig]) -> StudyWithImages:
     """A study with long names of itself and of its classes."""
     folder = shrink(small_folder, tmp_path / "images", classes=4, each=20)
     for place in list(folder.iterdir()):
@@ -64,7 +64,7 @@ def whole(lines: list[str]) -> list[str]:
     return lines
 
 
-def test_the_search_fits_80_columns(opened: Opened) -> None:
+def test_the_search_fits_80_columns(opened: StudyWithImages) -> None:
     trials = [TrialStart(1234, MANY, 0), TrialEpoch(1234, 3, 0.9), TrialEnd(1234, "COMPLETE", 0.9996)]
 
     def tell(display: Display) -> None:
@@ -90,7 +90,7 @@ def test_the_search_fits_80_columns(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("stage", ["confirmation", "final training"])
-def test_what_follows_the_search_fits_80_columns(opened: Opened, stage: str) -> None:
+def test_what_follows_the_search_fits_80_columns(opened: StudyWithImages, stage: str) -> None:
     def tell(display: Display) -> None:
         display.follow(iter([opened, FinalEpoch(stage, 12345, 2, 12, 600, RESULT)]))
         display.watch(Step(stage, 12345, 3, 10000, 20000))
@@ -107,7 +107,7 @@ def test_what_comes_before_or_without_a_study_fits_80_columns(what: str) -> None
     assert re.search(rf"^ +{what} +[━╸╺]+ 1000000 of 10000000$", line)
 
 
-def test_a_study_of_hours_alone_counts_what_is_done(opened: Opened) -> None:
+def test_a_study_of_hours_alone_counts_what_is_done(opened: StudyWithImages) -> None:
     hours = opened.study.config.model_copy(update={"trials": None, "hours": 120.0})
     opened.study.remember("config", hours.model_dump(mode="json"))
     study = replace(opened.study, config=hours)
@@ -115,7 +115,7 @@ def test_a_study_of_hours_alone_counts_what_is_done(opened: Opened) -> None:
     assert re.search(r"^ +search .*[━╸╺]+ 0 +120 h 00 min left$", line)
 
 
-def test_a_log_is_never_silent(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_is_never_silent(opened: StudyWithImages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("study.cli.display.SILENCE", 0.2)
     told = io.StringIO()
     with show(Console(width=80, file=told)) as display:
@@ -126,7 +126,7 @@ def test_a_log_is_never_silent(opened: Opened, monkeypatch: pytest.MonkeyPatch) 
         wait_for(lambda: "search: trial 7, 2 of " in told.getvalue())
         display.watch(Step("search", 8, 1, 40, 90))
         wait_for(lambda: "search: trial 8, epoch 1, step 40 of 90" in told.getvalue())
-        display._hear(Doing("result: scores, export, report"))
+        display._hear(Activity("result: scores, export, report"))
         wait_for(lambda: told.getvalue().rstrip().endswith("result: scores, export, report"))
     with show(Console(width=80, file=told), quiet=True) as display:
         before = told.getvalue()

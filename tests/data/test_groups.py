@@ -274,7 +274,7 @@ def test_what_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_chance_is_measured_and_what_hangs_by_a_thread_is_cut() -> None:
     rng = np.random.default_rng(0)
-    tried, drawn = belief.Tried(100), belief.random_pairs(100)
+    tried, drawn = belief.ComparedPairs(100), belief.random_pairs(100)
     nothing = belief.reached_by_chance(tried, drawn, np.zeros(len(drawn), np.float32))
     assert nothing == 0
     alike = belief.reached_by_chance(tried, drawn, rng.exponential(0.06, len(drawn)).astype(np.float32))
@@ -289,7 +289,7 @@ def test_chance_is_measured_and_what_hangs_by_a_thread_is_cut() -> None:
     tried.add(np.array(wanted), np.full(len(wanted), 0.32, np.float32))  # they do agree
     assert belief.believed(tried, np.arange(100), 0.1)[0][:6].tolist() == [0] * 6
     # A pair of two single images that is not sure: believed alone where chance reaches little.
-    pair = belief.Tried(2)
+    pair = belief.ComparedPairs(2)
     pair.add(np.array([[0, 1]]), np.array([0.35], np.float32))
     assert belief.believed(pair, np.arange(2), 0.0)[0].tolist() == [0, 0]
     assert belief.believed(pair, np.arange(2), 0.16)[0].tolist() == [0, 1]

@@ -268,7 +268,7 @@ def test_given_parts_are_in_the_contract(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "split.csv").rename(tmp_path / "moved.csv")
     assert shell(*command, "parts=moved.csv")[0] == 0
     code, _, err = shell(*command, "seed=0")
-    assert (code, "the parts (other groups put the images elsewhere)" in err) == (2, True)
+    assert (code, "the parts (with other groups the images are divided differently)" in err) == (2, True)
 
 
 @pytest.fixture(scope="module")
@@ -390,8 +390,8 @@ def test_nobodys_home_is_said_in_a_line(shell: Shell, tmp_path: Path) -> None:
     for words in (["run", "--data", "~nobody-here/x"], ["data", "split", "~nobody-here/x"]):
         code, _, err = shell(*words)
         assert (code, err.count("\n")) == (2, 1)
-        assert "~nobody-here/x: nobody of that name has a home here" in err
-    assert "has a home here" in shell("data", "split", root, "--parts", "~nobody-here/x.csv")[2]
+        assert "~nobody-here/x: no user of that name on this machine" in err
+    assert "no user of that name on this machine" in shell("data", "split", root, "--parts", "~nobody-here/x.csv")[2]
 
 
 @pytest.mark.slow

@@ -198,7 +198,7 @@ def test_a_study_begun_with_the_earlier_decoding_is_refused(study: Path, shell: 
         database.execute(f"UPDATE study_user_attributes SET value_json = ? WHERE {key}", (json.dumps(contract),))
     code, _, err = shell("resume", "s", "--trials", "3")
     assert code == 2
-    assert "an earlier version took 0 to 65535 for granted" in err.splitlines()[-1]
+    assert "an earlier version assumed a range of 0 to 65535" in err.splitlines()[-1]
     assert "--name s-2" in err.splitlines()[-1]
 
 

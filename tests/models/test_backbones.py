@@ -72,13 +72,13 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     save_file(state, file)
     weights = find_weights("resnet18", file)
     features = make_features("resnet18", 32)
-    with pytest.raises(ModelError, match=r"these are no weights of resnet18: conv1.weight is missing"):
+    with pytest.raises(ModelError, match=r"these are not the weights of resnet18: conv1.weight is missing"):
         load_features(features, "resnet18", weights.load())
     whole = features.state_dict()
     first = next(iter(whole))
     save_file(whole, tmp_path / "ours.safetensors")
     load_features(features, "resnet18", Weights("resnet18", tmp_path / "ours.safetensors", "").load())
-    with pytest.raises(ModelError, match=r"no weights of resnet18: .* is \(2,\), not \(64, 3, 7, 7\)"):
+    with pytest.raises(ModelError, match=r"not the weights of resnet18: .* is \(2,\), not \(64, 3, 7, 7\)"):
         load_features(features, "resnet18", {**whole, first: torch.zeros(2)})
     with pytest.raises(ModelError, match="hold numbers that are none"):
         load_features(features, "resnet18", {**whole, first: torch.full_like(whole[first], torch.nan)})

@@ -22,12 +22,12 @@ from data import batches
 from models import ModelError
 from models.architecture import CNNConfig, plain_blocks
 from models.bundle import folder as bundle
-from models.bundle.card import Card, Conformal, Final, Origin, Preprocessing
+from models.bundle.card import Card, Conformal, FinalTraining, Origin, Preprocessing
 from models.bundle.predictor import Predictor
 from models.bundle.reference import IMAGENET
 from models.cnn import CNN, build_cnn, prepare
 from models.files import file_hash
-from models.scores.conformal import Refused, Sets
+from models.scores.conformal import PredictionSets, RefusedLevel
 from models.scores.evaluation import HeldOutScores, score, without_images
 from tests.conftest import random_images
 from tests.models.test_cnn import Evil, reference_network
@@ -125,7 +125,7 @@ def test_the_files_name_no_folder_of_this_machine(saved: Path) -> None:
 def test_the_reference_layout_is_written_where_it_can_describe_the_network(tmp_path: Path, name: str) -> None:
     config = CONFIGS[name]
     origin = Origin(name="s", trial=0, winner=0, params={}, metric="accuracy", selection_score=0.5, trials=1, config={})
-    final = Final(data="train", epochs=2, trainings=1, seconds=3.0, epoch_seconds=[1.0, 2.0], num_params=None)
+    final = FinalTraining(data="train", epochs=2, trainings=1, seconds=3.0, epoch_seconds=[1.0, 2.0], num_params=None)
     save(tmp_path, config, study=origin, final=final)
     describable = config.blocks[0].filters == 32 and config.head == "flatten" and config.image_size == 16
     assert (tmp_path / "model.pth").exists() == describable
@@ -248,8 +248,8 @@ def test_the_readable_card_shows_what_is_there_and_needs_nothing(tmp_path: Path)
     logits = np.eye(3)[[0, 1, 1, 2]]
     scores = score(logits, labels, groups, ["a", "b", "c"], 1.0)
     test = HeldOutScores(**vars(scores), by_group=without_images(scores), reliability=[])
-    levels = {"0.1": Sets(threshold=0.8, calibration_groups=30, coverage=1, mean_size=1, abstained=0)}
-    refused = {"0.01": Refused(refused="too few groups")}
+    levels = {"0.1": PredictionSets(threshold=0.8, calibration_groups=30, coverage=1, mean_size=1, abstained=0)}
+    refused = {"0.01": RefusedLevel(refused="too few groups")}
     save(tmp_path, test=test, leaky=True, conformal=Conformal(levels={**levels, **refused}))
     page = (tmp_path / "MODEL_CARD.md").read_text()
     low, high = (f"{100 * end:.1f} %" for end in scores.accuracy_interval)

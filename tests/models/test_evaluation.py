@@ -8,7 +8,7 @@ from sklearn import metrics
 from models import ModelError
 from models.bundle.card import percent
 from models.scores.calibration import calibration_error, fit_temperature, losses, reliability, risk_coverage, softmax
-from models.scores.conformal import Refused, Sets, abstains, describe, prediction_sets, threshold
+from models.scores.conformal import PredictionSets, RefusedLevel, abstains, describe, prediction_sets, threshold
 from models.scores.evaluation import HeldOutScores, Scores, by_group, compare, cutoff_at, score
 from models.scores.intervals import (
     ENOUGH,
@@ -340,9 +340,9 @@ def test_a_level_that_the_groups_cannot_promise_is_refused() -> None:
         threshold(probabilities, labels, groups, 1.0)
     found = describe((probabilities, labels, groups), (probabilities, labels, groups))
     promised, refused = found["0.1"], found["0.05"]
-    assert isinstance(promised, Sets)
+    assert isinstance(promised, PredictionSets)
     assert promised.coverage == pytest.approx(1.0)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RefusedLevel)
     assert "smallest level" in refused.refused
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.bundle.card import Card, Confirmed, Opening, Origin, Preprocessing, Smaller
+from models.bundle.card import Card, Confirmation, Opening, Origin, Preprocessing, SmallerTrial
 from models.bundle.verdict import Verdict, verdict
 from models.scores.evaluation import HeldOutScores, compare, score, without_images
 
@@ -118,7 +118,7 @@ def test_which_trial_it_is_and_why() -> None:
     def choice(**origin: Any) -> str:
         return judged(answers(0.1), {}, origin=origin).choice
 
-    first, second = (Confirmed(trial=one, values=[0.9], mean=0.9) for one in (3, 5))
+    first, second = (Confirmation(trial=one, values=[0.9], mean=0.9) for one in (3, 5))
     assert choice() == "It is trial 3 (9 trials were made), which had the best selection score."
     assert "and was the best when trained again" in choice(confirmed=[first, second])
     other = judged(answers(0.1), {}, origin={"confirmed": [first, second]}, leaky=True)
@@ -130,10 +130,12 @@ def test_which_trial_it_is_and_why() -> None:
 
 def test_what_must_be_read_with_it_stands_with_it() -> None:
     opening = Opening(number=2, time="", weights_sha256=[], parts="")
-    small = Smaller(trial=1, score=0.89, milliseconds=0.5, shipped_milliseconds=2, command="study retrain s --trial 1")
+    small = SmallerTrial(
+        trial=1, score=0.89, milliseconds=0.5, shipped_milliseconds=2, command="study retrain s --trial 1"
+    )
     found = judged(answers(0.1), {}, test_opening=opening, test_openings=3, smaller=small, origin={"complete": False})
     assert [note.split()[0] for note in found.notes] == ["No", "The", "Trial"]
-    assert "opened 3 times in this study, and this score is from opening 2" in found.notes[1]
+    assert "opened 3 times, and this score is from opening 2" in found.notes[1]
     assert found.notes[2].endswith("this one 2 ms): study retrain s --trial 1")
 
 

@@ -72,7 +72,7 @@ def test_files_have_addresses_that_nobody_can_guess_and_may_vanish(
     monkeypatch.setattr(dashboard, "SECRET", dashboard.uuid.uuid4())  # as in another process
     assert not set(first.values()) & set(offered()[1].values())
     shutil.rmtree(tmp_path / "runs" / "s" / "model")
-    assert answer(served, f"/artifacts/1/{first['card.json']}") == (200, b"this file is there no more\n")
+    assert answer(served, f"/artifacts/1/{first['card.json']}") == (200, b"this file no longer exists\n")
 
 
 def test_a_study_whose_files_lie_in_another_store_can_be_deleted(made: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from study.result import refit
 from study.result.refit import Job, TakenError, alone_at, confirm, train
 from study.result.scoring import open_test, openings
 from study.search.open_study import OpenStudy
-from study.training.start import Training
+from study.training.start import TrainingRun
 from study.training.workspace import Workspace
 from tests.conftest import open_work
 
@@ -37,7 +37,7 @@ def epochs_that(monkeypatch: pytest.MonkeyPatch, end: EpochResult | Exception) -
     """Every training ends so in its first epoch; gives a list that grows with each."""
     began: list[int] = []
 
-    def start(*_: Any) -> Training:
+    def start(*_: Any) -> TrainingRun:
         began.append(1)
 
         def epochs() -> Iterator[EpochResult]:
@@ -45,7 +45,7 @@ def epochs_that(monkeypatch: pytest.MonkeyPatch, end: EpochResult | Exception) -
                 raise end
             yield end
 
-        return Training(None, None, epochs())  # type: ignore[arg-type]
+        return TrainingRun(None, None, epochs())  # type: ignore[arg-type]
 
     monkeypatch.setattr(refit, "_epochs", start)
     return began

@@ -1,4 +1,4 @@
-"""The networks of a search than which none is better and cheaper."""
+"""The networks of a search than which Pareto front."""
 
 from collections.abc import Callable
 from typing import Any

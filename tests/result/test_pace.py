@@ -12,17 +12,17 @@ from optuna.trial import FrozenTrial
 from models.training.course import Course
 from study.attributes import FINAL_STAGE, PLANNED
 from study.budget.load import Load
-from study.budget.plan import Planned
+from study.budget.plan import Plan
 from study.config.schema import StudyConfig
 from study.config.space import distributions
 from study.result.pace import NEEDED, SPARE_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer
 from study.result.refit import Job, confirm, train
 from study.search.open_study import OpenStudy
-from study.training.start import Training
+from study.training.start import TrainingRun
 from study.training.workspace import Workspace
 from tests.conftest import open_work
 
-PLAN = Planned(
+PLAN = Plan(
     stages={"measuring": 1, "images": 1, "search": 40, "confirmation": 0, "final training": 8, "result": 10 / NEEDED},
     hours=0.1,
     after_search=18,
@@ -146,7 +146,7 @@ def test_a_decision_is_written_before_it_is_acted_on(place: Place, monkeypatch: 
 def test_in_the_first_epoch_each_step_is_looked_at(place: Place) -> None:
     written: list[Any] = []
     pacer = Pacer(place.pace(), 8, written.append)
-    pacer.training = Training(None, None, iter(()), steps=100, course=Course(800))  # type: ignore[arg-type]
+    pacer.training = TrainingRun(None, None, iter(()), steps=100, course=Course(800))  # type: ignore[arg-type]
     pacer.pace.left = lambda: 10.0  # type: ignore[method-assign]
     pacer._decide(10, 4.0)  # of an epoch that takes 4 seconds 0.9 are left, 3.6 s: one more fits
     assert written == [[(10, 200)]]
@@ -159,7 +159,7 @@ def test_in_the_first_epoch_each_step_is_looked_at(place: Place) -> None:
 
 def test_a_quiet_machine_gives_back_what_a_busy_one_took(place: Place) -> None:
     pacer = Pacer(place.pace(), 8, lambda _: None)
-    pacer.training = Training(None, None, iter(()), steps=10, course=Course(80, [(10, 30)]))  # type: ignore[arg-type]
+    pacer.training = TrainingRun(None, None, iter(()), steps=10, course=Course(80, [(10, 30)]))  # type: ignore[arg-type]
     pacer.pace.left = lambda: 100.0  # type: ignore[method-assign]
     pacer._decide(20, 1.0)
     assert pacer.training.course.moves[-1] == (20, 80)

@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from models.bundle.card import Conformal, Data, Final, Opening, Origin, Preprocessing, StudyCard
+from models.bundle.card import Conformal, Data, FinalTraining, Opening, Origin, Preprocessing, StudyCard
 from models.bundle.readable import calibrated, markdown
 from models.scores.calibration import reliability
 from models.scores.evaluation import HeldOutScores, compare, score, without_images
@@ -16,7 +16,7 @@ from models.training.loop import EpochResult
 from study.config.resolve import resolve
 from study.config.space import Range
 from study.result.html import facts, matrix, table, thumbnail
-from study.result.page import EXAMPLES, Found, page
+from study.result.page import EXAMPLES, SearchFacts, page
 from study.result.report import edges
 from study.training.mistakes import Mistake
 
@@ -71,7 +71,9 @@ def card_of(classes: list[str], wrong: float = 0.1, **given: Any) -> StudyCard:
             trials=2,
             config={},
         ),
-        "final": Final(data="train+val", epochs=3, trainings=1, seconds=1, epoch_seconds=[1.0], num_params=1234),
+        "final": FinalTraining(
+            data="train+val", epochs=3, trainings=1, seconds=1, epoch_seconds=[1.0], num_params=1234
+        ),
         "data": Data(source="x", images=40, groups=40, groups_from="a list", parts={}, parts_hash="", content=""),
         "test": HeldOutScores(**vars(scores), by_group=without_images(scores), reliability=bins),
         "comparison": [beside],
@@ -105,7 +107,7 @@ def made(card: StudyCard, config: dict[str, Any] | None = None, **found: Any) ->
     wrong = [Mistake(path="<i>.png", true=card.classes[0], predicted=card.classes[1], probability=0.987, image=image())]
     fields = {"space": {"conv_dropout": [0.0, 0.1]}, **(config or {})}
     examples = {name: image() for name in card.classes[:EXAMPLES]}
-    whole = Found(**{**FOUND, **found})
+    whole = SearchFacts(**{**FOUND, **found})
     return page(
         trials(), resolve(None, {"preset": "quick", **fields}), card, [EPOCH], dict(TIMES), whole, wrong, examples
     )

@@ -108,7 +108,7 @@ def test_the_model_says_whose_weights_it_began_from_and_other_weights_are_refuse
     save_file(state, tmp_path / "other.safetensors")
     code, _, err = shell(*words, "--set", f"weights={tmp_path / 'other.safetensors'}")
     assert code == 2
-    assert "exists with another definition: weights.resnet18 (was " in err
+    assert "exists with a different definition: weights.resnet18 (was " in err
     moved = weights.rename(weights.with_name("moved.safetensors"))
     try:
         assert shell(*words, "--trials", 3, "--set", f"weights={moved}")[0] == 0  # it is the content that counts

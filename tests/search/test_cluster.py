@@ -51,7 +51,7 @@ def test_gpus_of_each_worker(
 
 
 def test_gpus_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(StudyError, match="no node of the cluster has so many"):
+    with pytest.raises(StudyError, match="no node of the cluster has that many GPUs"):
         cluster._gpus(1, [0, 0.5], 2)
     assert cluster._gpus(1, [1, 1], 3) == 1
     assert "room for 2 of 3 workers" in caplog.text
@@ -210,7 +210,7 @@ def test_what_a_worker_complains_of_is_the_last_word(
     code, _, err = shell("run", *tiny_options(small_folder), "--storage", url, *ray, "--gpus-per-worker", "1")
     assert (code, err.splitlines()[-1]) == (
         2,
-        "study: --gpus-per-worker 1: no node of the cluster has so many (0: train on processors)",
+        "study: --gpus-per-worker 1: no node of the cluster has that many GPUs (0: train on processors)",
     )
     elsewhere = ("--engine", "ray", "--address", "127.0.0.1:1")
     code, _, err = shell("run", *tiny_options(small_folder), "--name", "other", *elsewhere)

@@ -94,6 +94,6 @@ def test_files_that_changed_or_moved_are_named_with_the_command_that_works(
     for command in (("resume", "s", "--trials", "3"), ("retrain", "s")):
         code, _, err = shell(*command)
         assert (code, err.count("\n")) == (2, 1)
-        assert f"the images of 's' lay in {images}, where nothing is now" in err
+        assert f"the images of 's' lay in {images}; nothing is there now" in err
     toml = err.partition("study run ")[2].partition(" --data NEW")[0]
     assert shell("run", toml, "--data", tmp_path / "moved", "--name", "s", "--trials", 3)[0] == 0

@@ -20,7 +20,7 @@ from PIL import Image
 from study import StudyError
 from study.attributes import ASKED, CLOCK, FINAL_STAGE, PLANNED, STAGES
 from study.budget.plan import taken
-from study.config.resolve import Asked
+from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
 from study.result.refit import Job, fixed_stage, train
 from study.search import settle
@@ -102,7 +102,7 @@ def test_a_study_by_hours_leaves_a_file_that_gives_the_same(small_folder: Path, 
     assert (first / "runs" / "s" / "model" / "card.json").stat().st_mtime_ns == written
     assert taken(study_in(first).user_attrs[STAGES]) == took  # nothing was searched
     assert killer.run(auto(small_folder, 0.05, "--trials", 4, "--set", "eta=2"), first) == 2
-    assert "exists with another definition: eta (was 3, now 2)" in (first / "output.log").read_text()
+    assert "exists with a different definition: eta (was 3, now 2)" in (first / "output.log").read_text()
 
 
 @pytest.mark.slow
@@ -184,8 +184,14 @@ def test_any_folder_gets_a_sensible_study(digits_folder: Path, tmp_path: Path, k
     names = [row["name"] for row in found["comparison"]]
     assert {"trees", "one view"} <= set(names)
     why = found["not_compared"].get("pretrained", "")
-    assert any(name.startswith("pretrained") for name in names) or "hours" in why or why == "the model is one itself"
-    assert (why == "the model is one itself") == (found["begun"] is not None and found["begun"]["trained"] == 0)
+    assert (
+        any(name.startswith("pretrained") for name in names)
+        or "hours" in why
+        or why == "the model itself uses a frozen pretrained network"
+    )
+    assert (why == "the model itself uses a frozen pretrained network") == (
+        found["begun"] is not None and found["begun"]["trained"] == 0
+    )
     assert found["test"]["accuracy"] > 1.5 * found["test"]["majority"]
 
 
@@ -195,7 +201,7 @@ def test_hours_that_hold_nothing_are_refused_with_those_that_would_do(shell: She
     assert (code, len(more)) == (2, 1)
     assert first.startswith("archstudy ")
     assert "hours = 0.001 is too short here for the images, one epoch of the cheapest network" in err
-    assert "it would do with: --hours" in err
+    assert "enough would be: --hours" in err
     assert not Path("optuna.db").exists()
     for hours, said in (("0", "greater than 0"), ("-1", "greater than 0"), ("nan", "finite number")):
         code, _, err = shell("run", "--preset", "auto", "--data", small_folder, f"--hours={hours}")
@@ -242,7 +248,7 @@ def test_a_field_that_the_plan_of_an_older_version_did_not_know_stays_as_it_was(
     tiny: Callable[..., StudyConfig],
 ) -> None:
     config = tiny(hours=1.0)
-    now = Asked({**config.model_dump(mode="json"), "metric": "auto", "class_weights": "auto"})
+    now = StudyRequest({**config.model_dump(mode="json"), "metric": "auto", "class_weights": "auto"})
     before = {name: value for name, value in now.fields.items() if name not in ("metric", "class_weights")}
     assert settle._agreed("s", config, before, now) == config
     with pytest.raises(StudyError, match="metric"):

@@ -97,7 +97,7 @@ def test_workers_that_die_at_once_are_not_replaced_for_ever(small_folder: Path, 
     process = killer.start(crew_options(small_folder, 2), tmp_path, crew=crew)
     process.join()
     assert process.exitcode == 2
-    assert "7 workers died one after the other, the last by SIGKILL" in last_line(tmp_path)
+    assert "7 workers died one after another, the last by SIGKILL" in last_line(tmp_path)
 
 
 def test_what_a_worker_complains_of_is_the_parents_last_word(small_folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from data.datasets import ImageSet
 from models.bundle import folder as bundle
-from models.scores.conformal import Refused, Sets
+from models.scores.conformal import PredictionSets, RefusedLevel
 from models.scores.evaluation import predict_logits
 from study import StudyError
 from study.attributes import OPENINGS
@@ -242,7 +242,7 @@ def test_final_training_ships_what_it_scored(tiny: MakeConfig, workspace: MakeWo
     assert trees.difference_interval[0] <= trees.difference <= trees.difference_interval[1]
     assert set(card.conformal.levels) == {"0.1", "0.05"}
     for level in card.conformal.levels.values():
-        assert isinstance(level, Sets | Refused)
+        assert isinstance(level, PredictionSets | RefusedLevel)
     assert len(study.study.user_attrs[OPENINGS]) == 1
     logits = predict_logits(loaded.predictor.model, work.eval_batches("test"))
     expected = torch.softmax(torch.from_numpy(logits) / card.temperature, 1).numpy()
@@ -359,7 +359,8 @@ def test_another_definition_is_refused_and_more_budget_is_not(
     opened(workspace(tiny()), tmp_path)
     opened(workspace(tiny(trials=99)), tmp_path)
     opened(workspace(tiny(hours=3)), tmp_path)
-    with pytest.raises(StudyError, match=r"another definition: batch_size \(was 32, now 16\), eta \(was 2, now 3\)"):
+    differs = r"a different definition: batch_size \(was 32, now 16\), eta \(was 2, now 3\)"
+    with pytest.raises(StudyError, match=differs):
         opened(workspace(tiny(batch_size=16, eta=3)), tmp_path)
     with pytest.raises(StudyError, match=r"space\.base_filters \(was 4, now 8\)"):
         opened(workspace(tiny(**{"space.base_filters": 8})), tmp_path)
@@ -378,7 +379,10 @@ def test_a_moved_list_of_groups_is_the_same_and_other_parts_are_not(
     opened(workspace(tiny(groups="/here/groups.csv")), tmp_path)
     opened(workspace(tiny(groups="/there/groups.csv")), tmp_path)
     pairs = dataclasses.replace(small_set, groups=small_set.groups // 2)
-    with pytest.raises(StudyError, match=r"another definition: the parts \(other groups put the images elsewhere\) \("):
+    with pytest.raises(
+        StudyError,
+        match=r"a different definition: the parts \(with other groups the images are divided differently\) \(",
+    ):
         opened(workspace(tiny(), pairs), tmp_path)
 
 

@@ -61,8 +61,8 @@ def test_finished_trials_of_other_programs_neither_win_nor_use_up_the_budget(she
     status = json.loads(shell("status", "s", "--json")[1])
     assert status["not_counted"].pop("2").startswith("not a point of this study: x is not searched (there are: ")
     assert status["not_counted"] == {
-        "3": "another program told its value",
-        "4": "another program told its value",
+        "3": "its value was set by another program",
+        "4": "its value was set by another program",
         "5": "it lacks parameters of this study",
         "6": "closed by another program",
     }

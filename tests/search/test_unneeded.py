@@ -60,7 +60,7 @@ def test_what_no_study_needs_is_named_and_removed(cache: Path, shell: Shell, tmp
     assert left(cache) == before - unneeded
 
     age(cache, 3 * 86400)
-    assert "left half done, 3 days ago" in shell("data", "clean")[1]
+    assert "unfinished, last written 3 days ago" in shell("data", "clean")[1]
     assert left(cache) == needed | {"fashion-mnist"}
     code, out, err = shell("data", "clean")
     assert (code, out) == (0, "")

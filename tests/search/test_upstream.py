@@ -7,11 +7,11 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase
 
 from study.config.schema import StudyConfig
-from study.search.sampling import PerTrialSampler, Recalling
+from study.search.sampling import PerTrialSampler, RecallingSampler
 
 
-def tpe(seed: int) -> Recalling:
-    sampler = Recalling(seed, {})
+def tpe(seed: int) -> RecallingSampler:
+    sampler = RecallingSampler(seed, {})
     sampler._n_startup_trials = 0  # as upstream tests its own
     return sampler
 

@@ -67,7 +67,7 @@ def test_a_pipe_beside_a_database_is_not_waited_for(shell: Shell, tmp_path: Path
     assert names_in(tmp_path / "optuna.db") == []
     code, _, err = shell("status")
     assert (code, err.count("\n")) == (2, 1)
-    assert "pipe" in err or "is no file, and SQLite would wait for it" in err
+    assert "pipe" in err or "is not a regular file, and SQLite would hang on it" in err
 
 
 def test_a_completion_takes_no_time_and_offers_no_more_than_a_shell_can_show(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_folder_that_does_not_say_whose_it_is_is_nobodys(
     file.write_text("{") if kind == "damaged" else os.mkfifo(file)
     code, _, err = shell("resume", "s")
     assert (code, err.count("\n")) == (2, 1)
-    assert "runs/s/owner.json does not say whose the folder is" in err
+    assert "runs/s/owner.json does not say to which study the folder belongs" in err
     code, _, err = shell("db", "delete", "s", "--yes")
     assert (code, "runs/s stays" in err) == (0, True)
     assert weights(tmp_path)

@@ -1,6 +1,6 @@
-"""The trainings after the search by several workers at once, each by one of them.
+"""The trainings after the search, shared out among several workers; each training is done by one of them.
 
-They leave in runs/<name>/final what final.py would make itself, and finds there.
+They leave their results in runs/<name>/final, where final.py finds them instead of training itself.
 """
 
 import logging
@@ -22,7 +22,7 @@ from study.search.worker import at_work
 from study.storage.server import was_cut_off
 
 LOOK_SECONDS = 0.2
-"""Between two looks for a training that its worker has left."""
+"""Seconds between two looks for a training that its worker has left."""
 
 Training = Callable[[], Generator[FinalEpoch, None, Any]]
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def train_on(name: str, url: str, device: torch.device, threads: int | None) -> Iterator[FinalEpoch]:
-    """What a worker does after the search, wherever it runs: whatever nobody else trains, until all is trained."""
+    """Train, as a worker on any machine after the search, whatever nobody else trains, until all is trained."""
     with at_work(name, url, threads) as opened:
         study = opened.study
         whole = opened.workspace(device)
@@ -42,7 +42,7 @@ def train_on(name: str, url: str, device: torch.device, threads: int | None) -> 
             jobs = confirm_jobs(best, beside_others=True, pace=pace)
             trained = yield from _each([partial(confirm, study, work, job) for job in jobs])
             best = yield from chosen(study, work, fresh=False, watch=None, pace=pace)
-            work = fixed_stage(study, whole, again=False)  # without what the hours do not hold
+            work = fixed_stage(study, whole, again=False)  # without what proved too long for the hours
             best = best if work.config.confirm > 1 else ranked(study)[:1]
         if trained or not study.has_ended("confirmation"):
             study.stage_ends("confirmation")
@@ -53,21 +53,21 @@ def train_on(name: str, url: str, device: torch.device, threads: int | None) -> 
 
 
 def _each(trainings: Sequence[Training]) -> Generator[FinalEpoch, None, bool]:
-    """Do what no other worker does, until all are done by somebody; whether this one did something of it."""
+    """Run unclaimed trainings until all are done by some worker; return True if this one ran any."""
     left, busy = list(trainings), False
     while left:
         for training in tuple(left):
             try:
-                for news in training():  # none where it is done
+                for news in training():  # there are none if it is done already
                     busy = True
                     yield news
             except TakenError:
                 continue
-            except OutOfTimeError as error:  # nobody does it
+            except OutOfTimeError as error:  # no worker does it
                 logger.info(str(error))
-            except StudyError as error:  # whoever asked for it will come to it too, and knows what follows
+            except StudyError as error:  # final.py will meet it, too, and decides what follows
                 logger.info(str(error))
-            except sqlalchemy.exc.DBAPIError as error:  # with the server its lock was lost: look who is at it now
+            except sqlalchemy.exc.DBAPIError as error:  # its lock is lost with the server: look who trains it now
                 if not was_cut_off(error):
                     raise
                 continue
