@@ -87,7 +87,7 @@ def trained(work: Workspace, point: dict[str, Any], length: int) -> Row:
         if result.diverged:
             return {"val": values, "test": 0.0, "balanced": 0.0, "seconds": min(taken)}
     logits = predict_logits(training.model, work.eval_batches("test"), ("",))
-    named, labels = logits.mean(0).argmax(1), work.dataset.labels[work.parts.test]
+    named, labels = logits.argmax(-1), work.dataset.labels[work.parts.test]
     test, balanced = float((named == labels).mean()), mean_recall(named, labels)
     return {"val": values, "test": round(test, 4), "balanced": round(balanced, 4), "seconds": min(taken)}
 

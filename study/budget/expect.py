@@ -67,6 +67,8 @@ def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, n
     """Return the seconds of one epoch of a trial: training on one part, validation on another."""
     trained, checked = TRAINED * images.count, VALIDATED * images.count
     batch = batch_for(int(trained)) if config.batch_size == "auto" else config.batch_size
+    if network.frozen_flops > HEAD_ALONE * network.flops:  # its features are kept: see known_seconds
+        return HEAD_STEP * throughput.step * math.ceil(trained / batch)
     # The backward pass takes twice the forward pass; frozen layers need the forward pass only.
     operations, numbers = 3 * network.flops - 2 * network.frozen_flops, network.numbers - 2 / 3 * network.frozen_numbers
     image = operations / throughput.flops + numbers / throughput.numbers
@@ -76,6 +78,9 @@ def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, n
     return trained * (image + pixels) + checked * forward + deep * throughput.step * math.ceil(trained / batch)
 
 
+HEAD_ALONE, HEAD_STEP = 0.99, 0.1
+"""Share of a network's arithmetic in frozen layers from which its last layer alone is trained, on features that are
+kept; and what a step then takes, as a share of a usual network's."""
 EXPORT_SECONDS = 0.04
 """Seconds for each layer of a network with many layers, to write it in two formats and to compare them."""
 LAYERS = 20

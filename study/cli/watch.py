@@ -17,6 +17,7 @@ from study.cli.console import duration, plain
 from study.cli.standing import Stage, shipped, stage_of
 from study.result.report import rungs_table
 from study.search.open_study import OpenStudy, existing
+from study.search.standing import best_first
 from study.storage.door import open_storage
 from study.storage.leases import holders
 
@@ -59,7 +60,7 @@ def glance(name: str, url: str) -> Snapshot:
         study = existing(storage, name, url)
         own, held = study.own_trials(), holders(storage)
         complete = [trial for trial in own if trial.state == TrialState.COMPLETE]
-        best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+        best = next(iter(best_first(complete)), None)
         running = [_running(trial, study, held) for trial in study.trials(TrialState.RUNNING)]
         stage = stage_of(study, shipped(study))
         return Snapshot(

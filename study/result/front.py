@@ -13,6 +13,7 @@ from models.cnn import build_cnn
 from study.config.limit import cost_of
 from study.config.schema import StudyConfig
 from study.config.space import full_point, network_config
+from study.search.standing import best_first
 
 LOOKED_AT, SHOWN = 64, 8
 """Largest number of complete trials that the front is looked for among, and that it shows."""
@@ -33,7 +34,7 @@ class Point:
 def front(trials: list[FrozenTrial], config: StudyConfig, card: StudyCard) -> list[Point]:
     """Return the Pareto front of the complete trials by score and cost, cheapest first; of many, among the best."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    best = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))[:LOOKED_AT]
+    best = best_first(complete)[:LOOKED_AT]
     costs = {trial.number: cost_of(config.space, trial.params, config.image_size).gflops for trial in best}
     found: list[FrozenTrial] = []
     for trial in sorted(best, key=lambda trial: (costs[trial.number], -(trial.value or 0.0), trial.number)):

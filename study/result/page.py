@@ -26,6 +26,7 @@ from study.config.space import Entry, Range
 from study.result import figures
 from study.result.front import Point
 from study.result.html import MOST_CELLS, Row, document, facts, folded, matrix, picture, pictures, table, thumbnail
+from study.search.standing import best_first
 from study.training.mistakes import Mistake
 
 SHOWN = 20
@@ -411,7 +412,7 @@ def _front(front: list[Point], card: StudyCard) -> str:
 
 
 def _trials(trials: list[FrozenTrial], metric: str) -> str:
-    trials = sorted(trials, key=lambda trial: (trial.state != TrialState.COMPLETE, -(trial.value or 0)))
+    trials = best_first(trials)
     rows: list[Row] = [
         (
             trial.number,

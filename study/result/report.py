@@ -29,6 +29,7 @@ from study.result.figures import Rungs
 from study.result.front import Point
 from study.result.page import EXAMPLES, SearchFacts, page
 from study.search.open_study import OpenStudy
+from study.search.standing import best_first
 from study.training.mistakes import Mistake
 from study.training.workspace import Workspace
 
@@ -91,7 +92,7 @@ def one_of_each(work: Workspace) -> dict[str, NDArray[np.uint8]]:
 def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, JsonValue]]:
     """Return all finished trials, best first, with the reference's fields (val_accuracy in percent) and ours."""
     rows: list[dict[str, JsonValue]] = []
-    for trial in sorted(trials, key=lambda one: (one.state != TrialState.COMPLETE, -(one.value or 0.0))):
+    for trial in best_first(trials):
         if trial.value is None:
             continue
         point = full_point(config.space, trial.params)

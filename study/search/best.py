@@ -18,6 +18,7 @@ from models.scores.calibration import softmax
 from models.scores.evaluation import predict_logits
 from study.attributes import IDENTITY
 from study.search.open_study import OpenStudy
+from study.search.standing import best_first
 from study.storage.locks import BEST, alone
 from study.training.mistakes import Mistake, confusion_of, worst_mistakes
 from study.training.workspace import Workspace
@@ -45,7 +46,7 @@ class Best:
 def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
     """Return the complete trial with the highest value, the earliest among equals; None before there is one."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+    return next(iter(best_first(complete)), None)
 
 
 def keep_if_best(study: OpenStudy, work: Workspace, number: int, value: float, model: nn.Module) -> None:

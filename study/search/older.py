@@ -17,6 +17,7 @@ from study.config.limit import cheapest
 from study.config.schema import StudyConfig
 from study.config.space import Value, contains, distributions, fixed
 from study.search.contract import Contract, contents_of, files_of, stored_config
+from study.search.standing import best_first
 from study.storage.door import load_study, open_storage, parse_url, shown
 
 if TYPE_CHECKING:
@@ -56,9 +57,8 @@ def with_points(config: StudyConfig, url: str) -> StudyConfig:
     if config.begin_from is None:
         return config
     older = find_older(config.begin_from, url)
-    sign = 1.0 if older.study.direction == StudyDirection.MAXIMIZE else -1.0
     trials = older.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    best = sorted(trials, key=lambda trial: (-sign * (trial.value or 0.0), trial.number))[:BEST]
+    best = best_first(trials, smallest=older.study.direction == StudyDirection.MINIMIZE)[:BEST]
     points: list[dict[str, Value]] = []
     for trial in best:
         point = _inside(config, _whole(older.study, trial.params))

@@ -1,5 +1,6 @@
 """Standing of a study: which trial is the best, and how long its trials took."""
 
+from collections.abc import Iterable
 from shlex import quote
 
 from optuna.trial import FrozenTrial, TrialState
@@ -7,6 +8,12 @@ from optuna.trial import FrozenTrial, TrialState
 from study import StudyError
 from study.attributes import INFEASIBLE, SECONDS, number, why
 from study.search.open_study import OpenStudy
+
+
+def best_first(trials: Iterable[FrozenTrial], *, smallest: bool = False) -> list[FrozenTrial]:
+    """Sort trials: complete ones first, by their value, the earlier among equals; `smallest` values are the best."""
+    sign = 1.0 if smallest else -1.0
+    return sorted(trials, key=lambda one: (one.state != TrialState.COMPLETE, sign * (one.value or 0.0), one.number))
 
 
 def winner(study: OpenStudy) -> FrozenTrial:
@@ -21,7 +28,7 @@ def ranked(study: OpenStudy) -> list[FrozenTrial]:
     """
     finished = [trial for trial in study.own_trials() if trial.state == TrialState.COMPLETE]
     if finished:
-        return sorted(finished, key=lambda trial: (-(trial.value or 0.0), trial.number))
+        return best_first(finished)
     begun = [
         trial
         for trial in (*study.own_trials(), *study.trials(TrialState.RUNNING))

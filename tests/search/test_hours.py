@@ -22,6 +22,7 @@ from study.attributes import ASKED, CLOCK, FINAL_STAGE, PLANNED, STAGES
 from study.budget.plan import taken
 from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
+from study.result.pace import FinalStage
 from study.result.refit import Job, fixed_stage, train
 from study.search import settle
 from study.search.contract import stored_config
@@ -316,3 +317,32 @@ def last(training: Any) -> Any:
             next(training)
         except StopIteration as end:
             return end.value
+
+
+@pytest.mark.long
+def test_two_workers_on_a_busy_machine_obey_what_is_decided_for_the_whole_stage(
+    small_folder: Path, tmp_path: Path
+) -> None:
+    """One process decides what is left out; both workers, and it, train exactly what is left."""
+    fields = {"trials": 6, "final_epochs": 400, "hours": 0.02, "confirm": 2, "confirm_epochs": 200, "final_seeds": 3}
+    command = ["run", "--name", "s", "--workers", "2", *tiny_options(small_folder, **fields)]
+    command += ["--set", 'rivals=["runner-up"]', "--set", "space.schedule=cosine"]
+    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(4)]
+    try:
+        process = killer.start(command, tmp_path)
+        process.join()
+    finally:
+        for one in busy:
+            one.kill()
+            one.wait()
+    said = (tmp_path / "output.log").read_text()
+    assert process.exitcode == 0, said
+    stage = FinalStage.model_validate(study_in(tmp_path).user_attrs[FINAL_STAGE])
+    final = tmp_path / "runs" / "s" / "final"
+    seeds = {int(file.stem.rpartition("-")[2]) for file in final.glob("trial-*-seed-*.safetensors")}
+    confirmed = [file for file in final.glob("confirm-*.json") if json.loads(file.read_text())["value"] is not None]
+    assert "is left out" in said or shortened(tmp_path)  # or the machine was too fast for this test
+    assert max(seeds) < stage.final_seeds
+    assert stage.confirm == 1 or len(confirmed) == 2 * 2
+    assert (card(tmp_path)["study"]["confirmed"] is not None) == (stage.confirm > 1)
+    assert len(study_in(tmp_path).user_attrs["openings"]) == 1
