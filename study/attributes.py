@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from study import StudyError
+
+T = TypeVar("T")
 
 # Attributes of a study.
 IDENTITY = "identity"  # identifies the study; also written into its folder
@@ -80,7 +81,7 @@ def why(attributes: Mapping[str, JsonValue]) -> Why | None:
     return next((one for beginning, one in _BEGINNINGS.items() if sentence.startswith(beginning)), None)
 
 
-def kept(attributes: Mapping[str, Any], key: str, kind: Any) -> Any:
+def kept(attributes: Mapping[str, object], key: str, kind: type[T]) -> T | None:
     """Return an attribute of a study as `kind`; None if the study has no such attribute.
 
     Raises StudyError if another program has put something else there.
@@ -88,19 +89,21 @@ def kept(attributes: Mapping[str, Any], key: str, kind: Any) -> Any:
     if key not in attributes:
         return None
     try:
-        return _reader(kind).validate_python(attributes[key])
+        if kind not in _READERS:
+            _READERS[kind] = TypeAdapter(kind)
+        found: T = _READERS[kind].validate_python(attributes[key])
+        return found
     except ValidationError as error:
         raise StudyError(
             f"the study's attribute {key!r} cannot be read: another program has changed it ({error.errors()[0]['msg']})"
         ) from error
 
 
-@cache
-def _reader(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_READERS: dict[object, TypeAdapter[Any]] = {}
+"""Type -> what reads it; made once, which takes a while."""
 
 
-def number(attributes: Mapping[str, Any], key: str) -> float | None:
+def number(attributes: Mapping[str, object], key: str) -> float | None:
     """Return a finite number from a trial's attributes; None if there is none, whatever is in its place."""
     found = attributes.get(key)
     try:

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from data.splits import SHARES
 from models.architecture import SMALLEST, BackboneConfig
 from models.cost import Cost, cost
 from models.scores.views import views_of
@@ -16,7 +17,7 @@ from study.config.limit import cheapest, cost_of
 from study.config.schema import StudyConfig
 from study.config.space import backbones, distributions
 
-TRAINED, VALIDATED = 0.60, 0.14
+TRAINED, VALIDATED = SHARES["train"], SHARES["val"]
 """Shares of the images to train on and to validate on."""
 PRETRAINED = 0.8e9 / 224**2
 """Operations of the pretrained network (efficientnet-lite0) for each pixel of an image."""

@@ -324,7 +324,7 @@ def _pretrained(study: OpenStudy, work: Workspace, trial: FrozenTrial, pace: Pac
     left = _time_for("pretrained", pace)
     learn, choose = work.parts.train, work.parts.val if work.held_out == "test" else work.parts.val[:0]
     own = study.own_trials()
-    decided: RivalSize | None = study.attribute(PRETRAINED, RivalSize)
+    decided = study.attribute(PRETRAINED, RivalSize)
     side = decided.side if decided and decided.trials == len(own) else None
     try:
         found = fit(work, learn, choose, left, SHARE * search_seconds(own), side)
@@ -430,7 +430,7 @@ def _keep(study: OpenStudy, work: Workspace, directory: Path, card: StudyCard, d
         return
     place = next_place(directory)
     moved = {_path(work, directory): _path(work, place)}
-    rows: list[ModelRow] = study.attribute(MODELS, list[ModelRow]) or []
+    rows = study.attribute(MODELS, list[ModelRow]) or []
     rows = [row.model_copy(update={"path": moved.get(row.path, row.path)}) for row in rows]
     study.remember(MODELS, [row.model_dump() for row in rows])  # first, so that a kill before the rename does no harm
     directory.rename(place)
@@ -461,7 +461,7 @@ def _remember(study: OpenStudy, work: Workspace, directory: Path, card: StudyCar
         opening=card.test_opening.number,
         leaky=card.leaky,
     )
-    before: list[ModelRow] = study.attribute(MODELS, list[ModelRow]) or []
+    before = study.attribute(MODELS, list[ModelRow]) or []
     kept = [other for other in before if other.path != row.path]
     study.remember(MODELS, [other.model_dump() for other in (*kept, row)])
 

@@ -127,7 +127,7 @@ class Pace:
 
     def hold(self, lap: Lap) -> None:
         """Raise OutOfTimeError if an all-or-nothing training is no longer wanted, or would take too long."""
-        stage: FinalStage | None = self._study.attribute(FINAL_STAGE, FinalStage)
+        stage = self._study.attribute(FINAL_STAGE, FinalStage)
         if stage is None:
             return
         if not _wanted(stage, lap):

@@ -109,7 +109,7 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
     if planned is None or hours is None:
         return work
     count = len(study.own_trials())
-    stage: FinalStage | None = study.attribute(FINAL_STAGE, FinalStage)
+    stage = study.attribute(FINAL_STAGE, FinalStage)
     if stage is None or (stage.trials, stage.hours) != (count, hours):
         if again:
             return work
@@ -188,8 +188,7 @@ def confirm_jobs(
 
 def confirmed(study: OpenStudy) -> list[Confirmation] | None:
     """Return what the best trials reached when they were trained anew, best first; None if that was not done."""
-    rows: list[Confirmation] | None = study.attribute(CONFIRMED, list[Confirmation])
-    return rows
+    return study.attribute(CONFIRMED, list[Confirmation])
 
 
 def alone_at(study: OpenStudy, work: Workspace, job: Job) -> AbstractContextManager[Callable[[], None]]:

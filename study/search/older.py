@@ -104,7 +104,7 @@ def looks_before(config: StudyConfig, url: str, fingerprint: str, contents: Coll
     from models.bundle.card import Opening  # it imports torch
 
     older = find_older(config.begin_from, url)
-    looks: list[Opening] = kept(older.study.user_attrs, OPENINGS, list[Opening]) or []
+    looks = kept(older.study.user_attrs, OPENINGS, list[Opening]) or []
     contract = kept(older.study.user_attrs, CONTRACT, Contract) or {}
     content = str(contract.get("data content"))
     if not looks or not (content == fingerprint or _shares(older, content, contents)):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import optuna
 import sqlalchemy
@@ -29,6 +29,8 @@ from study.storage import views
 from study.storage.clock import Clock
 from study.storage.door import load_study, shown, study_names
 from study.storage.lean import LeanStorage
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:  # the card's module imports torch
     from models.bundle.card import Opening
@@ -59,7 +61,7 @@ class OpenStudy:
         """Return the finished trials that are the study's own."""
         return self.members.own(self.trials())
 
-    def attribute(self, key: str, kind: Any) -> Any:
+    def attribute(self, key: str, kind: type[T]) -> T | None:
         """Return an attribute of the study as `kind`; None if there is none. Raises StudyError if it is no `kind`."""
         return kept(self.study.user_attrs, key, kind)
 
@@ -70,8 +72,7 @@ class OpenStudy:
 
     def planned(self) -> Plan | None:
         """Return the plan of the study; None if nothing was planned."""
-        found: Plan | None = self.attribute(PLANNED, Plan)
-        return found
+        return self.attribute(PLANNED, Plan)
 
     def left_to_plan(self) -> tuple[str, ...]:
         """Return the fields that were asked for as "auto"."""

@@ -62,7 +62,7 @@ def claim_folder(study: optuna.Study, folder: Path, storage: LeanStorage) -> Non
 
 def identity_of_study(study: optuna.Study) -> str | None:
     """Return the identity of a study; None for one that was last run before there were identities."""
-    found: str | None = kept(study.user_attrs, IDENTITY, str)
+    found = kept(study.user_attrs, IDENTITY, str)
     return found
 
 
