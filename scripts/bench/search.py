@@ -184,7 +184,7 @@ def replayed(name: str, task: Task, tasks: list[Task], orders: int) -> Row:
     """Replay a strategy on a task: its score by time, a mean over orders."""
     strategy: Any = STRATEGIES[name]
     if strategy == "portfolio":
-        others = [one for one in tasks if one.name != task.name]
+        others = [one for one in tasks if one.name != task.name] or tasks
         strategy = partial(raced, points=portfolio(others))
     row: Row = {"strategy": name, "task": task.name}
     for time in TIMES:

@@ -37,15 +37,16 @@ Stage = Literal["measuring", "images", "search", "confirmation", "final training
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """Stages of a study, in their order."""
-AFTER = 0.4
-"""Share of the hours that is kept for what follows the search."""
-FULL_TRAININGS, KNOWN_TRAININGS = 8, 4
+AFTER = 0.6
+"""Share of the hours that is kept for what follows the search. In hours that hold one or two long trainings a network
+is worth most if it is trained for long (scripts/bench/search.py)."""
+FULL_TRAININGS, KNOWN_TRAININGS = 5, 3
 """Full-length trainings that the search must have time for; the second if networks may begin from a pretrained one."""
 MOST_TRIALS = 64
 LEAST_SHARE = 0.15
 """Smallest share of the final epochs, trained even when no time is left."""
-MORE_EPOCHS = 1.5
-"""Most final epochs that left-over time is used for, as a multiple of the planned ones."""
+MORE_EPOCHS, LONG = 1.5, 45
+"""Most final epochs that left-over time is used for: a multiple of the planned ones, or the second if that is more."""
 SPARE = 0.9
 """Share of the time left at the beginning of the final stage that may be used, if more is done than was planned."""
 UNEQUAL = 3.0
@@ -150,17 +151,15 @@ TIERS = tuple(
     for size, width, epochs, first, final in (
         (32, 32, 3, 1, 6),
         (32, 32, 3, 1, 9),
-        (32, 32, 6, 1, 9),
-        (32, 32, 6, 1, 12),
-        (32, 32, 9, 1, 12),
-        (32, 32, 9, 1, 18),
-        (48, 32, 9, 1, 18),
-        (64, 32, 9, 1, 18),
-        (64, 32, 9, 1, 24),
-        (64, 32, 12, 2, 24),
-        (64, 32, 12, 2, 30),
-        (64, 32, 12, 2, 36),
-        (64, 32, 18, 3, 36),
+        (32, 32, 3, 1, 18),
+        (32, 32, 6, 1, 18),
+        (32, 32, 6, 1, 27),
+        (32, 32, 6, 1, 36),
+        (48, 32, 6, 1, 36),
+        (64, 32, 6, 1, 36),
+        (64, 32, 9, 1, 36),
+        (64, 32, 9, 1, 45),
+        (64, 32, 12, 2, 45),
         (64, 32, 18, 3, 45),
         (64, 48, 18, 3, 45),
         (64, 64, 18, 3, 45),
@@ -446,7 +445,7 @@ def extended(config: StudyConfig, autos: Collection[str], epoch: float, seconds:
         return richer if _final_epochs_in_all(config) < more <= SPARE * seconds / epoch else None
 
     if "final_epochs" in autos:
-        most = int(config.final_epochs * MORE_EPOCHS)
+        most = max(LONG, int(config.final_epochs * MORE_EPOCHS))
         found = (holds({"final_epochs": epochs}) for epochs in range(most, config.final_epochs, -1))
         config = next((one for one in found if one), config)
     for extra in EXTRAS:

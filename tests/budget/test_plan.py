@@ -108,7 +108,7 @@ def test_a_faster_machine_never_gets_less(hours: float, images: Images, speed: f
 
 @settings(max_examples=30, deadline=None)
 @given(hours=HOURS, images=FOLDERS, speed=SPEEDS)
-def test_the_search_affords_eight_full_trainings(hours: float, images: Images, speed: float) -> None:
+def test_the_search_affords_several_full_trainings(hours: float, images: Images, speed: float) -> None:
     try:
         config, found = planned(hours, images, HERE.faster(speed))
     except StudyError:
@@ -157,7 +157,7 @@ def test_the_least_hours_are_refused_with_those_that_do() -> None:
 
 def test_few_hours_buy_less_of_a_search_and_it_is_said() -> None:
     images = Images(count=5000, side=224, grouped=True)
-    found = [planned(hours, images, HERE) for hours in (0.01772, 0.024, 0.028, 0.04, 0.05, 0.08, 0.3, 1.0)]
+    found = [planned(hours, images, HERE) for hours in (0.01772, 0.024, 0.028, 0.033, 0.05, 0.08, 0.3, 1.0)]
     for config, one in found:
         assert sum(one.stages.values()) <= 3600 * one.hours
         assert one.after_search <= 3600 * one.hours
@@ -225,9 +225,9 @@ def test_time_that_is_left_buys_what_was_left_to_the_plan() -> None:
         (20, 1, 1, both),
         (25, 1, 1, both),
         (30, 1, 1, both),
-        (30, 1, 3, both),
-        (30, 2, 2, both),
-        (30, 3, 2, both),
+        (45, 1, 2, both),
+        (45, 2, 1, both),
+        (45, 3, 1, both),
     ]
     assert extended(config, ("rivals",), 1.0, 1e9) == config
     for one in steps[2:]:
