@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,7 +187,7 @@ def load_folder(
     root = found.root
     images = decoded(root, list(found.labels), image_size, cache, progress, max_megapixels, ranges)
     if images.bad and not skip_bad:
-        raise DataError(_bad_files(images.bad, len(found.labels)))
+        raise DataError(_bad_files(images.bad, len(found.labels), root))
     labels = np.array([found.labels[path] for path in images.paths], np.int64)
     counts = np.bincount(labels, minlength=len(found.classes))
     if 0 in counts:
@@ -327,12 +328,12 @@ def _said_sources(found: Listing, groups: str | None, cache: Path, *, skip_bad: 
     return sources(found.root, names, found.left_out, groups, cache, "", None).names, True
 
 
-def _bad_files(bad: dict[str, str], total: int) -> str:
+def _bad_files(bad: dict[str, str], total: int, root: Path) -> str:
     shown = "; ".join(f"{path}: {why}" for path, why in list(bad.items())[:3])
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
     return (
         f"{len(bad)} of {counted(total, 'file')} cannot be read as images: {shown}{more} "
-        "(mend or remove them, or leave them out with --skip-bad; a list: study data bad)"
+        f"(mend or remove them, or leave them out with --skip-bad; a list: study data bad {quote(str(root))})"
     )
 
 

@@ -33,7 +33,7 @@ WORDS = {
     "peers": "TISSUE --minutes 0.6 --only ours,recipe,frozen,finetuned",
     "predict": "--images 20 --side 64 --size 32 --runs 1",
     "reference": "TISSUE --each 18 --size 32 --base 2 --configurations 1 --epochs 3",
-    "search": "CURVES --orders 2",
+    "search": "--orders 2",
     "serve": "MODEL DIGITS --clients 2 --seconds 1",
     "sql": "--trials 60 --epochs 6 --runs 1",
     "temperature": "--draws 2 --sizes 10 100",

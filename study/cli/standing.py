@@ -98,8 +98,14 @@ def stage_of(study: OpenStudy, card: "StudyCard | None") -> Stage:
 
 
 def shipped(study: OpenStudy) -> "StudyCard | None":
-    """Return the card of a study's model; None while somebody works on it, or if trials came after the model."""
-    if MODELS not in study.study.user_attrs or study.clock.is_held() or study.trials(TrialState.RUNNING):
+    """Return the card of a study's model; None while somebody works on it, or if trials came after the model.
+
+    A trial that was under way when the time of the search was over keeps its number and counts as running: it is no
+    reason to call the study unfinished.
+    """
+    if MODELS not in study.study.user_attrs or study.clock.is_held():
+        return None
+    if study.trials(TrialState.RUNNING) and not _searched(study):
         return None
     from models.bundle.card import StudyCard  # these import torch
     from models.bundle.folder import read_card
@@ -155,10 +161,10 @@ def sentences(row: Row, storage: str) -> Iterator[str]:
         yield one_line(f"{row['name']}: {f'{ended}. ' if 'complete' in row else ''}{row['note']}")
         return
     yield one_line(f"{row['name']} {_where(row)}: {ended}.")
-    if "best_trial" in row:
-        yield f"Best selection score (validation): {_score(row)}, of trial {row['best_trial']}."
     verdict = row.get("verdict")
     yield from map(one_line, map(str, verdict if isinstance(verdict, list) else []))
+    if "best_trial" in row:
+        yield f"Best selection score (validation): {_score(row)}, of trial {row['best_trial']}."
     if "model" in row:
         yield one_line(f"The model is in {row['model']}, the report is {row['report']}.")
     yield one_line(f"Images: {row['data']}; protocol: {row['protocol']}; {_spent(row)}.")
@@ -207,7 +213,11 @@ def _remarks(row: Row) -> Iterator[str]:
     for key in ("running_trials", "waiting_trials", "not_counted"):
         trials = row.get(key)
         for number, text in trials.items() if isinstance(trials, dict) else ():
-            yield one_line(f"Trial {number}: {text}")
+            over = key == "running_trials" and row["stage"] == "finished"
+            said = (
+                "was under way when the time of the search was over; more hours would go on with it" if over else text
+            )
+            yield one_line(f"Trial {number}: {said}")
     if differing := row.get("replays_that_differ"):
         numbers = ", ".join(map(str, differing if isinstance(differing, list) else ()))
         yield f"Replayed with another result (another machine, thread count or version): trial {numbers}"

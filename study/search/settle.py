@@ -22,7 +22,7 @@ from study.budget.plan import ENDS, Plan, Stage, measuring_seconds, plan, taken
 from study.config.presets import BACKBONE_SPACE
 from study.config.resolve import StudyRequest
 from study.config.schema import MAY_CHANGE, StudyConfig
-from study.search.contract import stored_config
+from study.search.contract import flatten, stored_config
 from study.search.older import find_older, with_points
 from study.storage.clock import Clock
 from study.storage.door import load_study, open_storage, parse_url, runs_folder, sqlite_file, study_names
@@ -188,11 +188,11 @@ def _agreed(name: str, config: StudyConfig, before: JsonValue, asked: StudyReque
     defaults = {key: to_jsonable_python(field.default) for key, field in StudyConfig.model_fields.items()}
     since = {key: defaults[key] for key in asked.autos if key not in before}
     before, now = {**defaults, **before}, {**defaults, **asked.fields, **since}
-    differing = [
-        key for key in sorted(before.keys() | now.keys()) if key not in MAY_CHANGE and before.get(key) != now.get(key)
-    ]
+    defining = (before.keys() | now.keys()) - set(MAY_CHANGE)
+    old, new = (flatten({key: one.get(key) for key in defining}) for one in (before, now))
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if differing:
-        shown = ", ".join(f"{key} (was {before.get(key)}, now {now.get(key)})" for key in differing[:5])
+        shown = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in differing[:5])
         raise StudyError(
             f"the study {name!r} exists with a different definition: {shown} "
             f"(go on with the old one: study resume {quote(name)}; or start another with --name)"

@@ -12,6 +12,8 @@ from optuna.trial import create_trial
 from models.bundle.card import StudyCard
 from models.bundle.folder import CARD
 from study.config.schema import StudyConfig
+from study.search.open_study import existing
+from study.storage.door import open_storage
 from study.storage.processes import now
 from tests import killer
 from tests.conftest import Shell, open_config, tiny_options
@@ -35,9 +37,9 @@ def test_a_finished_study_is_called_so(shell: Shell, finished: Path, tmp_path: P
     lines = out.replace(f"{tmp_path}/", "").splitlines()
     assert code == 0
     assert lines[0].startswith("s is finished: 2 of 2 trials ended (")
-    assert lines[1].startswith("Best selection score (validation): ")
-    assert lines[2].startswith("Test accuracy ")
-    assert f"({card.test.images} images of {card.test.groups} sources)" in lines[2]
+    assert lines[1].startswith("Test accuracy ")
+    assert f"({card.test.images} images of {card.test.groups} sources)" in lines[1]
+    assert any(line.startswith("Best selection score (validation): ") for line in lines[2:])
     assert "The model is in runs/s/model, the report is runs/s/model/report.html." in lines
     assert lines[-2:] == ["  study predict runs/s/model IMAGE", "  study dashboard"]
     assert "study resume" not in out
@@ -50,6 +52,23 @@ def test_a_finished_study_is_called_so(shell: Shell, finished: Path, tmp_path: P
     assert "s was stopped in the final stage, after the search: 2 of 2 trials ended" in out
     assert "is finished" not in out
     assert out.endswith("\n  study resume s\n")
+
+
+def test_a_study_whose_search_is_over_is_finished_though_a_trial_was_under_way(
+    shell: Shell, finished: Path, tmp_path: Path
+) -> None:
+    """As where the hours of the search end in the middle of a trial, which keeps its number."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    existing(open_storage(url, create=False), "s", url).study.ask()
+    assert json.loads(shell("status", "s", "--json")[1])["running"] == 1
+    code, out, _ = shell("status", "s")
+    assert code == 0
+    assert out.startswith("s is finished: ")
+    assert "\nTest accuracy " in out
+    assert "Trial 2: was under way when the time of the search was over" in out
+    code, out, _ = shell("status", "s", "--watch")  # which ends
+    assert out.splitlines()[0].startswith("s: finished; ")
 
 
 def test_only_a_study_that_nobody_works_on_is_to_be_resumed(
