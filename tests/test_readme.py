@@ -81,7 +81,7 @@ def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folde
         assert [column[0] for column in cursor.description] == shown.splitlines()[0].split()
         assert cursor.fetchall()
     shutil.copy(next((tmp_path / "my_images").glob("*/*.png")), tmp_path / "photo.png")
-    small = {name: TINY[name] for name in SMALLER} | {"trials": 2, "quiet": True, "limit": {}, "final_seeds": 1}
+    small = {name: TINY[name] for name in SMALLER} | {"image_size": 32, "trials": 2, "limit": {}, "final_seeds": 1}
     for block in blocks("python"):
         found: dict[str, Any] = {}
         exec(block.replace("hours=2", f"hours=0.02, name='python', **{small}"), found)

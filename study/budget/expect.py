@@ -91,18 +91,28 @@ LAYERS = 20
 def known_seconds(config: StudyConfig, images: Images, throughput: Throughput) -> tuple[float, float]:
     """Return the seconds that pretrained networks take in addition to their trainings.
 
-    The first number is for the features of all views, made once; the second for scores and export.
+    The first number is for the features of all views, made once; the second for the scores.
     """
-    costs = [
-        cost(BackboneConfig(num_classes=1, image_size=config.image_size, backbone=name, trained=0.0, dropout=0.0))
-        for name in backbones(config.space)
-    ]
+    costs = _costs(config)
     views = len(views_of(config.tta, hflip=config.augment.hflip, vflip=config.augment.vflip))
     each = [one.flops / throughput.flops + one.numbers / 3 / throughput.numbers for one in costs]
     waits = [max(1.0, one.layers / LAYERS) * throughput.step / 64 for one in costs]  # for each image of a batch
     image = views * (sum(each) + sum(waits))
-    export = EXPORT_SECONDS * max((one.layers for one in costs), default=0) * throughput.slower
-    return (TRAINED + VALIDATED) * images.count * image, (1 - TRAINED - VALIDATED) * images.count * image + export
+    return (TRAINED + VALIDATED) * images.count * image, (1 - TRAINED - VALIDATED) * images.count * image
+
+
+def export_seconds(config: StudyConfig, throughput: Throughput) -> float:
+    """Return the additional seconds that the export takes if the winner began from a pretrained network."""
+    layers = [one.layers for one in _costs(config)]
+    return EXPORT_SECONDS * max(layers, default=0) * throughput.slower
+
+
+def _costs(config: StudyConfig) -> list[Cost]:
+    """Return the costs of the pretrained networks of the space, frozen."""
+    return [
+        cost(BackboneConfig(num_classes=1, image_size=config.image_size, backbone=name, trained=0.0, dropout=0.0))
+        for name in backbones(config.space)
+    ]
 
 
 def pretrained_seconds(config: StudyConfig, images: Images, throughput: Throughput) -> float:

@@ -21,6 +21,7 @@ from study.budget.expect import (
     Images,
     Throughput,
     epoch_seconds,
+    export_seconds,
     final_share,
     known_seconds,
     pretrained_seconds,
@@ -264,7 +265,7 @@ def plan(
         hours=hours,
         after_search=after,
         epoch=epoch,
-        known=known_seconds(config, images, throughput)[1],
+        known=known_seconds(config, images, throughput)[1] + export_seconds(config, throughput),
         slower=throughput.slower,
         throughput=throughput,
     )
@@ -480,7 +481,8 @@ def expected(
         "result": throughput.result
         + images.count * throughput.result_image
         + pretrained_seconds(config, images, throughput)
-        + known_seconds(config, images, throughput)[1],
+        + known_seconds(config, images, throughput)[1]
+        + export_seconds(config, throughput),
     }
     stages["search"] = max(0.0, min((1 - AFTER) * 3600 * hours, 3600 * hours - sum(stages.values())))
     stages["search"] = max(0.0, stages["search"] - stages["measuring"] - stages["images"])

@@ -66,7 +66,7 @@ def test_a_study_goes_on_with_the_groups_that_an_earlier_method_found(shell: She
     code, _, err = shell("resume", "s", "--trials", "3")
     assert code == 2
     assert err.count("\n") == 1
-    assert "found anew, the parts would be others" in err
+    assert "new groups would give other parts" in err
     assert f"study run --data {folder.resolve()} --name s-2" in err
     assert shell("run", *options, "--name", "s-2")[0] == 0
 

@@ -200,13 +200,13 @@ def test_bad_input_leaves_nothing_behind(shell: Shell, tmp_path: Path) -> None:
 
 REPLACED = """
 import os, signal
-from study.signals import Stopped, as_stopped, stoppable
+from study.signals import StopRequest, as_stopped, stoppable
 
 with stoppable():
     try:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
-        except Stopped:  # as Ray does
+        except StopRequest:  # as Ray does
             raise KeyboardInterrupt from None
     except KeyboardInterrupt as error:
         print("stopped", as_stopped(error).exit_code)
@@ -221,7 +221,7 @@ def test_a_signal_that_a_library_has_replaced_keeps_its_number() -> None:
 
 SWALLOWED = """
 import os, signal, time
-from study.signals import Stopped, stoppable
+from study.signals import StopRequest, stoppable
 
 class Last:
     def __del__(self):
@@ -232,7 +232,7 @@ try:
     with stoppable():
         Last()
         time.sleep(3)
-except Stopped as stop:
+except StopRequest as stop:
     print("stopped", stop.exit_code)
 """
 
