@@ -28,11 +28,13 @@ ORDER BY study, num_conv_blocks""",
     Recipe(
         "batch-norm",
         "Does batch norm help? (after the first epoch, which pruned trials have seen too)",
-        """SELECT t.study, t.use_batch_norm, count(*) AS trials, avg(e.accuracy) AS after_first_epoch,
+        """SELECT p.study, p.value AS use_batch_norm, count(*) AS trials, avg(e.accuracy) AS after_first_epoch,
   max(t.value) AS best
-FROM trials_flat t JOIN epochs e ON e.trial_id = t.trial_id AND e.epoch = 1
-GROUP BY t.study, t.use_batch_norm
-ORDER BY t.study, t.use_batch_norm""",
+FROM params p JOIN epochs e ON e.trial_id = p.trial_id AND e.epoch = 1
+  JOIN trials_flat t ON t.trial_id = p.trial_id
+WHERE p.name = 'use_batch_norm'
+GROUP BY p.study, p.value
+ORDER BY p.study, p.value""",
     ),
     Recipe(
         "cost-by-bracket",

@@ -111,11 +111,11 @@ def test_a_study_outlives_restarts_of_its_server(
 def test_a_study_outlives_connections_that_are_cut_off(
     postgres: str, small_folder: Path, tmp_path: Path, undisturbed: tuple[Any, ...]
 ) -> None:
-    """Ten times a second, in the middle of whatever they do."""
+    """Twenty times a second, in the middle of whatever they do."""
     url = new_database(postgres)
     process = killer.start([*killer.options(small_folder), "--storage", url], tmp_path)
-    until(lambda: reports(url) >= 1, process)  # making the tables takes longer than a tenth of a second
-    cut = cut_off_until_the_end(url, process, every=0.1)
+    until(lambda: reports(url) >= 1, process)  # making the tables takes longer than that
+    cut = cut_off_until_the_end(url, process, every=0.05)
     assert process.exitcode == 0, last_line(tmp_path)
     assert cut >= 10
     assert killer.everything(tmp_path, url) == undisturbed
