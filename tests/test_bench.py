@@ -30,7 +30,7 @@ WORDS = {
     "groups": "TISSUE shapes --processes 1 2 --sizes 60 --second",
     "imbalance": "--epochs 6 --seeds 2",
     "overhead": "--sizes 20 --trials 2 --samplers tpe --workers 2 --crew-trials 6",
-    "peers": "TISSUE --minutes 1.2 --only ours,recipe,frozen,finetuned",
+    "peers": "TISSUE --minutes 0.9 --only ours,recipe,frozen,finetuned",
     "predict": "--images 20 --side 64 --size 32 --runs 1",
     "reference": "TISSUE --each 18 --size 32 --base 2 --configurations 1 --epochs 3",
     "search": "--orders 2",
@@ -66,6 +66,7 @@ def test_every_benchmark_is_run_below() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)  # four sides of a minute each, and what is before and after them
 @pytest.mark.parametrize("name", WORDS)
 def test_a_benchmark_runs_with_small_sizes(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if name == "dashboard" and not (shutil.which("chromium") or shutil.which("google-chrome")):

@@ -214,9 +214,7 @@ def _remarks(row: Row) -> Iterator[str]:
         trials = row.get(key)
         for number, text in trials.items() if isinstance(trials, dict) else ():
             over = key == "running_trials" and row["stage"] == "finished"
-            said = (
-                "was under way when the time of the search was over; more hours would go on with it" if over else text
-            )
+            said = "was left unfinished when the search ended; a longer search goes on with it" if over else text
             yield one_line(f"Trial {number}: {said}")
     if differing := row.get("replays_that_differ"):
         numbers = ", ".join(map(str, differing if isinstance(differing, list) else ()))

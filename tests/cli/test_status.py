@@ -66,7 +66,7 @@ def test_a_study_whose_search_is_over_is_finished_though_a_trial_was_under_way(
     assert code == 0
     assert out.startswith("s is finished: ")
     assert "\nTest accuracy " in out
-    assert "Trial 2: was under way when the time of the search was over" in out
+    assert "Trial 2: was left unfinished when the search ended" in out
     code, out, _ = shell("status", "s", "--watch")  # which ends
     assert out.splitlines()[0].startswith("s: finished; ")
 

@@ -324,7 +324,7 @@ def test_two_workers_on_a_busy_machine_obey_what_is_decided_for_the_whole_stage(
     small_folder: Path, tmp_path: Path
 ) -> None:
     """One process decides what is left out; both workers, and it, train exactly what is left."""
-    fields = {"trials": 6, "final_epochs": 400, "hours": 0.02, "confirm": 2, "confirm_epochs": 200, "final_seeds": 3}
+    fields = {"trials": 6, "final_epochs": 4000, "hours": 0.02, "confirm": 2, "confirm_epochs": 2000, "final_seeds": 3}
     command = ["run", "--name", "s", "--workers", "2", *tiny_options(small_folder, **fields)]
     command += ["--set", 'rivals=["runner-up"]', "--set", "space.schedule=cosine"]
     busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(4)]
