@@ -30,7 +30,7 @@ WORDS = {
     "groups": "TISSUE shapes --processes 1 2 --sizes 60 --second",
     "imbalance": "--epochs 6 --seeds 2",
     "overhead": "--sizes 20 --trials 2 --samplers tpe --workers 2 --crew-trials 6",
-    "peers": "TISSUE --minutes 0.9 --only ours,recipe,frozen,finetuned",
+    "peers": "TISSUE --minutes 0.9 --only ours,recipe,frozen",
     "predict": "--images 20 --side 64 --size 32 --runs 1",
     "reference": "TISSUE --each 18 --size 32 --base 2 --configurations 1 --epochs 3",
     "search": "--orders 2",

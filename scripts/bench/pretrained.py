@@ -86,7 +86,7 @@ def _trained(model: CNN, images: DataLoader[Any], bench: Bench, allowed: float) 
     loss_of = nn.CrossEntropyLoss(weight=_weights(bench))
     began = time.perf_counter()
     model.train()
-    while True:
+    while time.perf_counter() - began < allowed:  # whatever an epoch holds, be it no whole batch
         for x, y in images:
             done = (time.perf_counter() - began) / allowed
             if done >= 1:
