@@ -122,7 +122,7 @@ def network(pixels: int, *filters: int, head: Literal["flatten", "gap"] = "flatt
 
 
 def one_batch(device: torch.device, count: int, pixels: int) -> Callable[[], Iterator[Batch]]:
-    """The same images each time, the second class brighter than the first."""
+    """Return a batch that is always the same, the second class brighter than the first."""
 
     def batches() -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(3)

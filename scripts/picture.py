@@ -26,5 +26,6 @@ def main(model: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    given = [Path(word) for word in sys.argv[1:]]
-    main(*(given or [ROOT / "runs" / "quick-digits" / "model"])[:1], *(given[1:] or [ROOT / "docs" / "report.png"]))
+    defaults = [ROOT / "runs" / "quick-digits" / "model", ROOT / "docs" / "report.png"]
+    given = [Path(word) for word in sys.argv[1:3]]
+    main(*given, *defaults[len(given) :])

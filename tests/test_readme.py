@@ -43,7 +43,7 @@ SMALLER = ["image_size", "epochs", "min_epochs", "eta", "final_epochs", "batch_s
 
 
 def made_small(words: list[str]) -> list[str]:
-    """The same command with a budget of seconds; the embedded digits stay as they are."""
+    """Give a command a budget of seconds; the embedded digits stay as they are."""
     if words[:2] == ["study", "plan"]:
         return [*words, "--hours", "0.02"]
     if words[:2] != ["study", "run"]:

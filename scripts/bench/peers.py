@@ -103,7 +103,7 @@ def loader(images: Images, size: int, *, train: bool, workers: int) -> DataLoade
         steps += [transforms.RandomHorizontalFlip(), transforms.ColorJitter(0.2, 0.2, 0.2)]
     steps += [transforms.ToTensor(), transforms.Normalize(IMAGENET["mean"], IMAGENET["std"])]
     files = Files(images, transforms.Compose(steps))
-    return DataLoader(files, BATCH, shuffle=train, num_workers=workers, drop_last=train)
+    return DataLoader(files, BATCH, shuffle=train, num_workers=workers, drop_last=train and len(files) >= BATCH)
 
 
 def trained(

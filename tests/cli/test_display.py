@@ -56,7 +56,7 @@ def opened(small_folder: Path, tmp_path: Path, tiny: Callable[..., StudyConfig])
 
 
 def whole(lines: list[str]) -> list[str]:
-    """The same lines, none of which is too long, or cut."""
+    """Lines of a screen, none of which is too long, or cut."""
     for line in lines:
         assert len(line) <= 80, line
         assert "…" not in line

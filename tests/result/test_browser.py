@@ -61,7 +61,7 @@ def watched(browser: Browser, address: str, width: int) -> tuple[Page, list[str]
 
 
 def opened(browser: Browser, file: Path, width: int) -> tuple[Page, list[str], list[str]]:
-    """The same of a report, once its figures are drawn."""
+    """Open a report and wait until its figures are drawn."""
     page, asked, wrong = watched(browser, file.as_uri(), width)
     page.wait_for_function("document.querySelectorAll('.plotly-graph-div').length > 0")
     page.wait_for_function(

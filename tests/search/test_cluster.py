@@ -123,7 +123,7 @@ def held(url: str) -> int:
 def test_one_worker_on_a_cluster_gives_what_one_here_gives(
     nodes: Nodes, postgres: str, small_folder: Path, tmp_path: Path
 ) -> None:
-    """The same trials and the same weights; each node has two processors, so both have two threads."""
+    """Trials and weights agree; each node has two processors, so both have two threads."""
     url, here, there = new_database(postgres), tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()

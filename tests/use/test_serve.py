@@ -198,7 +198,7 @@ def test_what_is_too_much_at_once_may_come_again(model: Path, monkeypatch: pytes
 
 
 def test_large_images_count_by_their_pixels(model: Path) -> None:
-    """Of a model for 1,024 pixels fewer are decoded, and go through it together, than of a small one."""
+    """For a model of 1,024 pixels fewer images are decoded, and go through it together, than of a small one."""
     network = serve.Network(replace(load(model), image_size=1024))
     assert network.most_at_once * 1024**2 <= serve.MOST_PIXELS
     assert (network.batch, network.explained) == (1, 1)
