@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
@@ -33,7 +33,39 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
-def audit(dataset: ImageSet, parts: Parts | None, seed: int) -> dict[str, Any]:
+class Leak(TypedDict):
+    """Shares of held-out images with a sibling among the others."""
+
+    by_groups: float
+    by_second_detector: float | None  # None if it cannot tell
+
+
+class AuditFindings(TypedDict):
+    """Findings about a dataset, as plain values; shares are fractions, not percent."""
+
+    folder: str
+    known: str | None  # name of the public dataset that it is
+    leak_note: str | None
+    images: int
+    classes: dict[str, dict[str, int]]  # class -> images, sources, and images of each part
+    imbalance: float  # images of the largest class / images of the smallest
+    pixels: dict[str, int]
+    unreadable: list[str]
+    exact_duplicates: list[list[str]]
+    near_duplicate_pairs: int
+    label_conflicts: list[list[str]]
+    groups: int
+    groups_from: str
+    parts_from: str | None
+    crossing: list[list[str]]
+    largest_group: int
+    suspect: bool
+    held_out_with_sibling: dict[str, Leak]  # split -> its leak
+    baselines: dict[str, dict[str, float]]  # split -> accuracies without any network
+    account: list[str]
+
+
+def audit(dataset: ImageSet, parts: Parts | None, seed: int) -> AuditFindings:
     """Return all findings about a dataset and its parts, as plain values (fractions, not percent).
 
     The share of held-out images with a copy in the training part is measured by a detector that did not make the
@@ -112,7 +144,7 @@ def thumbnails(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.stack(small).astype(np.uint8)
 
 
-def leak(dataset: ImageSet, held_out: Ints) -> dict[str, float | None]:
+def leak(dataset: ImageSet, held_out: Ints) -> Leak:
     """Return the share of held-out images with a sibling among the others, by the groups and by the second detector
     (None if that cannot tell)."""
     held = np.zeros(len(dataset.labels), bool)

@@ -5,13 +5,15 @@ script without `if __name__ == "__main__"` would start itself again in each chil
 current folder first, so a file called `random.py` among somebody's images would be run.
 """
 
+import ctypes
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -43,6 +45,20 @@ def _quota() -> float:
     except (OSError, ValueError):  # this system has no such control groups
         pass
     return least if least < math.inf else os.cpu_count() or 1
+
+
+PR_SET_PDEATHSIG = 1
+"""Option number from linux/prctl.h that sets the signal that a process gets when its parent dies."""
+
+
+def end_with_parent() -> None:
+    """Let this child process leave Ctrl-C to its parent, and die if its parent is killed (on Linux)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = parent_process()
+    if parent is not None and not parent.is_alive():  # the parent died before the call above
+        os._exit(1)
 
 
 _ALONE = RLock()  # what a child inherits belongs to the whole process

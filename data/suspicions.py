@@ -1,6 +1,7 @@
 """Suspicious things about a folder of images, found before anything is trained, and what to type to correct them."""
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ IDENTICAL = 100
 """Number of files with the same content that is suspicious."""
 BLACK = 8
 """Pixel value that all pixels of a black image stay below."""
+MASK = re.compile(r"[ _.-](masks?|seg|segmentation|gt|labels?|annotations?)([ _-]?\d+)?$", re.IGNORECASE)
+"""End of the name of a mask, after that of its image."""
 MOST_CLASSES = 10
 """Largest number of folder names that may be classes."""
 
@@ -55,6 +58,7 @@ def suspicions(
     return [
         *_level(paths, labels),
         *_masks(paths),
+        *_named_masks(paths),
         *_identical(root, paths, contents),
         *_odd_classes(root, paths, labels, images),
     ]
@@ -97,6 +101,27 @@ def _masks(paths: Sequence[str]) -> Iterator[Suspicion]:
         f"example {stem}.{sorted(found)[0]} and .{sorted(found)[1]}; if one is a mask or a copy",
         fields={"only": f"*.{kept}"},
     )
+
+
+def _named_masks(paths: Sequence[str]) -> Iterator[Suspicion]:
+    """Find files that are named as the mask of an image beside them, such as x_mask.png beside x.jpg."""
+    stems = {path.rpartition(".")[0] for path in paths}
+    masks = []
+    for path in paths:
+        stem = path.rpartition(".")[0]
+        end = MASK.search(stem)
+        if end and stem[: end.start()] in stems:
+            masks.append(path)
+    if not masks:
+        return
+    endings = [{path.rpartition(".")[2] for path in some} for some in (masks, set(paths).difference(masks))]
+    seen = (
+        f"{counted(len(masks), 'file is', 'files are')} named as the mask of an image beside it, such as {min(masks)}"
+    )
+    if len(endings[1]) == 1 and not endings[0] & endings[1]:
+        yield Suspicion(seen=f"{seen}; if so", fields={"only": f"*.{endings[1].pop()}"})
+    else:
+        yield Suspicion(seen=f"{seen}; if so, move the masks out of the folder")
 
 
 def _identical(root: Path, paths: Sequence[str], contents: Sequence[str] | None) -> Iterator[Suspicion]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import optuna
 import sqlalchemy
@@ -66,9 +67,6 @@ SHORT = 100
 
 Longer ones, and those that are neither text nor numbers, stay in the database.
 """
-
-Environment = dict[str, Any]
-Application = Callable[[Environment, Callable[..., Any]], Iterable[bytes]]
 
 logger = logging.getLogger(__name__)
 
@@ -267,7 +265,7 @@ class Offer:
         return f"{'dashboard:' if place else ''}artifacts:{place}{self.number}"
 
     @property
-    def described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, str | None]:
         """Description of the file, in the dashboard's format for artifacts."""
         kind = mimetypes.guess_type(self.name)[0] or "text/plain"
         return {"artifact_id": self.number, "filename": self.name, "mimetype": kind, "encoding": None}
@@ -341,7 +339,7 @@ class ArtifactFiles:
         return FileSystemArtifactStore(self._uploads)
 
 
-def application(url: str, *, write: bool) -> Application:
+def application(url: str, *, write: bool) -> WSGIApplication:
     """Return the dashboard as a WSGI application; without `write` it can change nothing. Raises StudyError."""
     storage = open_storage(url, create=False, write=write, kind=DashboardStorage)
     assert isinstance(storage, DashboardStorage)
@@ -350,10 +348,10 @@ def application(url: str, *, write: bool) -> Application:
     return app if write else _read_only(app)
 
 
-def _read_only(app: Application) -> Application:
+def _read_only(app: WSGIApplication) -> WSGIApplication:
     """Refuse every request that could change something; the database is opened for reading only, too."""
 
-    def guarded(environment: Environment, start: Callable[..., Any]) -> Iterable[bytes]:
+    def guarded(environment: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         if environment["REQUEST_METHOD"] in ("GET", "HEAD"):
             return app(environment, start)
         start("403 Forbidden", [("Content-Type", "application/json")])
@@ -414,10 +412,10 @@ document.addEventListener("click", event => {
 """Script that opens a study chosen from the list at its note."""
 
 
-def dressed(app: Application, storage: DashboardStorage, *, write: bool) -> Application:
+def dressed(app: WSGIApplication, storage: DashboardStorage, *, write: bool) -> WSGIApplication:
     """Add our styles to the dashboard's pages, open a study at its note, and leave out long attributes."""
 
-    def answer(environment: Environment, start: Callable[..., Any]) -> Iterable[bytes]:
+    def answer(environment: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         path = environment.get("PATH_INFO", "").rstrip("/")
         if environment["REQUEST_METHOD"] != "GET":
             return app(environment, start)
@@ -439,17 +437,19 @@ def dressed(app: Application, storage: DashboardStorage, *, write: bool) -> Appl
 
 
 def _changed(
-    app: Application, environment: Environment, start: Callable[..., Any], change: Callable[[bytes], bytes]
+    app: WSGIApplication, environment: WSGIEnvironment, start: StartResponse, change: Callable[[bytes], bytes]
 ) -> Iterable[bytes]:
     """Pass a request on and change the content of the answer, if its status is "200 OK"."""
     given: list[Any] = []
+    written: list[bytes] = []  # by the function that WSGI lets an application write with
 
-    def begin(*answer: Any) -> None:
+    def begin(*answer: Any) -> Callable[[bytes], object]:
         given[:] = answer
+        return written.append
 
     asked = {key: value for key, value in environment.items() if key not in PARTLY}
     content = app(asked, begin)
-    body = b"".join(content)
+    body = b"".join([*written, *content])
     if close := getattr(content, "close", None):
         close()
     status, headers, *more = given
@@ -479,7 +479,7 @@ def _without_walls(answer: bytes) -> bytes:
     return json.dumps(found).encode()
 
 
-def private(app: Application, port: int, token: str | None) -> Application:
+def private(app: WSGIApplication, port: int, token: str | None) -> WSGIApplication:
     """Answer only requests from this server's own pages: any other website can send requests to 127.0.0.1, too.
 
     With a token, answer only those who have it: from the printed address at first, and by a cookie from then on. Files
@@ -487,7 +487,7 @@ def private(app: Application, port: int, token: str | None) -> Application:
     """
     cookie = f"archstudy-{port}"
 
-    def answer(environment: Environment, start: Callable[..., Any]) -> Iterable[bytes]:
+    def answer(environment: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         asked = parse_qs(environment.get("QUERY_STRING", "")).get("token", [""])[0]
         if reason := refused(environment, asked):
             start("403 Forbidden", [("Content-Type", "application/json")])
@@ -505,7 +505,7 @@ def private(app: Application, port: int, token: str | None) -> Application:
 
         return app(environment, begin)
 
-    def refused(environment: Environment, asked: str) -> str | None:
+    def refused(environment: WSGIEnvironment, asked: str) -> str | None:
         reason = refusal(environment.get("HTTP_HOST", ""), environment.get("HTTP_ORIGIN"))
         if reason or token is None:
             return reason
@@ -521,11 +521,11 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
 
 class _QuietHandler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Write nothing, because nobody reads a line for every request."""
 
 
-def serve(app: Application, port: int, ready: Callable[[str], None], *, secret: bool = False) -> None:
+def serve(app: WSGIApplication, port: int, ready: Callable[[str], None], *, secret: bool = False) -> None:
     """Serve on this machine alone until interrupted; `ready` gets the address. Raises StudyError if the port is taken.
 
     `secret`: serve only those who have the token that is part of the address.

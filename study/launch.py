@@ -12,8 +12,7 @@ from optuna.trial import TrialState
 
 from data import Progress
 from study import StudyError
-from study.attributes import EPOCH_SECONDS, PLANNED, THREADS, number
-from study.attributes import kept as attribute
+from study.attributes import EPOCH_SECONDS, PLANNED, THREADS, kept, number
 from study.budget.expect import Images
 from study.budget.load import take_threads
 from study.budget.plan import Plan, planned_again
@@ -29,8 +28,8 @@ from study.search.devices import spread
 from study.search.engine import Engine
 from study.search.local import local_processes
 from study.search.open_study import OpenStudy
-from study.search.opened import StudyWithImages, open_all, with_absolute_data
-from study.search.settle import StoredStudy, kept, settle
+from study.search.opening import StudyWithImages, open_all, with_absolute_data
+from study.search.settle import StoredStudy, settle, stored_study
 from study.search.standing import search_seconds, winner
 from study.search.trial import TrialEnd, TrialNews, Watch, objective
 from study.search.worker import budget_reached, search, work_on
@@ -81,7 +80,7 @@ def run(
     measured = None if progress is None else partial(progress, "measuring")
     with storage_trouble(url):
         check_storage(url)
-        before = kept(check_name(name), url)
+        before = stored_study(check_name(name), url)
         take_threads(before.threads if before else None)
         asked = with_absolute_data(_without_defaults(asked, before))
         config, planned = settle(asked, name, url, device, measured)
@@ -98,7 +97,7 @@ def run(
         try:
             opened = open_all(config, name, url, progress, create=True, asked=asked, planned=planned)
         except StudyError:
-            if not planned or not kept(name, url):
+            if not planned or not stored_study(name, url):
                 raise
             # Another command with the same name was faster, and planned otherwise: this one joins.
             config, planned = settle(asked, name, url, device, measured)
@@ -215,7 +214,7 @@ def retrain(
     with storage_trouble(url):
         found = load_study(open_storage(url, create=False, write=False), name)
         config = stored_config(found)
-        take_threads(attribute(found.user_attrs, THREADS, int))
+        take_threads(kept(found.user_attrs, THREADS, int))
         check_images(config, name, files_of(found, url))
         opened = open_all(config, name, url, progress)
         study = opened.study

@@ -21,7 +21,8 @@ from data.splits import make_parts
 from study import cli
 from study.config.resolve import resolve
 from study.config.schema import StudyConfig
-from study.search.open_study import OpenStudy, open_study
+from study.search.open_study import OpenStudy
+from study.search.opening import open_study
 from study.storage.door import open_storage
 from study.storage.query import MAKE_READER
 from study.training.workspace import Workspace, make_workspace

@@ -19,7 +19,7 @@ FLOORS = [
     ["study.config", "study.storage"],
     ["study.signals", "study.forkserver", "study.attributes"],
     ["models.bundle", "models.training", "data"],
-    ["models.scores", "data.grouping", "data.public"],
+    ["models.scores", "data.grouping", "data.public", "data.slides"],
     ["models"],
     ["data.cache", "data.layout"],
     ["data.processes"],

@@ -17,10 +17,11 @@ from study.config.space import PARAMETERS
 from study.storage import views
 from study.storage.door import open_storage
 from study.storage.views import COLUMNS
+from tests import slides
 from tests.conftest import TINY, Shell, shrink, tiny_options
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ("data", "studies", "running", "history", "models", "score", "architecture")
+ORDER = ("data", "studies", "running", "history", "models", "slides", "score", "architecture")
 """The pages under docs/, as they are read after README: commands depend on earlier ones."""
 PAGES = {
     name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", *(f"docs/{page}.md" for page in ORDER))
@@ -65,6 +66,11 @@ def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folde
     for name in tissue.CLASSES:
         organ = "colon" if "colon" in name else "lung"
         shutil.copytree(tmp_path / "tiles" / name, inside / f"{organ}_image_sets" / name)
+    (tmp_path / "my_slides").mkdir()
+    for seed, name in enumerate(("first", "second", "third", "fourth", "fifth", "sixth", "seventh")):
+        slide = slides.slide(tmp_path / "my_slides" / f"{name}.svs", seed=seed)
+        if name != "seventh":
+            slides.outlined(slide.with_suffix(".geojson"))
     assert shell("run", "--preset", "quick", "--data", "digits")[0] == 0  # as scripts/quickstart.sh
     ran = 0
     for words in commands():
@@ -72,7 +78,8 @@ def test_every_command_works_in_order(shell: Shell, tmp_path: Path, digits_folde
             code, out, err = shell(*made_small(words)[1:])
             assert code == 0, (words, err)
             # How it goes; on what; how the groups are known; what was deleted.
-            assert not err or words[1] in ("run", "resume", "retrain", "plan", "data", "db", "evaluate", "sql"), words
+            talks = ("run", "resume", "retrain", "plan", "data", "db", "evaluate", "sql")
+            assert not err or words[1] in talks or "--out" in words, words
             assert out or words[1:3] in (["db", "delete"], ["db", "upgrade"], ["data", "clean"])
             ran += 1
     assert ran >= 28

@@ -1,25 +1,17 @@
 """Worker processes for work on many images, which end with their parent; shared by all code that compares images."""
 
-import ctypes
 import math
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from multiprocessing import parent_process
 from typing import Any
 
 import cv2
 from threadpoolctl import threadpool_limits
 
 from data import processes
-from data.processes import usable_cpus
-
-PR_SET_PDEATHSIG = 1
-"""Option number from linux/prctl.h that sets the signal that a process gets when its parent dies."""
+from data.processes import end_with_parent, usable_cpus
 
 Map = Callable[[Callable[[Any], Any], Sequence[Any], int], Iterator[Any]]
 """A function map(function, items, chunk) that yields the results in order; `chunk` items are sent to a process at a
@@ -75,11 +67,6 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 def _start_worker() -> None:
     """Set up a worker process: it has one thread, leaves Ctrl-C to its parent, and dies if its parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = parent_process()
-    if parent is not None and not parent.is_alive():  # the parent died before the call above
-        os._exit(1)
+    end_with_parent()
     cv2.setNumThreads(1)
     threadpool_limits(1)

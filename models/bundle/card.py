@@ -138,6 +138,7 @@ class Data(Section):
     source_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = (
         None  # median width and height of the files, pixels
     )
+    field_um: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # side of what an image shows, µm
     images: int
     groups: int
     groups_from: str

@@ -29,7 +29,7 @@ from models.training.recipe import derive_seed
 from study.config.resolve import resolve
 from study.config.schema import StudyConfig
 from study.config.space import Range
-from study.search.opened import load_parts
+from study.search.opening import load_parts
 from study.training.start import TrainingRun, start_training
 from study.training.workspace import Workspace, make_workspace
 

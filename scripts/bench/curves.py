@@ -33,7 +33,7 @@ from study.config.draw import anywhere
 from study.config.presets import PRESETS, STRONG
 from study.config.schema import StudyConfig
 from study.config.space import distributions
-from study.search.opened import load_parts
+from study.search.opening import load_parts
 from study.training.start import value_of
 from study.training.workspace import Workspace, make_workspace
 

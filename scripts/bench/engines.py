@@ -45,7 +45,7 @@ from models.training.recipe import TrainConfig
 from study.config.resolve import resolve
 from study.search.cluster import ray_actors
 from study.search.local import local_processes
-from study.search.opened import open_all
+from study.search.opening import open_all
 from study.search.trial import TrialNews, objective
 from study.search.worker import at_work, search
 from study.training.start import TrainingRun

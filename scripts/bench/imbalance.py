@@ -26,7 +26,7 @@ from data.splits import Parts
 from models.scores.evaluation import mean_recall, predict_logits
 from models.training.recipe import derive_seed
 from study.config.resolve import resolve
-from study.search.opened import load_parts
+from study.search.opening import load_parts
 from study.training.workspace import Workspace, make_workspace
 
 SIZES = {"digits": 16, "tissue": 48}

@@ -36,7 +36,7 @@ from models.training.recipe import TrainConfig
 from study.config.resolve import resolve
 from study.config.schema import StudyConfig
 from study.config.space import distributions
-from study.search.open_study import open_study
+from study.search.opening import open_study
 from study.search.sampling import make_pruner
 from study.search.trial import TrialEnd, objective
 from study.search.worker import search

@@ -12,9 +12,10 @@
   scratch    study run --hours, without pretrained networks
   ours       study run --hours
 
-The first three get the image size of our plan, and networks as wide and epochs as many as fit into the time (both are
-printed). The same held-out images are scored once, at the end. If our plan weighs the classes, all but the first three
-do so too. Differences are ours minus theirs, paired, with 95 % intervals over groups; n = 1.
+The first four get the image size of our plan without pretrained networks; the first three also networks as wide and
+epochs as many as fit into the time (both are printed). The same held-out images are scored once, at the end. If our
+plan weighs the classes, all but the first three do so too. Differences are ours minus theirs, paired, with 95 %
+intervals over groups; n = 1.
 
 Usage: python scripts/bench/peers.py DIR --minutes 8 [--groups FILE] [--only ours,recipe] [--keep peers.jsonl]
 """
@@ -329,9 +330,9 @@ SIDES: dict[str, Callable[[Bench], Row]] = {
 
 
 def prepared(folder: Path, minutes: float, groups: Path | None) -> Bench:
-    """Prepare the images, our parts, and the image size that our plan chooses for these minutes."""
+    """Prepare the images, our parts, and the image size that our plan without pretrained networks chooses."""
     given = {} if groups is None else {"groups": str(groups.resolve())}
-    asked = ask(None, {"data": str(folder.resolve()), "hours": minutes / 60, **given})
+    asked = ask(None, {"data": str(folder.resolve()), "hours": minutes / 60, "space.backbone": "none", **given})
     with tempfile.TemporaryDirectory() as place:
         config, _ = settle(asked, "s", f"sqlite:///{place}/optuna.db", CPU)
         dataset = load(str(folder), config.image_size, Path(place) / "cache", groups=config.groups)

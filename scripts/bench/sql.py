@@ -20,7 +20,7 @@ from optuna.trial import TrialState, create_trial
 
 from study.config.resolve import resolve
 from study.config.space import distributions
-from study.search.open_study import open_study
+from study.search.opening import open_study
 from study.storage import views
 from study.storage.door import open_storage
 from study.storage.query import ask

@@ -105,7 +105,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Bring a study to its budget, then train, score and export the winner. Give it again to go on."""
-    from study.search.opened import default_name
+    from study.search.opening import default_name
 
     asked = asked_for(file, preset, data, trials, hours, workers, settings, skip_bad, older)
     chosen = choose_engine(engine, address, gpus_per_worker)

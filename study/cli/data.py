@@ -107,7 +107,7 @@ def audit(
     from data.audit import audit as examine  # OpenCV and scikit-learn take seconds to import
     from data.audit import largest_groups
     from study.cli.display import show
-    from study.result.audit_page import SUSPECT, audit_page, tables
+    from study.result.audit_page import SUSPECT, audit_page, clashes, tables
 
     dataset, divided = _load(folder, groups, parts, labels_from, without, only, skip_bad), None
     try:
@@ -121,7 +121,8 @@ def audit(
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
-    for title, head, rows in tables(found):
+    named = clashes(found)
+    for title, head, rows in [*tables(found), *([named] if named else [])]:
         print_table(head, rows, title)
     err.print(f"groups: {found['groups_from']}", markup=False)
     if found["suspect"]:
@@ -152,6 +153,41 @@ def split(
     counts = {name: part_counts(dataset, divided, label) for label, name in enumerate(dataset.classes)}
     print_table(("class", *next(iter(counts.values()))), [(name, *row.values()) for name, row in counts.items()])
     err.print(f"groups: {dataset.groups_from}; split {divided.hash[:12]}", markup=False)
+
+
+@app.command(epilog="Example: study data tiles slides/ --out tiles --um 128   (then: study run --data tiles)")
+def tiles(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of whole slides.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to make.")],
+    um: Annotated[float, typer.Option(min=1, max=100_000, help="Side of a tile, in micrometres.")] = 128.0,
+    most: Annotated[int, typer.Option(min=1, help="Most tiles of a slide.")] = 500,
+    table: Annotated[
+        Path | None,
+        typer.Option("--table", metavar="CSV", help="Columns slide, class, patient; else slides.csv in DIR, if there."),
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(min=0.01, max=100, help="Micrometres of a pixel, where a slide says none.")
+    ] = None,
+) -> None:
+    """Cut whole slides into labelled tiles: by a table, or by QuPath's annotations beside them (SLIDE.geojson)."""
+    from data.slides.dataset import KEY, cut, find_rows
+    from study.cli.display import show
+
+    rows = find_rows(folder, table)
+    with show(err) as display:
+        found = cut(rows, out, um=um, most=most, mpp=mpp, progress=display.images)
+    lines = []
+    for one in found:
+        made = ", ".join(f"{name} {count}" for name, count in sorted(one.tiles.items()))
+        left = ", ".join(f"{count} {why}" for why, count in one.left_out.items())
+        lines.append((one.slide, made, left, one.error))
+    print_table(("slide", "tiles", "left out", "error"), lines)
+    named = sum(one.patient in one.path.name for one in rows)
+    if named and any(one.patient != one.path.name for one in rows):
+        _say(f"the file names of {counted(named, 'slide')} hold the patient's number: those names are not copied")
+    _say(f"names of slides and patients are hashes; their key is in {out / KEY}: keep it to yourself, or remove it")
+    if any(one.error for one in found):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: study data bad my_images --csv > bad.csv")

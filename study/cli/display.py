@@ -21,10 +21,11 @@ from models.bundle.verdict import Verdict, verdict
 from study.budget.plan import CONFIRM_SEEDS, Plan, in_words
 from study.cli.console import duration, err, out, plain, storage_option
 from study.config.schema import StudyConfig
+from study.config.space import in_use
 from study.launch import News
 from study.result.final import Outcome
 from study.result.refit import Activity, FinalEpoch
-from study.search.opened import StudyWithImages
+from study.search.opening import StudyWithImages
 from study.search.trial import Step, TrialEnd, TrialEpoch, TrialStart
 
 DRAW_SECONDS = 0.2
@@ -53,6 +54,7 @@ class Display:
         self._places: dict[str, dict[int, int]] = {}  # epochs of each training after the search, by stage and place
         self._started = time.monotonic()
         self._drawn = 0.0
+        self._counting = "", 0.0, 0  # what `images` counts, when it began, and how much was done by then
         self._pruned = 0
         self._best: float | None = None
 
@@ -64,8 +66,19 @@ class Display:
     def images(self, what: str, done: int, total: int) -> None:
         """Show the progress of reading the images, or of another task before the study is open."""
         self._begin()
-        self._doing = f"{what}: {done:,} of {total:,}"
-        self._show(what, done, total, "")
+        if what != self._counting[0] or done < self._counting[2]:
+            self._counting = what, time.monotonic(), done
+        _, began, before = self._counting
+        spent, left = time.monotonic() - began, ""
+        if done > before and spent > 1:  # less says little of the rest
+            left = f"{duration(spent * (total - done) / (done - before))} left"
+        self._doing = f"{what}: {done:,} of {total:,}{'; ' if left else ''}{left}"
+        self._show(what, done, total, left)
+
+    def line(self, text: str) -> None:
+        """Show a line, on a terminal and in a log."""
+        self._begin()
+        self._say(text)
 
     def watch(self, step: Step) -> None:
         """Show a training step; drawn a few times a second."""
@@ -183,7 +196,8 @@ class Display:
         self._show("epoch", news.result.epoch, news.epochs, f"trial {news.trial}")
         if news.result.epoch == news.epochs:
             finished = before + sum(epoch == news.epochs for epoch in places.values())
-            self._log(f"{news.stage}: {finished} of {news.trainings} done (trial {news.trial}); {left} left in it")
+            rest = f"; {left} left in this stage" if done < total else ""
+            self._log(f"{news.stage}: {finished} of {news.trainings} done (trial {news.trial}){rest}")
 
     def _left(self) -> str:
         """Return the time left in the search and in all, or how many trials are wanted."""
@@ -261,7 +275,8 @@ def _summary_rows(name: str, card: StudyCard, worth: Verdict, directory: Path) -
     """Return the rows of the final screen, the verdict first."""
     study = card.study
     params = ", ".join(
-        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in study.params.items()
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in in_use(study.params).items()
     )
     metric = study.metric.replace("_", " ")
     score = "none" if study.selection_score is None else percent(study.selection_score)

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from data import counted
+from data.slides import ENDINGS
 from study import StudyError
 from study.cli.console import err, one_line, print_csv, print_table
 from study.cli.found import model_at
@@ -61,13 +62,37 @@ def predict(
     device: OneDevice = "auto",
     skip_bad: SkipBad = False,
     max_megapixels: MaxMegapixels = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The files are whole slides: write a map of each here.")
+    ] = None,
+    mpp: Annotated[
+        float | None, typer.Option(min=0.01, max=100, help="Slides: micrometres of a pixel, where a slide says none.")
+    ] = None,
+    um: Annotated[
+        float | None, typer.Option(min=1, max=100_000, help="Slides: micrometres that an image of the training shows.")
+    ] = None,
 ) -> None:
-    """Class and probabilities of each image. A file that cannot be read has an error in its row: exit code 1."""
+    """Class and probabilities of each image. A file that cannot be read has an error in its row: exit code 1.
+
+    Of whole slides it writes maps: a table of tiles, a picture and outlines.
+    """
     from models.bundle.folder import load
     from study.cli.display import show
     from study.use.predict import find_images, predict_files, threshold_of, unlike_training
 
     as_csv = as_csv or csv_safe
+    if out_folder is not None:
+        from study.cli.slides import predict_slides
+
+        refused = {"--jsonl": as_jsonl, "--csv": as_csv, "--top": top, "--explain": explain, "--skip-bad": skip_bad}
+        if given := [name for name, value in refused.items() if value]:
+            raise StudyError(f"{given[0]} is not for slides: with --out their tables are files in that folder")
+        predict_slides(model_at(model), images, out_folder, mpp, um, set_level, choose_device(device), as_json=as_json)
+        return
+    if mpp is not None or um is not None:
+        raise StudyError("--mpp and --um are for slides (name a folder for their maps: --out DIR)")
+    if slides := [one for one in images if one.suffix.lower() in ENDINGS]:
+        raise StudyError(f"{slides[0]} is a whole slide: name a folder for its map (--out DIR)")
     if as_json + as_jsonl + as_csv > 1:
         raise StudyError("--json, --jsonl and --csv exclude each other")
     if isinstance(sys.stdin, io.TextIOWrapper):  # names of files need not be UTF-8
@@ -179,7 +204,7 @@ def evaluate(
     skip_bad: SkipBad = False,
     max_megapixels: MaxMegapixels = None,
 ) -> None:
-    """Score a model on labelled images of another centre, as the study scored it on its own."""
+    """Score a model on another labelled folder, as the study scored it on its own."""
     from models.bundle.folder import load
     from study.cli.display import show
     from study.use.evaluate import evaluate as score_folder
@@ -216,7 +241,7 @@ def _show_scores(found: Evaluation, scores: Scores, card: Card | None) -> None:
     low, high = scores.accuracy_interval
     rows = [
         ("accuracy", f"{percent(scores.accuracy)}, 95 % interval {percent(low)} to {percent(high)}"),
-        ("on", f"{counted(scores.images, 'image')} of {counted(scores.groups, 'group')} ({found.groups_from})"),
+        ("on", f"{counted(scores.images, 'image')} of {counted(scores.groups, 'group')}"),
         *([("left out as trained on", _of_seen(found.seen))] if found.seen else []),
         ("most frequent class", percent(scores.majority)),
         ("balanced accuracy", percent(scores.balanced_accuracy)),
@@ -233,6 +258,7 @@ def _show_scores(found: Evaluation, scores: Scores, card: Card | None) -> None:
         lines.append((one_line(name), *(f"{row[key]:.3f}" for key in SHOWN), sum(counts)))
     print_table(("class", "precision", "recall", "F1", "images"), lines)
     print_table(("true \\ predicted", *found.classes), [(one_line(name), *counts) for name, counts in there])
+    err.print(f"groups: {found.groups_from}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _of_seen(seen: TrainingOverlap) -> str:

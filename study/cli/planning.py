@@ -17,11 +17,12 @@ from study.cli.options import choose_devices
 from study.cli.options import in_words as in_words_of
 from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
-from study.search.opened import default_name, with_absolute_data
-from study.search.settle import StoredStudy, kept, look, with_backbone
+from study.search.opening import default_name, with_absolute_data
+from study.search.settle import StoredStudy, look, stored_study, with_backbone
 from study.storage.door import storage_trouble
 from study.storage.names import check_name
 
+UNOPENED = "files were counted by their names: one that cannot be read stops a study before it begins"
 OTHERS = (1.0, 4.0, 12.0)
 """Hours that are shown beside those that were given."""
 
@@ -31,7 +32,7 @@ def show(asked: StudyRequest, name: str | None, storage: str, device: str, as_js
     quiet_optuna()
     asked = with_absolute_data(asked)
     with storage_trouble(storage):
-        there = kept(check_name(name or default_name(asked)), storage)
+        there = stored_study(check_name(name or default_name(asked)), storage)
     if there is not None and there.planned is not None:
         _show_kept(there, there.planned, as_json)
         return
@@ -45,7 +46,11 @@ def show(asked: StudyRequest, name: str | None, storage: str, device: str, as_js
         images, throughput = look(
             asked, storage, torch.device(devices[0]), lambda done, total: display.images("measuring", done, total)
         )
-    for line in (*images.account, *([images.proposal] if images.proposal else [])):
+    for line in (
+        *images.account,
+        *([images.proposal] if images.proposal else []),
+        *([UNOPENED] if images.account else []),
+    ):
         err.print(line, markup=False, highlight=False, soft_wrap=True)
     config, planned = plan(asked, images, throughput)
     assert planned is not None  # because there are hours
@@ -62,8 +67,22 @@ def show(asked: StudyRequest, name: str | None, storage: str, device: str, as_js
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
     show_stages(config, planned)
-    lines = [(hours, one if isinstance(one, str) else in_words(one)) for hours, one in others.items()]
-    print_table(("hours", "would buy"), lines)
+    print_table(("hours", "would buy"), _without_repeats(others))
+
+
+def _without_repeats(others: Mapping[str, StudyConfig | str]) -> list[tuple[str, str]]:
+    """Return for each number of hours what it would buy, in words; what fewer hours would buy is not repeated."""
+    lines: list[tuple[str, str]] = []
+    before = before_hours = ""
+    for hours, one in others.items():
+        words = one if isinstance(one, str) else in_words(one)
+        same = words == before and not isinstance(one, str)
+        lines.append(
+            (hours, f"the same as {before_hours}: more trials, nothing larger for these images" if same else words)
+        )
+        if not same:
+            before, before_hours = words, hours
+    return lines
 
 
 def show_stages(config: StudyConfig, planned: Plan, taken: Mapping[Stage, float] | None = None) -> None:

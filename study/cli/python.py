@@ -19,7 +19,7 @@ from study.cli.options import choose_devices
 from study.config.resolve import StudyRequest, ask
 from study.result.final import Outcome
 from study.search.contract import check_images, files_of, stored_config
-from study.search.opened import default_name
+from study.search.opening import default_name
 from study.signals import stoppable
 from study.storage.door import load_study, open_storage
 from study.storage.names import DEFAULT_URL, check_name

@@ -171,6 +171,7 @@ PRESETS["auto"] = {
     "trials": 64,
     "hours": 2.0,
     "near_starts": 0.5,
+    "prune_starts": False,  # what leads after a few epochs of a short training seldom leads after a long one
     "tta": "flips",
     "batch_size": PRESETS["full"]["batch_size"],
     "rate_batch_size": PRESETS["full"]["rate_batch_size"],

@@ -68,7 +68,7 @@ def _batch_size(value: object) -> object:
     raise ValueError('allowed is a whole number from 1 to 65536, or "auto"')
 
 
-Rival = Literal["runner-up", "baseline"]
+Rival = Literal["runner-up", "best start", "baseline"]
 
 BatchSize = Annotated[
     int | Literal["auto"],
@@ -125,7 +125,10 @@ class StudyConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**32, description="random seed of the parts, the sampler and all training")
     trials: int | None = Field(None, ge=1, le=MOST, description="total number of trials")
     hours: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="time for everything, from the command to the exported model"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="time for everything, from the command to the exported model; a plan refuses too few",
     )
     workers: int = Field(1, ge=1, le=256, description="processes that search at the same time")
     runs: str | None = Field(
@@ -172,6 +175,9 @@ class StudyConfig(BaseModel):
     near_starts: float = Field(
         0.0, ge=0, le=1, description="share of the first 10 trials that are drawn near a start instead of anywhere"
     )
+    prune_starts: bool = Field(
+        True, description="prune the starts too; without it each of them is trained to its end, and judges the others"
+    )
     limit: Limit = Field(Limit(), description="the largest network that may be proposed")
     confirm: int = Field(
         1,
@@ -188,7 +194,9 @@ class StudyConfig(BaseModel):
         1, ge=1, le=100, description="final trainings; the first is shipped, the others show the spread"
     )
     rivals: tuple[Rival, ...] = Field(
-        ("runner-up", "baseline"), description="what is trained and scored beside the winner: runner-up, baseline"
+        ("runner-up", "baseline"),
+        description="what is trained and scored beside the winner: runner-up, best start (of those that the search "
+        "began with, if the winner was drawn), baseline",
     )
     pretrained: bool = Field(
         True, description="score a pretrained network's features with a logistic regression beside the winner"

@@ -254,6 +254,21 @@ def backbones(space: Mapping[str, Entry]) -> tuple[Backbone, ...]:
     return tuple(one for one in get_args(Backbone) if one in values)
 
 
+FROM_SCRATCH = (
+    *("block", "num_conv_blocks", "base_filters", "filters_multiplier", "kernel_sizes", "stem_stride"),
+    *("use_batch_norm", "conv_dropout", "head", "dense_units"),
+)
+"""Parameters of networks that are trained from scratch alone."""
+FROM_BACKBONE = ("backbone_trained", "backbone_rate")
+"""Parameters of networks that begin from a pretrained one alone."""
+
+
+def in_use(params: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the parameters that matter to a trial's network: it is either from scratch or from a pretrained one."""
+    idle = FROM_BACKBONE if params.get("backbone", "none") == "none" else FROM_SCRATCH
+    return {name: value for name, value in params.items() if name not in idle}
+
+
 def network_config(point: Mapping[str, Any], num_classes: int, image_size: int) -> Architecture:
     """Return the architecture at a full point (searched and fixed parameters together)."""
     if point["backbone"] != "none":

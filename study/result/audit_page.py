@@ -1,7 +1,9 @@
 """A data audit as one offline HTML page with thumbnails."""
 
+from __future__ import annotations
+
 import html
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ from data.splits import SHARES
 from data.suspicions import BLACK
 from models.bundle.card import percent
 from study.result.html import document, facts, folded, pictures, table, thumbnail
+
+if TYPE_CHECKING:
+    from data.audit import AuditFindings  # the module imports OpenCV and scikit-learn
 
 MOST_LINES, MOST_PICTURES, MOST_STRIPS = 200, 12, 12
 """Largest number of lines of a list, of pictures in a strip, and of strips of a kind."""
@@ -28,7 +33,7 @@ Table = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
 """Title, head and rows of a table."""
 
 
-def audit_page(dataset: ImageSet, found: dict[str, Any], largest: list[NDArray[np.int64]]) -> str:
+def audit_page(dataset: ImageSet, found: AuditFindings, largest: list[NDArray[np.int64]]) -> str:
     """Return a page of the audit `found`, with the images of the largest groups and of label conflicts."""
     index = {path: number for number, path in enumerate(dataset.paths)}
     copies = [(f"{len(paths)} identical files", [index[path] for path in paths]) for paths in _copies(found)]
@@ -72,7 +77,7 @@ def _titled(shown: Table) -> tuple[str, str]:
     return title, note + (facts([(str(name), value) for name, value in rows]) if two else table(head, rows))
 
 
-def findings(dataset: ImageSet, found: dict[str, Any]) -> list[Finding]:
+def findings(dataset: ImageSet, found: AuditFindings) -> list[Finding]:
     """Return what is odd about the folder, as one sentence each."""
     said = [*_labels(dataset, found), *_files(dataset, found), *_classes(found)]
     if found["crossing"]:
@@ -99,7 +104,7 @@ def findings(dataset: ImageSet, found: dict[str, Any]) -> list[Finding]:
     return [(f"{sentence[0].upper()}{sentence[1:]}", anchor) for sentence, anchor in said]
 
 
-def _labels(dataset: ImageSet, found: dict[str, Any]) -> list[Finding]:
+def _labels(dataset: ImageSet, found: AuditFindings) -> list[Finding]:
     said: list[Finding] = []
     if count := len(found["label_conflicts"]):
         if dataset.groups_by == "pixels":
@@ -114,7 +119,7 @@ def _labels(dataset: ImageSet, found: dict[str, Any]) -> list[Finding]:
     return said
 
 
-def _files(dataset: ImageSet, found: dict[str, Any]) -> list[Finding]:
+def _files(dataset: ImageSet, found: AuditFindings) -> list[Finding]:
     said: list[Finding] = []
     if sets := _copies(found):
         black = int(dataset.images[dataset.paths.index(sets[0][0])].max()) <= BLACK
@@ -130,7 +135,7 @@ def _files(dataset: ImageSet, found: dict[str, Any]) -> list[Finding]:
     return said
 
 
-def _classes(found: dict[str, Any]) -> list[Finding]:
+def _classes(found: AuditFindings) -> list[Finding]:
     """Return findings on classes that are too small to be divided, or small beside the largest class."""
     most = max(counts["images"] for counts in found["classes"].values())
     said: list[Finding] = []
@@ -143,7 +148,7 @@ def _classes(found: dict[str, Any]) -> list[Finding]:
     return said
 
 
-def _copies(found: dict[str, Any]) -> list[list[str]]:
+def _copies(found: AuditFindings) -> list[list[str]]:
     """Return the sets of identical files, the largest first."""
     return sorted(found["exact_duplicates"], key=len, reverse=True)
 
@@ -159,7 +164,7 @@ def _found(said: list[Finding]) -> str:
     return f'<div class="verdict worse">{head}<ul class="findings">{shown}</ul></div>'
 
 
-def _worth(found: dict[str, Any]) -> str:
+def _worth(found: AuditFindings) -> str:
     """Return, as HTML, the accuracies without a network, which a network must beat here."""
     scores = found["baselines"].get("grouped") or found["baselines"]["random"]
     return (
@@ -196,7 +201,7 @@ SUSPECT = (
 )
 
 
-def tables(found: dict[str, Any]) -> list[Table]:
+def tables(found: AuditFindings) -> list[Table]:
     """Return the audit's tables as (title, head, rows), for the shell and the page."""
     first = next(iter(found["classes"].values()))
     leaks, scores = found["held_out_with_sibling"], found["baselines"]
@@ -235,6 +240,21 @@ def tables(found: dict[str, Any]) -> list[Table]:
             splits,
         ),
     ]
+
+
+NAMED = 5
+"""Largest number of groups, and of files of a group, that are named in the shell."""
+
+
+def clashes(found: AuditFindings) -> Table | None:
+    """Return a table that names the first groups with several classes, for the shell; None if there are none."""
+    groups: list[list[str]] = found["label_conflicts"]
+    rows: list[tuple[object, ...]] = [
+        (", ".join(paths[:NAMED]) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""),)
+        for paths in groups[:NAMED]
+    ]
+    more = f" (the first {NAMED} of {len(groups)}; --json lists all)" if len(groups) > NAMED else ""
+    return (f"Groups with several classes{more}", ("images",), rows) if rows else None
 
 
 def _told(share: float | None) -> str:

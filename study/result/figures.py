@@ -99,6 +99,24 @@ def history(trials: list[FrozenTrial], metric: str) -> go.Figure:
     return figure
 
 
+def best_by_time(so_far: list[tuple[float, float]], metric: str) -> go.Figure:
+    """Draw the best selection score against the seconds of training that the search had taken by then."""
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[seconds for seconds, _ in so_far],
+        y=[score for _, score in so_far],
+        mode="lines+markers",
+        line_shape="hv",
+        showlegend=False,
+    )
+    figure.update_layout(
+        title="Best complete trial by time",
+        xaxis_title="seconds of training in the search",
+        yaxis={"title": _in_two_lines(selection_name(metric)), "tickformat": SHARES},
+    )
+    return figure
+
+
 def rung_survival(rungs: Rungs) -> go.Figure:
     """Draw how many trials reached each rung, and how many went on."""
     figure = go.Figure()

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from data.datasets import ImageSet
 from data.images import decoding, source_size
+from data.slides.facts import field_of
 from data.splits import random_parts
 from models import ModelError, files
 from models.architecture import BackboneConfig
@@ -39,6 +40,7 @@ from study import StudyError
 from study.attributes import BASELINE, MODELS, NUM_PARAMS, PRETRAINED, number
 from study.config.schema import StudyConfig
 from study.result.front import Point, front, point, smaller
+from study.result.gain import best_start
 from study.result.pace import SCRATCH, OutOfTimeError, Pace
 from study.result.pretrained import SHARE, FittedRival, NoRivalError, fit
 from study.result.refit import (
@@ -57,7 +59,7 @@ from study.result.refit import (
 )
 from study.result.scoring import FinalScores, grow_trees, leaky_row, open_test, openings, score_all, trees_digest
 from study.search.open_study import OpenStudy
-from study.search.standing import last_value, ranked, search_seconds, winner
+from study.search.standing import is_start, last_value, ranked, search_seconds, winner
 from study.search.trial import Watch, identity_of
 from study.training.backbone import is_frozen
 from study.training.mistakes import Mistake
@@ -244,6 +246,9 @@ def final_jobs(
     """Return the final trainings: those of the first trial, by seed, then those of its rivals, by role."""
     trial, *others = best
     rivals: list[tuple[str, FrozenTrial]] = [("runner-up", other) for other in others[:1]]
+    start = None if is_start(trial) else best_start(study.own_trials())
+    if start and start.number not in {other.number for _, other in rivals if "runner-up" in work.config.rivals}:
+        rivals.append(("best start", start))
     rivals += _baseline(study, {trial.number, *(other.number for _, other in rivals)})
     rivals = [(role, rival) for role, rival in rivals if role in work.config.rivals]
     if begins(work, trial) and not any(not begins(work, rival) for _, rival in rivals):
@@ -562,6 +567,7 @@ def _card(
         data=Data(
             source=config.data,
             source_size=source_size([dataset.root / path for path in dataset.paths]),
+            field_um=field_of(dataset.root),
             images=len(dataset.labels),
             groups=len(set(dataset.groups.tolist())),
             groups_from=dataset.groups_from,

@@ -22,11 +22,12 @@ from models.scores.intervals import Interval
 from models.training.loop import EpochResult
 from study.attributes import BASELINE, NUM_PARAMS, SECONDS, number
 from study.config.schema import StudyConfig
-from study.config.space import Entry, Range
+from study.config.space import Entry, Range, in_use
 from study.result import figures
 from study.result.front import Point
+from study.result.gain import Gain
 from study.result.html import MOST_CELLS, Row, document, facts, folded, matrix, picture, pictures, table, thumbnail
-from study.search.standing import best_first
+from study.search.standing import best_first, is_start
 from study.training.mistakes import Mistake
 
 SHOWN = 20
@@ -43,6 +44,7 @@ class SearchFacts:
     importance: dict[str, float]
     infeasible: int
     at_the_edge: list[str]
+    gain: Gain
     front: list[Point]  # cheapest first
     left_out: int  # trials of other programs
     stages: Mapping[str, tuple[float, float | None]]  # seconds planned, and seconds taken by the time of writing
@@ -71,6 +73,7 @@ def page(
         ("calibration", "Calibration", _calibration(card)),
         ("sets", "Prediction sets", _doubt(card)),
         ("model", "The shipped model", _model(card, config, found, epochs)),
+        ("gain", "Did the search pay?", _gain(card, found.gain)),
         ("search", "The search", _search(trials, config, card, found, times)),
         ("trials", "All trials", _trials(trials, config.metric)),
         ("data", "The data", _data(card.data)),
@@ -313,7 +316,7 @@ def _model(card: StudyCard, config: StudyConfig, found: SearchFacts, epochs: lis
         ("probabilities", calibrated(card)),
     ]
     chosen: list[Row] = [
-        (name, _allowed(config.space[name]), _short(value)) for name, value in sorted(study.params.items())
+        (name, _allowed(config.space[name]), _short(value)) for name, value in sorted(in_use(study.params).items())
     ]
     edge = "".join(
         f"<li>{html.escape(line)}: a wider range might hold a better one.</li>" for line in found.at_the_edge
@@ -332,6 +335,41 @@ def _allowed(entry: Entry) -> str:
     if isinstance(entry, Range):
         return f"{entry.low:g} to {entry.high:g}{', by factors' if entry.log else ''}"
     return ", ".join(map(str, entry)) if isinstance(entry, list) else str(entry)
+
+
+def _gain(card: StudyCard, gain: Gain) -> str:
+    """Return what the search found beyond the networks that it began with, on val and on the held-out images."""
+    winner, start, drawn, half = gain.winner, gain.start, gain.drawn, gain.half
+    said = [f"The winner is {_named(winner)}."]
+    if is_start(winner):
+        said.append("It is one of the networks that the search began with: the search chose among them.")
+        said.append(f"The best one that was drawn is {_named(drawn)}." if drawn else "None that was drawn ended.")
+    elif start is None:
+        said.append("It was drawn, and no network that the search began with was trained to its end.")
+    else:
+        said.append(f"It was drawn. The best of the networks that the search began with is {_named(start)}.")
+        beside = next((other for other in card.comparison if other.trial == start.number), None)
+        if beside is None:
+            said.append("The two were not trained alike for the held-out images: the hours, or the study, left it out.")
+        else:
+            worse, better = beside.difference_interval
+            said.append(
+                f"Trained alike, the winner is better by {100 * beside.difference:+.1f} points on the held-out images "
+                f"(95 % interval {100 * worse:+.1f} to {100 * better:+.1f}, paired)."
+            )
+    if half is None:
+        said.append("After half of the search's training no trial had run to its end.")
+    elif half.number == winner.number:
+        said.append("Half of the search's training would have given the same winner.")
+    else:
+        said.append(f"After half of the search's training the best was {_named(half)}.")
+    drawing = _figure(figures.best_by_time(gain.so_far, card.study.metric)) if gain.so_far else ""
+    note = '<p class="note">Selection scores are of val, which chose: the best of many is higher than it will be.</p>'
+    return "".join(f"<p>{html.escape(one)}</p>" for one in said) + drawing + note
+
+
+def _named(trial: FrozenTrial) -> str:
+    return f"trial {trial.number}" + (f" ({percent(trial.value)} on val)" if trial.value is not None else "")
 
 
 def _search(
@@ -420,7 +458,7 @@ def _trials(trials: list[FrozenTrial], metric: str) -> str:
             percent(trial.value) if trial.value is not None else "",
             trial.last_step or 0,
             round(number(trial.user_attrs, SECONDS) or 0.0, 1),
-            ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items()),
+            ", ".join(f"{key} {_short(value)}" for key, value in in_use(trial.params).items()),
         )
         for trial in trials
     ]

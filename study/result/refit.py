@@ -4,7 +4,6 @@ Each is kept in runs/<name>/final once it is done, so that an interrupted final 
 """
 
 import logging
-import math
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
@@ -115,10 +114,9 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
             return work
         left = _pace(study, planned, hours, decides=False).left()
         config = shortened(work.config, _epoch_seconds(study, planned.epoch, work.config.confirm), left)
-        if config == work.config:
-            autos = study.left_to_plan()
-            most = max(config.confirm, MOST_CONFIRMED) if "confirm" in autos else config.confirm
-            config = extended(config, autos, _epoch_seconds(study, planned.epoch, most), left)
+        autos = study.left_to_plan()
+        most = max(config.confirm, MOST_CONFIRMED) if "confirm" in autos else config.confirm
+        config = extended(config, autos, _epoch_seconds(study, planned.epoch, most), left)  # with what is left by now
         stage = FinalStage.model_validate({**config.model_dump(mode="json"), "trials": count, "hours": hours})
         study.remember(FINAL_STAGE, stage.model_dump(mode="json"))
     decided = stage.model_dump(mode="json", exclude={"trials", "hours", "scratch"})
@@ -228,24 +226,10 @@ def _confirm(
     record = work.folder / "final" / f"{job.name}.json"
     if not job.fresh and (kept := _read(record, identity)) and kept.value is not None:
         return kept.value
-    checkpoints = work.checkpoints(job.name, identity)
-    if job.fresh:
-        checkpoints.remove()
-    value, fastest = 0.0, math.inf
-    _hold(work, job, 0, _usual_seconds(job))
-    with checkpoints:
+    with _checkpoints(work, job, job.name, identity) as checkpoints:
         try:
-            for result in _epochs(work, job, checkpoints, ("train",)).epochs:
-                value = 0.0 if result.diverged else value_of(result, work.config)
-                yield _news(job, _length(work.config, job), result)
-                if result.diverged:
-                    break
-                if result.epoch > 1:  # the trees are grown during the first epoch
-                    fastest = min(fastest, result.seconds)
-                    _hold(work, job, result.epoch, fastest)
-        except OutOfTimeError:
-            checkpoints.remove()
-            raise
+            _, epochs = yield from _run(work, job, checkpoints, ("train",))
+            value = 0.0 if epochs[-1].diverged else value_of(epochs[-1], work.config)
         except OutOfMemoryError as error:
             if job.beside_others:
                 raise StudyError(f"trial {job.trial.number}: {error}") from error
@@ -273,43 +257,67 @@ def _train(
     if before and before.failed:
         raise StudyError(before.failed)
     pacer, moves = _pacer(work, job, record, identity), before.moves if before else []
-    if pacer is None:
-        _hold(work, job, 0, _usual_seconds(job))
-    checkpoints = work.checkpoints(f"final-{job.name}", identity)
-    if job.fresh:
-        checkpoints.remove()
     parts = job.parts or (("train", "val") if work.config.final_data == "train+val" else ("train",))
+    what = f"the final training of trial {job.trial.number}"
     advice = (
         f"(ship another trial: study retrain {quote(work.folder.name)} --trial N; "
         f"or search on: study resume {quote(work.folder.name)} --trials MORE)"
     )
-    with checkpoints:
-        epochs: list[EpochResult] = []
+    with _checkpoints(work, job, f"final-{job.name}", identity) as checkpoints:
         try:
-            training = _epochs(work, job, checkpoints, parts, pacer, moves)
-            for result in training.epochs:
-                if result.diverged:
-                    failed = f"the final training of trial {job.trial.number} diverged in epoch {result.epoch} {advice}"
-                    still()
-                    _write(record, Record(identity=identity, failed=failed))
-                    raise StudyError(failed)
-                epochs.append(result)
-                length = training.course.end // training.steps if pacer else _length(work.config, job)
-                yield _news(job, length, result)
-                if pacer is None:
-                    _hold(work, job, result.epoch, result.seconds)
-                elif result.epoch >= training.behind:
-                    pacer.after_epoch(result.epoch, result.seconds)
-        except OutOfTimeError:
-            checkpoints.remove()
-            raise
+            training, epochs = yield from _run(work, job, checkpoints, parts, pacer, moves)
         except OutOfMemoryError as error:
-            raise StudyError(f"the final training of trial {job.trial.number}: {error} {advice}") from error
+            raise StudyError(f"{what}: {error} {advice}") from error
         still()
+        if epochs[-1].diverged:
+            failed = f"{what} diverged in epoch {epochs[-1].epoch} {advice}"
+            _write(record, Record(identity=identity, failed=failed))
+            raise StudyError(failed)
         digest = bundle.save_weights(weights, training.model)
         done = Record(identity=identity, weights_sha256=digest, epochs=epochs, moves=training.course.moves[1:])
         _write(record, done)
     return TrainedNetwork(training.model, digest, epochs)
+
+
+def _checkpoints(work: Workspace, job: Job, name: str, identity: str) -> Checkpoints:
+    """Return where a training's checkpoints are kept; those of an earlier run are removed if all is done anew."""
+    checkpoints = work.checkpoints(name, identity)
+    if job.fresh:
+        checkpoints.remove()
+    return checkpoints
+
+
+def _run(
+    work: Workspace,
+    job: Job,
+    checkpoints: Checkpoints,
+    parts: tuple[str, ...],
+    pacer: Pacer | None = None,
+    moves: Sequence[Move] = (),
+) -> Generator[FinalEpoch, None, tuple[TrainingRun, list[EpochResult]]]:
+    """Train to the last epoch, or to one that diverged; return the training and its epochs.
+
+    Raises OutOfTimeError if the hours are too short for a training that only compares or confirms.
+    """
+    epochs: list[EpochResult] = []
+    try:
+        if pacer is None:
+            _hold(work, job, 0, _usual_seconds(job))
+        training = _training(work, job, checkpoints, parts, pacer, moves)
+        for result in training.epochs:
+            epochs.append(result)
+            length = training.course.end // training.steps if pacer else _length(work.config, job)
+            yield _news(job, length, result)
+            if result.diverged:
+                break
+            if pacer is None:
+                _hold_after(work, job, epochs)
+            elif result.epoch >= training.behind:
+                pacer.after_epoch(result.epoch, result.seconds)
+    except OutOfTimeError:
+        checkpoints.remove()
+        raise
+    return training, epochs
 
 
 def _pacer(work: Workspace, job: Job, record: Path, identity: str) -> Pacer | None:
@@ -330,6 +338,16 @@ def _hold(work: Workspace, job: Job, done: int, seconds: float) -> None:
         return
     job.pace.look()
     job.pace.hold(Lap(job.kind, job.seed, job.trial.number, done, _length(work.config, job), _after(job), seconds))
+
+
+def _hold_after(work: Workspace, job: Job, epochs: list[EpochResult]) -> None:
+    """Raise OutOfTimeError as `_hold` does, by the last epoch of a training or the fastest one of a confirmation.
+
+    Trees are grown during the first epoch of a confirmation, so that one does not count.
+    """
+    counting = [one.seconds for one in epochs if job.stage != CONFIRMATION or one.epoch > 1]
+    if counting:
+        _hold(work, job, epochs[-1].epoch, min(counting) if job.stage == CONFIRMATION else counting[-1])
 
 
 def _after(one: Job | FinalEpoch) -> int:
@@ -369,7 +387,7 @@ def _identity(study: OpenStudy, work: Workspace, job: Job) -> str:
     return whole if epochs == _length(study.config, replace(job, epochs=None)) else f"{whole} {epochs} epochs"
 
 
-def _epochs(
+def _training(
     work: Workspace,
     job: Job,
     checkpoints: Checkpoints,

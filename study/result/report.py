@@ -23,10 +23,11 @@ from models.scores.evaluation import ClassScores, HeldOutScores
 from models.training.loop import EpochResult
 from study.attributes import BRACKET, EPOCH_SECONDS, INFEASIBLE, NUM_PARAMS, PRUNED_BECAUSE, SECONDS, number, why
 from study.config.schema import StudyConfig
-from study.config.space import PARAMETERS, Entry, Range, Value, full_point, numbers
+from study.config.space import PARAMETERS, Entry, Range, Value, full_point, in_use, numbers
 from study.result import figures
 from study.result.figures import Rungs
 from study.result.front import Point
+from study.result.gain import gain
 from study.result.page import EXAMPLES, SearchFacts, page
 from study.search.open_study import OpenStudy
 from study.search.standing import best_first
@@ -60,7 +61,8 @@ def write_report(
         rungs=rungs_table(trials, config),
         importance=importances(trials),
         infeasible=sum(why(trial.user_attrs) in INFEASIBLE for trial in trials),
-        at_the_edge=edges(config.space, card.study.params),
+        at_the_edge=edges(config.space, in_use(card.study.params)),
+        gain=gain(trials, next(one for one in trials if one.number == card.study.trial)),
         front=front,
         stages=stages,
         planned_hours=planned.hours if planned else None,

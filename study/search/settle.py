@@ -14,8 +14,7 @@ from data.datasets import Survey, survey
 from data.splits import refuse_too_few
 from models.backbones import INSTALL, NETWORKS, at_hand
 from study import StudyError
-from study.attributes import ASKED, CONFIG, FOUND_BY, PLANNED, STAGES, THREADS
-from study.attributes import kept as attribute
+from study.attributes import ASKED, CONFIG, FOUND_BY, PLANNED, STAGES, THREADS, kept
 from study.budget.expect import Images, Throughput
 from study.budget.measure import measure
 from study.budget.plan import ENDS, Plan, Stage, measuring_seconds, plan, taken
@@ -42,7 +41,7 @@ def settle(
     The configuration of an existing study is never planned anew; what is asked for is compared with what was asked for
     then. Raises StudyError and DataError.
     """
-    there = kept(name, url)
+    there = stored_study(name, url)
     if there is not None:
         if asked.fields.get("runs") is None:  # the study's files stay where they are
             asked = StudyRequest({**asked.fields, "runs": there.config.runs})
@@ -151,7 +150,7 @@ class StoredStudy:
     taken: dict[Stage, float]  # seconds of each stage that has ended
 
 
-def kept(name: str, url: str) -> StoredStudy | None:
+def stored_study(name: str, url: str) -> StoredStudy | None:
     """Return what is known of a study; None if it does not exist."""
     place = parse_url(url)
     if place.get_backend_name() == "sqlite" and not sqlite_file(place).exists():
@@ -168,12 +167,12 @@ def kept(name: str, url: str) -> StoredStudy | None:
     attributes = study.user_attrs
     return StoredStudy(
         config=stored_config(study),
-        asked=attribute(attributes, ASKED, dict[str, JsonValue]),
-        planned=attribute(attributes, PLANNED, Plan),
-        threads=attribute(attributes, THREADS, int),
+        asked=kept(attributes, ASKED, dict[str, JsonValue]),
+        planned=kept(attributes, PLANNED, Plan),
+        threads=kept(attributes, THREADS, int),
         spent=Clock(storage, study._study_id).spent(),
-        found_by=attribute(attributes, FOUND_BY, str),
-        taken=taken(attribute(attributes, STAGES, ENDS) or {}),
+        found_by=kept(attributes, FOUND_BY, str),
+        taken=taken(kept(attributes, STAGES, ENDS) or {}),
     )
 
 

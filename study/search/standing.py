@@ -44,6 +44,11 @@ def ranked(study: OpenStudy) -> list[FrozenTrial]:
     return sorted(begun, key=lambda trial: (-len(trial.intermediate_values), -last_value(trial), trial.number))
 
 
+def is_start(trial: FrozenTrial) -> bool:
+    """Return whether the search began with a trial's point: the plan or a person gave it, it was not drawn."""
+    return "fixed_params" in trial.system_attrs
+
+
 def last_value(trial: FrozenTrial) -> float:
     """Return the metric on val after the last epoch of a trial."""
     return trial.intermediate_values[max(trial.intermediate_values)]

@@ -22,6 +22,7 @@ from study.attributes import Reason
 from study.config.space import Value
 from study.search.best import keep_if_best
 from study.search.open_study import OpenStudy
+from study.search.standing import is_start
 from study.signals import TimeIsUp
 from study.storage.leases import Lease
 from study.storage.processes import now
@@ -144,6 +145,7 @@ def run_trial(held: HeldTrial, work: Workspace, start: Start, watch: Watch | Non
     reported = dict(frozen.intermediate_values)
     last = max(reported, default=0)
     rungs = _rungs(study, trial.number)
+    spared = not config.prune_starts and is_start(frozen)  # its values count at the rungs, for others
     if last in rungs:
         study.storage.forget_rung(trial._trial_id, rungs.index(last))
     seed = derive_seed(config.seed, "trial", trial.number)
@@ -167,7 +169,8 @@ def run_trial(held: HeldTrial, work: Workspace, start: Start, watch: Watch | Non
                 _report(trial, value, result.epoch, reported)
                 yield TrialEpoch(trial.number, result.epoch, value)
                 # Between the rungs Hyperband keeps every trial; asking it there would read the whole history.
-                if result.epoch in rungs and last <= result.epoch < config.epochs and trial.should_prune():
+                judged = result.epoch in rungs and last <= result.epoch < config.epochs
+                if judged and trial.should_prune() and not spared:
                     words = f"not among the best 1/{config.eta} of its bracket after {counted(result.epoch, 'epoch')}"
                     reason = Reason("not_promoted", words)
                     break

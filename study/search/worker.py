@@ -17,7 +17,7 @@ from study.config.schema import StudyConfig
 from study.search.contract import stored_config
 from study.search.members import point_of
 from study.search.open_study import OpenStudy
-from study.search.opened import StudyWithImages, open_all
+from study.search.opening import StudyWithImages, open_all
 from study.search.trial import HeldTrial, Objective, TrialNews, checkpoint_name, close, objective
 from study.signals import TimeIsUp
 from study.storage.door import load_study, open_storage, storage_trouble

@@ -229,9 +229,23 @@ def test_time_that_is_left_buys_what_was_left_to_the_plan() -> None:
         (45, 2, 1, both),
         (45, 3, 1, both),
     ]
-    assert extended(config, ("rivals",), 1.0, 1e9) == config
+    assert extended(config, ("rivals",), 1.0, 1e9).rivals == (*both, "best start")
     for one in steps[2:]:
         assert shortened(one, 1.0, 171) == one
+
+
+@given(st.floats(1, 2000))
+def test_what_is_shortened_and_then_extended_fits_and_uses_what_is_left(seconds: float) -> None:
+    config = resolve(None, {"preset": "full", "confirm_epochs": 10, "final_epochs": 50})
+    autos = ("confirm", "rivals", "final_seeds", "final_epochs")
+    short = shortened(config, 1.0, seconds)
+    found = extended(short, autos, 1.0, seconds)
+    assert found.final_epochs >= short.final_epochs
+    if found != short:
+        assert shortened(found, 1.0, seconds) == found
+    alone = found.confirm == 1 and found.final_seeds == 1 and not found.rivals
+    if alone and seconds >= 50:  # a training alone is as long as there is time, up to twice its length
+        assert found.final_epochs >= min(100, int(SPARE * seconds))
 
 
 def test_a_space_that_leaves_nothing_of_small_images_gets_larger_ones() -> None:

@@ -279,7 +279,7 @@ SURFACE = {
     "status": ["--storage", "--json", "--watch"],
     "predict": [
         *("--json", "--jsonl", "--csv", "--csv-safe", "--top", "--explain", "--set-level", "--device", "--skip-bad"),
-        "--max-megapixels",
+        *("--max-megapixels", "--out", "--mpp", "--um"),  # slides: what a file shows is no field of a study
     ],
     "evaluate": [
         "--groups",
@@ -317,6 +317,7 @@ SURFACE = {
     ],
     "data bad": ["--labels-from", "--without", "--only", "--csv", "--csv-safe"],
     "data fetch": [],
+    "data tiles": ["--out", "--um", "--most", "--table", "--mpp"],
     "models fetch": [],
     "help": [],
     "db copy": [],

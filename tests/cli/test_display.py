@@ -17,7 +17,7 @@ from study.cli.display import Display, show
 from study.config.schema import StudyConfig
 from study.config.space import distributions
 from study.result.refit import Activity, FinalEpoch
-from study.search.opened import StudyWithImages, open_all
+from study.search.opening import StudyWithImages, open_all
 from study.search.trial import Step, TrialEnd, TrialEpoch, TrialStart, in_words
 from tests.conftest import shrink
 

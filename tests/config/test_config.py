@@ -15,7 +15,17 @@ from study.config.presets import PRESETS
 from study.config.resolve import PLANNED, ask, parse_setting, resolve
 from study.config.rungs import brackets, check_rungs
 from study.config.schema import StudyConfig
-from study.config.space import PARAMETERS, Range, contains, distributions
+from study.config.space import (
+    FROM_BACKBONE,
+    FROM_SCRATCH,
+    PARAMETERS,
+    Range,
+    contains,
+    distributions,
+    in_use,
+    network_config,
+    train_config,
+)
 from study.search.sampling import make_pruner
 
 PLAIN = [name for name in PRESETS if name != "auto"]
@@ -166,6 +176,22 @@ def test_parameters_all_have_a_valid_default_and_a_meaning() -> None:
     for parameter in PARAMETERS.values():
         assert parameter.check(parameter.default) == parameter.default
         assert parameter.meaning
+
+
+@pytest.mark.parametrize("backbone", ["none", "efficientnet-lite0"])
+def test_parameters_that_are_not_in_use_change_nothing(backbone: str) -> None:
+    point: dict[str, Any] = {name: parameter.default for name, parameter in PARAMETERS.items()}
+    other = {**point, "block": "residual", "num_conv_blocks": 2, "base_filters": 3, "filters_multiplier": 2}
+    other |= {"kernel_sizes": "5", "stem_stride": 2, "use_batch_norm": False, "conv_dropout": 0.4, "head": "gap"}
+    other |= {"dense_units": "7", "backbone_trained": 1.0, "backbone_rate": 0.7}
+    point["backbone"] = other["backbone"] = backbone
+    shown = in_use(point)
+    assert set(point) - set(shown) == set(FROM_BACKBONE if backbone == "none" else FROM_SCRATCH)
+    for name in set(point) - set(shown):
+        assert point[name] != other[name]
+        changed = {**point, name: other[name]}
+        assert network_config(changed, 3, 64) == network_config(point, 3, 64)
+        assert train_config(changed, 3, 8, None) == train_config(point, 3, 8, None)
 
 
 @pytest.mark.parametrize("value", [None, [1], 10**400, "x", float("nan")])

@@ -287,6 +287,21 @@ def photographs(root: Path, classes: Iterable[str] = "abc", count: int = 5, side
     return root
 
 
+def test_files_that_are_named_as_masks_of_images_beside_them_are_suspected(tmp_path: Path) -> None:
+    root = photographs(tmp_path / "d")
+    mask = Image.new("L", (8, 8))
+    mask.save(root / "a" / "gt.png")  # a name of its own: nothing of that name lies beside it
+    assert suspected(root) == []
+    mask.save(root / "a" / "1_mask.png")
+    mask.save(root / "b" / "2-seg.png")
+    (root / "a" / "gt.png").unlink()
+    said = "2 files are named as the mask of an image beside it, such as a/1_mask.png"
+    assert suspected(root) == [f"{said}; if so: --set 'only=*.jpg'"]
+    mask.save(root / "a" / "2_mask_1.jpg")  # now no pattern of names keeps the images alone
+    (line,) = suspected(root)
+    assert line.endswith("; if so, move the masks out of the folder")
+
+
 def test_odd_folders_are_suspected_with_what_to_type(tmp_path: Path) -> None:
     root = photographs(tmp_path / "d")
     assert suspected(root) == []

@@ -63,6 +63,7 @@ def test_the_shell_prints_tables_json_and_a_page(shell: Shell, clashing: Path, t
     assert "detector" in out
     assert "trees on" in out  # the terminal is narrow: headings wrap
     assert "groups: groups.csv" in err
+    assert "twin.jpeg" in re.sub(r"\s", "", out.split("Groups with several classes")[1])
     page = Path("audit.html").read_text()
     assert page.count("<img") > 20
     assert "http" not in page

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from wsgiref.types import WSGIApplication
 from wsgiref.util import setup_testing_defaults
 
 import optuna
@@ -12,7 +13,7 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from study import dashboard
-from study.dashboard import Application, application, private
+from study.dashboard import application, private
 from tests import killer
 from tests.conftest import tiny_options
 
@@ -20,7 +21,7 @@ URL = "sqlite:///optuna.db"
 OWN = {"HTTP_HOST": "127.0.0.1:8080"}
 
 
-def answer(served: Application, path: str, method: str = "GET", **more: str) -> tuple[int, bytes]:
+def answer(served: WSGIApplication, path: str, method: str = "GET", **more: str) -> tuple[int, bytes]:
     """Status and content."""
     status: list[str] = []
     environment: dict[str, Any] = {}
@@ -60,7 +61,7 @@ def test_files_have_addresses_that_nobody_can_guess_and_may_vanish(
     assert killer.run(["run", *options, "--name", "s"], tmp_path) == 0
     monkeypatch.chdir(tmp_path)
 
-    def offered() -> tuple[Application, dict[str, str]]:
+    def offered() -> tuple[WSGIApplication, dict[str, str]]:
         served = application(URL, write=False)
         answer(served, "/api/studies")
         artifacts = json.loads(answer(served, "/api/studies/1", QUERY_STRING="after=0")[1])["artifacts"]

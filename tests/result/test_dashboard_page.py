@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from wsgiref.types import WSGIApplication
 
 import optuna
 import pytest
@@ -16,7 +17,7 @@ from models.bundle.card import Card
 from models.bundle.folder import WEIGHTS, read_card
 from models.bundle.readable import in_markdown
 from models.bundle.verdict import Verdict, verdict
-from study.dashboard import Application, application
+from study.dashboard import application
 from tests import killer
 from tests.conftest import tiny_options
 from tests.result.test_browser import CHROMIUM, browser, dashboard
@@ -49,7 +50,7 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def detail(served: Application, study: int = 1) -> Any:
+def detail(served: WSGIApplication, study: int = 1) -> Any:
     return json.loads(answer(served, f"/api/studies/{study}", QUERY_STRING="after=0")[1])
 
 

@@ -47,7 +47,7 @@ def epochs_that(monkeypatch: pytest.MonkeyPatch, end: EpochResult | Exception) -
 
         return TrainingRun(None, None, epochs())  # type: ignore[arg-type]
 
-    monkeypatch.setattr(refit, "_epochs", start)
+    monkeypatch.setattr(refit, "_training", start)
     return began
 
 

@@ -15,6 +15,7 @@ from models.scores.evaluation import HeldOutScores, compare, score, without_imag
 from models.training.loop import EpochResult
 from study.config.resolve import resolve
 from study.config.space import Range
+from study.result.gain import gain
 from study.result.html import facts, matrix, table, thumbnail
 from study.result.page import EXAMPLES, SearchFacts, page
 from study.result.report import edges
@@ -107,10 +108,9 @@ def made(card: StudyCard, config: dict[str, Any] | None = None, **found: Any) ->
     wrong = [Mistake(path="<i>.png", true=card.classes[0], predicted=card.classes[1], probability=0.987, image=image())]
     fields = {"space": {"conv_dropout": [0.0, 0.1]}, **(config or {})}
     examples = {name: image() for name in card.classes[:EXAMPLES]}
-    whole = SearchFacts(**{**FOUND, **found})
-    return page(
-        trials(), resolve(None, {"preset": "quick", **fields}), card, [EPOCH], dict(TIMES), whole, wrong, examples
-    )
+    tried = trials()
+    whole = SearchFacts(**{**FOUND, "gain": gain(tried, tried[0]), **found})
+    return page(tried, resolve(None, {"preset": "quick", **fields}), card, [EPOCH], dict(TIMES), whole, wrong, examples)
 
 
 def text_of(shown: str) -> str:
@@ -133,6 +133,7 @@ def test_verdict_and_pictures_stand_first_then_confusion_mistakes_classes_and_th
         '<details id="calibration">',
         '<details id="sets">',
         '<details id="model">',
+        '<details id="gain">',
         '<details id="search">',
         '<details id="trials">',
         '<details id="data">',

@@ -25,7 +25,7 @@ from study.result.final import Outcome, finish
 from study.result.refit import FinalEpoch
 from study.search import trial as trial_module
 from study.search.open_study import OpenStudy
-from study.search.standing import ranked, winner
+from study.search.standing import is_start, ranked, winner
 from study.search.trial import Step, TrialEpoch, TrialNews, TrialStart, objective
 from study.search.worker import search as run_trials
 from study.storage.door import open_storage
@@ -453,6 +453,58 @@ def test_the_final_stage_compares_what_the_protocol_names(
     assert len(study.study.user_attrs[OPENINGS]) == 1
     (row,) = study.study.user_attrs["models"]
     assert (row["trial"], row["weights_sha256"]) == (card.study.trial, card.weights_sha256)
+
+
+def test_starts_are_trained_to_their_end_where_they_are_spared(
+    tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
+) -> None:
+    """And are compared with at the rungs, as any other trial is."""
+    weak = {
+        **{"num_conv_blocks": 1, "filters_multiplier": 1, "kernel_sizes": "3-3-3", "use_batch_norm": False},
+        **{"conv_dropout": 0.0, "dense_units": "none"},
+    }
+    rates = (1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4)
+    starts = [{**weak, "learning_rate": rate} for rate in rates]
+    wide = {"space.learning_rate": {"low": 1e-5, "high": 0.1, "log": True}}
+    lengths = {}
+    for spared in (True, False):
+        config = tiny(trials=12, starts=starts, prune_starts=not spared, **wide)
+        work = workspace(config)
+        study = opened(work, tmp_path, f"s{spared}")
+        drain(search(study, work))
+        begun = [one for one in study.own_trials() if is_start(one)]
+        assert len(begun) == len(starts)
+        lengths[spared] = [len(one.intermediate_values) for one in begun]
+        first = min(rung for rungs in config.brackets for rung in rungs)
+        judged = [one for one in begun if config.bracket_of(study.name, one.number) == 0]
+        assert all("completed_rung_0" in one.system_attrs for one in judged if len(one.intermediate_values) >= first)
+    assert lengths[True] == [4] * len(starts)
+    assert min(lengths[False]) < 4
+
+
+@pytest.mark.slow
+def test_the_best_start_is_trained_like_a_winner_that_was_drawn(
+    tiny: MakeConfig, workspace: MakeWork, tmp_path: Path
+) -> None:
+    weak = {
+        **{"num_conv_blocks": 1, "filters_multiplier": 1, "kernel_sizes": "3-3-3", "use_batch_norm": False},
+        **{"conv_dropout": 0.0, "dense_units": "none", "learning_rate": 0.001},
+    }
+    work = workspace(tiny(trials=8, starts=[weak], rivals=["best start"]))
+    study = opened(work, tmp_path)
+    drain(search(study, work))
+    own = study.own_trials()
+    start, winner = next(one for one in own if is_start(one)), max(own, key=lambda one: one.value or 0.0)
+    assert winner.number != start.number
+    card = drain(finish(study, work, None, tmp_path / "model"))[-1].card
+    assert {one.name: one.trial for one in card.comparison} == {"trees": None, "best start": start.number}
+    page = (tmp_path / "model" / "report.html").read_text()
+    assert f"The best of the networks that the search began with is trial {start.number} (" in page
+    assert "Trained alike, the winner is better by" in page
+    # A model of the start itself has nothing to be compared with: it is what the search began with.
+    card = drain(finish(study, work, start, tmp_path / "start"))[-1].card
+    assert [one.name for one in card.comparison] == ["trees"]
+    assert "It is one of the networks that the search began with" in (tmp_path / "start" / "report.html").read_text()
 
 
 def test_a_rival_that_cannot_be_trained_does_not_withhold_the_model(

@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from study import StudyError
 from study.result.report import rungs_table
-from study.search.open_study import open_study
+from study.search.opening import open_study
 from study.storage import views
 from study.storage.door import open_storage
 from study.storage.query import ask

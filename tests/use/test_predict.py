@@ -359,7 +359,7 @@ def test_images_that_were_trained_on_are_left_out_singly(
     evaluate = ("evaluate", model, there, "--groups", "none")
     copied_to(there, images, parts["test"])
     code, out, err = shell(*evaluate)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "groups: exact duplicates only\n")
     total = len(parts["test"])
     assert re.search(f"left out as trained on +0 of {total} by content; 0 more by nearly the same pixels", out)
     alone = json.loads(shell(*evaluate, "--json")[1])["scores"]

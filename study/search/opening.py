@@ -1,13 +1,22 @@
-"""Opening of a study by its configuration: the images, their parts, and the study's place in the database."""
+"""Opening of a study by its configuration, the one way in: its images and their parts, and its place in the database.
+
+`open_all` does everything. `open_study` makes or compares a study whose images are known already.
+"""
 
 import logging
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
+from types import MappingProxyType
 
+import optuna
 import torch
+from optuna.exceptions import ExperimentalWarning
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
 from pydantic import JsonValue
 
 from data import Progress, at_home, datasets
@@ -20,15 +29,20 @@ from data.public import FETCHED
 from data.splits import Parts, divide, listed, random_parts
 from models.architecture import Backbone
 from models.backbones import Weights
+from models.bundle.card import Opening
 from models.files import write_json
 from study import StudyError
-from study.attributes import CONTRACT
+from study.attributes import ASKED, BASELINE, CONFIG, CONTRACT, FOUND_BY, OPENINGS, PLANNED, kept
 from study.budget.plan import Plan
 from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
+from study.config.space import distributions
+from study.search.contract import Contract, Images, compare, contract_of
 from study.search.older import looks_before
-from study.search.open_study import OpenStudy, open_study
-from study.search.settle import check_positive, kept
+from study.search.open_study import OpenStudy
+from study.search.sampling import make_pruner, make_sampler
+from study.search.settle import check_positive, stored_study
+from study.storage import views
 from study.storage.door import check_storage, load_study, open_storage, runs_folder, study_names
 from study.storage.lean import LeanStorage
 from study.storage.locks import alone
@@ -107,6 +121,80 @@ def open_all(
     return StudyWithImages(study, dataset, parts, weights)
 
 
+def open_study(
+    storage: LeanStorage,
+    name: str,
+    config: StudyConfig,
+    fingerprint: str,
+    split_hash: str,
+    folder: Path,
+    asked: StudyRequest | None = None,
+    planned: Plan | None = None,
+    *,
+    found_by: str | None = None,
+    pixels: str = "",
+    weights: Mapping[str, str] = MappingProxyType({}),
+    contents: Mapping[str, str] = MappingProxyType({}),
+    looks: Sequence[Opening] = (),
+    update: bool = True,
+) -> OpenStudy:
+    """Create the study, or open it after comparing its contract with this one.
+
+    Raises StudyError that names the fields that differ. `found_by`: version that found the groups from pixels;
+    `pixels`: how images of more than 8 bits are read; `weights`: hashes of the weights of pretrained networks;
+    `contents`: hash of each file, to say which have changed; `looks`: looks of an older study at the test part of a
+    new one. Without `update` the stored configuration stays as it was last given.
+    """
+    contract = contract_of(config, fingerprint, split_hash, pixels, weights)
+    if name in study_names(storage):
+        _check(load_study(storage, name), contract, Images(folder, config.data, contents))
+    views.refresh(storage.engine, distributions(config.space))
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=make_sampler(config),
+        pruner=make_pruner(config),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    opened = OpenStudy.of(study, storage, config, folder)
+    new = CONTRACT not in study.user_attrs  # or a process was killed at this point
+    opened.remember(FOUND_BY, found_by)
+    if new and looks:
+        opened.remember(OPENINGS, [one.model_dump(mode="json") for one in looks])
+    if planned and opened.planned() is None:
+        opened.remember(PLANNED, planned.model_dump(mode="json"))
+    if new and asked and asked.autos:
+        opened.remember(ASKED, asked.fields)
+    if new or update:
+        opened.remember(CONFIG, config.model_dump(mode="json"))
+    if not new:
+        return opened
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # the dashboard would call it "Objective 0"
+        study.set_metric_names([f"selection score ({config.metric.replace('_', ' ')} on val)"])
+    if config.baseline:
+        study.enqueue_trial(config.baseline, user_attrs={BASELINE: True}, skip_if_exists=True)
+    for point in config.starts:
+        study.enqueue_trial(point, skip_if_exists=True)
+    opened.remember(CONTRACT, contract)  # last, so that a study that has it is complete
+    return OpenStudy.of(study, storage, config, folder)
+
+
+def _check(found: optuna.Study, contract: Contract, images: Images) -> None:
+    """Raise StudyError if the study of that name is another one."""
+    name, there = found.study_name, kept(found.user_attrs, CONTRACT, Contract)
+    if there is None and any(trial.state != TrialState.WAITING for trial in found.get_trials(deepcopy=False)):
+        raise StudyError(f"the study {name!r} in this database was not made by this program (choose another --name)")
+    if found.direction != StudyDirection.MAXIMIZE:
+        raise StudyError(
+            f"the study {name!r} in this database minimises its value, but an accuracy must be maximised "
+            "(choose another --name, or make it anew with direction='maximize')"
+        )
+    if there is not None:
+        compare(name, there, contract, images)
+
+
 def _tell_of_no_files(name: str, folder: Path, storage: LeanStorage, *, end: bool) -> None:
     """Warn that a study's files are elsewhere or were removed; raise StudyError instead if `end`.
 
@@ -151,7 +239,7 @@ def with_absolute_data(asked: StudyRequest) -> StudyRequest:
 
 def _found_by(name: str, url: str) -> str | None:
     """Return the version that found the groups of a study, since they must stay the same; None for a new study."""
-    known = kept(name, url)
+    known = stored_study(name, url)
     return None if known is None else known.found_by or BEFORE
 
 
