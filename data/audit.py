@@ -22,8 +22,8 @@ from data.splits import SHARES, Parts, crossing, random_parts
 TREES = 400
 """Number of trees in a forest."""
 LEARNED_FROM, FOREST_BYTES, NODE_BYTES = 20_000, 1 << 30, 64
-"""Most images that a forest is trained on, most bytes of a forest, and bytes of a node without its number for each
-class."""
+"""Largest number of images that a forest is trained on, largest number of bytes of a forest, and bytes of a node
+without its number for each class."""
 BINS = 8**3 + 3 * 32
 """Length of the histogram vector of an image."""
 GIANT = 0.05
@@ -44,7 +44,7 @@ class AuditFindings(TypedDict):
     """Findings about a dataset, as plain values; shares are fractions, not percent."""
 
     folder: str
-    known: str | None  # name of the public dataset that it is
+    known: str | None  # key of the public dataset that it is, see data/public/known.py
     leak_note: str | None
     images: int
     classes: dict[str, dict[str, int]]  # class -> images, sources, and images of each part
@@ -68,9 +68,9 @@ class AuditFindings(TypedDict):
 def audit(dataset: ImageSet, parts: Parts | None, seed: int) -> AuditFindings:
     """Return all findings about a dataset and its parts, as plain values (fractions, not percent).
 
-    The share of held-out images with a copy in the training part is measured by a detector that did not make the
-    groups. The two baselines (majority class; trees on colour and gradient histograms) are scored on the random split
-    and, if there are parts, on our split.
+    The share of held-out images with a sibling among the others is measured by the groups, and by a detector that did
+    not make them. It and the two baselines (majority class; trees on colour and gradient histograms) are computed for
+    the random split and, if there are `parts`, for these.
     """
     random = random_parts(len(dataset.labels), dataset.paths, seed)
     files = [dataset.root / path for path in dataset.paths]

@@ -16,7 +16,7 @@ class Augment:
     rotation: Annotated[float, Ge(0), Le(180), Field(description="degrees, either way")] = 0.0
     hflip: Annotated[bool, Field(description="left and right, half of the time")] = False
     vflip: Annotated[bool, Field(description="up and down, half of the time")] = False
-    turns: Annotated[bool, Field(description="by quarters, any of the four alike")] = False
+    turns: Annotated[bool, Field(description="by 0, 90, 180 or 270 degrees, each equally likely")] = False
     crop: Annotated[
         float, Gt(0), Le(1), Field(description="smallest share of the area kept; aspect ratio 3/4 to 4/3")
     ] = 1.0

@@ -1,4 +1,4 @@
-"""Making batches on the device: images are gathered by index from a uint8 array, augmented one by one, and normalised.
+"""Making batches on the device: images are gathered by index from a uint8 array, augmented and normalised.
 
 Everything random is drawn from torch's default generator, which the training loop seeds at the start of each epoch.
 """

@@ -35,9 +35,9 @@ PIXELS, INDEX, LOOK = "images.bin", "index.json", "look"
 CHUNK = 512
 """Number of images that are decoded before they are written."""
 FEW = 16
-"""Most files that are flushed one by one."""
+"""Largest number of files that are flushed one by one."""
 SAMPLED = 64
-"""Number of images, about, that are compared with their hash when a cache is opened."""
+"""Approximate number of images whose pixels are checked by a hash when a cache is opened."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class DecodedImages:
     paths: tuple[str, ...]  # [N], relative
     contents: tuple[str, ...]  # [N], SHA-256 of each file
     bad: dict[str, str]  # relative path -> why it cannot be read
-    ranges: Ranges  # black and white for numbers of more than 8 bits; empty if all images have 8 bits
+    ranges: Ranges  # pixel values that are black and white, beyond 8 bits; empty if all images have 8 bits
 
 
 class _EarlierError(ValueError):
@@ -84,8 +84,8 @@ def decoded(
 ) -> DecodedImages:
     """Return the images at `paths` below `root` from the cache; decode them into it first if they are not there.
 
-    `most`: most megapixels of an image. `ranges`: black and white for numbers of more than 8 bits, if a model has them
-    already; otherwise they are measured over these files. Raises DataError if the disk is full, the cache cannot be
+    `most`: limit of an image, in megapixels. `ranges`: a model's own, for images of more than 8 bits; otherwise they
+    are measured over these files. Raises DataError if the disk is full, the cache cannot be
     written, the folder changes meanwhile, or, without given ranges, all images have one and the same colour.
     """
     work = _Work(root, paths, image_size, cache, most, progress)
@@ -165,7 +165,7 @@ class _Work:
             return None
 
     def measured(self) -> Ranges:
-        """Measure the range of each kind of numbers of more than 8 bits over all files.
+        """Measure the range of each kind of pixel values of more than 8 bits over all files.
 
         Files that cannot be read are ignored here; they are reported when they are decoded.
         """
@@ -220,7 +220,7 @@ def _key(
 
 
 def _look(root: Path, paths: Sequence[str]) -> str:
-    """Hash the inodes of the files and the times of their last change of any kind, which nobody can set back."""
+    """Hash the inode numbers of the files and their times of change (ctime), which no program can set back."""
     total = hashlib.sha256()
     for path in paths:
         with suppress(OSError):
@@ -350,12 +350,10 @@ def _write(part: Path, work: _Work, ranges: Ranges, look: str) -> None:
 
 
 def _decode_into(handle: IO[bytes], work: _Work, ranges: Ranges) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """Decode the images and append them to `handle`, in order.
-
-    Threads are enough for this, because Pillow releases the interpreter lock.
+    """Decode the images and append them to `handle`, in order; threads do it, as Pillow releases the interpreter lock.
 
     Returns the pairs (path, hash of the file) of the images written, and for the other files path -> why not. Raises
-    UnknownRangeError at the first file with numbers of more than 8 bits if no ranges are given.
+    UnknownRangeError at the first file of more than 8 bits if no ranges are given.
     """
     good: list[tuple[str, str]] = []
     bad: dict[str, str] = {}

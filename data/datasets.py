@@ -15,6 +15,7 @@ from PIL import Image
 
 from data import DataError, Progress, at_home, counted
 from data.cache import decoded, publish
+from data.formats import dicom
 from data.formats.ranges import Ranges
 from data.grouping.belief import ClosePair
 from data.grouping.proposals import Proposal, propose
@@ -33,7 +34,7 @@ EMBEDDED = ("digits", "tissue")
 """Names of the datasets that need no download."""
 
 SURVEYED = 40
-"""Most files whose size in pixels is read by a survey."""
+"""Largest number of files whose size in pixels a survey reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +49,14 @@ class ImageSet:
     groups: NDArray[np.int64]  # [N], images of one source share a number
     groups_by: GroupSource  # how the groups are known
     found_by: str | None  # version of the search that found the groups, if they were found from pixels
-    close: tuple[ClosePair, ...]  # pairs near the decision of that search
+    close: tuple[ClosePair, ...]  # pairs whose likeness is near the limit of that search
     told: bool  # whether that search could tell copies from other images
     groups_from: str  # how the groups are known, in words for people
     parts: tuple[str, ...] | None  # [N], train, val, cal or test; None if the images do not come divided
     parts_from: str | None  # what names these parts, in words for people
     contents: tuple[str, ...]  # [N], SHA-256 of each file
     fingerprint: str  # SHA-256 over relative paths and file contents, and over labels from a list
-    ranges: Ranges  # black and white for numbers of more than 8 bits; empty if all images have 8 bits
+    ranges: Ranges  # pixel values that are black and white, beyond 8 bits; empty if all images have 8 bits
     skipped: dict[str, str]  # unreadable files left out on request: relative path -> why
     synthetic: bool
     account: tuple[str, ...] = ()  # lines that say what was found and what was left out
@@ -225,13 +226,13 @@ def load_folder(
         fingerprint=fingerprint,
         ranges=images.ranges,
         skipped=images.bad,
-        account=tuple(account(found, images.bad)),
+        account=(*account(found, images.bad), *dicom.account([root / path for path in images.paths])),
         synthetic=all(name.startswith("synthetic_") for name in found.classes),
     )
 
 
 def _by_column(groups: str | None) -> bool:
-    """Return whether a column of the list, if it has one for that, says which images share a source."""
+    """Return whether the groups are those of a column of the list, if it has such a column."""
     return groups is None or groups.startswith(COLUMN)
 
 
@@ -266,7 +267,7 @@ class Survey:
     proposal: Proposal | None = None  # groups that the names suggest, if nobody says which images share a source
     some: tuple[Path, ...] = ()  # some of the files, evenly spaced
     divided: bool = False  # whether the images come in parts
-    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # class -> (images, largest number of sources)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # class -> (images, sources at most)
     account: tuple[str, ...] = ()  # lines that say what was found and what was left out
     suspicions: tuple[Suspicion, ...] = ()
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data import DataError
-from data.formats import colour16, jpeg2000
+from data.formats import colour16, dicom, jpeg2000
 from data.formats.jpeg import MOST_SCANS, check_segments, jpeg_scans
 from data.formats.ranges import AS_16_BITS, Kind, Ranges, as_grey, ends, extremes, kind_of, range_of, unusual
 
@@ -33,22 +33,22 @@ JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 """Possible first bytes of a JPEG XL file."""
 
 SAMPLE = 200
-"""Number of files, about, whose size in pixels is read to find the median size."""
+"""Approximate number of files whose size in pixels is read to find the median size."""
 
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = (dicom.NAME, "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are accepted, recognised by content. Pillow knows more, but some of those start other programs (for EPS
 Ghostscript)."""
 MOST_BYTES = 2**28
-"""Most bytes of an image file, or of another file that is read as a whole."""
+"""Largest number of bytes of an image file, or of another file that is read as a whole."""
 MOST_MEGAPIXELS = 100.0
-"""Most megapixels of an image (of a JPEG, after its reduction); an image with transparency takes 24 bytes per pixel
-while it is decoded."""
+"""Largest number of megapixels of an image (of a JPEG, after its reduction); an image with transparency takes 24 bytes
+per pixel while it is decoded."""
 IN_FLIGHT = 32e6
-"""Most pixels that all threads of a process decode at the same time; a larger image is decoded alone."""
+"""Largest number of pixels that all threads of a process decode at once; a larger image is decoded alone."""
 SMALL = 4e6
-"""Most pixels of a small image, which does not wait for large ones."""
+"""Largest number of pixels of a small image, which does not wait for large ones."""
 
-# Pillow allocates blocks so large that the system gets them back at once; smaller ones would stay with the thread.
+# Memory is allocated in large blocks, because the system gets those back at once; small ones stay with the thread.
 Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 Image.MAX_IMAGE_PIXELS = None  # our own limits apply, and a JPEG may be larger before it is reduced
 
@@ -143,9 +143,9 @@ def decode(
 
     JPEGs are first reduced by their own transform to no less than twice the wanted size (Pillow's draft mode: on
     768-pixel tiles nearly twice as fast, with a mean difference of a quarter of a grey level). `source` is a file or
-    its content; `most` is the most megapixels; `ranges` are black and white for numbers of more than 8 bits, None for
-    the image's own extremes. If there are several frames, the first is used. Raises DataError if the file is no image
-    or too large.
+    its content; `most` is the limit in megapixels; `ranges` are the pixel values that are black and white, for images
+    of more than 8 bits, None for the image's own extremes. If there are several frames, the first is used. Raises
+    DataError if the file is no image or too large.
     """
     with _in_words(source):
         with opened(source) as image:
@@ -157,8 +157,8 @@ def decode(
 
 
 def measured(source: Path | bytes, most: float = MOST_MEGAPIXELS) -> tuple[Kind, float, float] | None:
-    """Return the kind of numbers in an image file, the smallest and the largest of them; None for an image of 8 bits,
-    or one without a finite number. Raises DataError as `decode` does."""
+    """Return the kind of pixel values in an image file, and the smallest and the largest value; None for an image of
+    8 bits, or without a finite value. Raises DataError as `decode` does."""
     with _in_words(source):
         with opened(source) as image:
             kind = kind_of(image)
@@ -175,7 +175,7 @@ def measured(source: Path | bytes, most: float = MOST_MEGAPIXELS) -> tuple[Kind,
 
 
 def has_more_bits(file: Path) -> bool:
-    """Return whether a file holds numbers of more than 8 bits, by its header alone."""
+    """Return whether an image file has more than 8 bits per value, by its header alone."""
     try:
         with opened(file) as image:
             return kind_of(image) is not None
@@ -219,7 +219,7 @@ def _other_format(source: Path | bytes) -> str | None:
 
 
 def _admitted(image: Image.Image, source: Path | bytes, image_size: int, most: float) -> "_DecodingCost":
-    """Return what decoding an image will take. Raises DataError if it has more than `most` megapixels."""
+    """Return the cost of decoding an image. Raises DataError if it has more than `most` megapixels."""
     width, height = image.size
     held = _held(image, source, image_size)
     if held.pixels > most * 1e6:
@@ -236,15 +236,15 @@ class _DecodingCost:
 
     pixels: int  # pixels that are held at once
     room: int  # memory, in units of a pixel of four bytes
-    why: str = ""  # if `pixels` are not simply the image's own: why, in words
+    why: str = ""  # in words, why `pixels` is not the image's own number
 
 
 def _held(image: Image.Image, source: Path | bytes, image_size: int) -> _DecodingCost:
-    """Compute what decoding an image will take, from its headers. Raises DataError for a broken or malicious file."""
+    """Compute the cost of decoding an image from its headers. Raises DataError for a broken or malicious file."""
     whole = image.width * image.height
     if image.format == "TIFF":
         wide, high = (image.tag_v2.get(tag, 0) for tag in (322, 323))  # type: ignore[attr-defined]
-        if not (isinstance(wide, int) and isinstance(high, int)):  # a text repeated so many times has any length
+        if not (isinstance(wide, int) and isinstance(high, int)):  # a text times a number would be a long text
             raise DataError("broken image (the size of its tiles is no number)")
         if (tile := wide * high) > whole:
             return _DecodingCost(tile, tile, f" in tiles of {tile / 1e6:.0f} megapixels")
@@ -281,8 +281,8 @@ def _decoded(source: Path | bytes, image_size: int, ranges: Ranges | None) -> ND
 def in_8_bits(image: Image.Image, source: Path | bytes, ranges: Ranges | None = None) -> Image.Image:
     """Convert an image with colours of 16 bits, not yet decoded, to 8 bits; return all other images unchanged.
 
-    It is scaled by the range for colours, or by its own extremes without `ranges`. A range from 0 to 65535 leaves the
-    conversion to Pillow.
+    It is scaled by the range for colours, or by its own extremes without `ranges`. For a range from 0 to 65535 it is
+    left to Pillow, unchanged here.
     """
     if kind_of(image) != "colour":
         return image
@@ -326,9 +326,9 @@ def source_size(files: Sequence[Path]) -> tuple[int, int] | None:
 
 
 def to_rgb(image: Image.Image, ranges: Ranges | None = None) -> Image.Image:
-    """Convert an image of any mode to RGB: numbers of more than 8 bits are scaled by `ranges`, transparency is white.
+    """Convert an image of any mode to RGB: more than 8 bits are scaled by `ranges`, transparency becomes white.
 
-    Without `ranges` such an image is scaled by its own extremes, which suffices for comparing images with each other.
+    Without `ranges` the latter are scaled by the image's own extremes, which suffices for comparing images.
     """
     if kind := kind_of(image):
         if ranges is None:
@@ -344,5 +344,5 @@ def to_rgb(image: Image.Image, ranges: Ranges | None = None) -> Image.Image:
 
 
 def decoding(ranges: Ranges) -> str:
-    """Describe how images are decoded, with the ranges of numbers of more than 8 bits if those were measured."""
+    """Describe how images are decoded, with the ranges for more than 8 bits if they were measured."""
     return f"{DECODING}; black to white: {words}" if (words := unusual(ranges)) else DECODING

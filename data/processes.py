@@ -1,7 +1,7 @@
 """Child processes that import neither the main module of their parent nor modules from the current folder.
 
-They start as Python starts them, except for two things. A child would import the parent's main module again, so a
-script without `if __name__ == "__main__"` would start itself again in each child. And it would look for modules in the
+They start as Python starts them, without two things that Python does. It imports the parent's main module again in each
+child, so a script without `if __name__ == "__main__"` would start itself again there. And it looks for modules in the
 current folder first, so a file called `random.py` among somebody's images would be run.
 """
 
@@ -105,8 +105,8 @@ class _ForkServer(ForkServerContext):
 
 
 FORK_SERVER = _ForkServer()
-"""Context for processes forked from one that has imported everything: `multiprocessing.get_context("forkserver")`, but
-started inside `apart`."""
+"""Context whose processes are forked from a server process: `multiprocessing.get_context("forkserver")`, but started
+inside `apart`."""
 
 
 def pool(workers: int, begin: Callable[[], None] | None = None) -> ProcessPoolExecutor:

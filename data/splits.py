@@ -193,7 +193,7 @@ def _class_counts(labels: Index, groups: Index, classes: int) -> NDArray[np.int6
 
 
 NAMED = 3
-"""Most groups that an error message names as the reason."""
+"""Largest number of groups that an error message names as the reason."""
 
 
 def _largest(table: NDArray[np.int64], label: int, groups: Index, paths: Sequence[str]) -> str:

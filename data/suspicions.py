@@ -65,7 +65,7 @@ def suspicions(
 
 
 def _level(paths: Sequence[str], labels: Sequence[str]) -> Iterator[Suspicion]:
-    """Find folders taken for classes that all hold folders of the same names, as several data sets side by side do."""
+    """Find folders taken for classes that all hold folders of the same names, as several datasets side by side do."""
     inside: dict[str, set[str]] = defaultdict(set)
     for path, label in zip(paths, labels, strict=True):
         folders = [normal(name) for name in path.split("/")[:-1]]
@@ -173,7 +173,7 @@ def _odd_classes(
         if all(_is_black(root / paths[i], None if images is None else images[i]) for i in some):
             black.append(name)
         sizes[name] = {size for i in some if (size := _size(root / paths[i]))}
-    if len(black) < len(members):  # if all were black, they would have a bit depth whose range is not known here
+    if len(black) < len(members):  # if all are black, their bit depth is the likely reason: its range is not known here
         for name in black:
             yield Suspicion(seen=f"the images of the class {name} are black; to leave it out", fields={"without": name})
     for name, own in sizes.items():

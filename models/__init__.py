@@ -2,4 +2,4 @@
 
 
 class ModelError(ValueError):
-    """A network or a saved model that cannot be used as asked; the message says why, and what to do next."""
+    """Error for a network or a saved model that cannot be used as asked; the message says why."""

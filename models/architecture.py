@@ -100,7 +100,7 @@ def check_sizes(config: Architecture) -> None:
         (f"dropout {config.dense_dropout}", 0 <= config.dense_dropout < 1),
     ):
         if not right:
-            raise ModelError(f"no network of this program: {what}")
+            raise ModelError(f"not a network that this program builds: {what}")
 
 
 def _check_backbone(config: BackboneConfig) -> None:
@@ -112,4 +112,4 @@ def _check_backbone(config: BackboneConfig) -> None:
         (f"dropout {config.dropout}", 0 <= config.dropout < 1),
     ):
         if not right:
-            raise ModelError(f"no network of this program: {what}")
+            raise ModelError(f"not a network that this program builds: {what}")

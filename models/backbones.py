@@ -211,7 +211,7 @@ def load_features(features: nn.Sequential, name: Backbone, state: Mapping[str, T
         if tuple(tensor.shape) != shape:
             raise ModelError(f"these are not the weights of {name}: {theirs} is {tuple(tensor.shape)}, not {shape}")
         if not torch.isfinite(tensor.float()).all():
-            raise ModelError(f"these weights of {name} hold numbers that are none ({theirs})")
+            raise ModelError(f"these weights of {name} hold numbers that are not finite ({theirs})")
         wanted[own] = tensor
     features.load_state_dict(wanted)
 

@@ -27,7 +27,7 @@ class CNN(nn.Module):
         self.features[:frozen].requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the training mode as torch does, but keep frozen layers in eval mode, so that their batch norms stay."""
+        """Set the training mode as torch does, but keep frozen layers in eval mode: batch norms do not change."""
         super().train(mode)
         self.features[: self.frozen].eval()
         return self

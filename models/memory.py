@@ -16,7 +16,7 @@ WEIGHT_BYTES = 16
 
 
 class OutOfMemoryError(ModelError):
-    """The network does not fit into the memory of the device."""
+    """Error for a network that does not fit into the memory of the device."""
 
 
 NO_MEMORY = (
@@ -36,7 +36,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def activation_bytes(config: Architecture, number_bytes: int) -> int:
-    """Return the least memory, in bytes, of what autograd keeps of one training image for the backward pass."""
+    """Return the least bytes that autograd keeps per training image; `number_bytes`: bytes of one activation."""
     return _kept(config, number_bytes)[1]
 
 

@@ -15,11 +15,11 @@ T = TypeVar("T")
 IDENTITY = "identity"  # identifies the study; also written into its folder
 CONTRACT = "contract"  # what defines the study and may not change
 CONFIG = "config"  # the whole configuration as last given, so that `resume` needs only the name
-OPENINGS = "openings"  # when the test was opened, and for which weights
+OPENINGS = "openings"  # when the test part was opened, and for which weights
 CONFIRMED = "confirmed"  # what the best trials reached when they were trained anew
 MODELS = "models"  # the model folders that were written, with their scores
 ASKED = "asked"  # the fields as they were given, if some were left to a plan ("auto")
-PLANNED = "planned"  # the seconds expected for each stage
+PLANNED = "planned"  # the plan, with the seconds expected for each stage
 STAGES = "stages"  # what the clock said when each stage ended
 PRETRAINED = "pretrained"  # image size of the pretrained rival, fixed before the test part is opened
 FINAL_STAGE = "final_stage"  # what the stage after the search does, fixed before its first epoch
@@ -28,9 +28,9 @@ THREADS = "threads"  # threads of a process, fixed when the study was begun: res
 CLOCK = "clock"  # seconds of work so far, and the process that adds to them
 
 # Attributes of a trial.
-BASELINE = "baseline"  # enqueued by the configuration instead of drawn
+BASELINE = "baseline"  # true for the trial of the configuration's `baseline`
 BRACKET = "bracket"  # bracket of Hyperband
-LEAKY = "leaky"  # true if the parts share sources
+LEAKY = "leaky"  # true if the parts may share sources
 VERSIONS = "versions"  # what exact results depend on besides the configuration
 NUM_PARAMS = "num_params"
 SECONDS = "seconds"  # seconds of training and validation
@@ -49,7 +49,7 @@ Why = Literal["not_promoted", "diverged", "out_of_memory", "worker_died", "above
 """Code of the reason why a trial ended before its last epoch."""
 
 INFEASIBLE: tuple[Why, ...] = ("diverged", "out_of_memory", "worker_died")
-"""Reasons that mean that a trial could not be trained at all."""
+"""Reasons that mean that a trial's network cannot be trained here."""
 
 _CODES: dict[str, Why] = {code: code for code in get_args(Why)}
 
@@ -100,7 +100,7 @@ def kept(attributes: Mapping[str, object], key: str, kind: type[T]) -> T | None:
 
 
 _READERS: dict[object, TypeAdapter[Any]] = {}
-"""Type -> what reads it; made once, which takes a while."""
+"""Type -> its validator, made once, since that takes a while."""
 
 
 def number(attributes: Mapping[str, object], key: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Bring a study to its budget and its result: the stages in order, by this process or by an engine's workers."""
+"""Stages of a study in order: open, search, finish; done by this process or by an engine's workers."""
 
 import logging
 from collections.abc import Generator, Iterator, Sequence
@@ -69,11 +69,11 @@ def run(
 ) -> Iterator[News | AlreadyFinished]:
     """Search until the budget is reached, then train, score and export the winner; yields news.
 
-    Finishes what an earlier run left; for a finished study to which nothing is added, the only news is Finished. If
-    another process runs the same study, this one works beside it. `since`: when this command began, by processes.now.
-    `devices`: workers are spread over them (study.search.devices), and the first is used for everything else. `watch`
-    is told of each training step in this process. Without `searching` the final stage starts at once. `engine` runs the
-    workers; by default this process is the only worker, or starts the others.
+    Finishes what an earlier run left; for a finished study to which nothing is added, the only news is
+    AlreadyFinished. If another process runs the same study, this one works beside it. `since`: when this command began,
+    by processes.now. `devices`: workers are spread over them (study.search.devices), and the first is used for
+    everything else. `watch` is told of each training step in this process. Without `searching` the final stage starts
+    at once. `engine` runs the workers; by default this process is the only one, or starts as many as `workers` says.
     """
     began = now() if since is None else since
     device = torch.device(devices[0])
@@ -129,7 +129,7 @@ def run(
             if len(study.own_trials()) > done or not study.has_ended("search"):
                 study.stage_ends("search")
             helpers = partial(_helped, engine, name, url, devices, config.workers) if engine else None
-            yield Activity("the final stage, in which one process is at a time")
+            yield Activity("the final stage (one process at a time)")
             with alone(study.storage, study.folder, FINAL, _waiting):
                 yield from finish(study, work, None, study.folder / "model", watch=watch, helpers=helpers)
 
@@ -207,9 +207,10 @@ def retrain(
     *,
     on_all: bool = False,
 ) -> Iterator[News]:
-    """Train a trial's architecture again from fresh weights; the winner into model/, another trial beside it.
+    """Train a trial's architecture again from fresh weights, into model/, or model-trial-N/ if it is not the winner.
 
-    `on_all`: train the model that was scored on all images instead, into model-all/.
+    `number`: of the trial; None: the winner. `on_all`: instead, train the scored model's architecture on all images,
+    into model-all/. Raises StudyError and DataError.
     """
     with storage_trouble(url):
         found = load_study(open_storage(url, create=False, write=False), name)

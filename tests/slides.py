@@ -1,5 +1,6 @@
 """Small slides for tests: two discs of stained tissue on a white ground, with a hole, a pen's line, and the truth."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate_extended
+from pydicom.sequence import Sequence
+from pydicom.uid import JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorage, generate_uid
 
 CLASSES = ("pink", "violet")
 STAINS = {"pink": (225, 130, 175), "violet": (120, 70, 160)}
@@ -101,3 +106,90 @@ def outlined(file: Path, corner: tuple[int, int] = (0, 0)) -> Path:
     ]
     file.write_text(json.dumps({"type": "FeatureCollection", "features": found}))
     return file
+
+
+def dicom(folder: Path, image: NDArray[np.uint8], *, patient: str = "MRN-4711", tile: int = 256) -> Path:
+    """Write an image as a DICOM slide: a file for each of two levels, in frames of JPEG."""
+
+    def of(**fields: Any) -> Dataset:
+        found = Dataset()
+        for name, value in fields.items():
+            setattr(found, name, value)
+        return found
+
+    folder.mkdir(parents=True)
+    study, series, frame, organisation, pyramid = (generate_uid() for _ in range(5))
+    for number, step in enumerate((1, 4)):
+        level = np.asarray(Image.fromarray(image).reduce(step))
+        height, width = level.shape[:2]
+        frames = []
+        for top in range(0, height, tile):
+            for left in range(0, width, tile):
+                whole = np.full((tile, tile, 3), 255, np.uint8)
+                part = level[top : top + tile, left : left + tile]
+                whole[: part.shape[0], : part.shape[1]] = part
+                content = io.BytesIO()
+                Image.fromarray(whole).save(content, "JPEG", quality=92, subsampling="4:2:2")
+                frames.append(content.getvalue())
+        mm = MPP * step / 1000
+        kind = ["ORIGINAL" if number == 0 else "DERIVED", "PRIMARY", "VOLUME", "NONE" if number == 0 else "RESAMPLED"]
+        shared = of(
+            PixelMeasuresSequence=Sequence([of(PixelSpacing=[mm, mm], SliceThickness=0.001)]),
+            WholeSlideMicroscopyImageFrameTypeSequence=Sequence([of(FrameType=kind)]),
+            OpticalPathIdentificationSequence=Sequence([of(OpticalPathIdentifier="0")]),
+        )
+        light = of(CodeValue="111744", CodingSchemeDesignator="DCM", CodeMeaning="Brightfield illumination")
+        colour = of(CodeValue="414298005", CodingSchemeDesignator="SCT", CodeMeaning="Full Spectrum")
+        path = of(
+            OpticalPathIdentifier="0",
+            IlluminationTypeCodeSequence=Sequence([light]),
+            IlluminationColorCodeSequence=Sequence([colour]),
+        )
+        found = of(
+            SOPClassUID=VLWholeSlideMicroscopyImageStorage,
+            SOPInstanceUID=generate_uid(),
+            PatientName=patient,
+            PatientID=patient,
+            StudyInstanceUID=study,
+            SeriesInstanceUID=series,
+            FrameOfReferenceUID=frame,
+            Modality="SM",
+            ImageType=kind,
+            InstanceNumber=number + 1,
+            VolumetricProperties="VOLUME",
+            PyramidUID=pyramid,
+            Rows=tile,
+            Columns=tile,
+            NumberOfFrames=len(frames),
+            SamplesPerPixel=3,
+            PhotometricInterpretation="YBR_FULL_422",
+            PlanarConfiguration=0,
+            BitsAllocated=8,
+            BitsStored=8,
+            HighBit=7,
+            PixelRepresentation=0,
+            TotalPixelMatrixColumns=width,
+            TotalPixelMatrixRows=height,
+            TotalPixelMatrixFocalPlanes=1,
+            ImagedVolumeWidth=width * mm,
+            ImagedVolumeHeight=height * mm,
+            ImagedVolumeDepth=1.0,
+            ImageOrientationSlide=[0, -1, 0, -1, 0, 0],
+            TotalPixelMatrixOriginSequence=Sequence(
+                [of(XOffsetInSlideCoordinateSystem=0, YOffsetInSlideCoordinateSystem=0)]
+            ),
+            DimensionOrganizationType="TILED_FULL",
+            DimensionOrganizationSequence=Sequence([of(DimensionOrganizationUID=organisation)]),
+            SharedFunctionalGroupsSequence=Sequence([shared]),
+            OpticalPathSequence=Sequence([path]),
+            NumberOfOpticalPaths=1,
+        )
+        found.file_meta = FileMetaDataset()
+        found.file_meta.MediaStorageSOPClassUID = found.SOPClassUID
+        found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
+        found.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        found.PixelData, found.ExtendedOffsetTable, found.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+        found["PixelData"].is_undefined_length = True
+        found["PixelData"].VR = "OB"
+        found.save_as(folder / f"level{number}.dcm", enforce_file_format=True, little_endian=True, implicit_vr=False)
+    return folder

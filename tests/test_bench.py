@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import killer
+from tests import killer, slides
 from tests.conftest import SHARED
 
 BENCH = Path(__file__).resolve().parents[1] / "scripts" / "bench"
@@ -35,13 +35,19 @@ WORDS = {
     "reference": "TISSUE --each 18 --size 32 --base 2 --configurations 1 --epochs 3",
     "search": "--orders 2",
     "serve": "MODEL DIGITS --clients 2 --seconds 1",
+    "slides": "MODEL SLIDE --um 32 --runs 1 --tiles 40",
     "sql": "--trials 60 --epochs 6 --runs 1",
     "temperature": "--draws 2 --sizes 10 100",
     "stale": "TABLES --workers 1 --seeds 1 --tasks 1",
     "training": "--size 32 --patience 0.1 --batches 4",
     "workers": "--trials 2 --runs 1",
 }
-FIXTURES = {"TISSUE": "tissue_folder", "MODEL": "model", "DIGITS": "small_folder", "TABLES": "tables"}
+FIXTURES = {"TISSUE": "tissue_folder", "MODEL": "model", "DIGITS": "small_folder", "TABLES": "tables", "SLIDE": "slide"}
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return slides.slide(tmp_path_factory.mktemp("slides") / "one.svs")
 
 
 @pytest.fixture(scope="module")

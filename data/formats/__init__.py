@@ -1,1 +1,1 @@
-"""Checks of image formats: what decoding a file would take, counted from its headers before a decoder sees it."""
+"""Image formats: what decoding a file would cost, counted from its headers; and images of more than 8 bits."""

@@ -24,7 +24,7 @@ def _names(args: object) -> list[str]:
 
 
 def read_lower(image: Image.Image) -> None:
-    """Make an image that is not yet decoded yield the lower 8 bits of each number instead of the upper ones."""
+    """Make an image that is not yet decoded yield the lower 8 bits of each value instead of the upper ones."""
 
     def swapped(value: object) -> object:
         found = UPPER.fullmatch(value) if isinstance(value, str) else None

@@ -7,10 +7,10 @@ from typing import IO
 from data import DataError
 
 MOST_SCANS = 64
-"""Most scans of a JPEG, since each goes through the whole image once more; a progressive JPEG usually has ten."""
+"""Largest number of scans of a JPEG, since each goes through the whole image; a progressive one usually has ten."""
 MOST_SEGMENTS, MOST_BETWEEN = 512, 2**16
-"""Most segments of a JPEG before its first scan, and most bytes between them; they are limited because Pillow copies
-all Exif data again for each further segment of it."""
+"""Largest numbers of segments of a JPEG before its first scan, and of bytes between them; they are limited because
+Pillow copies all Exif data again for each further segment of it."""
 
 SCAN = b"\xda"
 """Marker that begins a scan."""

@@ -11,15 +11,15 @@ from math import ceil
 from data import DataError
 
 MOST_COMPONENTS = 4
-"""Most components (channels) of an image."""
+"""Largest number of components (channels) of an image."""
 MOST_TILES = 4096
-"""Most tiles of an image."""
+"""Largest number of tiles of an image."""
 MOST_BLOCKS = 1 << 20
-"""Most code blocks of an image; each takes some 250 bytes beside the pixels."""
+"""Largest number of code blocks of an image; each takes some 250 bytes beside the pixels."""
 MOST_PACKETS = 1 << 20
-"""Most packets of compressed data; there is one for each layer of each precinct."""
+"""Largest number of packets of compressed data; there is one for each layer of each precinct."""
 MOST_SEGMENTS = 1 << 16
-"""Most segments in the headers of a file; each part of a tile has one or more."""
+"""Largest number of segments in the headers of a file; each part of a tile has one or more."""
 
 SOC, SIZ, COD, COC, SOT, SOD, EOC = 0xFF4F, 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93, 0xFFD9
 OTHERS = {0xFF50, *range(0xFF55, 0xFF65), 0xFF74, 0xFF75, 0xFF77, 0xFF78}

@@ -12,8 +12,8 @@ Floats = NDArray[np.float32]
 
 
 class ClosePair(NamedTuple):
-    """A pair of images (by number) near the decision of a search for groups: their likeness, 0 to 1, and whether they
-    came into one group."""
+    """A pair of images (by number) near the limit of a search for groups: their likeness, 0 to 1, and whether they came
+    into one group."""
 
     one: int
     other: int
@@ -89,7 +89,7 @@ def random_pairs(count: int) -> Ints:
 def reached_by_chance(tried: ComparedPairs, pairs: Ints, like: Floats) -> float:
     """Estimate the highest likeness that a pair of unrelated images in a folder may reach, from random pairs [n, 2].
 
-    Three quantiles, each with a quarter of the pairs above it that the one before has, show how the tail of the
+    Three quantiles, each with a quarter as many pairs above it as the one before, show how the tail of the
     distribution falls off. The tail is continued in the same way, but at least as steeply as an exponential one, to the
     number of pairs in the whole folder. Random pairs that are surely copies are left out, and so are pairs that sure
     pairs put into one group, unless they are more than the share EVERYBODY of the random pairs.
@@ -122,7 +122,7 @@ def limit_of(chance: float) -> float:
 def believed(tried: ComparedPairs, start: Ints, chance: float) -> tuple[Ints, list[tuple[int, int]]]:
     """Return a group number for each image [N], from the compared pairs that are likely copies, and pairs to compare.
 
-    Pairs are considered in order of likeness, the highest first. A sure pair joins two groups alone. So does a pair of
+    Pairs are considered in order of likeness, the highest first. A sure pair alone joins two groups. So does a pair of
     two single images if chance reaches little (see `reached_by_chance`). For any other pair, at least two pairs and a
     tenth of all pairs that were compared between the two groups must agree; or half of them if all were compared. Two
     groups with too little evidence are not joined, and further pairs between them are proposed. `start` [N] are group

@@ -12,7 +12,7 @@ from data.grouping.description import Codes, Floats
 from data.grouping.settings import CELL, MAX_CELLS, MAX_HAMMING, RANKS, UNIT
 
 MAX_PAIRS = 12_000_000
-"""Most pairs of images whose votes are kept at a time: half a gigabyte."""
+"""Largest number of pairs of images whose votes are kept at a time: half a gigabyte."""
 
 Ints = NDArray[np.int64]
 
@@ -99,7 +99,7 @@ def _by_votes(codes: Sequence[Codes], k: int) -> Ints:
     order = np.argsort(cell, kind="stable")
     image, bits = image[order], bits[order]
     edges = np.flatnonzero(np.diff(cell[order], prepend=-1, append=-1))
-    # Large sets need closer agreement, or votes by chance, and the memory for them, grow with the square of the size.
+    # Large sets need closer agreement: otherwise chance votes, and their memory, grow with the square of the size.
     limit = MAX_HAMMING - int(max(0.0, 1.3 * np.log2(max(len(image), 1) / 1e6)))
     tally = _Tally()
     for start, stop in pairwise(edges.tolist()):

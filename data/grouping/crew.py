@@ -24,10 +24,9 @@ ALONE_SECONDS = 1.0
 
 @contextmanager
 def processes_map(processes: int | None, count: int) -> Iterator[Map]:
-    """Provide a map over `processes` processes with one thread each.
+    """Provide a map over at most `processes` processes with one thread each; little work is done in this process alone.
 
-    With None it uses one process per core, but works in this process until ALONE_SECONDS of work are done, so that
-    little work is finished sooner.
+    With None it uses one process per core, but works in this process until ALONE_SECONDS of work are done.
     """
     workers = min(processes or usable_cpus(), count // 32)
     alone = math.inf if workers <= 1 else 0.0 if processes else ALONE_SECONDS

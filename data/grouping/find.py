@@ -46,7 +46,7 @@ from data.grouping.settings import BLIND, BRIDGES, CROSSING, LIKE, LONELY, MIN_S
 BATCH, KEPT = 256, 8192
 """Number of pairs that a process registers at a time, and number of pairs whose likeness is kept together on disk."""
 EDGE = 12
-"""Number of pairs just above the decision, and just below it, that are shown to people."""
+"""Number of pairs just above the limit, and just below it, that are shown to people."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -59,8 +59,8 @@ class Groups:
     `group` [N] are group numbers from 0, in the order of the groups' first members. `method` says in words how the
     groups were found. `duplicates` are sets of images whose decoded pixels are the same. `tried` and `joined` are the
     numbers of pairs that were registered and that agreed. `limit` is the likeness, 0 to 1, that a pair must reach in
-    this folder, and `told` whether copies can be told from other images here. `close` are the pairs nearest to the
-    decision.
+    this folder, and `told` whether copies can be told from other images here. `close` are the pairs nearest to
+    `limit`.
     """
 
     group: Ints
@@ -178,7 +178,7 @@ class _Search:
         return np.concatenate(found)
 
     def _close(self, tried: ComparedPairs, labels: Ints, limit: float) -> tuple[ClosePair, ...]:
-        """Return the pairs nearest to the decision, the most alike first."""
+        """Return the pairs nearest to `limit`, the most alike first."""
         above, below = np.flatnonzero(tried.like >= limit), np.flatnonzero((tried.like < limit) & (tried.like > 0))
         near = [*above[np.argsort(tried.like[above], kind="stable")[:EDGE]].tolist()]
         near += below[np.argsort(-tried.like[below], kind="stable")[:EDGE]].tolist()
@@ -221,7 +221,7 @@ def _sentence(count: int, small: int, tried: int, joined: int, limit: float, *, 
     if tried and not told:
         return (
             "only exact and near duplicates: random images of this folder are as alike as copies would be "
-            f"(only {limit:.2f} and more would be no chance), so who shares a source is not known"
+            f"(a copy would need a likeness above {limit:.2f}), so it is not known which images share a source"
         )
     registered = (
         f"registration (SIFT matches under one affine transform, mirrored or not, and the same fine detail: more than "

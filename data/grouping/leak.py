@@ -32,7 +32,7 @@ CANDIDATES = 5
 """Number of training images, for each of two criteria, that a held-out image is compared with: the nearest by colour
 and texture, and the nearest by layout, which does not depend on exposure."""
 DRAWN, DRAWN_WITH = 100, 8
-"""Most held-out images that are compared with random training images, and number of training images for each."""
+"""Largest number of held-out images that are compared with random training images, and number of those for each."""
 SAME, SAME_SMALL, BLIND, USUAL = 0.5, 0.995, 0.2, 0.85
 """SAME: correlation, after registration, from which two images share a source. SAME_SMALL: the same for small images,
 compared as they are or flipped. If the quantile USUAL of random pairs exceeds the correlation BLIND, copies cannot be
@@ -110,7 +110,7 @@ def share_with_sibling(
 
 
 FIELDS = ("feature", "layout")
-"""Fields of a Look by which the nearest training images are found."""
+"""Fields of Features by which the nearest training images are found."""
 
 
 def _nearest(values: Floats, count: int) -> list[list[int]]:

@@ -15,7 +15,7 @@ LEAST, LEAST_IN_CLASS = 8, 4
 LARGEST = 1 / 3
 """Largest share of all images that one patient may have; a name with more is a kind of images, not a patient."""
 MOST_CLASSES = 10
-"""Most folder names (the classes) inside the folders of patients."""
+"""Largest number of folder names (the classes) inside the folders of patients."""
 
 WORDS = ("patient", "pat", "pt", "subject", "subj", "sub", "person", "donor", "case", "slide", "wsi")
 """Words before the number of a patient; those for the larger unit come first, as a patient before a slide."""
@@ -32,7 +32,7 @@ class Proposal:
 
     def line(self, *, study: bool = True) -> str:
         """Return what was seen and what to type: as settings of a study, or as options of `study data`."""
-        return f"{self.seen}: to keep each on one side: {typed(self.fields, study=study)}"
+        return f"{self.seen}; to keep each in one part: {typed(self.fields, study=study)}"
 
 
 def typed(fields: Mapping[str, str], *, study: bool) -> str:

@@ -188,8 +188,8 @@ def _agreeing(p: Floats, q: Floats, i: NDArray[np.int64], j: NDArray[np.int64]) 
 def _fitted(zp: Complexes, zq: Complexes, chosen: NDArray[np.bool_]) -> Agreement | None:
     """Fit z -> turn * z + skew * conj(z) + shift to the chosen matches, then again to the matches that agree with it.
 
-    This is an affine transform in complex numbers. With a skew of 0 it is a similarity, and a ridge keeps it near one
-    if there are few matches. Returns None if the transform is absurd, because absurd ones join unrelated images.
+    This is an affine transform in complex numbers. With a skew of 0 it is a similarity, and a ridge keeps the skew near
+    0 if there are few matches. Returns None for an absurd transform, because such ones join unrelated images.
     """
     for _ in range(FITS):
         start, goal = zp[chosen].mean(), zq[chosen].mean()

@@ -18,8 +18,8 @@ LAID = 144
 MIN_SIDE = 64
 """Shorter side, in pixels, below which an image is not registered, because it has too few keypoints."""
 KEYPOINTS, FAINT = 200, 0.005
-"""Most keypoints of an image, the strongest ones, and their least contrast (in dark images few reach OpenCV's own
-limit, 0.04)."""
+"""Largest number of keypoints of an image, the strongest ones, and their least contrast (in dark images few reach
+OpenCV's own limit, 0.04)."""
 RATIO = 0.85
 """Limit of the ratio test: distance to the best match divided by distance to the second best (Lowe 2004 uses 0.8; here
 agreement is checked later)."""
@@ -43,9 +43,9 @@ MOST_CELLS = 0.2
 ignored."""
 LIKE, SURE = 0.3, 1.4
 """Likeness from which a pair may be copies, and factor on the required likeness from which a pair is sure and needs no
-other pair to confirm it. Both were fixed on three folders: among unrelated hands the most alike pair reaches 0.31 and
-the tenth 0.16; of the copies in LC25000 and of the magnetic tiles, 99 % reach 0.40 and 0.32. In other folders the
-likeness that chance reaches, which is measured there, decides."""
+other pair to confirm it. Both were fixed on three folders: among unrelated photographs of hands the most alike pair
+reaches 0.31 and the tenth 0.16; of the copies in LC25000 and of the magnetic tiles, 99 % reach 0.40 and 0.32. In
+other folders the likeness that chance reaches, which is measured there, decides."""
 RANDOM_PAIRS, TAIL, FEWEST = 5000, 32, 6
 """Number of random pairs from which the likeness that chance reaches is measured, number of the highest ones at which
 its tail begins, and least such number in a small folder (with 14 images chance cannot be measured)."""
@@ -53,30 +53,30 @@ MARGIN = 2.0
 """Factor by which a pair's likeness must exceed what chance reaches, because images with a common background have
 outliers."""
 EVERYBODY = 0.2
-"""Share of random pairs that are surely alike above which all images look alike, so that this is no sign of copies."""
+"""Share of sure pairs among random ones; above it all images look alike, so that this is no sign of copies."""
 BLIND = 0.45
 """Likeness reached by chance from which copies cannot be told from other images."""
 UNIT = 180.0
 """Scale of descriptor values, which are kept as int8 in units of 1 / UNIT."""
 
 RANKS = ((0, 2), (2, 5), (5, 11), (11, 40))
-"""Ranks (from, to) of the nearest neighbours, by each descriptor, that make each batch of pairs; the last batch is for
-images that have found (almost) no copy."""
+"""Ranks (from, to) of the nearest neighbours, by colour and by votes, that make each batch of pairs; the last batch is
+for images that have found (almost) no copy."""
 MAX_HAMMING = 21
-"""Most of the 64 bits in which two descriptors of one cell may differ to vote for the pair of their images."""
+"""Largest number of the 64 bits in which two descriptors of a cell may differ and still vote for their images."""
 CELL, MAX_CELLS = 200, 128**2
 """Intended number of descriptors per cell, and most cells."""
 
 LONELY = 2
 """Size of a group up to which its images are compared with more candidates."""
 RARE = 0.001
-"""Share of a batch's pairs that agree below which the next batch, whose pairs are less alike, is not tried."""
+"""Share of agreeing pairs in a batch; below it the next batch, whose pairs are less alike, is not tried."""
 CROSSING, BRIDGES = 4, 2
 """Number of candidate pairs between two groups from which the groups are compared, and number of these pairs that are
 compared."""
 ASKED, SEVERAL = 6, 0.1
 """Number of further pairs that are compared before a single pair that is not sure joins two groups, and share of all
-compared pairs, and at least two, that must then agree."""
+compared pairs that must then agree (at least two)."""
 
 
 def version() -> str:

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from data import DataError, Progress, at_home, counted
 from data.cache import publish
+from data.formats.dicom import patients
 from data.grouping.belief import ClosePair
 from data.grouping.settings import version
 from data.images import read_file
@@ -28,13 +29,13 @@ GROUPS = "groups.json"
 
 logger = logging.getLogger(__name__)
 
-GroupSource = Literal["list", "pattern", "level", "pixels", "files"]
+GroupSource = Literal["list", "pattern", "level", "dicom", "pixels", "files"]
 """The way in which groups are known; "files" means that each file is a source of its own."""
 
 
 class Sources(NamedTuple):
-    """The sources of images: the name of each image's source; how they are known, in words for people, and as one of
-    Means; for a search in the pixels also the pairs near its decision, and whether it could tell copies from others."""
+    """The sources of images: the name of each image's source; how they are known, in words for people and as a
+    GroupSource; for a search in the pixels also the pairs near its limit, and whether it could tell copies apart."""
 
     names: list[str]
     origin: str
@@ -58,8 +59,8 @@ def sources(
     `found_by`: the version of the search whose groups are wanted, if they come from pixels; None for the current one.
 
     `groups`: None (groups.csv in the folder, else as "auto"), "auto" (from the pixels), "none" (every image is its own
-    source), the name of a CSV file, "level:2" (the second folder of each path), or a regular expression on paths with a
-    part named group, such as "(?P<group>patient\\d+)_.*".
+    source), "dicom" (by PatientID), the name of a CSV file, "level:2" (the second folder of each path), or a regular
+    expression on paths with a named group "group", such as "(?P<group>patient\\d+)_.*".
     """
     listed = root / "groups.csv"
     if groups is None and listed.is_file():
@@ -68,6 +69,8 @@ def sources(
         return found_groups(root, paths, cache, fingerprint, progress, found_by)
     if groups == "none":
         return Sources(list(paths), "exact duplicates only", "files")
+    if groups == "dicom":
+        return Sources(patients([root / path for path in paths]), "PatientID in the DICOM files", "dicom")
     if groups.lower().endswith(".csv"):
         return Sources(read_groups(at_home(groups), paths, left_out), Path(groups).name, "list")
     if groups.startswith("level:"):
@@ -197,7 +200,7 @@ def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:
 
 
 PATTERN_SECONDS = 30.0
-"""Most seconds for matching a pattern with all names, since one such as (a+)+$ would never end."""
+"""Largest number of seconds for matching a pattern with all names, since (a+)+$, for example, would never end."""
 
 
 @contextmanager
@@ -262,7 +265,7 @@ def _groups_of(table: Table, key: str, listed: Path) -> dict[str, str]:
         path = _normal(named)
         group = f"{normal(row.get('label') or '')}/{own}" if key == "group_id" else own
         if found.setdefault(path, group) != group:
-            raise DataError(f"{listed}, line {line}: {path} stands in two groups, {found[path]} and {group}")
+            raise DataError(f"{listed}, line {line}: {path} is listed under two groups, {found[path]} and {group}")
     refuse_alike(found.values(), "groups", listed)
     return found
 

@@ -16,11 +16,11 @@ WITHOUT, NOT_ONLY = "of a class that is left out", "of another name than asked f
 """Reasons why a file is left out, in words."""
 
 SYSTEM_FOLDERS = {"@eadir", "__macosx", "__pycache__", "$recycle.bin", "system volume information"}
-SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
+SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "dicomdir"}
 """Folders and files that operating systems leave beside images, in lower case."""
 
-IMAGES = {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-"""Suffixes of image files, which are missed if they lie in no class folder."""
+IMAGES = {".bmp", ".dcm", ".dicom", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+"""Suffixes of image files, for warnings and errors only: formats are recognised by content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +110,11 @@ def relative(root: Path, left_out: Mapping[Path, str]) -> dict[str, str]:
 
 
 SHOWN = 10
-"""Most classes that the account names."""
+"""Largest number of classes that the account names."""
 
 
 def account(found: Listing, bad: Mapping[str, str] | None = None) -> list[str]:
-    """Say in lines what was found in a folder: its classes, the numbers of files used and left out, and unused columns.
+    """Return lines on what was found in a folder: its classes, the numbers of files used and left out, unused columns.
 
     `bad`: files that could not be read and are left out -> why.
     """
@@ -162,7 +162,7 @@ def _of_columns(found: Listing) -> Iterator[str]:
     yield f"columns of {found.listed_in} that are not used: {', '.join(found.unused)}"
     if found.groups is None and (column := _named(found.unused, SOURCES)):
         yield (
-            f"the column {column} may say who shares a source: to keep each on one side: --set "
+            f"the column {column} may say which images share a source; to keep each in one part: --set "
             f"{quote(f'groups=column:{column}')} (--groups {quote(f'column:{column}')} of study data)"
         )
     if found.parts is None and (column := _named(found.unused, DIVISIONS)):

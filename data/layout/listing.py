@@ -52,10 +52,10 @@ def listing(
 ) -> Listing:
     """List the images of a folder, or of a list of images, with their labels. Raises DataError if that is impossible.
 
-    `cache`: our own cache, which is left out if it lies inside the folder. `labels_from`: the class is the "first"
-    folder of each path (inside a part), or the "last" one. `groups`: "column:NAME" names the column of a list that says
-    which images share a source; other values are ignored here. `without`: classes to leave out. `only`: a glob pattern
-    of the names of files to use, such as "*.jpg".
+    `cache`: our own cache, left out with the folders around it if it lies inside the folder. `labels_from`: the class
+    is the "first" folder of each path (inside a part), or the "last" one. `groups`: "column:NAME" names the column of a
+    list that says which images share a source; other values are ignored here. `without`: classes to leave out. `only`:
+    a glob pattern of the names of files to use, such as "*.jpg".
     """
     if labels_from not in ("first", "last"):
         raise DataError(f"labels_from = {labels_from!r}: allowed is first or last (folder of each path)")
@@ -82,7 +82,7 @@ def listing(
 
 
 def _chosen(found: Listing, without: Sequence[str], only: str | None) -> Listing:
-    """Return a listing without some classes and, with `only`, with files of matching names only. Raises DataError."""
+    """Return a listing without the classes `without`, and without files that do not match `only`. Raises DataError."""
     gone = set(map(normal, without))
     if unknown := sorted(gone - set(found.classes)):
         raise DataError(f"without = {unknown[0]!r}: no such class (there are: {', '.join(found.classes)})")

@@ -46,7 +46,7 @@ class Rows:
 
 
 def of_kind(left_out: Mapping[str, str]) -> dict[str, str]:
-    """Return files that are left out with their reasons, where lists get a reason of their own."""
+    """Return left-out files with their reasons; the reason of a list is replaced by LISTS."""
     lists = {*METADATA, "groups.csv"}
     return {path: LISTS if PurePosixPath(path).name in lists else why for path, why in left_out.items()}
 
@@ -73,7 +73,7 @@ def part_list(file: Path, paths: Iterable[str], left_out: Iterable[str]) -> dict
 
 
 def is_imagefolder(folder: Path, inside: Callable[[Path], list[Path]]) -> bool:
-    """Return whether a metadata file in the folder lists its files; beside class folders it may be another table."""
+    """Return whether a metadata file lists the files beside it; next to class folders it needs a column file_name."""
     there = _metadata(folder)
     if there is None:
         return False
@@ -138,7 +138,7 @@ def with_metadata(
 
 
 def _listing(root: Path, found: Rows, listed_in: str, files: Mapping[str, str]) -> Listing:
-    """Make the listing of a list; a column that has a value in one row must have one in every row.
+    """Make a Listing from the rows of a list; a column that has a value in one row must have one in every row.
 
     `files`: other files that are there -> why they are left out.
     """
@@ -154,10 +154,12 @@ def _listing(root: Path, found: Rows, listed_in: str, files: Mapping[str, str]) 
         assert row.label is not None
         number = names.index(row.label)
         if labels.setdefault(row.path, number) != number:
-            raise DataError(f"{listed_in}: {row.path} stands in two classes, {names[labels[row.path]]} and {row.label}")
+            raise DataError(
+                f"{listed_in}: {row.path} is listed under two classes, {names[labels[row.path]]} and {row.label}"
+            )
     groups = _column(rows, "group", listed_in)
     refuse_alike((groups or {}).values(), "groups", listed_in)
-    through = {str(folder) for path in labels for folder in PurePosixPath(path).parents}  # one may be a link
+    through = {str(folder) for path in labels for folder in PurePosixPath(path).parents}  # a folder may be a link
     return Listing(
         root=root,
         classes=tuple(names),

@@ -12,7 +12,7 @@ def normal(name: str) -> str:
 
 
 def refuse_alike(names: Iterable[str], what: str, where: object) -> None:
-    """Raise DataError if two different names look the same. `what` says what they name, `where` in what they occur."""
+    """Raise DataError if two different names look the same; its text says `what` they name, and `where` they occur."""
     seen: dict[str, str] = {}
     for name in sorted(set(names)):
         other = seen.setdefault(normal(name).casefold(), name)

@@ -15,7 +15,7 @@ from data.layout.names import normal, refuse_alike
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table: its rows are cells by the normalised names of the columns; a missing cell is None."""
+    """A table: each row maps the normalised names of the columns to cells; a missing cell is None."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[int, dict[str, str | None]], ...]  # (number of the line, cells) of each row

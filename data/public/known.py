@@ -101,7 +101,8 @@ def normal(name: str) -> str:
 def recognise(classes: Iterable[str], images: int, size: tuple[int, int] | None) -> tuple[str, KnownDataset] | None:
     """Return the known dataset that some images belong to, if any, by class names, number, and size (width, height).
 
-    All of its classes must be there with at most as many images as it has, or some of them with exactly as many.
+    Either all of its classes are there, with at most as many images as it has, or some of them, with exactly their
+    share of its images.
     """
     names = {normal(name) for name in classes}
     for key, known in KNOWN.items():

@@ -2,5 +2,5 @@
 
 ENDINGS = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".czi")
 """Endings of files that are slides and nothing else."""
-MAYBE = (".tif", ".tiff", ".dcm")
+TIFF, DICOM = (".tif", ".tiff"), (".dcm", ".dicom")
 """Endings of files that may be slides."""

@@ -22,12 +22,11 @@ from data import DataError, Progress, counted
 from data.cache import publish
 from data.layout.names import normal
 from data.layout.tables import read_table
-from data.processes import usable_cpus
-from data.slides import ENDINGS, MAYBE
 from data.slides.annotations import Annotations, raster, read_annotations
 from data.slides.facts import TILES, TileFacts
+from data.slides.found import FoundSlide, find_slides
 from data.slides.grid import make_grid
-from data.slides.readers import Call, Readers, readers
+from data.slides.readers import Call, Readers
 from data.slides.slide import Slide, describe, read_tiles, thumbnail
 from data.slides.tissue import find_tissue
 
@@ -49,7 +48,7 @@ logger = logging.getLogger(__name__)
 class SlideRow:
     """One slide to be cut into tiles."""
 
-    path: Path
+    slide: FoundSlide
     label: str | None  # class of the whole slide, if it has no annotations
     patient: str  # the slide's own name, if nobody says whose it is
     annotations: Path | None
@@ -65,31 +64,27 @@ class CutSlide:
     error: str = ""
 
 
-def find_rows(folder: Path, table: Path | None) -> list[SlideRow]:
+def find_rows(folder: Path, table: Path | None, crew: Readers) -> list[SlideRow]:
     """Return the slides of a folder with what is known of each, by a table (slide, class, patient) or GeoJSON files.
 
     The table is `slides.csv` in the folder unless another is given. Raises DataError.
     """
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder} (give a folder of slides)")
-    slides = sorted(one for one in folder.iterdir() if one.suffix.lower() in (*ENDINGS, *MAYBE) and one.is_file())
-    if not slides:
-        raise DataError(f"no slides in {folder} (files ending in {', '.join((*ENDINGS, *MAYBE))})")
+    slides = find_slides([folder], crew)
     usual = folder / "slides.csv"
     named = _named(table or usual, slides) if table or usual.is_file() else {}
     rows, without = [], []
-    for path in slides:
-        cells = named.get(path.name, {})
-        drawn = next(
-            (one for one in (path.with_name(f"{path.name}.geojson"), path.with_suffix(".geojson")) if one.is_file()),
-            None,
-        )
+    for one in slides:
+        cells = named.get(one.name, {})
+        beside = (folder / f"{name}.geojson" for name in (one.name, Path(one.name).stem))
+        drawn = next((file for file in beside if file.is_file()), None)
         label = (cells.get("class") or cells.get("label") or "").strip()
         patient = (cells.get("patient") or "").strip()
         if not label and drawn is None:
-            without.append(path.name)
+            without.append(one.name)
             continue
-        rows.append(SlideRow(path=path, label=normal(label) or None, patient=patient or path.name, annotations=drawn))
+        rows.append(SlideRow(slide=one, label=normal(label) or None, patient=patient or one.name, annotations=drawn))
     if not rows:
         raise DataError(
             f"no slide in {folder} has a class: name them in slides.csv (columns slide, class, patient), or lay "
@@ -100,7 +95,7 @@ def find_rows(folder: Path, table: Path | None) -> list[SlideRow]:
     return rows
 
 
-def _named(table: Path, slides: Sequence[Path]) -> dict[str, dict[str, str | None]]:
+def _named(table: Path, slides: Sequence[FoundSlide]) -> dict[str, dict[str, str | None]]:
     """Return the rows of a table by the name of the slide. Raises DataError."""
     try:
         found = read_table(table)
@@ -108,7 +103,7 @@ def _named(table: Path, slides: Sequence[Path]) -> dict[str, dict[str, str | Non
         raise DataError(f"cannot read {table}: {error.strerror}") from error
     if "slide" not in found.columns:
         raise DataError(f"{table} has no column slide (columns: slide, class, patient)")
-    there = {name: path.name for path in slides for name in (path.name, path.stem)}
+    there = {name: one.name for one in slides for name in (one.name, Path(one.name).stem)}
     rows: dict[str, dict[str, str | None]] = {}
     for line, cells in found.rows:
         name = normal(cells.get("slide") or "")
@@ -123,6 +118,7 @@ def _named(table: Path, slides: Sequence[Path]) -> dict[str, dict[str, str | Non
 def cut(
     rows: Sequence[SlideRow],
     out: Path,
+    crew: Readers,
     *,
     um: float,
     most: int,
@@ -141,7 +137,7 @@ def cut(
 
     def write(part: Path) -> None:
         key = _make_key(part / KEY)
-        with readers(usable_cpus()) as crew, (part / "groups.csv").open("w", newline="", encoding="utf-8") as handle:
+        with (part / "groups.csv").open("w", newline="", encoding="utf-8") as handle:
             described = [_described(crew, row, mpp) for row in rows]
             finest = max((slide.mpp or 0.0 for slide in described if isinstance(slide, Slide)), default=0.0)
             size = min(LARGEST, max(SMALLEST, round(um / finest))) if finest else SMALLEST
@@ -154,7 +150,7 @@ def cut(
                         raise slide
                     found.append(_cut_one(crew, row, slide, part, key, um, size, most, groups))
                 except DataError as error:
-                    found.append(CutSlide(slide=row.path.name, tiles={}, left_out={}, error=str(error)))
+                    found.append(CutSlide(slide=row.slide.name, tiles={}, left_out={}, error=str(error)))
                 if progress:
                     progress("slides", number + 1, len(rows))
         count = sum(sum(one.tiles.values()) for one in found)
@@ -183,9 +179,9 @@ def _hashed(key: bytes, text: str) -> str:
 
 def _described(crew: Readers, row: SlideRow, mpp: float | None) -> Slide | DataError:
     try:
-        slide = crew.ask(describe, str(row.path))
+        slide = crew.ask(describe, str(row.slide.path))
         if slide.mpp is None and mpp:
-            slide = crew.ask(describe, str(row.path), mpp)
+            slide = crew.ask(describe, str(row.slide.path), mpp)
     except DataError as error:
         return error
     if slide.mpp is None:
@@ -221,7 +217,7 @@ def _cut_one(
     if len(chosen) > most:
         left_out["tiles beyond the most"] = len(chosen) - most
         chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:most])
-    places, mine, name = grid.places[chosen], labels[chosen], _hashed(key, f"slide {row.path.name}")
+    places, mine, name = grid.places[chosen], labels[chosen], _hashed(key, f"slide {row.slide.name}")
     patient = _hashed(key, f"patient {row.patient}")
     starts = range(0, len(places), BATCH)
     calls: list[Call] = [(slide, places[at : at + BATCH], side, size) for at in starts]
@@ -239,7 +235,7 @@ def _cut_one(
             groups.writerow([path, patient])
             made[label] += 1
     return CutSlide(
-        slide=row.path.name, tiles=dict(made), left_out={why: count for why, count in left_out.items() if count}
+        slide=row.slide.name, tiles=dict(made), left_out={why: count for why, count in left_out.items() if count}
     )
 
 

@@ -88,6 +88,15 @@ def describe(path: str, mpp: float | None = None) -> Slide:
     )
 
 
+def series_of(path: str) -> str | None:
+    """Return what tells the series of a DICOM slide from others; None if the file is no slide that OpenSlide reads."""
+    try:
+        with _reading(path) as slide:
+            return slide.properties.get("dicom.SeriesInstanceUID") or slide.properties.get("openslide.quickhash-1")
+    except DataError:
+        return None
+
+
 def pixel_size(properties: Mapping[str, str]) -> tuple[float | None, str]:
     """Return the micrometres of a pixel and what says so, from a slide's properties; (None, "") if nothing does.
 

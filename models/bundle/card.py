@@ -25,7 +25,7 @@ LEAKY_AS_GIVEN = (
     "LEAKY: the images came divided, and images of one source lie in several parts, which was allowed: the score is no "
     "measure of new sources."
 )
-"""Warning that is shown beside every number that such parts gave."""
+"""Warning that is shown beside every number from such parts."""
 
 
 INCOMPLETE = "No trial of the search ran to its end: the one that was trained longest was taken."
@@ -83,7 +83,7 @@ class Opening(Section):
     time: str  # UTC
     weights_sha256: list[str]  # of all models that were scored
     parts: str  # hash of the split
-    study: str = ""  # an older one that a study was begun from, where that one looked
+    study: str = ""  # name of the older study that made this opening, if it was one
 
 
 class Confirmation(Section):
@@ -226,7 +226,7 @@ class Card(Section):
     study: Origin | None = None
     final: FinalTraining | None = None
     begun: PretrainedStart | None = None
-    sibling_sha256: str | None = None  # weights that were scored, if these here have learned from all images, test too
+    sibling_sha256: str | None = None  # the scored weights, if these have learned from all images, test too
     data: Data | None = None
     test: HeldOutScores | None = None
     test_accuracy_of_seeds: list[float] = []

@@ -162,7 +162,7 @@ def seen_images(directory: Path) -> frozenset[str] | None:
     """
     if not directory.is_dir() or SEEN not in read_card(directory, Card).files:
         return None
-    return frozenset(_text(directory / SEEN).decode().split())
+    return frozenset(_text(directory / SEEN, MOST_SEEN).decode().split())
 
 
 def save_weights(file: Path, model: nn.Module) -> str:
@@ -212,14 +212,14 @@ def _load_folder(path: Path) -> Bundle:
     return Bundle(predictor=predictor, classes=card.classes, image_size=config.image_size, card=card)
 
 
-MOST_TEXT, MOST_BYTES = 2**24, 2**33
-"""Most bytes of a card or a configuration, and of any other file of the folder."""
+MOST_TEXT, MOST_SEEN, MOST_BYTES = 2**24, 2**28, 2**33
+"""Most bytes of a card or a configuration, of a list of seen images, and of any other file of the folder."""
 
 
-def _text(file: Path) -> bytes:
-    """Read a regular file of at most MOST_TEXT bytes. Raises FileNotFoundError, or ModelError for another file."""
+def _text(file: Path, most: int = MOST_TEXT) -> bytes:
+    """Read a regular file of at most `most` bytes. Raises FileNotFoundError, or ModelError if it is no such file."""
     size = file.stat().st_size
-    if not file.is_file() or size > MOST_TEXT:
+    if not file.is_file() or size > most:
         raise ModelError(f"{file} is not a file of this program ({size:,} bytes)")
     return file.read_bytes()
 

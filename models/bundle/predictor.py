@@ -70,8 +70,8 @@ class Bundle:
         return self.card.preprocessing.ranges if self.card else {}
 
     def megapixels(self, most: float) -> float:
-        """Return the most megapixels of an image that is decoded: what the user allows, else what the card says, but
-        then no more than `most`, because the card may come from a stranger."""
+        """Return the largest size, in megapixels, of an image that is decoded: what the user allows, else what the card
+        allows, but then no more than `most`, because the card may come from a stranger."""
         asked = self.setting("max_megapixels", most)
         if self.allowed is None and asked > most:
             logger.warning(

@@ -75,7 +75,7 @@ def _check_content(path: Path) -> None:
     with zipfile.ZipFile(path) as packed:
         names = [one.filename.lower() for one in packed.infolist()]
         if sum(one.file_size for one in packed.infolist()) > path.stat().st_size or len(set(names)) < len(names):
-            raise ModelError("it is packed")
+            raise ModelError("its content is compressed, or two files in it have one name")
         for one in packed.infolist():
             if one.filename.lower().endswith(".pkl"):
                 if one.file_size > MOST_PICKLE:
@@ -121,7 +121,7 @@ def _reason(error: Exception) -> str:
 
 
 def read_config(config: dict[str, Any], state: dict[str, Tensor], num_classes: int) -> CNNConfig:
-    """Return the architecture of a checkpoint from its config and the shapes in its state dict."""
+    """Return the architecture from the config and tensor shapes of a checkpoint. Raises ModelError or KeyError."""
     if type(config) is not dict or not all(isinstance(one, Tensor) for one in state.values()):
         raise ModelError("its config is not a dictionary, or its weights are not tensors")
     blocks = _whole(config["num_conv_blocks"])

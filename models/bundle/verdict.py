@@ -11,7 +11,7 @@ Kind = Literal["better", "no better", "worse", "useless", "leaky"]
 """A judgement on a model, compared with others; useless: no better than an answer that does not look at the image."""
 
 KNOWN = ("trees", "pretrained", "from scratch")
-"""Beginnings of the names of what a model must beat: models made without a search, or without training a network."""
+"""Beginnings of the names of the other models that a model must beat."""
 
 
 @dataclass(frozen=True, kw_only=True)

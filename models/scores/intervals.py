@@ -48,9 +48,9 @@ class Spread:
     def trials(self, variance: float) -> float:
         """Return the effective number of independent trials behind the score if one trial has this variance.
 
-        The number is reduced if few groups support it, by the quantiles of Student's t; its degrees of freedom are half
-        of those that the kurtosis leaves to a variance, since rare bad groups are more often missed than seen. If there
-        is no spread, or too few degrees of freedom to know it, the number is `least`: about one trial per group.
+        If few groups support it, the number is reduced by a ratio of quantiles of Student's t. Its degrees of freedom
+        are half of those of a variance with this kurtosis, since rare bad groups are more often missed than seen. If
+        there is no spread, or too few degrees of freedom to know it, the number is `least`: about one trial per group.
         """
         from scipy.special import stdtrit  # imported late: half a second, and needed once
 

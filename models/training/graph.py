@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Steps:
-    """Runner of the optimiser steps of a training; on a device the results are the same with and without a graph.
+    """Runner of the optimiser steps of a training; a graph does not change the results.
 
     On CUDA the first few steps run without a graph; then, if memory is left, a step on a batch of that size is captured
     as a graph. Batches of another size, and batches that are split because memory was short, run without a graph.
@@ -49,7 +49,7 @@ class Steps:
                 group["capturable"] = True
 
     def set_rate(self, rate: float) -> None:
-        """Set the learning rate from the next step on; a parameter group that has a share of it gets that share."""
+        """Set the learning rate from the next step on, for each parameter group times its share (1 by default)."""
         for group in self._learner.optimizer.param_groups:
             mine = rate * group.get(SHARE, 1.0)
             if isinstance(group["lr"], Tensor):

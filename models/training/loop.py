@@ -34,7 +34,7 @@ class EpochResult:
     val_loss: float | None
     val_accuracy: float | None
     val_balanced_accuracy: float | None
-    learning_rate: float  # at the end of the epoch
+    learning_rate: float  # of the first parameter group, at the end of the epoch
     images: int  # number of training images in the epoch
     seconds: float  # time for training and validation
 

@@ -16,7 +16,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def train_step(learner: Learner, config: TrainConfig, x: Tensor, y: Tensor, micro: int) -> Tensor:
-    """Make one optimiser step on a batch, `micro` images at a time, and return the sums of loss and hits."""
+    """Make one optimiser step on a batch, `micro` images at a time; return the sums of loss and hits, float [2]."""
     learner.optimizer.zero_grad(set_to_none=True)
     sums = []
     for images, labels in zip(torch.split(x, micro), torch.split(y, micro), strict=True):

@@ -36,7 +36,7 @@ class Throughput:
     pixels: float  # augmented pixels a second
     step: float  # seconds that a step takes in addition
     decode: float  # seconds to decode an image
-    group: float  # seconds an image to find out which images share a source
+    group: float  # seconds for each image to find out which images share a source
     result: float  # seconds to score, export and report, for any study
     result_image: float  # seconds in addition for each image
     slower: float = 1.0  # times as slow as a quiet machine, because other programs used it too
@@ -58,8 +58,8 @@ class Images:
 
     count: int
     side: int | None  # median shorter side of the files, pixels; None where unknown
-    grouped: bool  # whether it is given which images share a source
-    imbalance: float = 1.0  # images of the largest class over those of the smallest
+    grouped: bool  # whether the user says which images share a source
+    imbalance: float = 1.0  # images of the largest class, divided by those of the smallest
     proposal: str | None = None  # which images may share a source, and how to declare it
     account: tuple[str, ...] = ()  # lines that say what was found and left out, and what is odd
 
@@ -80,23 +80,23 @@ def epoch_seconds(config: StudyConfig, images: Images, throughput: Throughput, n
 
 
 HEAD_ALONE, HEAD_STEP = 0.99, 0.1
-"""Share of a network's arithmetic in frozen layers from which its last layer alone is trained, on features that are
-kept; and what a step then takes, as a share of a usual network's."""
+"""Share of arithmetic in frozen layers above which only the last layer is trained, on features that are kept; and the
+time of a step then, as a share of a usual step."""
 EXPORT_SECONDS = 0.04
 """Seconds for each layer of a network with many layers, to write it in two formats and to compare them."""
 LAYERS = 20
-"""Layers of the networks with which a step was measured: with more layers a step starts, and waits for, more work."""
+"""Number of layers up to which a step takes the measured time; with more it takes longer in proportion."""
 
 
 def known_seconds(config: StudyConfig, images: Images, throughput: Throughput) -> tuple[float, float]:
     """Return the seconds that pretrained networks take in addition to their trainings.
 
-    The first number is for the features of all views, made once; the second for the scores.
+    The first number is for the features of all views, computed once; the second for the scores.
     """
     costs = _costs(config)
     views = len(views_of(config.tta, hflip=config.augment.hflip, vflip=config.augment.vflip))
     each = [one.flops / throughput.flops + one.numbers / 3 / throughput.numbers for one in costs]
-    waits = [max(1.0, one.layers / LAYERS) * throughput.step / 64 for one in costs]  # for each image of a batch
+    waits = [max(1.0, one.layers / LAYERS) * throughput.step / 64 for one in costs]  # for each image, in batches of 64
     image = views * (sum(each) + sum(waits))
     return (TRAINED + VALIDATED) * images.count * image, (1 - TRAINED - VALIDATED) * images.count * image
 
@@ -130,7 +130,7 @@ def final_share(config: StudyConfig) -> float:
 
 
 def usual_cost(config: StudyConfig) -> Cost:
-    """Return the cost of a network that the search may prefer: the upper quartile of points within the limit."""
+    """Return the cost of a network that the search may prefer: the upper quartile of drawn points within the limit."""
     key = json.dumps(config.model_dump(mode="json", include={"space", "image_size", "limit"}), sort_keys=True)
     return _quartile(key)
 

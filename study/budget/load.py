@@ -11,7 +11,7 @@ TASKS = Path("/proc/self/task")
 
 
 def take_threads(before: int | None = None) -> None:
-    """Let torch use as many threads as a study had `before`, or as there are processors for this process.
+    """Let torch use as many threads as a study had `before`, else at most one for each processor of this process.
 
     If OMP_NUM_THREADS is set, nothing is changed.
     """
@@ -26,7 +26,7 @@ class Load:
         self._before = _counted()
 
     def times_slower(self) -> float:
-        """Return how many times as long everything took since the last call: 1 on a quiet machine or with no count."""
+        """Return how many times as long everything took since the last call: 1 if quiet, or if Linux does not count."""
         now, before = _counted(), self._before
         self._before = now
         ran = sum(ran - before.get(task, (0, 0))[0] for task, (ran, _) in now.items())

@@ -33,7 +33,7 @@ Measured: 0.023 for 5,000 images of tissue, 0.06 for 2,000 photographs that look
 RESULT_SECONDS, RESULT_IMAGE_SECONDS = 7.0, 0.001
 """Seconds for scoring, export and report once the imports are done: for any study, and for each image.
 
-Measured: 5 s for 5,000 images on 2 quiet cores, trees included; the rest is a margin.
+Measured: 5 s for 5,000 images on 2 quiet cores, with the decision trees to compare with; the rest is a margin.
 """
 LEAST = 0.2
 """Least number of seconds for each network."""
@@ -93,7 +93,8 @@ def _row(probe: CNNConfig) -> tuple[float, float, float, float]:
 def _solved(rows: np.ndarray, taken: np.ndarray) -> list[float]:
     """Return the seconds of each unit that explain the measured times best (non-negative least squares).
 
-    Each is at least a hundredth of the largest value with which no network would take longer than measured.
+    `rows`: units of each network [networks, 4]; `taken`: its seconds [networks]. Each result is at least 1 % of the
+    largest value that alone would exceed no measured time.
     """
     from scipy.optimize import nnls  # imported late: it takes a while, and a study without hours measures nothing
 
@@ -150,6 +151,6 @@ def _decode_seconds(files: Sequence[Path]) -> float:
     for file in some:
         try:
             decode(file, 64, ranges=None)
-        except ValueError:  # reported when all images are decoded
+        except ValueError:  # an unreadable file is reported later, when all are decoded
             continue
     return (time.perf_counter() - start) / max(1, len(some))

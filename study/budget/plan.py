@@ -39,17 +39,17 @@ Stage = Literal["measuring", "images", "search", "confirmation", "final training
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """Stages of a study, in their order."""
 AFTER = 0.6
-"""Share of the hours that is kept for what follows the search. In hours that hold one or two long trainings a network
-is worth most if it is trained for long (scripts/bench/search.py)."""
+"""Share of the hours that is kept for what follows the search. Where the hours hold only one or two long trainings, a
+long final training gains the most (scripts/bench/search.py)."""
 FULL_TRAININGS, KNOWN_TRAININGS = 5, 3
-"""Full-length trainings that the search must have time for; the second if networks may begin from a pretrained one."""
+"""Full-length trainings that the search must have time for: from scratch, or with a backbone in the space."""
 MOST_TRIALS = 64
 LEAST_SHARE = 0.15
 """Smallest share of the final epochs, trained even when no time is left."""
 MORE_EPOCHS, LONG = 2.0, 45
-"""Most final epochs that left-over time is used for: a multiple of the planned ones, or the second if that is more."""
+"""Most final epochs if time is left over: MORE_EPOCHS times the planned number, or LONG if that is more."""
 SPARE = 0.9
-"""Share of the time left at the beginning of the final stage that may be used, if more is done than was planned."""
+"""Share of the time left at the beginning of the final stage that additions to the plan may use."""
 UNEQUAL = 3.0
 """Ratio of the images in the largest class to those in the smallest, from which on each class counts the same."""
 CONFIRM_SEEDS = 2
@@ -84,7 +84,7 @@ class Plan(BaseModel):
             else "none",
             "final training": f"{counted(config.final_epochs, 'epoch')}, {counted(config.final_seeds, 'seed')}"
             + (f", and the {' and the '.join(rivals)}" if rivals else ""),
-            "result": "trees, scores, export, report",
+            "result": "decision trees to compare with, scores, export, report",
         }
 
 
@@ -135,7 +135,7 @@ class Tier:
     def fields(self) -> dict[str, JsonValue]:
         """Fields of a configuration that this row decides.
 
-        The limit is somewhat above the cost of a plain network of that width; residual networks keep more of the image.
+        The limit is somewhat above the cost of a plain network of that width; residual networks keep more activations.
         """
         area, wide = (self.image_size / 64) ** 2, self.width / 32
         return {
@@ -178,12 +178,12 @@ BACKBONE_TIERS = tuple(
     for size, epochs, first, final in (
         (32, 3, 1, 6),
         (64, 3, 2, 9),
-        (64, 3, 2, 12),
+        (64, 3, 2, 18),
         (64, 6, 2, 18),
-        (64, 9, 3, 27),
-        (64, 12, 3, 36),
-        (96, 12, 3, 36),
-        (128, 12, 3, 36),
+        (64, 6, 2, 36),
+        (64, 9, 3, 45),
+        (64, 12, 3, 45),
+        (96, 12, 3, 45),
         (128, 12, 3, 45),
         (160, 12, 3, 45),
         (224, 12, 3, 45),
@@ -192,9 +192,9 @@ BACKBONE_TIERS = tuple(
 )
 """Rows of choices if networks may begin from a pretrained one.
 
-In short trainings a new last layer on unchanged features leads on everything else, whatever is best in the end (on
-photographs of hands 83 % after an epoch, and 93 at the end; a whole network 69 after two epochs, and 99 at the end). So
-trials become twelve epochs long before the images become larger.
+In short trainings a new last layer on frozen features is ahead of everything else, whatever is best in the end (on
+photographs of hands: 83 % after one epoch and 93 % at the end; a whole network: 69 % after two epochs and 99 % at the
+end). So trials become twelve epochs long before the images become larger than 64 pixels.
 """
 
 ROOM = 1.2
@@ -219,7 +219,7 @@ EXTRAS: tuple[dict[str, JsonValue], ...] = (
     {"final_seeds": 3},
     {"rivals": ["runner-up", "best start", "baseline"]},
 )
-"""Additions for which the time after the search is used, in this order, as far as it goes."""
+"""Additions to what follows the search, tried in this order; each is made if there is time for it."""
 MOST_CONFIRMED = 3
 """Most trials to confirm."""
 
@@ -230,8 +230,8 @@ def plan(
     """Return the configuration that fits into the hours, and its plan; without hours there is no plan.
 
     If not even the cheapest choice fits, the search is cut down (see _scarce), or, where `refuse` is false, that choice
-    is taken all the same. Raises StudyError if "auto" is asked for without hours; and, with the hours that would be
-    enough, if the images, one epoch of the cheapest network and its scores do not fit.
+    is taken all the same. Raises StudyError if "auto" is asked for without hours, or if not even the images, one epoch
+    of the cheapest network and its scores fit; it says how many hours would be enough.
     """
     strict = bool(asked.autos)
     config: StudyConfig | None = None
@@ -279,7 +279,7 @@ class _Room:
 
     seconds: float  # left for training, without measuring, images and result
     usual: float  # seconds of an epoch of a trial, with a network of the usual cost
-    cheapest: float  # the same with the cheapest network
+    cheapest: float  # seconds of an epoch of a trial, with the cheapest network
     share: float  # length of an epoch of the final training as a multiple of an epoch of a trial
 
     @classmethod
@@ -303,7 +303,7 @@ def _result(images: Images, throughput: Throughput) -> float:
 
 
 FEW = 4
-"""Number of trials that make a search worth the name."""
+"""Least number of trials that counts as a search."""
 
 
 def _scarce(
@@ -311,8 +311,8 @@ def _scarce(
 ) -> tuple[StudyConfig, Plan]:
     """Plan a study whose hours are too few for the cheapest choice.
 
-    It gets fewer trials; if that does not fit, the strong starts alone; then the cheapest network, for as long as there
-    is time. Raises StudyError if not even one epoch of that network fits.
+    It gets a short search; if that does not fit, FEW trials; then the cheapest network alone, for as long as there is
+    time. Raises StudyError if not even one epoch of that network fits.
     """
     room = _Room.of(choice, images, throughput, hours)
     final, small = choice.final_epochs, room.cheapest
@@ -409,7 +409,7 @@ def _kept(config: StudyConfig, stages: Mapping[Stage, float], hours: float) -> f
 def shortened(config: StudyConfig, epoch: float, seconds: float) -> StudyConfig:
     """Return the configuration with as much after the search as fits into `seconds`, if an epoch there takes `epoch`.
 
-    First what only compares is left out, then the confirmation; fewer final epochs are the last resort.
+    First trainings that only serve to compare are left out, then the confirmation, and last some final epochs.
     """
     fewer: tuple[dict[str, JsonValue], ...] = (
         {},
@@ -556,7 +556,7 @@ def _enough(config: StudyConfig, images: Images, throughput: Throughput) -> floa
 
 
 def _choices(asked: StudyRequest, images: Images) -> Iterator[StudyConfig]:
-    """Yield the configuration of each row, which decides the fields that say "auto", if space and files allow it."""
+    """Yield each row's configuration, if space and files allow it: the row decides the fields that say "auto"."""
     problem: ValidationError | None = None
     found = False
     space = StudyConfig.model_validate({**asked.fields, **{name: STANDING_IN[name] for name in asked.autos}}).space

@@ -47,7 +47,7 @@ def _widened(config: StudyConfig, point: dict[str, Value]) -> dict[str, Value]:
     if not isinstance(entry, Range):
         return point
     low, high = int(entry.low), int(entry.high)
-    if config.limit.gflops is None and config.limit.megabytes is None:  # no limit says what is too wide
+    if config.limit.gflops is None and config.limit.megabytes is None:  # without a limit: the geometric mean
         high = round((low * high) ** 0.5)
     most = config.limit.gflops
     room = config.limit.model_copy(update={"gflops": None if most is None else START_SHARE * most})

@@ -68,7 +68,7 @@ app = typer.Typer(
     callback=root,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Search CNN architectures on a folder of labelled images; get one model and a score to believe.",
+    help="Search CNN architectures on a folder of labelled images; get one model and a score you can trust.",
     epilog="Start with: study run          (embedded digits, a minute)      then: study run --data FOLDER",
 )
 
@@ -104,7 +104,7 @@ def run(
     older: From = None,
     quiet: Quiet = False,
 ) -> None:
-    """Bring a study to its budget, then train, score and export the winner. Give it again to go on."""
+    """Search until the budget is used, then train, score and export the winner. Give it again to go on."""
     from study.search.opening import default_name
 
     asked = asked_for(file, preset, data, trials, hours, workers, settings, skip_bad, older)

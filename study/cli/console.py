@@ -18,7 +18,7 @@ from study.storage.names import DEFAULT_URL
 
 
 class _PlainConsole(Console):
-    """Console that escapes control characters in what it is given to print."""
+    """A console that escapes control characters in what it is given to print."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as rich does, but with control characters escaped."""
@@ -26,7 +26,7 @@ class _PlainConsole(Console):
 
 
 class PlainLog(logging.Formatter):
-    """Log formatter that escapes control characters."""
+    """A log formatter that escapes control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the message alone, with control characters escaped."""
@@ -48,10 +48,7 @@ def one_line(text: str) -> str:
 
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, except line feed and tab.
-
-Also those that turn the direction of what follows, and halves of characters.
-"""
+"""Pattern of control characters except line feed and tab, of bidirectional controls, and of surrogates."""
 
 
 def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str | None = None) -> None:
@@ -66,7 +63,7 @@ def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str
 
 
 def print_csv(head: Sequence[str], rows: Iterable[Iterable[Any]], *, safe: bool, to: IO[str] | None = None) -> None:
-    """Write rows as CSV as they come, on stdout unless `to` is given; `safe`: no spreadsheet runs any cell."""
+    """Write rows as CSV as they come, on stdout unless `to` is given; `safe`: without formulas of spreadsheets."""
     to = to or sys.stdout
     shown_as: Callable[[str], str] = _harmless if safe else plain if to.isatty() else str
     writer = csv.writer(to, lineterminator="\n")
@@ -75,12 +72,12 @@ def print_csv(head: Sequence[str], rows: Iterable[Iterable[Any]], *, safe: bool,
 
 
 def _harmless(cell: str) -> str:
-    """Put a quote, as OWASP advises, before what a spreadsheet would run, also where one could split the cell."""
+    """Put a quote, as OWASP advises, before what a spreadsheet takes for a formula, also inside a cell."""
     return RUN.sub(r"\1'\2", cell)
 
 
 RUN = re.compile(r"(^|[;,|\t\r\n])([\s\x00-\x1f\x85\ufeff\u200b-\u200f\u2060]*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20])")
-"""Beginning of what a spreadsheet runs, also behind invisible characters or in wide ones; as in serve.html."""
+"""Pattern of the beginning of a formula, also after invisible characters or in full-width ones; as in serve.html."""
 
 
 def storage_option(storage: str) -> str:

@@ -170,20 +170,22 @@ def tiles(
     ] = None,
 ) -> None:
     """Cut whole slides into labelled tiles: by a table, or by QuPath's annotations beside them (SLIDE.geojson)."""
+    from data.processes import usable_cpus
     from data.slides.dataset import KEY, cut, find_rows
+    from data.slides.readers import readers
     from study.cli.display import show
 
-    rows = find_rows(folder, table)
-    with show(err) as display:
-        found = cut(rows, out, um=um, most=most, mpp=mpp, progress=display.images)
+    with show(err) as display, readers(usable_cpus()) as crew:
+        rows = find_rows(folder, table, crew)
+        found = cut(rows, out, crew, um=um, most=most, mpp=mpp, progress=display.images)
     lines = []
     for one in found:
         made = ", ".join(f"{name} {count}" for name, count in sorted(one.tiles.items()))
         left = ", ".join(f"{count} {why}" for why, count in one.left_out.items())
         lines.append((one.slide, made, left, one.error))
     print_table(("slide", "tiles", "left out", "error"), lines)
-    named = sum(one.patient in one.path.name for one in rows)
-    if named and any(one.patient != one.path.name for one in rows):
+    named = sum(one.patient in one.slide.name for one in rows)
+    if named and any(one.patient != one.slide.name for one in rows):
         _say(f"the file names of {counted(named, 'slide')} hold the patient's number: those names are not copied")
     _say(f"names of slides and patients are hashes; their key is in {out / KEY}: keep it to yourself, or remove it")
     if any(one.error for one in found):

@@ -32,11 +32,11 @@ DRAW_SECONDS = 0.2
 SILENCE = 20.0
 """Seconds without a line after which a log says what is being done."""
 BUSY = 1.25
-"""Factor by which a machine must be slower than a quiet one before that is said."""
+"""Factor by which a machine must be slower than a quiet one before the user is told."""
 
 
 class Display:
-    """Progress of a study on stderr: bars on a terminal; in a log, one plain line per finished trial and stage."""
+    """The progress of a study on stderr: bars on a terminal; in a log, one plain line per finished trial and stage."""
 
     def __init__(
         self, progress: Progress, say: Callable[[str], None], log: Callable[[str], None], first: str = ""
@@ -70,7 +70,7 @@ class Display:
             self._counting = what, time.monotonic(), done
         _, began, before = self._counting
         spent, left = time.monotonic() - began, ""
-        if done > before and spent > 1:  # less says little of the rest
+        if done > before and spent > 1:  # a shorter time says little about the rest
             left = f"{duration(spent * (total - done) / (done - before))} left"
         self._doing = f"{what}: {done:,} of {total:,}{'; ' if left else ''}{left}"
         self._show(what, done, total, left)
@@ -161,7 +161,7 @@ class Display:
         return sum(map(len, states.values()))
 
     def _log_first(self, news: TrialStart) -> None:
-        """Log that a trial begins, until an epoch was seen: the first sign of life, however slow the network."""
+        """Log that a trial begins, unless an epoch was seen: the first sign of life, however slow the network."""
         self._doing = f"search: trial {news.number}, its first epoch from here"
         if not self._epochs:
             self._log(f"trial {news.number} begins: {news.network}")
@@ -212,8 +212,8 @@ class Display:
     def _seconds_left(self) -> float | None:
         """Return the seconds left in all.
 
-        They are known by the hours or, without hours, by the trials left and this run's pace; None before its first
-        epoch.
+        They are computed from the hours or, without hours, from the trials left and this run's pace; None before its
+        first epoch.
         """
         assert self._opened is not None
         study = self._opened.study
@@ -332,7 +332,7 @@ def _planned_in_words(planned: Plan) -> str:
 
 
 class _CountColumn(TextColumn):
-    """Column of a bar that says "3 of 64", or "3" if the total is not known."""
+    """A column of a bar that says "3 of 64", or "3" if the total is not known."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.completed:.0f}" if task.total is None else f"{task.completed:.0f} of {task.total:.0f}")

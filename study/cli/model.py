@@ -74,7 +74,7 @@ def predict(
 ) -> None:
     """Class and probabilities of each image. A file that cannot be read has an error in its row: exit code 1.
 
-    Of whole slides it writes maps: a table of tiles, a picture and outlines.
+    For whole slides it writes maps: a table of tiles, a picture and outlines.
     """
     from models.bundle.folder import load
     from study.cli.display import show
@@ -146,7 +146,7 @@ def _column(name: str) -> str:
 
 
 def _shortened(row: Row, top: int | None) -> Row:
-    """Return the row with only its `top` most probable classes, if that is wished."""
+    """Return the row with only its `top` most probable classes; with all of them if `top` is None."""
     if top is None or "error" in row:
         return row
     best = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])[:top]
@@ -262,6 +262,6 @@ def _show_scores(found: Evaluation, scores: Scores, card: Card | None) -> None:
 
 
 def _of_seen(seen: TrainingOverlap) -> str:
-    """Return how many images were left out as trained on, by content and by pixels, and if not by pixels, why."""
+    """Say how many images were left out because they were trained on: by content, and by pixels, or why not so."""
     near = seen.unknown if seen.by_pixels is None else f"{seen.by_pixels} more by nearly the same pixels"
     return f"{seen.by_content} of {seen.images} by content; {near}"

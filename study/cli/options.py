@@ -80,7 +80,7 @@ From = Annotated[
         autocompletion=studies,
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing on the way.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 AsCsv = Annotated[
     bool, typer.Option("--csv", help="CSV on stdout, as it is: cells may begin with =, which spreadsheets run.")
 ]
@@ -140,7 +140,7 @@ def choose_devices(name: str) -> tuple[str, ...]:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a command that uses one: the first that "auto" or "cuda" names."""
+    """Return the device of a command that uses one: the first that `name` gives. Raises StudyError for a list."""
     import torch
 
     devices = choose_devices(name)

@@ -29,7 +29,7 @@ from study.use.history import History, Model
 
 @dataclass(frozen=True)
 class Result:
-    """Finished study: its model, its card, what it is worth in words, and its history."""
+    """A finished study: its model, its card, what it is worth in words, and its history."""
 
     name: str
     folder: Path  # folder of the model's files
@@ -38,17 +38,17 @@ class Result:
 
     @property
     def model(self) -> Model:
-        """Exported model: call it on files, pictures or arrays."""
+        """The exported model: call it on files, pictures or arrays."""
         return load_model(self.folder)
 
     @property
     def history(self) -> History:
-        """History of the study: its trials as pandas frames and figures."""
+        """The history of the study: its trials as pandas frames and figures."""
         return History(self.name, self.storage)
 
     @property
     def verdict(self) -> str:
-        """First sentences of the report, one per line."""
+        """The first sentences of the report, one per line."""
         found = verdict(self.card)
         return "\n".join(found.lines) if found else ""
 

@@ -21,7 +21,7 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Port, open to this ma
 
 @app.command(epilog="Example: study serve runs/quick-digits/model")
 def serve(models: Models, port: Port = 8000, device: OneDevice = "auto", max_megapixels: MaxMegapixels = None) -> None:
-    """A page where dropped images get labels and what speaks for them, and POST /predict; Ctrl-C ends it."""
+    """A page where dropped images get labels and the regions behind them, and POST /predict; Ctrl-C ends it."""
     from models.bundle.folder import load
     from study.signals import StopRequest, stoppable
 

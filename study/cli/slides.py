@@ -10,12 +10,15 @@ import torch
 import typer
 
 from data import counted
+from data.processes import usable_cpus
+from data.slides.found import find_slides
+from data.slides.readers import readers
 from models.bundle.card import percent
 from models.bundle.folder import load
 from study.cli.console import err, one_line, print_table
 from study.cli.display import show
 from study.use.predict import threshold_of
-from study.use.slides import SlideMap, Wishes, find_slides, map_slides
+from study.use.slides import SlideMap, Wishes, map_slides
 
 
 def predict_slides(
@@ -32,22 +35,22 @@ def predict_slides(
     """Map slides, and print what was found in each; exit code 1 if one could not be mapped, or not as a whole."""
     bundle = load(model).to(device)
     threshold = threshold_of(bundle.card.conformal if bundle.card else None, set_level)
-    slides = find_slides(places)
     done: list[SlideMap] = []
     failed = 0
     stdout = sys.stdout  # while the progress is shown, rich replaces sys.stdout
-    with show(err) as display:
+    with show(err) as display, readers(usable_cpus()) as crew:
+        slides = find_slides(places, crew)
         wishes = Wishes(out=out, mpp=mpp, um=um, threshold=threshold)
-        for one in map_slides(bundle, slides, wishes, display.images):
+        for one in map_slides(bundle, slides, wishes, crew, display.images):
             if isinstance(one, SlideMap):
                 done.append(one)
                 note = " (done before)" if one.done_before else ""
                 display.line(f"{one_line(one.slide)}: {counted(one.tiles, 'tile')} in {one.table}{note}")
                 failed += one.unreadable > 0
             else:
-                path, error = one
+                found, error = one
                 failed += 1
-                display.line(one_line(f"{path}: {error}"))
+                display.line(one_line(f"{found.name}: {error}"))
     if as_json:
         rows = [{**asdict(one), "table": str(one.table)} for one in done]
         stdout.write(json.dumps(rows, indent=2) + "\n")

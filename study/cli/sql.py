@@ -21,7 +21,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 LONGEST_SECONDS = 1_000_000
 SHOWN, WIDEST, LARGEST = 1000, 2000, 1 << 20
-"""Most rows of a table on the screen, most characters of one of its cells, and most of all its cells."""
+"""Largest numbers of rows of a table on the screen, of characters of one cell, and of characters of all cells."""
 
 
 @app.command(epilog="Example: study sql 'SELECT number, value FROM trials_flat ORDER BY value DESC LIMIT 5'")

@@ -28,7 +28,7 @@ IDLE_LOOKS = 10
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """Trial that is not finished."""
+    """A trial that is running."""
 
     number: int
     epoch: int
@@ -39,7 +39,7 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """State of a study at one moment, as far as it is drawn."""
+    """The state of a study at one moment, as far as it is drawn."""
 
     name: str
     done: int

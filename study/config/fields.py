@@ -1,4 +1,4 @@
-"""Meaning of each field in words: its default, what is allowed, and whether it may change; from the schema itself."""
+"""Meaning of each field in words: its default, what is allowed, and whether it may change; taken from the schema."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -27,7 +27,7 @@ SHAPING = (
 
 
 class Limit(BaseModel):
-    """Largest network that may be proposed; its last layer, which depends on the classes, does not count."""
+    """Largest network that may be proposed, counted with one class, so that it does not depend on the images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,12 +45,12 @@ class Limit(BaseModel):
 
 
 def cost_of(space: Mapping[str, Entry], params: Mapping[str, Value], image_size: int) -> Cost:
-    """Return the cost of a point's network without its last layer. Raises ModelError for an impossible one."""
+    """Return the cost of a point's network with one class. Raises ModelError for an impossible one."""
     return cost(network_config(full_point(space, params), 1, image_size))
 
 
 def above(limit: Limit, space: Mapping[str, Entry], params: Mapping[str, Value], image_size: int) -> str | None:
-    """Return why a point lies above the limit, or leaves nothing of an image; None when neither."""
+    """Return why a point lies above the limit, or shrinks images to nothing; None when neither."""
     network = network_config(full_point(space, params), 1, image_size)
     if isinstance(network, CNNConfig) and side_after(image_size, network.strides) < 1:
         return f"blocks {len(network.blocks)}, stem_stride {network.strides[0]}: nothing is left of {image_size} pixels"
@@ -60,8 +60,8 @@ def above(limit: Limit, space: Mapping[str, Entry], params: Mapping[str, Value],
 def cheapest(space: Mapping[str, Entry], image_size: int) -> dict[str, Value]:
     """Return the point with the least arithmetic.
 
-    Parameters that cost nothing are at their default, or where the space lacks it, at its first value or an end of its
-    range.
+    A parameter without a cost is at its default or, if the space lacks that, at the first of its values or an end of
+    its range.
     """
     point = {name: _usual(space, name) for name in distributions(space)}
     for _ in range(2):  # a second round for parameters that depend on each other

@@ -41,7 +41,7 @@ STARTS: list[dict[str, JsonValue]] = [
         "augment_turns": True,
     },
 ]
-"""Starts with different networks, tried before any is drawn; a plan makes each as wide as its limit advises."""
+"""Starts with different networks, tried before any is drawn; a plan makes each as wide as START_SHARE allows."""
 
 BACKBONE_STARTS: list[dict[str, JsonValue]] = [
     {"backbone_trained": 0.0, "schedule": "cosine"},

@@ -47,7 +47,7 @@ class StudyRequest:
         return tuple(name for name in PLANNED if self.fields.get(name) == "auto")
 
     def plain(self) -> StudyConfig:
-        """Return the configuration. Raises StudyError where a field is left to a plan, or not allowed."""
+        """Return the configuration. Raises StudyError if a field is left to a plan, or not allowed."""
         if self.autos:
             raise StudyError(f"{', '.join(self.autos)} = 'auto' is left to a plan, and there is none here")
         try:
@@ -57,12 +57,12 @@ class StudyRequest:
 
 
 def resolve(file: Path | None, overrides: Mapping[str, JsonValue]) -> StudyConfig:
-    """Make the configuration that `ask` gives, where nothing is left to a plan. Raises StudyError with one line."""
+    """Return the configuration that `ask` gives. Raises StudyError with one line, also if a field is left to a plan."""
     return ask(file, overrides).plain()
 
 
 def ask(file: Path | None, overrides: Mapping[str, JsonValue]) -> StudyRequest:
-    """Make a study from (last wins) a preset, a TOML file, and overrides by field name.
+    """Make a request from (last wins) a preset, a TOML file, and overrides by field name.
 
     A table of the file ([space], [augment]) replaces the preset's; overrides may name one field of a table with a
     dot ("space.head"). Where no preset is named, the embedded digits take "quick" and everything else "auto".
@@ -155,7 +155,7 @@ def read_toml(file: Path) -> dict[str, JsonValue]:
 
 
 def parse_setting(text: str) -> tuple[str, JsonValue]:
-    """Parse "field=value" into (field, value); the value is read as in TOML, or else taken as a string."""
+    """Parse "field=value" into (field, value), a TOML value or else a string. Raises StudyError without a field."""
     name, equals, raw = text.partition("=")
     if not equals or not name.strip():
         raise StudyError(f"--set takes field=value, not {text!r} (for example --set epochs=9)")

@@ -5,7 +5,7 @@ import math
 
 
 def check_rungs(min_epochs: int, epochs: int, eta: int) -> None:
-    """Raise ValueError for a budget that Hyperband cannot serve."""
+    """Raise ValueError if Hyperband could never prune, or Optuna would lose a bracket by rounding."""
     if min_epochs >= epochs:
         raise ValueError(
             f"Hyperband cannot prune before epoch {min_epochs} of {epochs}: min_epochs must be below epochs "

@@ -86,7 +86,7 @@ STORED = "stored"
 
 
 class StudyConfig(BaseModel):
-    """Everything that defines a study. TOML files, presets and --set use these names."""
+    """All settings of a study. TOML files, presets and --set use these names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -100,8 +100,8 @@ class StudyConfig(BaseModel):
     groups: str | None = Field(
         None,
         description="which images share a source: a CSV file, column:NAME (of the list), level:2 (the second folder "
-        "of each path), a pattern with (?P<group>...), auto (from the pixels) or none; by default groups.csv where the "
-        "folder has one, else auto",
+        "of each path), a pattern with (?P<group>...), dicom (by PatientID), auto (from the pixels) or none; by "
+        "default groups.csv where the folder has one, else auto",
     )
     labels_from: Literal["first", "last"] = Field(
         "first", description="which folder of a path (inside a part) is the class: first, or last as in patient/class"
@@ -119,7 +119,7 @@ class StudyConfig(BaseModel):
         False, description="take parts that share sources as they come, and mark every number as leaky"
     )
     protocol: Literal["grouped", "random"] = Field(
-        "grouped", description="grouped (parts whole by source), or random: the published, leaky 80/20"
+        "grouped", description="grouped (no source in two parts), or random: the published, leaky 80/20"
     )
     image_size: int = Field(128, ge=8, le=1024, description="pixels, height and width")
     seed: int = Field(0, ge=0, lt=2**32, description="random seed of the parts, the sampler and all training")
@@ -265,7 +265,7 @@ class StudyConfig(BaseModel):
 
     def _check_depth(self) -> None:
         shallowest, deepest = self._ends("num_conv_blocks")
-        if side_after(self.image_size, (1,) * deepest) < 1:  # what a stride takes in addition is left to the sampler
+        if side_after(self.image_size, (1,) * deepest) < 1:  # the sampler draws again where a stride leaves nothing
             raise ValueError(
                 f"image_size {self.image_size} is too small for {deepest} blocks, each of which halves the image: "
                 f"at least {1 << deepest} pixels, or num_conv_blocks up to {self.image_size.bit_length() - 1}"
@@ -297,12 +297,19 @@ class StudyConfig(BaseModel):
                 raise ValueError(f"{name}.{key} is not searched{nearest(key, searched)}")
         for key in searched:
             if key not in point:
-                raise ValueError(f"{name} lacks {key} ({name} = {{}} leaves the {name} out)")
+                raise ValueError(f"{name} lacks {key} ({self._left_out(name)})")
             if not contains(self.space, key, point[key]):
                 raise ValueError(
                     f"{name}.{key} = {point[key]!r} lies outside the space "
-                    f"(change it with {name}.NAME = VALUE, or leave the {name} out with {name} = {{}})"
+                    f"(change it with {name}.NAME = VALUE; {self._left_out(name)})"
                 )
+
+    @staticmethod
+    def _left_out(name: str) -> str:
+        """Return what to do to leave a point out: the baseline, or one of a list of points."""
+        if "[" in name:
+            return f"or remove {name}; {name.partition('[')[0]} = [] leaves all of them out"
+        return f"{name} = {{}} leaves the {name} out"
 
     def _check_limit(self) -> None:
         if self.limit == Limit():
@@ -320,7 +327,7 @@ class StudyConfig(BaseModel):
         return self.model_dump(mode="json", exclude=set(MAY_CHANGE))
 
     def above_limit(self, params: Mapping[str, Value]) -> str | None:
-        """Return why the network of a whole point is too large; None when it is not."""
+        """Return why the network at a point (all searched parameters) is too large; None when it is not."""
         return above(self.limit, self.space, params, self.image_size)
 
     @property
@@ -337,7 +344,7 @@ class StudyConfig(BaseModel):
         return self.model_validate({**self.model_dump(mode="json"), **fields})
 
     def changed(self, **given: str | float | None) -> Self:
-        """Return a copy of the study with the given fields (those not None) changed. Raises StudyError."""
+        """Return the configuration with the given fields (those not None) changed. Raises StudyError."""
         changes = {name: value for name, value in given.items() if value is not None}
         try:
             return self.with_fields(changes)
@@ -346,7 +353,7 @@ class StudyConfig(BaseModel):
 
 
 def in_one_line(error: ValidationError) -> str:
-    """Write pydantic's error in one line: the field, what was given, what is allowed."""
+    """Return pydantic's error in one line: the field, what was given, what is allowed."""
     first, *others = error.errors()
     types = r"(list|Range|bool|int|float|str|function-\w+|tagged-union)\b"  # pydantic names the union's branches too
     place = ".".join(str(part) for part in first["loc"] if not re.match(types, str(part)))

@@ -1,4 +1,4 @@
-"""Search space: named parameters, Optuna distributions as data, and the way from a point to configurations.
+"""Search space: its parameters, their Optuna distributions, and the way from a point to configurations.
 
 A space is a flat dict of parameter name -> entry. An entry is a list (one of these), a Range, or a single value
 (fixed, not searched). Parameters that a space does not name keep their default. Sequences are strings such as
@@ -27,7 +27,7 @@ Value = bool | int | float | str
 
 
 MOST_STEPS = 1_000_000
-"""Number of steps in a range at most: Optuna looks at each of them."""
+"""Most steps in a range, since Optuna looks at each of them."""
 
 
 class Range(BaseModel):
@@ -112,7 +112,7 @@ PARAMETERS: dict[str, Parameter] = {
     "kernel_sizes": Parameter(
         default="3-3-3",
         pattern=r"[13579](-[13579])*",
-        meaning="odd kernel size of each plain block; padded with 3, cut to the depth",
+        meaning="odd kernel size of each plain block; missing ones are 3, extra ones ignored",
     ),
     "use_batch_norm": Parameter(default=True, meaning="batch normalisation after each convolution"),
     "conv_dropout": Parameter(default=0.0, low=0, high=0.9, meaning="share of channels dropped after each block"),
@@ -128,7 +128,9 @@ PARAMETERS: dict[str, Parameter] = {
     ),
     "dense_dropout": Parameter(default=0.0, low=0, high=0.9, meaning="share of units dropped after each dense layer"),
     "learning_rate": Parameter(default=1e-3, low=1e-8, high=10, meaning="learning rate at the schedule's peak"),
-    "optimizer": Parameter(default="adam", choices=get_args(Optimizer), meaning="SGD has Nesterov momentum 0.9"),
+    "optimizer": Parameter(
+        default="adam", choices=get_args(Optimizer), meaning="the optimiser; sgd has Nesterov momentum 0.9"
+    ),
     "weight_decay": Parameter(default=1e-4, low=0, high=1, meaning="an L2 penalty with adam, decoupled with adamw"),
     "decayed": Parameter(
         default="all",
@@ -258,9 +260,9 @@ FROM_SCRATCH = (
     *("block", "num_conv_blocks", "base_filters", "filters_multiplier", "kernel_sizes", "stem_stride"),
     *("use_batch_norm", "conv_dropout", "head", "dense_units"),
 )
-"""Parameters of networks that are trained from scratch alone."""
+"""Parameters that only networks trained from scratch have."""
 FROM_BACKBONE = ("backbone_trained", "backbone_rate")
-"""Parameters of networks that begin from a pretrained one alone."""
+"""Parameters that only networks with a backbone have."""
 
 
 def in_use(params: Mapping[str, Value]) -> dict[str, Value]:
@@ -303,7 +305,10 @@ def network_config(point: Mapping[str, Any], num_classes: int, image_size: int) 
 
 
 def train_config(point: Mapping[str, Any], epochs: int, batch: int, meant_for: int | None) -> TrainConfig:
-    """Return how a full point is trained with batches of `batch` images; its learning rate is meant for `meant_for`."""
+    """Return how a full point is trained with batches of `batch` images.
+
+    `meant_for`: batch size that its learning rate is meant for; None: `batch`.
+    """
     return TrainConfig(
         epochs=epochs,
         learning_rate=rate_for_batch(point["learning_rate"], point["optimizer"], batch, meant_for or batch),

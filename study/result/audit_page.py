@@ -27,7 +27,7 @@ LEAKY = 0.05
 """Share of held-out images with a copy in training above which a split makes a score too good."""
 
 Finding = tuple[str, str]
-"""Sentence, and the section that shows it."""
+"""Sentence, and the anchor of the section that shows it."""
 
 Table = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
 """Title, head and rows of a table."""
@@ -154,7 +154,7 @@ def _copies(found: AuditFindings) -> list[list[str]]:
 
 
 def _found(said: list[Finding]) -> str:
-    """Return the findings as HTML, each with a link to what shows it."""
+    """Return the findings as HTML, each with a link to its section."""
     if not said:
         return '<div class="verdict better"><p class="word">Nothing odd was found.</p></div>'
     shown = "".join(
@@ -165,7 +165,7 @@ def _found(said: list[Finding]) -> str:
 
 
 def _worth(found: AuditFindings) -> str:
-    """Return, as HTML, the accuracies without a network, which a network must beat here."""
+    """Return the accuracies without a network as HTML; a network must beat them."""
     scores = found["baselines"].get("grouped") or found["baselines"]["random"]
     return (
         f"<p>Without a network, trees on colours and edges name {percent(scores['trees'])} of held-out images rightly, "
@@ -174,7 +174,7 @@ def _worth(found: AuditFindings) -> str:
 
 
 def _near_the_decision(dataset: ImageSet) -> str:
-    """Return the pairs that were only just joined, and those that were only just kept apart."""
+    """Return the pairs of images that were narrowly joined into a group, or narrowly kept apart, as HTML."""
     shown = []
     for joined, title in ((True, "joined"), (False, "kept apart")):
         pairs = [pair for pair in dataset.close if pair.joined == joined]

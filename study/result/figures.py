@@ -69,7 +69,7 @@ def learning_curves(trials: list[FrozenTrial], metric: str) -> go.Figure:
 
 
 def history(trials: list[FrozenTrial], metric: str) -> go.Figure:
-    """Draw the selection score of each trial in turn, and the best so far."""
+    """Draw the selection score by trial number, and the best complete trial so far."""
     scored = [trial for trial in trials if trial.value is not None]
     best: list[float] = []
     for trial in scored:

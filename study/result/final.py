@@ -76,7 +76,7 @@ FINAL_TRAINING = "final training"
 Helpers = Callable[[int], Generator[FinalEpoch, None, bool]]
 """Function that lets several workers (study.result.workers) do the trainings that can be done at once.
 
-It is given how many these are, yields news of their epochs, and returns False if nobody helps.
+It takes the number of these trainings, yields news of their epochs, and returns False if there are no workers.
 """
 
 
@@ -98,11 +98,11 @@ def finish(
     watch: Watch | None = None,
     helpers: Helpers | None = None,
 ) -> Iterator[FinalEpoch | Activity | Outcome]:
-    """Train a trial's architecture for good, score it on the test part, and write the model folder.
+    """Do the final trainings of a trial, score them on the test part, and write the model folder.
 
-    Without a trial the winner is taken, confirmed first if the study asks for that. What a killed run already made is
-    used again unless `fresh`; a folder that already holds this result is left as it is. `helpers` do the trainings they
-    can beforehand. The last item is the Outcome.
+    Without a trial the winner is taken, after a confirmation if the study asks for it. Results of a killed run are
+    used again unless `fresh`; a folder that already holds this result is left as it is. `helpers` do the trainings
+    that they can first. The last item is the Outcome.
     """
     done = finished_card(directory, study, work.config, work.dataset, trial)
     if done and not fresh:
@@ -222,7 +222,7 @@ def _leaky(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch,
 
 
 def _heard(news: Generator[FinalEpoch, None, bool], pace: Pace | None) -> Generator[FinalEpoch, None, bool]:
-    """Pass on news of the helpers' trainings, and leave out for all helpers what proves too long."""
+    """Pass on news of the helpers' trainings; leave out trainings that prove too long, for all helpers."""
     while True:
         try:
             one = next(news)
@@ -293,14 +293,14 @@ def _baseline(study: OpenStudy, taken: set[int]) -> list[tuple[str, FrozenTrial]
 
 
 RESULT: Mapping[str, float] = MappingProxyType({"pretrained": 0.6, "trees": 0.5, "timing": 0.4})
-"""Optional parts of the result, in the order in which they are left out -> share of the time kept for the result.
+"""Optional parts of the result, the first to be left out first -> share of the time kept for the result.
 
-A part is left out if less than its share of that time is left.
+That share must remain when the part is done; if less is left, the part is left out.
 """
 
 
 def _time_for(what: str, pace: Pace | None) -> float:
-    """Return the seconds for an optional part, without which there is still a model, its scores and its card."""
+    """Return the seconds that an optional part of the result may take; 0 or less: none are left."""
     if pace is None:
         return math.inf
     pace.look()
@@ -308,7 +308,7 @@ def _time_for(what: str, pace: Pace | None) -> float:
 
 
 def _grown(trees: Future[Trees], pace: Pace | None) -> Trees | str:
-    """Return the trees, or why there are none."""
+    """Return the fitted trees, or the reason why there are none."""
     left = _time_for("trees", pace)
     try:
         return trees.result(timeout=None if pace is None else max(0.0, left))
@@ -320,7 +320,7 @@ def _grown(trees: Future[Trees], pace: Pace | None) -> Trees | str:
 
 
 def _pretrained(study: OpenStudy, work: Workspace, trial: FrozenTrial, pace: Pace | None) -> FittedRival | str:
-    """Return a fitted rival that uses a pretrained network's features, or why there is none."""
+    """Return the fitted rival with a pretrained network's features, or the reason why there is none."""
     if not work.config.pretrained:
         return "not wanted (pretrained = false)"
     network = architecture(work, trial)
@@ -343,7 +343,7 @@ def _pretrained(study: OpenStudy, work: Workspace, trial: FrozenTrial, pace: Pac
 
 
 class RivalSize(BaseModel):
-    """Image size that the pretrained rival was given, recorded so that going on after a kill opens nothing new."""
+    """Image size of the pretrained rival, recorded so that a rerun after a kill is no new opening of the test part."""
 
     trials: int  # number of trials in the study at that time
     side: int  # height and width of the images, in pixels
@@ -362,7 +362,7 @@ def leaky_place(study: OpenStudy, work: Workspace) -> Workspace | None:
 
 
 def leaky_job(trial: FrozenTrial, *, fresh: bool = False, watch: Watch | None = None, pace: Pace | None = None) -> Job:
-    """Return the training in that workspace."""
+    """Return the training in the workspace of `leaky_place`."""
     return Job("leaky training", trial, 0, 0, 1, fresh, watch, kind="leaky", pace=pace)
 
 
@@ -383,7 +383,7 @@ def _write(
     mistakes: list[Mistake],
     pace: Pace | None,
 ) -> StudyCard:
-    """Write the bundle and the report; the mark that all is done is written last."""
+    """Write the model folder and the report; the mark that the folder is finished is written last."""
     some = work.dataset.images[work.parts.train[:64]]
     seen = [work.dataset.contents[i] for part in ("train", "val", "cal") for i in getattr(work.parts, part)]
     _keep(study, work, directory, card, shipped.digest)
@@ -426,7 +426,7 @@ class ModelRow(BaseModel):
 
 
 def _keep(study: OpenStudy, work: Workspace, directory: Path, card: StudyCard, digest: str) -> None:
-    """Move a whole model of other weights, or of another opening, out of the way: model becomes model-1, or model-2."""
+    """Rename a complete model folder with other weights, or of another opening, from model to model-1 or model-2."""
     try:
         before = bundle.read_card(directory, StudyCard)
     except (OSError, ModelError):  # missing or incomplete
@@ -444,7 +444,7 @@ def _keep(study: OpenStudy, work: Workspace, directory: Path, card: StudyCard, d
 
 
 def next_place(directory: Path) -> Path:
-    """Return where a model folder is kept when another takes its place: the first free one of model-1, model-2."""
+    """Return the path to which a replaced model folder is renamed: the first free one of model-1, model-2 and so on."""
     places = (directory.with_name(f"{directory.name}-{number}") for number in itertools.count(1))
     return next(place for place in places if not place.exists())
 
@@ -455,7 +455,7 @@ def _path(work: Workspace, directory: Path) -> str:
 
 
 def _remember(study: OpenStudy, work: Workspace, directory: Path, card: StudyCard) -> None:
-    """Record the last model in each folder of the study."""
+    """Record the model in `directory` among those of the study, in place of an earlier one in that folder."""
     row = ModelRow(
         trial=card.study.trial,
         weights_sha256=card.weights_sha256,
@@ -474,11 +474,11 @@ def _remember(study: OpenStudy, work: Workspace, directory: Path, card: StudyCar
 def finished_card(
     directory: Path, study: OpenStudy, config: StudyConfig, dataset: ImageSet, trial: FrozenTrial | None = None
 ) -> StudyCard | None:
-    """Return the card of a folder finished for this trial, history and number of openings; None if work is left."""
+    """Return the card of a finished model folder if it still fits the trial, study and settings; None if not."""
     try:
         mark = FinishedMark.model_validate_json((directory / FINISHED).read_bytes())
         card = bundle.read_card(directory, StudyCard)
-    except (OSError, ValueError):  # missing, torn, altered, or of another version
+    except (OSError, ValueError):  # missing, damaged, altered, or of another version
         return None
     own = {one.number: one for one in (*study.own_trials(), *study.trials(TrialState.RUNNING))}
     shipped = own.get(card.study.trial if trial is None else trial.number)
@@ -499,7 +499,7 @@ def finished_card(
 
 
 def _begun(work: Workspace, trial: FrozenTrial) -> PretrainedStart | None:
-    """Return whose weights a trial's network began from; None if it did not begin from a pretrained one."""
+    """Return the pretrained network that a trial's network began from; None if there is none."""
     network = architecture(work, trial)
     if not isinstance(network, BackboneConfig):
         return None

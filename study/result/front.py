@@ -16,7 +16,7 @@ from study.config.space import full_point, network_config
 from study.search.standing import best_first
 
 LOOKED_AT, SHOWN = 64, 8
-"""Largest number of complete trials that the front is looked for among, and that it shows."""
+"""Number of best complete trials among which the front is sought, and largest number of its points."""
 FAR = 2.0
 """Factor by which a network must be both faster and cheaper in arithmetic to count as far smaller."""
 
@@ -32,7 +32,7 @@ class Point:
 
 
 def front(trials: list[FrozenTrial], config: StudyConfig, card: StudyCard) -> list[Point]:
-    """Return the Pareto front of the complete trials by score and cost, cheapest first; of many, among the best."""
+    """Return the Pareto front, by score and GFLOP, of the best complete trials, cheapest first."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     best = best_first(complete)[:LOOKED_AT]
     costs = {trial.number: cost_of(config.space, trial.params, config.image_size).gflops for trial in best}
@@ -59,8 +59,8 @@ def point(trial: FrozenTrial, config: StudyConfig, card: StudyCard) -> Point:
 def smaller(points: list[Point], shipped: Point, card: StudyCard) -> SmallerTrial | None:
     """Return the cheapest trial that is far smaller than the shipped one and scored the same within the interval.
 
-    Compared are selection scores: the trial's may be less than the shipped trial's by at most half the width of the
-    test score's interval. None if there is no such trial.
+    Its selection score may be less than the shipped trial's by at most half the width of the test score's interval.
+    None if there is no such trial.
     """
     ends, own = score_of(card, card.test)[1], card.study.selection_score
     if ends is None or own is None or card.leaky:

@@ -1,4 +1,4 @@
-"""Gain of a search: what it found beyond the networks that it began with, and by when it had found it."""
+"""Gain of a search: how much better its winner is than the networks it began with, and when it was found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from study.search.standing import best_first, is_start
 
 def best_start(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
     """Return the best start that ran to its end; None if there is none."""
-    return next(iter(best_first(one for one in trials if is_start(one) and _ended(one))), None)
+    return next(iter(best_first(one for one in trials if is_start(one) and _is_complete(one))), None)
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Gain:
     """Gain of a search, by selection scores."""
 
     winner: FrozenTrial
-    start: FrozenTrial | None  # the best one that the search began with
-    drawn: FrozenTrial | None  # the best one that was drawn
-    half: FrozenTrial | None  # the best one after half of the seconds of training
-    so_far: list[tuple[float, float]]  # at the end of each: (seconds of training until then, best score until then)
+    start: FrozenTrial | None  # best complete start
+    drawn: FrozenTrial | None  # best complete trial that was drawn
+    half: FrozenTrial | None  # best complete trial after half of the seconds of training
+    so_far: list[tuple[float, float]]  # for each complete trial: (seconds of training so far, best score so far)
 
 
 def gain(trials: Iterable[FrozenTrial], winner: FrozenTrial) -> Gain:
@@ -40,15 +40,15 @@ def gain(trials: Iterable[FrozenTrial], winner: FrozenTrial) -> Gain:
     so_far: list[tuple[float, float]] = []
     for one in ended:
         spent += number(one.user_attrs, SECONDS) or 0.0
-        if not _ended(one):
+        if not _is_complete(one):
             continue
         best = best_first([one, *([best] if best else [])])[0]
         so_far.append((spent, best.value or 0.0))
         if spent <= whole / 2:
             half = best
-    drawn = next(iter(best_first(one for one in ended if _ended(one) and not is_start(one))), None)
+    drawn = next(iter(best_first(one for one in ended if _is_complete(one) and not is_start(one))), None)
     return Gain(winner, best_start(ended), drawn, half, so_far)
 
 
-def _ended(trial: FrozenTrial) -> bool:
+def _is_complete(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.COMPLETE

@@ -96,7 +96,7 @@ It also opens the section that a link leads to, and all sections for printing.
 """
 
 THUMBNAIL = 96
-"""Width and height, in pixels, of a picture that shows what an image is of."""
+"""Width and height of a thumbnail, in pixels."""
 LONG, LONGEST = 30, 90
 """Number of characters above which a cell of a table is wrapped, and above which it is also kept wide.
 
@@ -183,7 +183,7 @@ def _text(value: object) -> str:
 
 
 WHOLE = 18
-"""Most characters of a name that stands whole beside a matrix.
+"""Most characters of a class name that is shown in full beside a matrix.
 
 The middle of longer names is left out, because names may differ at either end.
 """
@@ -192,7 +192,7 @@ FEW, MOST_CELLS = 6, 40
 
 
 def matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Return a confusion matrix as a table: true class down, named across, coloured by share of the true class."""
+    """Return a confusion matrix as a table: true class down, predicted across, coloured by share of the true class."""
     few = len(classes) <= FEW
 
     def cell(row: int, column: int) -> str:

@@ -29,12 +29,12 @@ It is this share of the hours, but at most that many seconds.
 NEEDED = 0.65
 """Share of the time kept for the result that weights, scores, export and card take.
 
-What takes the rest only compares or shows.
+The rest is for parts that only compare or show, and may be left out.
 """
 LOOK_SECONDS = 1.0
-"""Seconds between two looks at the pace in the first epoch."""
+"""Least seconds between two checks of the pace in the first epoch."""
 WORTH = 1.5
-"""Ratio of epochs that fit now to epochs that were planned, from which a training is made longer again."""
+"""Ratio of remaining epochs that fit to remaining epochs as planned, from which a training is lengthened again."""
 FINAL_SHARE = 1.15
 """Ratio of the time of a final epoch, with more images and without validation, to that of a trial's epoch."""
 MOST_SLOWER = 8.0
@@ -44,7 +44,7 @@ It limits the time that is kept for the result.
 """
 
 SCRATCH = "from scratch"
-"""Role of the best network that did not begin from a pretrained one, compared with a winner that did."""
+"""Role of the best network without pretrained weights, which is compared with a winner that has them."""
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +63,13 @@ class FinalStage(BaseModel):
     final_epochs: int
     final_seeds: int
     rivals: list[str]
-    leaky_score: bool = True  # whether the published protocol is followed, too, if that is asked for
+    leaky_score: bool = True  # whether the published protocol's score is made, if it is asked for
     scratch: bool = True  # whether the best network from scratch is compared, if the winner is pretrained
 
 
 @dataclass(frozen=True)
 class Lap:
-    """Epoch of one of a stage's trainings, about to begin or just ended."""
+    """Progress of one training after the search, when an epoch is about to begin or has just ended."""
 
     kind: str  # "shipped", "seed", "confirmation", "leaky", SCRATCH, or the name of a rival
     seed: int
@@ -77,7 +77,7 @@ class Lap:
     done: int  # epochs of this training that are done
     epochs: int  # epochs of this training in all
     after: int  # number of trainings of the same kind that follow
-    seconds: float  # seconds that an epoch of it takes
+    seconds: float  # seconds per epoch
 
     @property
     def words(self) -> str:
@@ -91,8 +91,8 @@ class Lap:
 class Pace:
     """Time left for the trainings after the search, and the decisions that depend on it.
 
-    `decides`: this process decides for the whole stage; otherwise it obeys, and shortens only what it ships. `known`:
-    the winner may be a network that began from a pretrained one.
+    `decides`: this process decides for all of them; otherwise it follows those decisions, and decides only on the
+    length of the shipped training. `known`: the winner may have begun from a pretrained network.
     """
 
     def __init__(self, study: OpenStudy, planned: Plan, hours: float, *, decides: bool, known: bool = True) -> None:
@@ -109,12 +109,12 @@ class Pace:
         return MARGIN * (self.seconds() - NEEDED * self.result_seconds())
 
     def seconds(self) -> float:
-        """Return the seconds left of the hours, without the reserve for what nobody foresees."""
+        """Return the seconds left of the hours, less the reserve for other programs."""
         whole = 3600 * self._hours
         return whole - min(SPARE_SHARE * whole, SPARE_SECONDS) - self._study.clock.spent()
 
     def result_seconds(self) -> float:
-        """Return the seconds kept for scores, export and report on a machine as busy as this one was of late."""
+        """Return the seconds kept for scores, export and report, given how busy this machine was lately."""
         return self._result / self._planned.slower * self.slower()
 
     def slower(self) -> float:
@@ -122,11 +122,11 @@ class Pace:
         return min(MOST_SLOWER, max(1.0, self._slower))
 
     def look(self) -> None:
-        """Note how busy the machine is."""
+        """Measure how busy the machine is, and update `slower`."""
         self._slower = (self._slower + self._load.times_slower()) / 2
 
     def hold(self, lap: Lap) -> None:
-        """Raise OutOfTimeError if an all-or-nothing training is no longer wanted, or would take too long."""
+        """Raise OutOfTimeError if a comparison or confirmation is left out; if it is too long, record that for all."""
         stage = self._study.attribute(FINAL_STAGE, FinalStage)
         if stage is None:
             return
@@ -145,7 +145,7 @@ class Pace:
             )
 
     def heard(self, lap: Lap) -> None:
-        """Decide whether another process may go on with its training; that process obeys when its epoch ends."""
+        """Decide whether another process may go on with its training; it reads the decision after its epoch."""
         try:
             self.hold(lap)
         except OutOfTimeError as error:
@@ -180,17 +180,17 @@ def _without(stage: FinalStage, lap: Lap) -> FinalStage:
 
 @dataclass
 class Pacer:
-    """Control that keeps the shipped training within the time left by moving its end; each move is written first."""
+    """Control that moves the end of the shipped training so that it fits the time left; each move is written first."""
 
     pace: Pace
-    longest: int  # epochs that were fixed, the most there may be
+    longest: int  # largest number of epochs, as fixed before the training
     write: Callable[[list[Move]], None]
-    training: TrainingRun | None = None  # None until it is about to begin
+    training: TrainingRun | None = None  # None before it is built
     _began: tuple[int, float] | None = field(default=None, init=False)
     _looked: float = field(default=0.0, init=False)
 
     def after_step(self, step: int, steps: int) -> None:
-        """Check the pace during the first epoch, which may take longer than all were expected to take."""
+        """Check the pace within the first epoch, which alone may take longer than all epochs were expected to."""
         now = time.perf_counter()
         if self._began is None:
             self._began = step, now  # the first steps take longer than others
@@ -207,7 +207,7 @@ class Pacer:
         self._decide(epoch * self.training.steps, seconds)
 
     def _decide(self, done: int, seconds: float) -> None:
-        """Move the training's end if the remaining steps do not fit, or many more would; `seconds`: of one epoch."""
+        """Move the end if the remaining epochs do not fit, or many more would; `seconds`: of one epoch."""
         assert self.training is not None
         course, steps = self.training.course, self.training.steps
         if done <= course.moves[-1][0] or done >= course.end:
@@ -221,6 +221,6 @@ class Pacer:
         whole = min(self.longest, behind + more)
         now = course.end // steps
         if whole < now or whole - behind >= WORTH * (now - behind) > 0:
-            logger.info(f"after {done} steps of {steps} an epoch: {whole} epochs in place of {now}")
+            logger.info(f"after {done} steps ({steps} an epoch): {whole} epochs in place of {now}")
             self.write([*course.moves[1:], (done, whole * steps)])
             course.move(done, whole * steps)

@@ -1,7 +1,6 @@
 """The report as one HTML page: offline, readable on a phone, printable; values in, text out."""
 
 import html
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +46,7 @@ class SearchFacts:
     gain: Gain
     front: list[Point]  # cheapest first
     left_out: int  # trials of other programs
-    stages: Mapping[str, tuple[float, float | None]]  # seconds planned, and seconds taken by the time of writing
+    stages: Mapping[str, tuple[float, float | None]]  # by stage: (seconds planned, seconds taken)
     planned_hours: float | None  # hours that the plan was made for
 
 
@@ -134,7 +133,7 @@ def _worth(card: StudyCard) -> str:
 
 
 def _examples(examples: Mapping[str, NDArray[np.uint8]], classes: int) -> str:
-    """Return an image of each class."""
+    """Return an image of each of the first classes, as HTML."""
     shown = pictures([(thumbnail(image), name, "") for name, image in examples.items()], "small")
     more = f'<p class="note">and {classes - EXAMPLES} more classes</p>' if classes > EXAMPLES else ""
     return f'<p class="note">An image of each class:</p>{shown}{more}' if examples else ""
@@ -186,7 +185,7 @@ def _positive_rows(found: PositiveScores) -> list[Row]:
 
 
 def _calibration(card: StudyCard) -> str:
-    """Return whether a probability means what it says, before temperature scaling and after."""
+    """Return the calibration scores as HTML, before temperature scaling and after."""
     test, said = card.test, calibrated(card)
     changes = facts(
         [
@@ -232,14 +231,19 @@ def _comparison(card: StudyCard) -> str:
         else ""
     )
     missing = "".join(
-        f'<p class="note">No {html.escape(name)} network beside it: {html.escape(why)}.</p>'
+        f'<p class="note">Not compared with {_rival(name)}: {html.escape(why)}.</p>'
         for name, why in card.not_compared.items()
     )
     return (table(head, rows) if rows else "") + missing + note
 
 
+def _rival(name: str) -> str:
+    """Return the name of something that was not compared, in words."""
+    return {"pretrained": "a pretrained network", "trees": "trees"}.get(name, html.escape(name))
+
+
 def _sets(conformal: Conformal | None) -> str:
-    """Return a table of what prediction sets promise and what they do."""
+    """Return a table of prediction sets: their error levels, and their scores on the held-out images."""
     rows: list[Row] = []
     for level, sets in (conformal.levels if conformal else {}).items():
         if isinstance(sets, RefusedLevel):
@@ -252,7 +256,7 @@ def _sets(conformal: Conformal | None) -> str:
 
 
 def _formats(formats: dict[str, ExportedFile]) -> str:
-    """Return a table of the files that run, each compared with the network as it was trained."""
+    """Return a table of the exported files, each compared with the network as it was trained."""
     rows: list[Row] = []
     for name, form in formats.items():
         rate = f"{form.speed_cpu[-1].images_per_second:,.0f}" if form.speed_cpu else ""
@@ -312,7 +316,7 @@ def _model(card: StudyCard, config: StudyConfig, found: SearchFacts, epochs: lis
         ("trial", study.trial),
         (figures.selection_name(study.metric), "none" if score is None else percent(score)),
         ("parameters of the network", "not known" if count is None else f"{count:,}"),
-        ("trained on", f"{final.data}, {final.epochs} epochs from fresh weights"),
+        ("trained on", f"{final.data}, {final.epochs} epochs from {'pretrained' if card.begun else 'fresh'} weights"),
         ("probabilities", calibrated(card)),
     ]
     chosen: list[Row] = [
@@ -343,7 +347,11 @@ def _gain(card: StudyCard, gain: Gain) -> str:
     said = [f"The winner is {_named(winner)}."]
     if is_start(winner):
         said.append("It is one of the networks that the search began with: the search chose among them.")
-        said.append(f"The best one that was drawn is {_named(drawn)}." if drawn else "None that was drawn ended.")
+        said.append(
+            f"The best one that was drawn is {_named(drawn)}."
+            if drawn
+            else "No network that was drawn was trained to its end."
+        )
     elif start is None:
         said.append("It was drawn, and no network that the search began with was trained to its end.")
     else:
@@ -409,7 +417,7 @@ def _search(
 def _stages(config: StudyConfig, card: StudyCard, found: SearchFacts) -> str:
     """Return a table of the seconds planned and taken.
 
-    If more was asked for since the plan was made, a note says that the two are not of the same work.
+    If the hours were changed after the plan was made, a note says that the two columns are not of the same work.
     """
     if not found.stages:
         return ""
@@ -428,15 +436,15 @@ def _stages(config: StudyConfig, card: StudyCard, found: SearchFacts) -> str:
 
 
 def _front(front: list[Point], card: StudyCard) -> str:
-    """Return the Pareto front of score and milliseconds, with the command that makes a model of each point."""
-    name = shlex.quote(card.study.name)
+    """Return the Pareto front by score and GFLOP as HTML, with the command that makes a model of each point."""
+    name = quote(card.study.name)
     rows: list[Row] = [
         (
             one.trial,
             percent(one.score),
             one.milliseconds,
             one.gflops,
-            "this model" if one.trial == card.study.trial else f"study retrain {quote(name)} --trial {one.trial}",
+            "this model" if one.trial == card.study.trial else f"study retrain {name} --trial {one.trial}",
         )
         for one in front
     ]
@@ -479,13 +487,13 @@ def _data(data: Data) -> str:
         ("hash of the images", data.content),
         ("hash of the parts", data.parts_hash),
     ]
-    command = f"study data audit {shlex.quote(data.source)} --html audit.html"
+    command = f"study data audit {quote(data.source)} --html audit.html"
     return facts(rows) + f"<p>Copies, leaks and doubtful labels:</p><pre>{html.escape(command)}</pre>"
 
 
 def _again(card: StudyCard, times: dict[str, float | int]) -> str:
-    name = shlex.quote(card.study.name)
-    commands = f"study run study.toml --name {quote(name)}\nstudy resume {quote(name)} --trials MORE"
+    name = quote(card.study.name)
+    commands = f"study run study.toml --name {name}\nstudy resume {name} --trials MORE"
     made = [*card.versions.items(), ("hash of the weights", card.weights_sha256)]
     return (
         "<p><code>study.toml</code> lies beside this page. With the same name (it decides the brackets), one worker, "

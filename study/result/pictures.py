@@ -19,7 +19,7 @@ INCHES = 2.2
 
 
 def confusion_picture(best: Best) -> bytes:
-    """Draw the confusion matrix on val, in numbers of images."""
+    """Draw the confusion matrix on val, in numbers of images, as PNG."""
     side = min(2.5 + 0.55 * len(best.classes), WIDEST)
     readable = len(best.classes) <= MOST_NUMBERS
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -37,7 +37,7 @@ def confusion_picture(best: Best) -> bytes:
 
 
 def mistakes_picture(best: Best) -> bytes:
-    """Draw the images of val that the network was sure about and wrong, the surest first."""
+    """Draw the wrongly classified images of val as PNG, the most confident mistake first."""
     rows = max(1, math.ceil(len(best.mistakes) / COLUMNS))
     figure = Figure(figsize=(COLUMNS * INCHES, rows * (INCHES + 0.5) + 0.5), layout="constrained")
     none = "" if best.mistakes else ": none"

@@ -1,6 +1,6 @@
-"""The honest rival: what a network that was pretrained on photographs does without any search.
+"""The pretrained rival: a logistic regression on the features of a network that was trained on photographs.
 
-Its features stay as they are, and a logistic regression learns from them. Only `fetch` downloads anything.
+It needs no search, and the network stays as it is. Only `fetch` downloads anything.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ STRENGTHS = (0.001, 0.01, 0.1)
 """Inverse penalties of the regression (on features of mean 0 and variance 1), of which val chooses one."""
 BATCH = 64
 SIDES = (224, 128)
-"""Image sizes, in pixels, that it sees instead of the winner's if the files have them and there is time."""
+"""Image sizes, in pixels, that the rival may use instead of the winner's, if files are that large and time allows."""
 SHARE = 0.25
-"""Share of the search's seconds that it may take in order to see more pixels."""
+"""Share of the search's seconds that the rival may take with one of these sizes."""
 FITTING = 1.5
 """Ratio of the time for everything to the time for computing the features."""
 
@@ -73,7 +73,7 @@ FETCHED = ("resnet18",)
 
 
 def fetch(name: str) -> Path:
-    """Fetch a network's weights into torchvision's cache, unless they are there. Raises StudyError."""
+    """Download a network's weights into torchvision's cache, unless they are there. Raises StudyError."""
     if name not in FETCHED:
         raise StudyError(f"no network {name!r} (there are: {', '.join(FETCHED)})")
     file, url = torchvision_file(name)
@@ -88,7 +88,7 @@ def fetch(name: str) -> Path:
 
 
 def find(device: torch.device) -> FeatureExtractor:
-    """Return the pretrained network that is at hand. Raises NoRivalError with what is missing."""
+    """Return the pretrained network whose weights are on this machine. Raises NoRivalError if there is none."""
     name = at_hand()
     if name is None:
         raise NoRivalError(f"no weights are at hand ({INSTALL})")
@@ -114,10 +114,10 @@ def fit(
     """Fit the regression to the features of the images `learn`.
 
     Its strength is chosen on the images `choose`, from which it then learns, too; without them it is the middle one.
-    `left`: seconds that it may take. `more`: seconds that it may take in order to see the files in more pixels than the
-    winner does. `side`: the image size, if it was decided before. Raises NoRivalError.
+    `left`: seconds that it may take. `more`: seconds that it may take with larger images than the winner's. `side`: the
+    image size, if it was decided before; then it may take any time. Raises NoRivalError.
     """
-    end = math.inf if side else time.perf_counter() + left  # what was decided before is made again
+    end = math.inf if side else time.perf_counter() + left  # a size that was decided before is used again
     backbone = find(work.device)
     if len(np.unique(work.dataset.labels[learn])) < 2:
         raise NoRivalError("the images to learn from are of one class")
@@ -142,7 +142,7 @@ def fit(
 
 
 def _affordable(work: Workspace, backbone: FeatureExtractor, some: Ints, images: int, left: float, more: float) -> int:
-    """Return the largest image size that the files have and the time allows, tried on some of the images."""
+    """Return the largest image size that files and time allow, timed on some images, or raise NoRivalError."""
     known = source_size([work.dataset.root / work.dataset.paths[i] for i in some])
     size = work.config.image_size
     needed = 0.0
@@ -158,7 +158,7 @@ def _affordable(work: Workspace, backbone: FeatureExtractor, some: Ints, images:
 
 
 def _features(work: Workspace, backbone: FeatureExtractor, side: int, index: Ints, *, end: float = math.inf) -> Floats:
-    """Compute the features of images as the winner sees them, or decoded anew with more pixels."""
+    """Compute features [n, D] of images `index` [n] at size `side`. Raises NoRivalError when the time is past `end`."""
     parts = []
     with torch.inference_mode(), ThreadPoolExecutor() as pool:
         for start in range(0, len(index), BATCH):

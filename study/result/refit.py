@@ -1,6 +1,6 @@
-"""Trainings after the search, from fresh weights: the best trials once more to choose among them, then the final ones.
+"""Trainings after the search, from the start: the best trials again to choose among them, then the final ones.
 
-Each is kept in runs/<name>/final once it is done, so that an interrupted final stage can go on.
+Each result is kept in runs/<name>/final, so that an interrupted final stage can go on.
 """
 
 import logging
@@ -48,11 +48,11 @@ CONFIRMATION = "confirmation"
 class FinalEpoch:
     """News of an epoch of a training after the search."""
 
-    stage: str  # "confirmation" or "final training"
+    stage: str  # the stage of the Job, such as "final training"
     trial: int
     place: int  # number of the training within the stage, from 0
     trainings: int  # number of trainings in the stage
-    epochs: int  # number of epochs of each training
+    epochs: int  # number of epochs of this training, as planned by now
     result: EpochResult
     kind: str = "shipped"  # kind of the Job
     seed: int = 0
@@ -85,11 +85,11 @@ class Job:
     trainings: int
     fresh: bool  # whether to ignore what was kept
     watch: Watch | None = None
-    beside_others: bool = False  # maybe on one device: then a lack of memory says nothing of the network
+    beside_others: bool = False  # perhaps on one device, where a lack of memory says nothing about the network
     kind: str = "confirmation"  # or "shipped", "seed", "leaky", or the name of a rival
-    epochs: int | None = None  # number of epochs, if not what the stage says
-    pace: Pace | None = None  # what keeps it within the hours
-    parts: tuple[str, ...] | None = None  # parts that it learns from, if not those of the configuration
+    epochs: int | None = None  # number of epochs; None: that of the stage
+    pace: Pace | None = None  # None: no limit of time
+    parts: tuple[str, ...] | None = None  # parts that it learns from; None: those of the configuration
 
     @property
     def name(self) -> str:
@@ -101,8 +101,8 @@ class Job:
 def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
     """Return the workspace with the settings of the final stage, which are fixed once for these trials and hours.
 
-    If they are not fixed yet, the time left decides. Without hours they are those of the configuration. `again`: a
-    model is trained anew, however long it takes.
+    If they are not fixed yet, the time left decides, unless `again`: a model is trained anew, however long it takes.
+    Without hours they are those of the configuration.
     """
     planned, hours = study.planned(), study.hours()
     if planned is None or hours is None:
@@ -125,7 +125,7 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
 
 
 def pace_of(study: OpenStudy, *, again: bool, decides: bool = True) -> Pace | None:
-    """Return what keeps the stage after the search within its hours; None without hours, or if all is done again."""
+    """Return the pace that keeps the final stage within its hours; None without hours, or if all is done again."""
     planned, hours = study.planned(), study.hours()
     return None if again or planned is None or hours is None else _pace(study, planned, hours, decides=decides)
 
@@ -146,7 +146,7 @@ def _epoch_seconds(study: OpenStudy, planned: float, best: int) -> float:
 def chosen(
     study: OpenStudy, work: Workspace, *, fresh: bool, watch: Watch | None, pace: Pace | None = None
 ) -> Generator[FinalEpoch, None, list[FrozenTrial]]:
-    """Return the winner; or with `confirm` that many of the best trials, by their mean on val with two new seeds each.
+    """Return the winner alone, or the `confirm` best trials, sorted by their mean on val in trainings with new seeds.
 
     The confirmation is done whole, or left out if the hours are too short for it.
     """
@@ -185,14 +185,14 @@ def confirm_jobs(
 
 
 def confirmed(study: OpenStudy) -> list[Confirmation] | None:
-    """Return what the best trials reached when they were trained anew, best first; None if that was not done."""
+    """Return the scores of the best trials when they were trained anew, best first; None if that was not done."""
     return study.attribute(CONFIRMED, list[Confirmation])
 
 
 def alone_at(study: OpenStudy, work: Workspace, job: Job) -> AbstractContextManager[Callable[[], None]]:
-    """Be the only process that does a training (see study.storage.locks); TakenError if another one does it.
+    """Hold the lock on a training (see study.storage.locks). Raises TakenError if another process holds it.
 
-    A job that is not `beside_others` waits for the other process instead, and then finds what it has kept.
+    A job that is not `beside_others` waits for that process instead, and then finds its result.
     """
     lock = work.folder / "final" / f"{job.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -210,11 +210,11 @@ def _taken() -> None:
 
 
 def _pass() -> None:
-    """Do nothing: a process that is alone in the final stage goes on even if its lock was lost with the server."""
+    """Do nothing: a process without helpers goes on even if its lock was lost with the server."""
 
 
 def confirm(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch, None, float]:
-    """Train a trial anew; return the metric on val after the last epoch, or 0 if training failed."""
+    """Train a trial anew; return the metric on val after the last epoch, or 0 if it diverged or ran out of memory."""
     with alone_at(study, work, job) as still:
         return (yield from _confirm(study, work, job, still if job.beside_others else _pass))
 
@@ -280,7 +280,7 @@ def _train(
 
 
 def _checkpoints(work: Workspace, job: Job, name: str, identity: str) -> Checkpoints:
-    """Return where a training's checkpoints are kept; those of an earlier run are removed if all is done anew."""
+    """Return the checkpoints of a training; those of an earlier run are removed if the job is `fresh`."""
     checkpoints = work.checkpoints(name, identity)
     if job.fresh:
         checkpoints.remove()
@@ -295,7 +295,7 @@ def _run(
     pacer: Pacer | None = None,
     moves: Sequence[Move] = (),
 ) -> Generator[FinalEpoch, None, tuple[TrainingRun, list[EpochResult]]]:
-    """Train to the last epoch, or to one that diverged; return the training and its epochs.
+    """Train to the last epoch, or to one that diverges; return the training and its epochs.
 
     Raises OutOfTimeError if the hours are too short for a training that only compares or confirms.
     """
@@ -321,7 +321,7 @@ def _run(
 
 
 def _pacer(work: Workspace, job: Job, record: Path, identity: str) -> Pacer | None:
-    """Return what shortens a training; None unless it is shipped and its learning rate depends on its length."""
+    """Return the pacer of a shipped training; None for others, without hours, or if the schedule is "plateau"."""
     point = full_point(work.config.space, job.trial.params)
     if job.pace is None or job.kind != "shipped" or point["schedule"] == "plateau":
         return None
@@ -333,7 +333,7 @@ def _pacer(work: Workspace, job: Job, record: Path, identity: str) -> Pacer | No
 
 
 def _hold(work: Workspace, job: Job, done: int, seconds: float) -> None:
-    """Raise OutOfTimeError if an all-or-nothing training would end too late."""
+    """Raise OutOfTimeError if a training that only compares or confirms would end too late."""
     if job.pace is None or job.kind == "shipped":
         return
     job.pace.look()
@@ -341,9 +341,9 @@ def _hold(work: Workspace, job: Job, done: int, seconds: float) -> None:
 
 
 def _hold_after(work: Workspace, job: Job, epochs: list[EpochResult]) -> None:
-    """Raise OutOfTimeError as `_hold` does, by the last epoch of a training or the fastest one of a confirmation.
+    """Raise OutOfTimeError as `_hold` does, judged by the seconds of the last epoch, or a confirmation's fastest one.
 
-    Trees are grown during the first epoch of a confirmation, so that one does not count.
+    The first epoch of a confirmation does not count, because trees may be fitted meanwhile.
     """
     counting = [one.seconds for one in epochs if job.stage != CONFIRMATION or one.epoch > 1]
     if counting:
@@ -351,18 +351,18 @@ def _hold_after(work: Workspace, job: Job, epochs: list[EpochResult]) -> None:
 
 
 def _after(one: Job | FinalEpoch) -> int:
-    """Return how many trainings of the same kind follow."""
+    """Return how many trainings of the confirmation follow; 0 for other trainings."""
     return one.trainings - one.place - 1 if one.kind == "confirmation" else 0
 
 
 def lap_of(news: FinalEpoch) -> Lap:
-    """Return how far a training is, in the form that the pace reads."""
+    """Convert news of an epoch to the lap that the pace reads."""
     result = news.result
     return Lap(news.kind, news.seed, news.trial, result.epoch, news.epochs, _after(news), result.seconds)
 
 
 def _usual_seconds(job: Job) -> float:
-    """Return the seconds of an epoch, by what the trial took in the search and how slow the machine is by now."""
+    """Estimate the seconds per epoch from those in the search, and from how busy the machine is now."""
     measured = number(job.trial.user_attrs, EPOCH_SECONDS) or 0.0
     share = 1.0 if job.stage == CONFIRMATION else FINAL_SHARE
     return measured * share * (job.pace.slower() if job.pace else 1.0)
@@ -378,9 +378,9 @@ def _length(config: StudyConfig, job: Job) -> int:
 
 
 def _identity(study: OpenStudy, work: Workspace, job: Job) -> str:
-    """Return the identity of a training after the search; its length as fixed before it began belongs to it.
+    """Return a text that identifies a training, with its number of epochs if the study's settings say another one.
 
-    How its end is moved while it runs is in its record instead.
+    Moves of its end while it runs are in its record instead.
     """
     whole = identity_of(study, job.trial)
     epochs = _length(work.config, job)
@@ -436,7 +436,7 @@ class Record(BaseModel):
 
 
 def _kept(weights: Path, record: Path, identity: str, network: Architecture) -> TrainedNetwork | None:
-    """Load a final training that an earlier run of this very study completed; None if there is none, or it is torn."""
+    """Load a final training that an earlier run completed; None if there is none, or its files are damaged."""
     kept = _read(record, identity)
     try:
         if kept is None or kept.weights_sha256 is None or files.file_hash(weights) != kept.weights_sha256:
@@ -447,7 +447,7 @@ def _kept(weights: Path, record: Path, identity: str, network: Architecture) -> 
 
 
 def _read(record: Path, identity: str) -> Record | None:
-    """Read the record of a training; None if it is missing, torn, or of another training."""
+    """Read the record of a training; None if it is missing, damaged, or of another training."""
     try:
         kept = Record.model_validate_json(record.read_bytes())
         return kept if kept.identity == identity else None

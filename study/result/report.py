@@ -81,7 +81,7 @@ def write_report(
 
 
 def one_of_each(work: Workspace) -> dict[str, NDArray[np.uint8]]:
-    """Return an image [H, W, 3] that was trained on of each of the first classes, by name."""
+    """Return one training image [H, W, 3] of each of the first EXAMPLES classes, by class name."""
     labels = work.dataset.labels[work.parts.train]
     found: dict[str, NDArray[np.uint8]] = {}
     for label, name in enumerate(work.dataset.classes[:EXAMPLES]):
@@ -92,7 +92,7 @@ def one_of_each(work: Workspace) -> dict[str, NDArray[np.uint8]]:
 
 
 def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, JsonValue]]:
-    """Return all finished trials, best first, with the reference's fields (val_accuracy in percent) and ours."""
+    """Return all trials with a score, best first, with the reference's fields (val_accuracy in percent) and ours."""
     rows: list[dict[str, JsonValue]] = []
     for trial in best_first(trials):
         if trial.value is None:
@@ -117,7 +117,7 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, Js
 
 
 def times_table(trials: list[FrozenTrial], card: StudyCard, config: StudyConfig) -> dict[str, float | int]:
-    """Return where the time went, in seconds; pauses between runs do not count."""
+    """Return seconds and epochs of search and final trainings; pauses between runs do not count."""
     epochs = sum(len(trial.intermediate_values) for trial in trials)
     search = sum(number(trial.user_attrs, SECONDS) or 0.0 for trial in trials)
     final_epochs = card.final.epochs * card.final.trainings
@@ -203,9 +203,9 @@ def importances(trials: list[FrozenTrial]) -> dict[str, float]:
 
 
 def edges(space: dict[str, Entry], params: dict[str, Value]) -> list[str]:
-    """Return a line for each parameter whose value lies in the last twentieth of its range: a wider one may be better.
+    """Return a line for each parameter whose value is in the outer 5 % of its range on either side.
 
-    Ranges that end as far as the parameter goes, such as a dropout of 0, are left out.
+    A wider range may hold a better value. Limits of the parameter itself, such as a dropout of 0, are left out.
     """
     found = []
     for name, value in params.items():
@@ -234,6 +234,6 @@ def study_file(config: StudyConfig, name: str, trials: int) -> bytes:
     command = f"# The same trials: study run study.toml --name {quote(name)}   (the name decides the brackets)\n"
     if config.hours is not None and trials:
         config = config.model_copy(update={"hours": None, "trials": trials})
-    if config.preset == "auto":  # whose own fields would leave things to a plan
+    if config.preset == "auto":  # its own fields would leave things to a plan
         config = config.model_copy(update={"preset": "full"})
     return (command + tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))).encode()

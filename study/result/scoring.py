@@ -73,8 +73,8 @@ def trees_digest(work: Workspace) -> str:
 def open_test(study: OpenStudy, digests: list[str], split_hash: str) -> Opening:
     """Record that the test part is about to be scored by these weights, the shipped ones first.
 
-    The same weights, or fewer of them, count as the same opening, unless it was an older study's; to ship what was only
-    compared then is a new one.
+    No new opening is recorded if an earlier one of this study, of the same parts, shipped the same weights and scored
+    all of these.
     """
     before = openings(study)
     for opening in before:
@@ -107,7 +107,7 @@ LATE = ("data.audit", "sklearn.metrics", "scipy.optimize", "onnxscript", "onnxru
 def warm_up() -> None:
     """Import what the end of a study needs, and export a small network, since the first export takes longer.
 
-    A study with hours does so before it searches: what is left for its end is then short, however busy the machine is.
+    A study with hours does so before it searches, so that its end is short even on a busy machine.
     """
     for name in (*LATE, "sklearn.ensemble", "study.result.report"):
         with suppress(ImportError):  # a missing module is reported where it is needed
@@ -119,8 +119,8 @@ def warm_up() -> None:
 def grow_trees(work: Workspace) -> Future[Trees]:
     """Fit trees on colour and gradient histograms, in a thread beside the final training.
 
-    A network is worth what it adds to them; they see the images that it sees. What is needed afterwards is imported
-    first, in the same thread: two threads that import modules which import each other may see half a module.
+    A network is worth what it adds to them. Modules that are needed later are imported first, in this thread: if two
+    threads import modules that import each other, one may see a half-loaded module.
     """
     grown: Future[Trees] = Future()
 
@@ -196,9 +196,9 @@ def _logits(work: Workspace, model: CNN, part: str) -> Floats:
 
 
 def _named(work: Workspace, one: TrainedNetwork) -> Ints:
-    """Return the classes that a network names on the held-out part.
+    """Return the classes [N] that a network predicts on the held-out part.
 
-    What a mean over several views names depends on a temperature, which is fitted on cal for it.
+    With several views the prediction depends on the temperature, so one is fitted on cal.
     """
     temperature = 1.0
     if work.views != AS_IT_IS and len(work.parts.cal):
@@ -207,7 +207,7 @@ def _named(work: Workspace, one: TrainedNetwork) -> Ints:
 
 
 def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: float) -> HeldOutScores:
-    """Score by image, and again with one vote per group, as a patient or a slide gets one answer."""
+    """Compute the scores by image, and with one vote per group, since a patient or a slide gets one answer."""
     classes, positive = work.dataset.classes, work.config.positive
     labels, groups = _truth(work, work.held_out)
     cutoff = None
@@ -220,7 +220,7 @@ def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: fl
 
 
 def _conformal(work: Workspace, cal: Floats, logits: Floats, temperature: float) -> Conformal:
-    """Return thresholds from cal for sets of classes, by level, and what the sets do on the held-out part."""
+    """Return the thresholds of prediction sets from cal, by level, and the scores of the sets on the held-out part."""
     parts = [(softmax(one, temperature), *_truth(work, part)) for part, one in (("cal", cal), (work.held_out, logits))]
     groups = len(np.unique(parts[0][2]))
     return Conformal(method="1 - probability", groups=groups, levels=conformal.describe(parts[0], parts[1]))

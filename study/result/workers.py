@@ -22,7 +22,7 @@ from study.search.worker import at_work
 from study.storage.server import was_cut_off
 
 LOOK_SECONDS = 0.2
-"""Seconds between two looks for a training that its worker has left."""
+"""Seconds between two checks whether a training was left by its worker."""
 
 Training = Callable[[], Generator[FinalEpoch, None, Any]]
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def train_on(name: str, url: str, device: torch.device, threads: int | None) -> Iterator[FinalEpoch]:
-    """Train, as a worker on any machine after the search, whatever nobody else trains, until all is trained."""
+    """Do, as one of several workers, the trainings after the search that no other worker does, until all are done."""
     with at_work(name, url, threads) as opened:
         study = opened.study
         whole = opened.workspace(device)
@@ -67,7 +67,7 @@ def _each(trainings: Sequence[Training]) -> Generator[FinalEpoch, None, bool]:
                 logger.info(str(error))
             except StudyError as error:  # final.py will meet it, too, and decides what follows
                 logger.info(str(error))
-            except sqlalchemy.exc.DBAPIError as error:  # its lock is lost with the server: look who trains it now
+            except sqlalchemy.exc.DBAPIError as error:  # the lock was lost with the server: try again
                 if not was_cut_off(error):
                     raise
                 continue

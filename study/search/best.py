@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """Confusion matrix and mistakes of the trial that was the best complete one when it ended."""
+    """Confusion matrix and mistakes on val of a trial that was better than all others when it ended."""
 
     study: str  # its identity, since the file may be of an older study of the same name
     trial: int
@@ -50,7 +50,7 @@ def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
 
 
 def keep_if_best(study: OpenStudy, work: Workspace, number: int, value: float, model: nn.Module) -> None:
-    """Keep the confusion matrix and mistakes of a network that ends with `value`, if no other trial is as good.
+    """Keep the confusion matrix and mistakes of a network that ends with `value`, if no other trial is better.
 
     The network predicts in full precision. The file is only for looking at: if the device or the disk has no room
     for it, the log says so.
@@ -73,11 +73,11 @@ def keep_if_best(study: OpenStudy, work: Workspace, number: int, value: float, m
     except (OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
-        logger.warning(f"what trial {number} takes for what was not kept ({error})")
+        logger.warning(f"could not save the confusion matrix of trial {number} ({error})")
 
 
 def _is_best(study: OpenStudy, number: int, value: float) -> bool:
-    """Return whether no complete trial, nor one that is about to be complete, is as good."""
+    """Return whether no trial, complete or about to be, has a higher value, or an equal one and a lower number."""
     kept = read_best(study.folder)
     others = [(trial.value or 0.0, trial.number) for trial in [best_of(study.own_trials())] if trial]
     others += [(kept.value, kept.trial)] if kept and kept.study == _identity(study) else []

@@ -1,7 +1,7 @@
 """Workers on a Ray cluster: Ray chooses their machines and starts them again elsewhere when one is lost.
 
-The only module that knows Ray. On each place that Ray gives, the engine of one machine runs one worker, so that a
-worker on a cluster is what it is everywhere: a process that gives its trial back when it has to end.
+No other module of `study` uses Ray. In each place that Ray gives, `local_processes` runs one worker, so that a worker
+is everywhere the same: a process that gives its trial back when it has to end.
 """
 
 import logging
@@ -33,25 +33,25 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 10.0
 """Seconds in which an address must answer."""
 END_SECONDS = 3.0
-"""Seconds for workers to give their trials back before Ray ends their places: less than a stopped command has."""
+"""Seconds for workers to give their trials back before Ray ends them: fewer than `study.signals.PATIENCE`."""
 SILENCE = 30.0
 """Seconds without any news after which the log says so: a worker that dies at every start sends none."""
 LAST_PATIENCE = 30.0
-"""Seconds for the other workers to end, once one has found that there is nothing left to do."""
+"""Seconds for the other workers to end, once one worker has ended because nothing is left to do."""
 
 INSTALL = "pip install 'ray[client]'"
 
 
 @dataclass(frozen=True)
 class Mission:
-    """Instructions for a place."""
+    """Instructions for a `Place`."""
 
     order: Order
     folder: str  # folder of the command, from which relative paths count
 
 
 class Place:
-    """Place in the cluster, held as long as there is work: an actor of Ray, whose worker ends with it."""
+    """Place in the cluster: an actor of Ray that runs one worker, which ends with it."""
 
     def __init__(self, mission: Mission) -> None:
         self._news: queue.Queue[Any] = queue.Queue()
@@ -60,12 +60,12 @@ class Place:
         self._worker.start()
 
     def end(self) -> None:
-        """Tell the worker to stop, and wait until it has ended: Ray would kill it sooner or later."""
+        """Tell the worker to stop, and wait until it has ended, before Ray kills it."""
         self._end.close()
         self._worker.join()
 
     def news(self) -> list[Any]:
-        """Wait for news, and return all since the last call: a str is a complaint, None is the end."""
+        """Wait for news, and return all since the last call: a str is an error, None is the end."""
         found = [self._news.get()]
         with suppress(queue.Empty):
             while True:
@@ -141,14 +141,14 @@ def _gpus(asked: float | None, there: Sequence[float], workers: int) -> float:
 
 
 def _follow(ray: Any, places: list[Any]) -> Iterator[Any]:
-    """Yield the news of all workers until each has ended. Raises StudyError with a worker's own complaint.
+    """Yield the news of all workers until each has ended. Raises StudyError with a worker's error message.
 
-    `places`: those that may still have a worker; the others are removed from the list. The news of a lost place is lost
-    with it; Ray asks for news again once it has started the place anew.
+    `places`: a place whose worker has ended is removed from the list. The news of a lost place is lost with it; Ray
+    asks for news again once it has started the place anew.
     """
     asked = {place.news.remote(): place for place in places}
     nodes = _alive(ray)
-    over = math.inf  # when there was nothing left to do
+    over = math.inf  # when the first worker ended
     heard = said = now()
     while asked and now() < over + LAST_PATIENCE:
         ready, _ = ray.wait(list(asked), timeout=1.0)  # the timeout lets a signal through

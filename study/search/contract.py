@@ -35,7 +35,7 @@ Contract = dict[str, JsonValue]
 
 
 class Images(NamedTuple):
-    """Images that are there for a study."""
+    """Images of a study as they are now."""
 
     folder: Path  # folder of the study's files
     data: str  # where the images are
@@ -49,7 +49,7 @@ WEIGHTS = "weights"
 """Field of a contract: hashes of the files with the weights of pretrained networks."""
 
 PIXELS = "pixels"
-"""Field of a contract: how numbers of more than 8 bits became pixels, if earlier versions did that differently."""
+"""Field of a contract: how values of more than 8 bits become pixels, if earlier versions did that differently."""
 
 
 def contract_of(
@@ -92,7 +92,7 @@ def compare(name: str, kept: Contract, wanted: Contract, images: Images) -> None
             f"were nearly black or white; black to white are now {new[PIXELS]})"
         )
     more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-    by_images = not {"data content", PIXELS, "parts"}.isdisjoint(differing)  # then it cannot go on
+    by_images = not {"data content", PIXELS, "parts"}.isdisjoint(differing)  # then the study cannot go on
     go_on = (
         f"with other images it is another study: {again(f'{name}-2', images.folder, images.data)}"
         if by_images
@@ -102,7 +102,7 @@ def compare(name: str, kept: Contract, wanted: Contract, images: Images) -> None
 
 
 def again(name: str, folder: Path, data: str) -> str:
-    """Return the command for a study with the definition in this folder, under a name, on other images."""
+    """Return the command that makes a study on other images, with the definition in a study's folder if it has one."""
     file = folder / "model" / "study.toml"
     return f"study run {f'{quote(str(file))} ' if file.is_file() else ''}--data {quote(data)} --name {quote(name)}"
 
@@ -120,10 +120,10 @@ def check_images(config: StudyConfig, name: str, folder: Path) -> None:
 
 
 def changed(images: Images, content: str) -> str:
-    """Return in words which files differ from those that a study began with, whose content had this hash.
+    """Return in words which files differ from those that a study began with.
 
-    The names come from the study's list of parts; the old content of the files is known only while their decoded pixels
-    are kept.
+    `content`: hash of all files at that time. The names come from the study's list of parts; the old content of each
+    file is known only while the cache has its pixels.
     """
     now, before = images.contents, names_in_parts(images.folder / "parts.json")
     altered = {path for path, held in _files(images.folder.parent / "cache", content) if now.get(path, held) != held}
@@ -133,12 +133,12 @@ def changed(images: Images, content: str) -> str:
 
 
 def contents_of(cache: Path, content: str) -> list[str]:
-    """Return the hash of each file, given the hash of all together, while their decoded pixels are kept."""
+    """Return the hash of each file, given the hash of all together; none if the cache no longer has their pixels."""
     return [held for _, held in _files(cache, content)]
 
 
 def _files(cache: Path, content: str) -> list[tuple[str, str]]:
-    """Return path and hash of each file, given the hash of all together, while their decoded pixels are kept."""
+    """Return the path and hash of each file, given the hash of all; none if the cache no longer has their pixels."""
     found = (one for one in _decoded(cache) if fingerprint_of(*one, None) == content)
     return list(zip(*next(found, ((), ())), strict=True))
 
@@ -171,7 +171,7 @@ def _completed(kept: Contract, wanted: Contract) -> Contract:
     defaults = {key: to_jsonable_python(field.default) for key, field in fields.items() if key not in MAY_CHANGE}
     given = kept.get("augment")
     augment = dataclasses.asdict(Augment()) | (given if isinstance(given, dict) else {})
-    # With another space other parameters are unnamed; then only the space itself is reported as different.
+    # Another space leaves other parameters unnamed; then only the space itself is reported as different.
     same_space = kept.get("space") == wanted["space"]
     new, known = wanted[DEFAULTS], kept.get(DEFAULTS)
     # Missing parameters take the defaults that keep the old behaviour.
@@ -196,7 +196,7 @@ def flatten(fields: Contract, prefix: str = "") -> Contract:
 
 
 def stored_config(study: optuna.Study) -> StudyConfig:
-    """Return the configuration a study was last run with. Raises StudyError if this version did not make it."""
+    """Return the configuration a study was last run with. Raises StudyError if there is none that can be read."""
     fields = study.user_attrs.get(CONFIG)
     if fields is None:
         raise StudyError(f"the study {study.study_name!r} has no configuration: it was not made by this program")

@@ -43,7 +43,7 @@ def delete(name: str, url: str) -> bool:
             shutil.rmtree(folder)
         optuna.delete_study(study_name=name, storage=storage)
         leases.prepare()
-        # There are none here if the database is PostgreSQL and the files are on another machine.
+        # No files are here if the database is PostgreSQL and they are on another machine.
         left = [file for file in folder.glob("*") if file.name not in LOCKS]
         if not left:
             shutil.rmtree(folder, ignore_errors=True)

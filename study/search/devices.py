@@ -1,4 +1,4 @@
-"""Devices of the workers: pure functions of what was asked for and of what is there."""
+"""Devices of the workers: pure functions of --device and of the devices that the machine has."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -41,14 +41,14 @@ def named(asked: str, there: int, *, mps: bool = False) -> tuple[str, ...]:
 
 
 def spread(devices: Sequence[str], workers: int) -> tuple[str, ...]:
-    """Return the device of each worker, in turn, so that the numbers of workers differ by at most one."""
+    """Return the device of each worker, in turn: the numbers of workers per device differ by at most one."""
     return tuple(devices[worker % len(devices)] for worker in range(workers))
 
 
 def seen_alone(device: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables with which a new process sees only this device, as cuda:0.
 
-    The device is numbered among those that the parent sees, which may be only some, listed by number or by UUID.
+    The number in `device` counts the devices that the parent sees, which VISIBLE lists by number or by UUID.
     """
     if not device.startswith("cuda:"):
         return {}

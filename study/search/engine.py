@@ -7,7 +7,7 @@ import torch
 
 
 class Work(Protocol):
-    """Work of a worker of an existing study: a function of a module, so that it can be named to another process."""
+    """Function that a worker of an existing study runs; defined at the top of a module, so that it can be pickled."""
 
     def __call__(self, name: str, url: str, device: torch.device, threads: int | None) -> Iterator[Any]:
         """Open everything, do the work, yield news of it. `threads`: threads of torch; None leaves them as they are."""
@@ -20,6 +20,5 @@ class Engine(Protocol):
         """Yield the news of all workers until their work is done; end the workers if the caller stops early.
 
         `devices`: the device of each worker on this machine; a cluster only counts them, and chooses its own devices.
-
-        Raises StudyError with a worker's own complaint, or when workers die without getting anywhere.
+        Raises StudyError with a worker's error message, or if workers keep dying without any news.
         """

@@ -27,7 +27,7 @@ from study.signals import StopRequest, stop, stoppable
 from study.storage.door import wait_for_server
 
 SECONDS_TO_END = 4.2
-"""Seconds for workers that were told to stop: a little more than they give themselves."""
+"""Seconds until workers that were told to stop are killed: a little more than `study.signals.PATIENCE`."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +49,13 @@ def local_processes(
     """Run worker processes on this machine: an `Engine`.
 
     A worker that dies is replaced, and the log says so. `ending`: once it closes, the workers are told to stop. Raises
-    StudyError with a worker's own complaint, or if workers die one after the other without getting anywhere.
+    StudyError with a worker's error message, or if workers die one after the other without any news.
     """
     # The final training needs it; it is imported now, while the fork server imports too and nobody trains yet.
     import_module("torch._dynamo")
     threads = max(1, torch.get_num_threads() // len(devices))
     hands: dict[Connection, tuple[BaseProcess, Order]] = {}
-    patience = 2 * len(devices) + 3  # deaths in a row, without a single epoch between them
+    patience = 2 * len(devices) + 3  # deaths in a row, without any news between them
     deaths = 0
     try:
         for device in devices:
@@ -94,7 +94,7 @@ def _hire(hands: dict[Connection, tuple[BaseProcess, Order]], order: Order) -> N
 
 
 def _heard(pipe: Connection) -> Any:
-    """Receive news or a complaint; return None when the worker has ended (perhaps in the middle of a message)."""
+    """Receive news or an error message; return None when the worker has ended (perhaps while it sent something)."""
     try:
         return pipe.recv()
     except (EOFError, OSError, pickle.UnpicklingError):
@@ -133,7 +133,7 @@ def _live(pipe: Connection, order: Order) -> None:
 
 
 def _work(order: Order, device: torch.device) -> Iterator[Any]:
-    wait_for_server(order.url)  # the server was there when this worker was ordered
+    wait_for_server(order.url)  # it answered when this worker was ordered
     yield from order.work(order.name, order.url, device, order.threads)
 
 

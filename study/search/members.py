@@ -1,4 +1,4 @@
-"""Check which trials are a study's own: anybody may write to its database, with plain Optuna or from a notebook."""
+"""Membership of trials: which are a study's own, since plain Optuna or a notebook may write to its database too."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from study.config.space import distributions, misfit
 
 
 class Membership:
-    """Membership of trials: tells a study's own trials from those of others."""
+    """Rules that tell a study's own trials from others."""
 
     def __init__(self, config: StudyConfig) -> None:
         self._config = config
@@ -31,7 +31,7 @@ class Membership:
         return self._known[trial.number]
 
     def too_large(self, trial: FrozenTrial) -> str | None:
-        """Return why a trial's network lies above the limit; None if it does not, or its point is incomplete."""
+        """Return why a trial's network lies above the limit; None if it does not, or if its point is not whole."""
         point = point_of(trial)
         if point.keys() != self.space.keys() or misfit(self._config.space, point):
             return None

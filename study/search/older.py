@@ -1,4 +1,4 @@
-"""Start of a study from an older one: its best points are tried first, and its looks at the test part count."""
+"""Beginning from an older study: its best points are tried first, and its openings of the test part count."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -95,7 +95,7 @@ def _inside(config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Value] 
 
 
 def looks_before(config: StudyConfig, url: str, fingerprint: str, contents: Collection[str]) -> list["Opening"]:
-    """Return the times that the older study opened its test part, if it has some of these images; otherwise none.
+    """Return the older study's openings of its test part, if it had some of these images; otherwise none.
 
     `fingerprint`, `contents`: hashes of all images together, and of each file.
     """

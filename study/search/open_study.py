@@ -86,9 +86,9 @@ class OpenStudy:
         return stored_config(self.study).hours
 
     def times(self) -> dict[str, tuple[float, float | None]]:
-        """Return for each stage the seconds as planned, and by the clock; the latter are None if it has not ended.
+        """Return stage -> (seconds planned, seconds taken); the latter is None until the stage has ended.
 
-        Nothing is returned if nothing was planned.
+        Empty if nothing was planned.
         """
         planned, ended = self.planned(), taken(self._ends())
         return {} if planned is None else {name: (wanted, ended.get(name)) for name, wanted in planned.stages.items()}
@@ -98,7 +98,7 @@ class OpenStudy:
         return stage in self._ends()
 
     def stage_ends(self, stage: Stage, at: float | None = None) -> None:
-        """Note the end of a stage, by the clock or `at`; if a stage is repeated, its last end counts."""
+        """Note the end of a planned stage, now or `at` seconds on the clock; if it is repeated, its last end counts."""
         if self.planned():
             at = self.clock.spent() if at is None else at
             self.remember(STAGES, dict[str, JsonValue]({**self._ends(), stage: round(at, 1)}.items()))
@@ -119,7 +119,7 @@ class OpenStudy:
         return any(trial.intermediate_values for trial in self.trials())
 
     def is_there(self) -> bool:
-        """Return whether the study, not another of its name, is still in its database, as far as can be seen."""
+        """Return whether this very study is still in its database; True if the database cannot be asked."""
         try:
             if self.storage.get_study_id_from_name(self.name) != self.study._study_id:
                 return False

@@ -1,6 +1,6 @@
-"""Opening of a study by its configuration, the one way in: its images and their parts, and its place in the database.
+"""Way from a configuration to an open study: images are loaded and divided, the study is created or compared.
 
-`open_all` does everything. `open_study` makes or compares a study whose images are known already.
+`open_all` does everything. `open_study` creates or compares a study whose images are known already.
 """
 
 import logging
@@ -79,7 +79,7 @@ def open_all(
 ) -> StudyWithImages:
     """Load the images, then create the study or compare it with the existing one.
 
-    Raises DataError and StudyError; then nothing has been made.
+    Raises DataError and StudyError; then no study has been created.
     """
     runs = runs_folder(url, config.runs)
     check_storage(url)  # before the images are read, which may take minutes
@@ -138,12 +138,12 @@ def open_study(
     looks: Sequence[Opening] = (),
     update: bool = True,
 ) -> OpenStudy:
-    """Create the study, or open it after comparing its contract with this one.
+    """Create the study, or open it if its stored contract is the one that these arguments give.
 
     Raises StudyError that names the fields that differ. `found_by`: version that found the groups from pixels;
     `pixels`: how images of more than 8 bits are read; `weights`: hashes of the weights of pretrained networks;
-    `contents`: hash of each file, to say which have changed; `looks`: looks of an older study at the test part of a
-    new one. Without `update` the stored configuration stays as it was last given.
+    `contents`: path -> hash of the file, to say which have changed; `looks`: an older study's openings of the test
+    part, for a new study. Without `update` the stored configuration stays as it was last given.
     """
     contract = contract_of(config, fingerprint, split_hash, pixels, weights)
     if name in study_names(storage):
@@ -158,7 +158,7 @@ def open_study(
         load_if_exists=True,
     )
     opened = OpenStudy.of(study, storage, config, folder)
-    new = CONTRACT not in study.user_attrs  # or a process was killed at this point
+    new = CONTRACT not in study.user_attrs  # or the process that made it was killed before it was complete
     opened.remember(FOUND_BY, found_by)
     if new and looks:
         opened.remember(OPENINGS, [one.model_dump(mode="json") for one in looks])
@@ -171,7 +171,8 @@ def open_study(
     if not new:
         return opened
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # the dashboard would call it "Objective 0"
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        # Without a name the dashboard would show "Objective 0".
         study.set_metric_names([f"selection score ({config.metric.replace('_', ' ')} on val)"])
     if config.baseline:
         study.enqueue_trial(config.baseline, user_attrs={BASELINE: True}, skip_if_exists=True)
@@ -182,7 +183,7 @@ def open_study(
 
 
 def _check(found: optuna.Study, contract: Contract, images: Images) -> None:
-    """Raise StudyError if the study of that name is another one."""
+    """Raise StudyError if an existing study does not have this contract."""
     name, there = found.study_name, kept(found.user_attrs, CONTRACT, Contract)
     if there is None and any(trial.state != TrialState.WAITING for trial in found.get_trials(deepcopy=False)):
         raise StudyError(f"the study {name!r} in this database was not made by this program (choose another --name)")
@@ -246,7 +247,7 @@ def _found_by(name: str, url: str) -> str | None:
 def load_parts(
     config: StudyConfig, runs: Path, progress: Progress | None, found_by: str | None = None
 ) -> tuple[ImageSet, Parts]:
-    """Load the images of a study and divide them into parts. `found_by`: see `sources`. Raises DataError."""
+    """Load a study's images and divide them. `found_by`: see data.grouping.sources. Raises DataError, StudyError."""
     dataset = datasets.load(
         config.data,
         config.image_size,

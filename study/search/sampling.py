@@ -20,13 +20,13 @@ from study.storage.private import there
 HYPERBAND = ("_create_bracket_study", "_get_bracket_id", "_pruners")
 """Private names of Optuna that RecallingHyperband overrides or reads."""
 REDRAWS = 32
-"""Most draws of a point, if each lies above the limit."""
+"""Number of draws above the limit after which the cheapest point is taken."""
 STARTUP = 10
-"""Number of trials before which TPE draws uniformly, by Optuna's default."""
+"""Number of finished trials below which TPE draws uniformly, by Optuna's default."""
 
 
 class RecallingSampler(TPESampler):
-    """TPE that remembers its numbers for finished trials; Optuna's computes all of them anew for every suggestion."""
+    """TPE that remembers each trial's parameters as numbers; Optuna's converts all anew for every suggestion."""
 
     def __init__(self, seed: int, known: dict[int, dict[str, float]]) -> None:
         super().__init__(seed=seed)

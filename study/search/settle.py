@@ -65,7 +65,7 @@ def settle(
 
 
 def _as_begun(asked: StudyRequest, before: StudyConfig) -> StudyRequest:
-    """Return the request with an existing study's starts, if the study was begun from the older one now asked for."""
+    """Return the request with the existing study's starts, if both name the same older study to begin from."""
     if before.begin_from is None or asked.fields.get("begin_from") != before.begin_from or "starts" in asked.autos:
         return asked
     return StudyRequest({**asked.fields, "starts": before.model_dump(mode="json")["starts"]}, asked.given)
@@ -94,7 +94,7 @@ def with_backbone(asked: StudyRequest) -> tuple[StudyRequest, str]:
 def look(
     asked: StudyRequest, url: str, device: torch.device, tell: Tell | None = None, most: float = math.inf
 ) -> tuple[Images, Throughput]:
-    """Collect what a plan needs, writing nothing: facts about the images, and the measured speed of the machine."""
+    """Collect what a plan needs, writing nothing: facts about images, and the speed (`most`: seconds to measure)."""
     data, groups, hours, runs = (asked.fields.get(key) for key in ("data", "groups", "hours", "runs"))
     cache = runs_folder(url, runs if isinstance(runs, str) else None) / "cache"
     seen = _survey(asked, str(data or "digits"), cache, groups if isinstance(groups, str) else None)
@@ -112,7 +112,7 @@ def look(
 
 
 def _survey(asked: StudyRequest, data: str, cache: Path, groups: str | None) -> Survey:
-    """Survey the images by their names. Raises DataError and StudyError for what a study would refuse by these."""
+    """Survey the images by their file names. Raises DataError and StudyError if a study of them would be refused."""
     given = asked.fields
     parts, without, only, positive = (given.get(key) for key in ("parts", "without", "only", "positive"))
     seen = survey(
@@ -132,14 +132,14 @@ def _survey(asked: StudyRequest, data: str, cache: Path, groups: str | None) -> 
 
 
 def check_positive(positive: Sequence[str], classes: Sequence[str]) -> None:
-    """Raise StudyError if a positive finding is not a class; without classes nothing is checked."""
+    """Raise StudyError if one of `positive` is not a class; without classes nothing is checked."""
     if classes and (strange := [name for name in positive if name not in classes]):
         raise StudyError(f"positive: no class {strange[0]!r} (there are: {', '.join(classes)})")
 
 
 @dataclass(frozen=True)
 class StoredStudy:
-    """Facts about a study that exists."""
+    """Study as it is stored in its database."""
 
     config: StudyConfig
     asked: JsonValue  # the fields as they were given; None if nothing was left to a plan
@@ -177,13 +177,13 @@ def stored_study(name: str, url: str) -> StoredStudy | None:
 
 
 def _agreed(name: str, config: StudyConfig, before: JsonValue, asked: StudyRequest) -> StudyConfig:
-    """Return the planned configuration of a study; fields that may change are taken from the command."""
+    """Return a study's planned configuration, with MAY_CHANGE fields as asked. Raises StudyError for other changes."""
     if not isinstance(before, dict):
         raise StudyError(
             f"the study {name!r} exists and was not planned: {', '.join(asked.autos)} cannot be left open "
             f"(go on with it: study resume {quote(name)}; or start another with --name)"
         )
-    # Missing fields take the defaults that keep the old behaviour.
+    # Fields of later versions take the defaults that keep the old behaviour.
     defaults = {key: to_jsonable_python(field.default) for key, field in StudyConfig.model_fields.items()}
     since = {key: defaults[key] for key in asked.autos if key not in before}
     before, now = {**defaults, **before}, {**defaults, **asked.fields, **since}

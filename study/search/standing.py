@@ -11,7 +11,7 @@ from study.search.open_study import OpenStudy
 
 
 def best_first(trials: Iterable[FrozenTrial], *, smallest: bool = False) -> list[FrozenTrial]:
-    """Sort trials: complete ones first, by their value, the earlier among equals; `smallest` values are the best."""
+    """Sort trials: complete ones first, the highest value (or the `smallest`) first, the earlier among equals."""
     sign = 1.0 if smallest else -1.0
     return sorted(trials, key=lambda one: (one.state != TrialState.COMPLETE, sign * (one.value or 0.0), one.number))
 
@@ -24,7 +24,8 @@ def winner(study: OpenStudy) -> FrozenTrial:
 def ranked(study: OpenStudy) -> list[FrozenTrial]:
     """Return the trials that ran to their end, best selection score first.
 
-    If none did, return those that were trained at all, the longest first. Raises StudyError if there are none.
+    If none did, return those that finished an epoch and are not INFEASIBLE, most epochs first. Raises StudyError if
+    there are none.
     """
     finished = [trial for trial in study.own_trials() if trial.state == TrialState.COMPLETE]
     if finished:
@@ -45,7 +46,7 @@ def ranked(study: OpenStudy) -> list[FrozenTrial]:
 
 
 def is_start(trial: FrozenTrial) -> bool:
-    """Return whether the search began with a trial's point: the plan or a person gave it, it was not drawn."""
+    """Return whether a trial's point was given, by the plan or a person, instead of drawn."""
     return "fixed_params" in trial.system_attrs
 
 
@@ -55,5 +56,5 @@ def last_value(trial: FrozenTrial) -> float:
 
 
 def search_seconds(trials: list[FrozenTrial]) -> float:
-    """Return the seconds of training in these trials, over all workers; pauses between runs do not count."""
+    """Return the seconds of training in the finished ones of these trials; pauses between runs do not count."""
     return sum(number(trial.user_attrs, SECONDS) or 0.0 for trial in trials if trial.state.is_finished())

@@ -1,4 +1,4 @@
-"""Run of one trial: suggest, build, train, report each epoch, prune or finish."""
+"""Run of one trial whose point is known: build, train, report each epoch, prune or finish."""
 
 import hashlib
 import json
@@ -71,7 +71,7 @@ class TrialEnd:
     """News of a finished trial."""
 
     number: int
-    state: str  # COMPLETE or PRUNED; FAIL if the trial does not belong to this study
+    state: str  # COMPLETE or PRUNED; FAIL if the trial is not of this study, or its network above the limit
     value: float | None
 
 
@@ -145,7 +145,7 @@ def run_trial(held: HeldTrial, work: Workspace, start: Start, watch: Watch | Non
     reported = dict(frozen.intermediate_values)
     last = max(reported, default=0)
     rungs = _rungs(study, trial.number)
-    spared = not config.prune_starts and is_start(frozen)  # its values count at the rungs, for others
+    spared = not config.prune_starts and is_start(frozen)  # its values still count at the rungs when others are judged
     if last in rungs:
         study.storage.forget_rung(trial._trial_id, rungs.index(last))
     seed = derive_seed(config.seed, "trial", trial.number)
@@ -175,7 +175,7 @@ def run_trial(held: HeldTrial, work: Workspace, start: Start, watch: Watch | Non
                     reason = Reason("not_promoted", words)
                     break
         except OutOfMemoryError as error:
-            # TPE does not see trials that FAIL, so it would propose similar ones again and again.
+            # It ends as PRUNED: TPE does not see trials that FAIL, and would propose similar ones again and again.
             reason = Reason("out_of_memory", str(error))
         lease.confirm()
         seconds = time.perf_counter() - began

@@ -22,7 +22,7 @@ from study.storage.door import load_study, open_storage, runs_folder, study_name
 from study.storage.ownership import FILE
 
 HOUR, DAY = 3600.0, 86400.0
-"""Seconds. What was written within an hour may be in use by a study being made; unfinished work, within a day."""
+"""Ages in seconds up to which a folder stays: DAY for unfinished work, HOUR for what a study being made may use."""
 
 GROUPS = re.compile(r"groups-([0-9a-f]{24})-([0-9a-f]+)")
 
@@ -38,7 +38,7 @@ class UnneededFiles:
 
 @dataclass(frozen=True)
 class _Need:
-    """Need of a study: what it uses in the cache; None if that cannot be read."""
+    """Need of a study: what it uses in the cache; a field is None if it cannot be read."""
 
     content: str | None  # hash of its images
     image_size: object
@@ -73,7 +73,7 @@ def _need(study: optuna.Study, url: str) -> _Need:
 
 
 def _judged(place: Path, needs: list[_Need], strangers: bool) -> UnneededFiles | None:
-    """Return a folder of the cache with what it is; None if it stays."""
+    """Return a folder of the cache as one to remove; None if it stays."""
     if place.is_symlink():
         return None
     age = time.time() - max((_changed(file) for file in [place, *place.rglob("*")]), default=0.0)

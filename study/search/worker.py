@@ -1,4 +1,4 @@
-"""Worker of a study: it adopts an orphan or asks for a trial, runs it, and so on until the budget is reached."""
+"""Worker of a study: it takes over a dead worker's trial (an orphan) or a new one, runs it, and goes on to the next."""
 
 import logging
 import shutil
@@ -82,7 +82,7 @@ def _next(study: OpenStudy, leases: Leases, run: Objective) -> Generator[TrialNe
     """Run a trial, or wait a moment for those of others; return False when there is nothing left to do."""
     with alone(study.storage, study.folder) as confirm:
         if not study.is_there():
-            raise KeyError(study.name)
+            raise KeyError(study.name)  # `while_it_exists` turns it into StudyError
         claim = _claim(study, leases, confirm) if study.search_seconds_left() > 0 or not study.has_trained() else None
     if claim:
         yield from _run(claim, run)
@@ -105,8 +105,8 @@ def _sweep(study: OpenStudy) -> None:
 def _claim(study: OpenStudy, leases: Leases, confirm: Callable[[], None]) -> HeldTrial | None:
     """Claim a trial to run, an orphan first (the sampler would count it as running); None if there is none for now.
 
-    The caller holds the study's lock, so that no two workers see the same budget or the same history; the trial's
-    parameters are drawn before it is released. `confirm` raises an error if the lock was lost.
+    The caller holds the study's lock, so that no two workers see the same budget or the same history; the parameters
+    are drawn while it is held. `confirm` raises an error if the lock was lost.
     """
     trials = study.trials()  # also fills the cache that adopting needs
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
@@ -147,7 +147,7 @@ def _run(held: HeldTrial, run: Objective) -> Iterator[TrialNews]:
             elif strange := study.members.stranger(held.frozen):
                 yield close(study, held.frozen, TrialState.FAIL, Reason("not_of_this_study", strange))
             elif lease.deaths >= DEATHS:
-                words = f"its worker died {lease.deaths} times at this place (out of memory, or a crash)"
+                words = f"its worker died {lease.deaths} times after the same epoch (out of memory, or a crash)"
                 yield close(study, held.frozen, TrialState.PRUNED, Reason("worker_died", words))
             else:
                 yield from run(held)
@@ -158,5 +158,5 @@ def _run(held: HeldTrial, run: Objective) -> Iterator[TrialNews]:
 
 
 def budget_reached(trials: list[FrozenTrial], config: StudyConfig) -> bool:
-    """Return whether these trials (the study's own and the running ones) are as many as were wanted."""
+    """Return whether these trials (the study's own and the running ones) are at least as many as were wanted."""
     return config.trials is not None and len(trials) >= config.trials

@@ -1,7 +1,8 @@
 """The study's clock: time during which at least one process works on a study, counted once.
 
 It is kept in an attribute of the study. One living process holds it and adds to it every few seconds, so that a kill
-loses little; pauses do not count, and of several workers one counts. When the holder is gone, the next process goes on.
+loses little; pauses do not count, and time that several workers share counts once. When the holder is gone, the next
+process goes on.
 """
 
 import threading
@@ -21,7 +22,7 @@ from study.storage.processes import HeartbeatWatch, Process, is_alive, now, this
 TICK_SECONDS = 10.0
 """Seconds between two additions; a kill loses at most that."""
 GRACE_SECONDS = 60.0
-"""Seconds without an addition after which a holder that cannot be looked at counts as gone."""
+"""Seconds without an addition after which a holder whose process cannot be checked from here counts as gone."""
 LAST_PATIENCE = 1.0
 """Seconds that an ending process waits for the database."""
 MOST_AT_ONCE = 3 * TICK_SECONDS
@@ -29,7 +30,7 @@ MOST_AT_ONCE = 3 * TICK_SECONDS
 
 
 class Holder(BaseModel):
-    """Process that adds to the clock."""
+    """The process that adds to the clock."""
 
     clock: str  # id of that process's clock
     process: Process
@@ -44,14 +45,14 @@ class Holder(BaseModel):
 
 
 class ClockState(BaseModel):
-    """Content of the study's attribute: the seconds so far, and the process that adds to them."""
+    """The content of the study's attribute: the seconds so far, and the process that adds to them."""
 
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     holder: Holder | None = None
 
 
 class Clock:
-    """Study's clock as this process sees it; while it is `running`, a thread adds to it unless another process does."""
+    """The clock as this process sees it; while it is `running`, a thread adds to it unless another process does."""
 
     def __init__(self, storage: LeanStorage, study_id: int) -> None:
         self._storage = storage
@@ -66,7 +67,7 @@ class Clock:
 
     @contextmanager
     def running(self, since: float, already: float = 0.0) -> Iterator[None]:
-        """Count the time inside `with`, and that since `since` (see processes.now): imports and images count too.
+        """Count the time inside `with`, and the time from `since` on (see processes.now): imports and images count too.
 
         `already`: seconds to begin with, for a study that was made before there was a clock.
         """
@@ -122,7 +123,7 @@ class Clock:
         """Return the new content of the attribute; None while another process holds the clock."""
         ours = there.holder is not None and there.holder.clock == self._id
         one_machine = self._storage.engine.dialect.name == "sqlite"
-        passed = now() - self._at if first else min(now() - self._at, MOST_AT_ONCE)  # however long the images took
+        passed = now() - self._at if first else min(now() - self._at, MOST_AT_ONCE)  # first: images were read
         if there.holder is not None and not ours and not there.holder.is_gone(one_machine, self._watch):
             gained = 0.0 if self._standing is None else there.seconds - self._standing.seconds
             self._uncounted = max(0.0, self._uncounted + passed - gained)  # a holder that is gone adds nothing

@@ -40,13 +40,13 @@ SERVER_NUMBER = """CASE
 
 
 class Sqlite:
-    """Expressions in SQLite's SQL."""
+    """Expressions in SQLite's SQL; each method returns one as text."""
 
     param_text, param_number = LITE_TEXT, LITE_NUMBER
     types: ClassVar = {"int": "INTEGER", "real": "REAL", "text": "TEXT", "bool": "INTEGER"}
 
     def param(self, kind: str) -> str:
-        """Return the readable value of p; of any `kind`, since SQLite's columns have no type of their own."""
+        """Return the readable value of p; `kind` is not used, since SQLite's columns have no type of their own."""
         return LITE_VALUE
 
     def user(self, key: str, kind: str) -> str:
@@ -77,7 +77,7 @@ class Sqlite:
 
 
 class Postgresql:
-    """Expressions in PostgreSQL's SQL."""
+    """Expressions in PostgreSQL's SQL; each method returns one as text."""
 
     param_text, param_number = SERVER_TEXT, SERVER_NUMBER
     types: ClassVar = {"int": "bigint", "real": "double precision", "text": "text", "bool": "boolean"}

@@ -44,7 +44,7 @@ def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanS
             f"({DEFAULT_URL} or postgresql+psycopg://USER@HOST/DATABASE)"
         )
     try:
-        # psycopg's parameter: the connection that holds a lock is silent for a whole final training.
+        # Keepalive packets (psycopg): the connection that holds a lock is silent for a whole final training.
         alive = {"keepalives_idle": 60} if place.get_driver_name().startswith("psycopg") else {}
         storage = _made(kind, url, {**CONNECTIONS, "connect_args": alive})
         wait_for_restarts(storage.engine, masked(url))
@@ -62,7 +62,7 @@ def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanS
 
 
 class OtherSchemaError(StudyError):
-    """Error for tables that another version of Optuna made."""
+    """The tables were made by another version of Optuna."""
 
     def __init__(self, message: str, older: bool) -> None:
         super().__init__(message)
@@ -156,7 +156,7 @@ def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: 
 
 def _other_schema(url: str, error: RuntimeError) -> StudyError:
     """Return the error for another version's tables; our views are dropped where the tables are to be upgraded."""
-    older = "storage upgrade" in str(error)  # Optuna names this command; for tables of a newer version another one
+    older = "storage upgrade" in str(error)  # Optuna's text names this command only for older tables
     what = str(error).partition(". ")[0]
     if older:
         with suppress(sqlalchemy.exc.SQLAlchemyError):  # our views would make Optuna's own upgrade fail half-way

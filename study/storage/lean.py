@@ -1,4 +1,4 @@
-"""Optuna's storage in SQLite or PostgreSQL with a few statements where it takes dozens: same tables, same contents.
+"""Optuna's storage in SQLite or PostgreSQL in a few statements where Optuna takes dozens: same tables, same contents.
 
 Optuna goes through SQLAlchemy's object mapper and loads six tables for every look at a trial. Here each look is six
 plain SELECTs, which wait for no writer, and each write is one transaction of one or two statements.
@@ -69,7 +69,7 @@ UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
-    """Turn errors that rows of any content cause (UNREADABLE) into StudyError; "no such record" stays as it is.
+    """Turn UNREADABLE errors, which altered rows cause, into StudyError; Optuna's "no such record" is passed on.
 
     `what`: words for what was to be read.
     """
@@ -93,7 +93,7 @@ class LeanStorage(RDBStorage):
 
     @repeated
     def study_names(self) -> list[str]:
-        """Return the sorted names only, skipping non-text, so that a corrupt study cannot break the list."""
+        """Return the sorted names of all studies; one that is not text is skipped, so that it cannot break the list."""
         with self.reading() as connection:
             found = connection.scalars(sqlalchemy.select(tables.StudyModel.study_name))
             return sorted(name for name in found if isinstance(name, str))
@@ -189,11 +189,11 @@ class LeanStorage(RDBStorage):
     def change_study_attribute(
         self, study_id: int, key: str, change: Callable[[Any], Any], patience: float | None = None
     ) -> Any:
-        """Replace an attribute of a study by `change` of it (of None where it is missing), as one step; return it.
+        """Replace an attribute of a study by the result of `change` on it, in one transaction; return that.
 
-        Where `change` returns None, the attribute stays as it is. `patience`: seconds to wait for another program's
-        lock. Where the connection is cut off as it commits, `change` may be given its own earlier result. Raises
-        KeyError when there is no such study.
+        `change` is given None where the attribute is missing; where it returns None, the attribute stays as it is.
+        `patience`: seconds to wait for another program's lock. Where the connection is cut off as it commits, `change`
+        may be given its own earlier result. Raises KeyError when there is no such study.
         """
         options = {} if patience is None else {"patience": patience}
         table: Table = tables.StudyUserAttributeModel.__table__

@@ -1,6 +1,6 @@
 """Leases, one on each running trial: which process runs it.
 
-On one machine that process can be looked at; elsewhere its heartbeat is counted, and no clock is ever compared with
+On one machine that process can be checked; elsewhere its heartbeat is watched, and no clock is ever compared with
 another machine's.
 """
 
@@ -25,11 +25,11 @@ from study.storage.server import repeated, was_cut_off
 
 BEAT_SECONDS = 10.0
 GRACE_SECONDS = 60.0
-"""Seconds without a heartbeat after which a process that cannot be looked at counts as dead."""
+"""Seconds without a heartbeat after which a process that cannot be checked from here counts as dead."""
 GAP_SECONDS = 5.0
-"""Seconds that one pause between two looks adds to that at most: while nobody can write, no heart can beat either."""
+"""Seconds that one pause between two looks adds to that at most: while nobody can write, no heartbeat is written."""
 DEATHS = 3
-"""Number of workers that have died at one place of a trial when it is given up."""
+"""Number of workers that died at one place of a trial, from which on it is given up."""
 WATCH_SECONDS = 1.0
 """Seconds between two looks at a heartbeat."""
 RELEASE_PATIENCE = 1.0
@@ -54,11 +54,11 @@ TRIALS = tables.TrialModel
 
 
 class LeaseLostError(Exception):
-    """Error: another worker has taken the trial, so this one must write nothing more about it."""
+    """Another worker has taken the trial, so this one must write nothing more about it."""
 
 
 class Leases:
-    """Leases that one worker takes, takes over and gives back in a database."""
+    """The leases that one worker takes, takes over and gives back in a database."""
 
     def __init__(self, storage: LeanStorage) -> None:
         self._engine = storage.engine
@@ -87,7 +87,7 @@ class Leases:
         """Take over a trial with `steps` reported steps; None while another worker holds it, or when it has ended."""
         with self._engine.begin() as connection:
             row = connection.execute(sqlalchemy.select(LEASES).where(LEASES.c.trial_id == trial_id)).first()
-            # The lease is read before the trial's state: it ends after its trial has ended.
+            # The lease is read before the trial's state, because it ends after its trial.
             if (
                 connection.scalar(sqlalchemy.select(TRIALS.state).where(TRIALS.trial_id == trial_id))
                 != TrialState.RUNNING
@@ -120,7 +120,7 @@ class Leases:
     def somebody_works_on(self, trial_ids: Collection[int], watching: Callable[[], None]) -> bool:
         """Return whether a living process holds one of these trials.
 
-        A process that cannot be looked at (another machine, another container) is watched for up to a minute;
+        A process that cannot be checked (another machine, another container) is watched for up to a minute;
         `watching` is called before that.
         """
         query = sqlalchemy.select(LEASES).where(LEASES.c.trial_id.in_(trial_ids), LEASES.c.worker.is_not(None))
@@ -175,7 +175,7 @@ def _deaths(row: Any, steps: int) -> int:
 
 
 class Lease:
-    """Right to run a trial, kept alive by a heartbeat inside `with`.
+    """The right to run a trial, kept alive by a heartbeat inside `with`.
 
     Leaving `with` ends the lease when all went well, gives the trial back when this process was told to stop or lost
     its connection, and marks it as an accident otherwise.
@@ -229,7 +229,7 @@ class Lease:
 
 
 LifeSign = tuple[tuple[str, int], Process]
-"""Sign of life: (id of the worker or clock, its last heartbeat), and its process."""
+"""A sign of life: (id of the worker or clock, its last heartbeat), and its process."""
 
 
 def at_work(engine: Engine) -> list[LifeSign]:
@@ -243,7 +243,7 @@ def at_work(engine: Engine) -> list[LifeSign]:
 
 
 def holders(storage: LeanStorage) -> dict[int, str]:
-    """Return in words who holds each leased trial, by trial id; for readers."""
+    """Return in words who holds each leased trial, by trial id; a storage opened to read is enough."""
     if not sqlalchemy.inspect(storage.engine).has_table(LEASES.name):
         return {}
     found = {}

@@ -28,8 +28,8 @@ def alone(
 ) -> Iterator[Callable[[], None]]:
     """Hold the lock `what` of the study whose files lie in `folder`, on all machines that share the database.
 
-    The lock ends with the process, however that ends. `waiting` is called when another process holds it. Gives a
-    function that raises SQLAlchemyError when the lock was lost, with the server that kept it.
+    The lock ends with the process, however that ends. `waiting` is called when another process holds it. Yields a
+    function that raises SQLAlchemyError when the lock was lost with the connection to the server.
     """
     if storage.engine.dialect.name == "sqlite":  # all workers are on this machine
         with _file_lock(folder, what, waiting):
@@ -60,7 +60,7 @@ def _file_lock(folder: Path, what: str, waiting: Callable[[], None] | None) -> I
 
 @contextmanager
 def _database_lock(engine: Engine, name: str, waiting: Callable[[], None] | None) -> Iterator[Callable[[], None]]:
-    """Hold an advisory lock of PostgreSQL, on a connection of its own; gives what `alone` gives."""
+    """Hold an advisory lock of PostgreSQL, on a connection of its own; yields what `alone` yields."""
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
     with _locked(engine, key, waiting) as connection:
         try:

@@ -18,7 +18,7 @@ LONGEST_NAME = 200
 
 
 def is_name(name: str) -> bool:
-    """Return whether a study may have a name: letters, digits, dots, dashes and underscores, which no shell obeys."""
+    """Return whether a study may have a name: letters, digits, dots, dashes and underscores, harmless in a shell."""
     return bool(re.fullmatch(r"\w[\w.-]{0,99}", name)) and len(name.encode(errors="replace")) <= LONGEST_NAME
 
 

@@ -29,7 +29,7 @@ FILE = "owner.json"
 
 
 class Owner(BaseModel):
-    """Study that a folder belongs to."""
+    """The study that a folder belongs to."""
 
     study: str  # the study's identity
     database: str  # the file's name beside runs/, or what tells a server's database from its copies
@@ -105,11 +105,11 @@ WHERE study_name = :name AND key = :key AND value_json = :value"""
 
 @repeated
 def _place(storage: LeanStorage) -> str:
-    """Return what tells a database from its copies: a SQLite file's name, or the server and its number there.
+    """Return what tells a database from its copies: a SQLite file's name, or a server and the database's number.
 
     The name is enough for SQLite, since runs/ lies beside the file. A copy on the same server has another number, and
-    one on another server another server. What was rescued of a file that was taken away from a running study counts
-    as that file.
+    one on another server another server. A rescued copy of a file that was removed from a running study counts as that
+    file.
     """
     if _is_file(storage.engine.url):
         name = sqlite_file(storage.engine.url).name

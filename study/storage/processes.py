@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """Process among all that ever ran on all machines; `started` is None where the system does not tell."""
+    """A process, told from all that ever ran on any machine; `started` is None where the system does not tell."""
 
     host: str
     boot: str
@@ -63,7 +63,7 @@ def now() -> float:
 
 
 class HeartbeatWatch:
-    """Measure of how long a heartbeat has stood still, by this process's own monotonic clock."""
+    """A measure of how long a heartbeat has stood still, by this process's own monotonic clock."""
 
     def __init__(self) -> None:
         self._seen: Hashable = None

@@ -24,7 +24,7 @@ from study.storage.sqlite import check_file, reader
 logger = logging.getLogger(__name__)
 
 AT_ONCE, TOGETHER = 500, 1 << 20
-"""Rows in a batch at most, and bytes of rows after which a batch is handed over though it has fewer."""
+"""Largest number of rows in a batch, and bytes of rows after which a batch with fewer rows is handed over."""
 MOST_MEMORY = 1 << 30
 """Bytes of memory that SQLite may take for a query."""
 LONGEST_VALUE = 16 << 20
@@ -40,11 +40,11 @@ NOT_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "e
 
 
 class QueryWarning(str):
-    """Warning that is shown before the answer."""
+    """A warning that is shown before the answer."""
 
 
 class QueryAnswer:
-    """Answer to a query: column names, and rows as they come; `close` ends the query."""
+    """The answer to a query: column names, and rows as they come; `close` ends the query."""
 
     def __init__(self, url: str, sql: str, seconds: float) -> None:
         place = parse_url(url)
@@ -131,7 +131,7 @@ def _sqlite(place: URL, sql: str, seconds: float) -> Iterator[list[Any]]:
     with engine.connect() as connection:
         raw = connection.connection.driver_connection
         assert isinstance(raw, sqlite3.Connection)
-        raw.execute("PRAGMA temp_store = MEMORY")  # this drops temporary views
+        raw.execute("PRAGMA temp_store = MEMORY")  # before the views are made, since this drops temporary ones
         columns = _own_views(connection, file)
         raw.text_factory = lambda content: content.decode(errors="replace")  # SQLite keeps text that is no UTF-8 too
         raw.execute(f"PRAGMA hard_heap_limit = {MOST_MEMORY}")
@@ -213,7 +213,7 @@ def _postgresql(place: URL, sql: str, seconds: float) -> Iterator[list[Any] | Qu
 TOO_MIGHTY = """SELECT rolname, bool_or(rolsuper OR pg_has_role(rolname, mighty, 'MEMBER'))
 FROM pg_roles, unnest(ARRAY['pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program']) AS mighty
 WHERE rolname = session_user GROUP BY rolname"""
-"""Query for the session's role and whether it can reach files of the server; SET ROLE in a query changes neither."""
+"""A query for the session's role and whether it can reach files of the server; SET ROLE in a query changes neither."""
 
 MAKE_READER = "CREATE ROLE reader LOGIN PASSWORD '...'; GRANT pg_read_all_data TO reader;"
 

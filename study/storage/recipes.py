@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """Question that is worth asking of any study, and its SQL."""
+    """A question that is worth asking of any study, and its SQL."""
 
     name: str
     question: str

@@ -17,7 +17,7 @@ PATIENCE = 600.0
 SAY_AFTER = 5.0
 """Seconds of waiting after which the user is told what for."""
 CUTS = 10
-"""Lost connections in a row that are no restart any more: something ends each in the middle of the same operation."""
+"""Number of lost connections in a row that no restart explains: each time the operation itself is the likely cause."""
 
 CONNECTIONS = {
     "pool_pre_ping": True,  # a connection that was cut off is replaced before it is used

@@ -85,7 +85,7 @@ def check_file(file: Path, *, create: bool, write: bool = True) -> None:
 
 
 def check_tables(connection: sqlite3.Connection, file: Path) -> None:
-    """Raise StudyError for a trigger, and for what may be endless in the place of one of Optuna's tables."""
+    """Raise StudyError for a trigger, or for something other than a plain table in the place of one of Optuna's."""
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
     try:
         with ended_after(connection, SECONDS):
@@ -163,7 +163,7 @@ def let_go(engine: Engine) -> None:
 
 
 _ENDS: "WeakKeyDictionary[Engine, Callable[[], None]]" = WeakKeyDictionary()
-"""Functions that close the files of each engine that is still used; all are called at the end of the process."""
+"""Functions that close the files of each engine still in use; all are called at the end of the process."""
 
 
 @atexit.register

@@ -45,7 +45,7 @@ def ended_after(connection: sqlite3.Connection, seconds: float) -> Iterator[None
 
 
 def stranger(connection: sqlite3.Connection) -> str | None:
-    """Return in words what no database of studies has: a trigger, or what may be endless in the place of a table.
+    """Return in words what no database of studies has: a trigger, or something that may be endless instead of a table.
 
     Raises sqlite3.Error where it cannot be read. SQLite says of what kind each table is; before version 3.37, the text
     that created it does.

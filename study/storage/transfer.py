@@ -91,9 +91,9 @@ def _copy(read: Connection, write: Connection, table: Table, key: str, new: NewK
 
 
 def _rows(connection: Connection, table: Table, new: Mapping[str, NewKeys], keys: bool = False) -> Iterator[Row]:
-    """Yield the rows of a table in the order they were made, the keys of other rows in them replaced by `new` ones.
+    """Yield the rows of a table in the order they were made, their foreign keys (columns of `new`) replaced.
 
-    Their own keys are left out unless `keys`. Rows that belong to nothing in the target are left out.
+    Their primary keys are left out unless `keys`. Rows that belong to nothing in the target are left out.
     """
     (key,) = table.primary_key
     columns = [column for column in table.columns if keys or column is not key]

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class UpgradeResult:
-    """Result of an upgrade: the versions of the tables, and a copy of what was there before."""
+    """The result of an upgrade: the versions of the tables, and a copy of what was there before."""
 
     before: str  # Optuna's names of the tables' versions
     after: str
@@ -66,7 +66,7 @@ def upgrade(url: str) -> UpgradeResult:
 def somebody_is_at_work(storage: RDBStorage) -> bool:
     """Return whether a living process adds to a study's clock, or holds a running trial (versions without a clock).
 
-    A process that cannot be looked at (another machine, another container) is watched for a minute, and logged.
+    A process that cannot be checked (another machine, another container) is watched for a minute, and logged.
     """
     one_machine = storage.engine.dialect.name == "sqlite"
     before: set[tuple[str, int]] | None = None

@@ -29,7 +29,7 @@ LOCK_KEY = 5318008
 
 @dataclass(frozen=True)
 class Column:
-    """Column of a view, as docs/history.md and `study sql --schema` describe it."""
+    """A column of a view, as docs/history.md and `study sql --schema` describe it."""
 
     name: str
     type: str
@@ -46,7 +46,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         """
         study | text | | name of the study
         number | integer | | number of the trial in its study, from 0
-        trial_id | integer | | the same, unique in the database: join the views by it
+        trial_id | integer | | id of the trial, unique in the database: join the views by it
         state | text | | COMPLETE, PRUNED, RUNNING, WAITING or FAIL
         value | real | fraction | selection score: the metric on val after the last epoch
         best_accuracy | real | fraction | highest value of any epoch
@@ -70,7 +70,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         """
         study | text | | name of the study
         number | integer | | of the trial
-        trial_id | integer | | the same, unique in the database: join the views by it
+        trial_id | integer | | id of the trial, unique in the database: join the views by it
         epoch | integer | epochs | completed, from 1
         accuracy | real | fraction | what was reported: the metric on val; NULL where it is not a number
         rung | boolean | | Hyperband judges the trial here
@@ -80,7 +80,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         """
         study | text | | name of the study
         number | integer | | of the trial
-        trial_id | integer | | the same, unique in the database: join the views by it
+        trial_id | integer | | id of the trial, unique in the database: join the views by it
         name | text | | of the parameter
         value | text | | as it reads
         value_number | real | | the same as a number; NULL for a word
@@ -94,7 +94,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         bracket | integer | | of Hyperband
         rung | integer | epochs | after which trials are judged
         entered | integer | trials | that were trained so far
-        promoted | integer | trials | that were trained on
+        promoted | integer | trials | that continued past this rung
         threshold | real | fraction | lowest value with which one was; later trials may need more
         """
     ),

@@ -1,4 +1,4 @@
-"""Pretrained networks among those that are searched: their weights, and their features where no layer is trained."""
+"""Pretrained networks of a search space: their weights, and their stored features if no layer of theirs is trained."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,15 +24,15 @@ from study.config.space import backbones
 from study.training.workspace import Workspace
 
 BATCH = 64
-"""Images whose features are computed together: always the same number, so that features are equal to the last bit."""
+"""Number of images whose features are computed at once; it is fixed, so that features are equal to the last bit."""
 MOST_BYTES = 2**30
-"""Bytes of a study's features at most: views beyond that are left out, all but the image itself."""
+"""Largest size of the features in one file, in bytes; further views are left out, but never the image itself."""
 HEAD_BATCH = 1024
-"""Images that are validated together."""
+"""Number of images in a validation batch."""
 
 
 def weights_for(config: StudyConfig) -> dict[Backbone, Weights]:
-    """Find the weights of all networks that a study's space may begin from. Raises StudyError with what to type."""
+    """Find the weights of all pretrained networks in a study's space. Raises StudyError that says what to type."""
     given = None if config.weights is None else at_home(config.weights)
     try:
         return {name: find_weights(name, given) for name in backbones(config.space)}
@@ -41,7 +41,7 @@ def weights_for(config: StudyConfig) -> dict[Backbone, Weights]:
 
 
 def load_backbone(model: CNN, architecture: BackboneConfig, weights: Mapping[Backbone, Weights]) -> None:
-    """Put the pretrained weights into a network that is about to be trained. Raises StudyError."""
+    """Load the pretrained weights into a new network. Raises StudyError if they cannot be read or do not fit."""
     found = weights[architecture.backbone]
     try:
         load_features(model.features, found.name, found.load())
@@ -50,15 +50,15 @@ def load_backbone(model: CNN, architecture: BackboneConfig, weights: Mapping[Bac
 
 
 def is_frozen(architecture: BackboneConfig) -> bool:
-    """Return whether the new layer alone is trained."""
+    """Return whether only the new last layer is trained."""
     return frozen_layers(architecture.backbone, architecture.trained) == frozen_layers(architecture.backbone, 0.0)
 
 
 class Features:
-    """Features of the images of train, val and other parts in each view [V, N, D]: means of a network's last maps.
+    """Features [V, N, D] of the images of train, val and further parts in each view: means of a network's last maps.
 
-    They are computed once for a study and kept in a file that carries its own hash, so that a study that goes on has
-    the same numbers.
+    They are computed once for a study and kept in a file whose name holds its hash, so that a resumed study has the
+    same numbers. `tell` is called with (batches done, batches) while they are computed.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Features:
         self._values = values.to(work.device)
 
     def train_batches(self, index: Tensor, size: int) -> Iterator[Batch]:
-        """Yield one epoch over an index [n] in random order, each image in one of its views; see data.batches."""
+        """Yield the features of one epoch over `index` [n], in random order and random views; see data.batches."""
         order = index[torch.randperm(len(index), device=index.device)]
         views = torch.randint(len(self._values), (len(order),), device=index.device)
         for start in range(0, len(order) // size * size, size):
@@ -92,7 +92,7 @@ class Features:
             yield self._values[views[some], self._row[order[some]]], self._labels[order[some]]
 
     def eval_batches(self, index: Tensor) -> Iterator[Batch]:
-        """Yield every image of an index [n] once, in order, as it is."""
+        """Yield the features of each image of `index` [n] once, in order, without mirroring or turning."""
         for some in torch.split(index, HEAD_BATCH):
             yield self._values[0, self._row[some]], self._labels[some]
 
@@ -114,7 +114,7 @@ def _computed(work: Workspace, index: Tensor, model: CNN, tell: Callable[[int, i
 
 
 def _read(folder: Path, key: str) -> Tensor | None:
-    """Read the features that were kept under a key; None where there is no whole file of them."""
+    """Read the features that were kept under a key; None if there is no intact file of them."""
     for file in sorted(folder.glob(f"{key}-*.safetensors")):
         content = file.read_bytes()
         if file.stem == f"{key}-{hashlib.sha256(content).hexdigest()}":
@@ -124,7 +124,7 @@ def _read(folder: Path, key: str) -> Tensor | None:
 
 
 def _kept(folder: Path, key: str, values: Tensor) -> Tensor:
-    """Keep features and return them, or those of another worker that was faster."""
+    """Write features to a file; return them, or those that another worker wrote."""
     content = save({"features": values})
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / f"{key}-{hashlib.sha256(content).hexdigest()}.safetensors", content)

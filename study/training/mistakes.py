@@ -1,4 +1,4 @@
-"""Mistakes of a network on one part of the images: the surest ones, and the confusion matrix."""
+"""Mistakes of a network on one part of the images: the most confident ones, and the confusion matrix."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Mistake:
-    """Image that a network was sure about, and wrong."""
+    """Image that a network classified wrongly."""
 
     path: str
     true: str
@@ -23,7 +23,7 @@ class Mistake:
 
 
 def worst_mistakes(work: Workspace, part: str, probabilities: Floats, most: int) -> list[Mistake]:
-    """Return the images of a part that probabilities [N, K] name wrongly, the surest first, `most` at most."""
+    """Return `most` wrongly classified images of a part at most, given probabilities [N, K]; most confident first."""
     index, dataset = getattr(work.parts, part), work.dataset
     predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != dataset.labels[index])

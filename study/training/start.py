@@ -1,4 +1,4 @@
-"""Start of a training: the network at a point of the space, with fresh weights or from its checkpoint."""
+"""Start of a training: the network at a point of the space, with new weights or from its checkpoint."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Network about to be trained, or trained further, by taking epochs from `epochs`: those behind it come first."""
+    """Training that is ready to run: each item taken from `epochs` is one epoch, restored ones first."""
 
     model: CNN
     learner: Learner
     epochs: Iterator[EpochResult]
-    behind: int = 0  # number of epochs that a checkpoint has behind it
-    steps: int = 1  # in an epoch
+    behind: int = 0  # number of epochs restored from a checkpoint
+    steps: int = 1  # per epoch
     course: Course = field(default_factory=lambda: Course(1))
 
 
@@ -53,9 +53,9 @@ def start_training(
 ) -> TrainingRun:
     """Build the network at a point of the space, and the loop that will train it.
 
-    Raises OutOfMemoryError, here or in an epoch, when the device does not hold the network. Validation runs each epoch
-    unless val is trained on. The epochs of a checkpoint that a dead worker left are not trained again, but handed out
-    like new ones. moves: how the end of the training was moved by then.
+    Raises OutOfMemoryError, here or in an epoch, if the device does not hold the network, and StudyError if pretrained
+    weights cannot be loaded. Each epoch ends with a validation, unless val is trained on. Epochs of a checkpoint are
+    not trained again, but yielded like new ones. `moves`: how the end of the training was moved so far.
     """
     point = full_point(work.config.space, params)
     architecture = network_config(point, len(work.dataset.classes), work.config.image_size)
@@ -99,7 +99,7 @@ def start_training(
 
 
 def _refuse_what_cannot_fit(architecture: Architecture, device: torch.device) -> None:
-    """Raise OutOfMemoryError before the kernel ends this process: Linux grants memory that it does not have."""
+    """Raise OutOfMemoryError if training cannot fit: Linux would grant the memory, and later kill this process."""
     number_bytes = 2 if device.type == "cuda" else 4  # on a GPU, autocast computes with 16 bits
     needed, there = training_bytes(architecture, 1, number_bytes), total_bytes(device)
     if needed > there:
@@ -115,7 +115,7 @@ def _saved(
     ahead: Iterator[EpochResult],
     is_last: Callable[[int], bool],
 ) -> Iterator[EpochResult]:
-    """Yield the epochs behind, then each one ahead once its checkpoint is written (the last needs none)."""
+    """Yield the restored epochs, then new ones, each after its checkpoint if one is due (the last needs none)."""
     yield from behind
     results = list(behind)
     for result in ahead:
@@ -123,13 +123,13 @@ def _saved(
         if not is_last(result.epoch) and not result.diverged:
             try:
                 checkpoints.after_epoch(learner, results)
-            except OSError as error:  # a full disk costs a replay at most, so it is no reason to stop training
+            except OSError as error:  # a full disk is no reason to stop: at worst some epochs are repeated
                 logger.warning(f"no checkpoint was written ({error.strerror or error}); the training goes on without")
         yield result
 
 
 def value_of(result: EpochResult, config: StudyConfig) -> float:
-    """Return the value that the study maximises, after an epoch."""
+    """Return the metric on val that the study maximises, from the result of an epoch."""
     value = result.val_accuracy if config.metric == "accuracy" else result.val_balanced_accuracy
     assert value is not None  # the search always validates
     return value

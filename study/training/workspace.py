@@ -1,4 +1,4 @@
-"""Workspace that every training of a study needs: images on the device, parts, settings, and the files' folder."""
+"""The workspace of a study's trainings: images, parts, settings, device and folder."""
 
 import platform
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ class Workspace:
     pixels: Pixels
     device: torch.device
     folder: Path  # runs/<study name>
-    weights: Mapping[Backbone, Weights] = field(default_factory=dict)  # of the networks that the space may begin from
+    weights: Mapping[Backbone, Weights] = field(default_factory=dict)  # of the pretrained networks in the space
 
     def index(self, *names: str) -> Tensor:
         """Return the image indices [n] of the named parts together, on the device."""
@@ -41,27 +41,27 @@ class Workspace:
 
     @property
     def held_out(self) -> str:
-        """Return the part that the final score comes from: the leaky protocol has no test part."""
+        """Return the part that the final score comes from: the random protocol has no test part."""
         return "val" if self.config.protocol == "random" else "test"
 
     @property
     def leaky(self) -> bool:
-        """Return whether every number is marked as leaky: copies of one source lie on both sides."""
+        """Return whether every score is marked as leaky: images of one source may lie on both sides."""
         return self.config.leaky
 
     @property
     def views(self) -> tuple[View, ...]:
-        """Return the views of each image with which a final model is scored and used."""
+        """Return the views in which a final model sees each image when it is scored or used."""
         augment = self.config.augment
         return views_of(self.config.tta, hflip=augment.hflip, vflip=augment.vflip)
 
     def checkpoints(self, training: str, identity: str) -> Checkpoints:
-        """Return access to the checkpoints of a training, which lie in a folder of their own."""
+        """Return the checkpoints of one training, which lie in a folder of their own."""
         return Checkpoints(self.checkpoint_folder / training, identity, self.config.checkpoint_seconds)
 
     @property
     def checkpoint_folder(self) -> Path:
-        """Return the folder of the checkpoints of all trainings, which have a folder each."""
+        """Return the folder that holds one folder of checkpoints per training."""
         return self.folder / "checkpoints"
 
     def eval_batches(self, part: str) -> Iterator[Batch]:
@@ -77,7 +77,7 @@ def make_workspace(
     folder: Path,
     weights: Mapping[Backbone, Weights] = MappingProxyType({}),
 ) -> Workspace:
-    """Make the workspace, for which the images move to the device."""
+    """Make the workspace: copy the images to the device, if they fit there."""
     pixels = to_device(dataset.images, dataset.labels, device, Normalisation(**IMAGENET))
     return Workspace(
         config=config, dataset=dataset, parts=parts, pixels=pixels, device=device, folder=folder, weights=weights

@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,9 @@ import torch
 from numpy.typing import NDArray
 
 from data import DataError, Progress
-from data.processes import usable_cpus
-from data.slides import ENDINGS, MAYBE
+from data.slides.found import FoundSlide
 from data.slides.grid import Grid, make_grid
-from data.slides.readers import Call, CrashError, Readers, readers
+from data.slides.readers import Call, CrashError, Readers
 from data.slides.slide import Slide, describe, read_tiles, thumbnail
 from data.slides.tissue import find_tissue
 from models import files
@@ -65,32 +65,9 @@ class Wishes:
     threshold: float | None  # that of prediction sets
 
 
-def find_slides(places: Sequence[Path]) -> list[Path]:
-    """Return the slides among these files, and inside these folders. Raises DataError."""
-    found: list[Path] = []
-    for place in places:
-        if place.is_dir():
-            inside = sorted(
-                one for one in place.iterdir() if one.suffix.lower() in (*ENDINGS, *MAYBE) and one.is_file()
-            )
-            if not inside:
-                raise DataError(f"no slides in {place} (files ending in {', '.join((*ENDINGS, *MAYBE))})")
-            found += inside
-        elif place.is_file():
-            found.append(place)
-        else:
-            raise DataError(f"no such slide or folder: {place}")
-    names: dict[str, Path] = {}
-    for one in found:
-        if one.name in names and names[one.name] != one:
-            raise DataError(f"two slides are called {one.name}, and their maps would be too: {names[one.name]}, {one}")
-        names[one.name] = one
-    return list(names.values())
-
-
 def map_slides(
-    bundle: Bundle, slides: Sequence[Path], wishes: Wishes, progress: Progress | None = None
-) -> Iterator[SlideMap | tuple[Path, DataError]]:
+    bundle: Bundle, slides: Sequence[FoundSlide], wishes: Wishes, crew: Readers, progress: Progress | None = None
+) -> Iterator[SlideMap | tuple[FoundSlide, DataError]]:
     """Map slides one after another; yield for each its map, or the error that ended it. Raises StudyError."""
     side = tile_side(bundle, wishes.um)
     try:
@@ -100,13 +77,12 @@ def map_slides(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the other processors read
     try:
-        with readers(usable_cpus()) as crew:
-            for path in slides:
-                crew.forgive()
-                try:
-                    yield _mapped(bundle, path, side, wishes, crew, progress)
-                except DataError as error:
-                    yield path, error
+        for one in slides:
+            crew.forgive()
+            try:
+                yield _mapped(bundle, one, side, wishes, crew, progress)
+            except DataError as error:
+                yield one, error
     finally:
         torch.set_num_threads(threads)
 
@@ -128,45 +104,47 @@ def tile_side(bundle: Bundle, um: float | None) -> float:
 
 
 def _mapped(
-    bundle: Bundle, path: Path, side: float, wishes: Wishes, crew: Readers, progress: Progress | None
+    bundle: Bundle, found: FoundSlide, side: float, wishes: Wishes, crew: Readers, progress: Progress | None
 ) -> SlideMap:
-    slide: Slide = crew.ask(describe, str(path), wishes.mpp)
+    path, name = found.path, found.name
+    slide = crew.ask(describe, str(path), wishes.mpp)
     if slide.mpp is None:
         raise DataError("it does not say how large a pixel is (say how many micrometres: --mpp 0.25)")
     if "roughly" in slide.mpp_from:
-        logger.warning(f"{path.name}: {slide.mpp:g} µm a pixel, by {slide.mpp_from} (--mpp says it exactly)")
+        logger.warning(f"{name}: {slide.mpp:g} µm a pixel, by {slide.mpp_from} (--mpp says it exactly)")
     identity = _identity(bundle, path, slide, side, wishes)
-    table = wishes.out / f"{path.name}.tiles.csv"
-    facts = _facts(wishes.out / f"{path.name}.json")
+    table = wishes.out / f"{name}.tiles.csv"
+    facts = _facts(wishes.out / f"{name}.json")
     if facts.get("identity") == identity and table.is_file():
-        return _told(path, table, facts, done_before=True)
+        return _told(name, table, facts, done_before=True)
     image, scale = crew.ask(thumbnail, slide)
     mask = find_tissue(image, slide.mpp * scale)
     grid = make_grid(slide, mask, side / slide.mpp)
     if not len(grid.places):
         raise DataError("no tissue was found")
-    part = wishes.out / f"{path.name}.{identity[:16]}.part"
-    rows = _grown(bundle, slide, grid, wishes.threshold, part, crew, progress)
+    part = wishes.out / f"{name}.{identity[:16]}.part"
+    tell = None if progress is None else partial(progress, f"{name}: tiles")
+    rows = _grown(bundle, slide, grid, wishes.threshold, part, crew, tell)
     os.replace(part, table)
     named = np.array([bundle.classes.index(row[LABEL]) if row[LABEL] else -1 for row in rows])
-    files.write(wishes.out / f"{path.name}.geojson", outlines(named, grid, slide.bounds, bundle.classes))
+    files.write(wishes.out / f"{name}.geojson", outlines(named, grid, slide.bounds, bundle.classes))
     chances = np.array(
         [[float(cell or 0) for cell in row[PROBABILITIES : PROBABILITIES + len(bundle.classes)]] for row in rows]
     )
     drawn = picture(image, scale, slide, grid, named, chances.max(axis=1), bundle.classes)
-    files.write(wishes.out / f"{path.name}.heatmap.png", drawn)
-    found = _summary(bundle, slide, grid, named, mask, scale, side)
+    files.write(wishes.out / f"{name}.heatmap.png", drawn)
+    told = _summary(bundle, slide, grid, named, mask, scale, side)
     # Last, so that a map whose summary is there is complete.
-    files.write_json(wishes.out / f"{path.name}.json", {**found, "identity": identity})
-    return _told(path, table, found, done_before=False)
+    files.write_json(wishes.out / f"{name}.json", {"slide": name, **told, "identity": identity})
+    return _told(name, table, told, done_before=False)
 
 
-def _told(path: Path, table: Path, facts: dict[str, object], *, done_before: bool) -> SlideMap:
+def _told(name: str, table: Path, facts: dict[str, object], *, done_before: bool) -> SlideMap:
     shares = facts.get("classes")
     counted = {str(name): float(one["share"]) for name, one in shares.items()} if isinstance(shares, dict) else {}
     tiles, unreadable = facts.get("tiles"), facts.get("unreadable")
     return SlideMap(
-        slide=path.name,
+        slide=name,
         table=table,
         tiles=tiles if isinstance(tiles, int) else 0,
         unreadable=unreadable if isinstance(unreadable, int) else 0,
@@ -229,7 +207,7 @@ def _grown(
     threshold: float | None,
     part: Path,
     crew: Readers,
-    progress: Progress | None,
+    tell: Callable[[int, int], None] | None,
 ) -> list[list[str]]:
     """Write the rows that are missing in an unfinished table, batch by batch, and return all of them."""
     head = _line(_head(bundle.classes))
@@ -240,7 +218,7 @@ def _grown(
         handle.flush()
         starts = range(len(rows), len(grid.places), BATCH)
         calls: list[Call] = [(slide, grid.places[at : at + BATCH], grid.side, bundle.image_size) for at in starts]
-        for at, (images, errors) in zip(starts, crew.each(read_tiles, calls, _one_by_one(crew)), strict=True):
+        for at, (images, errors) in zip(starts, crew.each(read_tiles, calls, read_one_by_one(crew)), strict=True):
             found = bundle.predict(images)
             fresh = [
                 _row(bundle.classes, grid.places[at + number], grid.side, chances, threshold, errors.get(number, ""))
@@ -249,13 +227,13 @@ def _grown(
             handle.write("".join(map(_line, fresh)).encode())
             handle.flush()
             rows += fresh
-            if progress:
-                progress(f"{Path(slide.path).name}: tiles", len(rows), len(grid.places))
+            if tell:
+                tell(len(rows), len(grid.places))
         os.fsync(handle.fileno())
     return rows
 
 
-def _one_by_one(crew: Readers) -> Callable[[Call], tuple[NDArray[np.uint8], dict[int, str]]]:
+def read_one_by_one(crew: Readers) -> Callable[[Call], tuple[NDArray[np.uint8], dict[int, str]]]:
     """Return a function that reads the tiles of a call in which a child crashed, each alone."""
 
     def read(call: Call) -> tuple[NDArray[np.uint8], dict[int, str]]:
@@ -344,7 +322,6 @@ def _summary(
         shares[name] = {"tiles": int(mine.sum()), "share": share, "interval": interval}
     card = bundle.card
     return {
-        "slide": Path(slide.path).name,
         "mpp": slide.mpp,
         "mpp_from": slide.mpp_from,
         "tile_um": side,

@@ -205,7 +205,7 @@ def test_lists_are_read_by_one_rule(tmp_path: Path) -> None:
     assert set(found.left_out.values()) == {UNLISTED}
     assert account(found)[2:] == [
         "columns of list.csv that are not used: Patient",
-        "the column Patient may say who shares a source: to keep each on one side: --set groups=column:Patient "
+        "the column Patient may say which images share a source; to keep each in one part: --set groups=column:Patient "
         "(--groups column:Patient of study data)",
     ]
     other = table(

@@ -260,7 +260,7 @@ def test_a_label_column_does_not_tear_groups_apart(tmp_path: Path) -> None:
     [
         ("path,group\na/0.png,1\nb/0.png,\n", "line 3: a row needs a path and a group"),
         ("group,path\n1,a/0.png\nx\n", "line 3: a row needs a path and a group"),
-        ("path,group\na/0.png,1\nb/0.png,2\na/0.png,3\n", "line 4: a/0.png stands in two groups, 1 and 3"),
+        ("path,group\na/0.png,1\nb/0.png,2\na/0.png,3\n", "line 4: a/0.png is listed under two groups, 1 and 3"),
     ],
 )
 def test_rows_that_say_nothing_or_too_much(tmp_path: Path, text: str, message: str) -> None:

@@ -207,7 +207,7 @@ HEAD = ("path", "label")
         ),
         (of_metadata(("file_name", "label"), (".", "a")), "metadata.csv, line 2: no file is named"),
         (of_list(("path", "class"), ("scans/1.png", "a")), "has no column label .it has: path, class."),
-        (of_list(HEAD, ("scans/1.png", "a"), ("scans/1.png", "b")), "scans/1.png stands in two classes, a and b"),
+        (of_list(HEAD, ("scans/1.png", "a"), ("scans/1.png", "b")), "scans/1.png is listed under two classes, a and b"),
         (of_list(HEAD, ("scans/1.png", "a"), ("scans/3.png", "")), "images.csv, line 3: no label"),
         (of_list(HEAD, ("../x.png", "a"), ("scans/3.png", "b")), "does not lie below the list's folder"),
         (of_list(HEAD, ("scans/1.png", "a"), ("scans/3.png", "a")), "names 1 class .at least two"),

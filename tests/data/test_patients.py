@@ -88,7 +88,7 @@ def test_nothing_is_proposed_where_somebody_says_who_shares_a_source(tmp_path: P
     assert seen == proposal(load(root))
     assert seen is not None
     assert seen.line().endswith(
-        r"(P00: 6 images, 8 of them): to keep each on one side: --set 'groups=(?P<group>P\d+)_'"
+        r"(P00: 6 images, 8 of them); to keep each in one part: --set 'groups=(?P<group>P\d+)_'"
     )
     assert proposal(load(root, groups=seen.fields["groups"])) is None
     assert proposal(load(root, groups="none")) is None

@@ -80,7 +80,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     load_features(features, "resnet18", Weights("resnet18", tmp_path / "ours.safetensors", "").load())
     with pytest.raises(ModelError, match=r"not the weights of resnet18: .* is \(2,\), not \(64, 3, 7, 7\)"):
         load_features(features, "resnet18", {**whole, first: torch.zeros(2)})
-    with pytest.raises(ModelError, match="hold numbers that are none"):
+    with pytest.raises(ModelError, match="hold numbers that are not finite"):
         load_features(features, "resnet18", {**whole, first: torch.full_like(whole[first], torch.nan)})
     (tmp_path / "torn.pth").write_bytes(b"PK\3\4 torn")
     for name in ("torn.pth", "w.safetensors"):
@@ -160,5 +160,5 @@ def test_a_depthwise_convolution_costs_what_it_does() -> None:
     "change", [{"backbone": "vgg"}, {"trained": 1.5}, {"dropout": 1.0}, {"image_size": 0}, {"num_classes": 0}]
 )
 def test_a_configuration_that_is_none_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(ModelError, match="no network of this program"):
+    with pytest.raises(ModelError, match="not a network that this program builds"):
         check_sizes(BackboneConfig(**{**vars(config()), **change}))  # type: ignore[arg-type]

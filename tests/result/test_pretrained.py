@@ -160,7 +160,7 @@ def test_without_it_the_report_says_why(shell: Shell, small_folder: Path, tmp_pa
     assert json.loads((folder / "card.json").read_text())["not_compared"] == {
         "pretrained": "not wanted (pretrained = false)"
     }
-    assert "No pretrained network beside it: not wanted" in (folder / "report.html").read_text()
+    assert "Not compared with a pretrained network: not wanted" in (folder / "report.html").read_text()
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_a_worse_trial_changes_nothing_and_no_room_costs_no_trial(
 
     monkeypatch.setattr(module.files, "write", full)
     module.keep_if_best(study, work, 99, 2.0, model)
-    assert "what trial 99 takes for what was not kept" in caplog.text
+    assert "could not save the confusion matrix of trial 99" in caplog.text
 
 
 def test_of_two_that_end_together_the_better_one_is_kept(searched: tuple[Any, Workspace]) -> None:

@@ -277,7 +277,7 @@ def test_a_trial_that_killed_three_workers_is_given_up(
     list(search(open_work(work, url), work))
     given_up, other = study.study.get_trials()
     assert given_up.state == TrialState.PRUNED
-    assert given_up.user_attrs["pruned_because"].startswith("its worker died 3 times at this place")
+    assert given_up.user_attrs["pruned_because"].startswith("its worker died 3 times after the same epoch")
     assert given_up.value == given_up.intermediate_values[2]
     assert given_up.user_attrs["best_accuracy"] == max(given_up.intermediate_values.values())
     assert other.state == TrialState.COMPLETE

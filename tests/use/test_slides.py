@@ -356,7 +356,9 @@ def test_odd_geojson_ends_in_a_data_error_at_most(tmp_path_factory: pytest.TempP
 
 
 @pytest.mark.slow
-def test_annotated_slides_become_data_and_the_model_knows_their_field(shell: Shell, tmp_path: Path) -> None:
+def test_annotated_slides_become_data_and_the_model_knows_their_field(
+    shell: Shell, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "slides"
     folder.mkdir()
     for number in range(6):
@@ -390,8 +392,8 @@ def test_annotated_slides_become_data_and_the_model_knows_their_field(shell: She
     code, _, err = shell("predict", "s", seventh, "--out", "map")
     assert code == 0, err
     assert {row["width"] for row in rows_of(tmp_path / "map" / "seventh.svs.tiles.csv")} == {"128"}
-    code, _, err = shell("predict", "s", seventh, "--out", "map", "--um", 100)
-    assert "tiles of 100 µm, but the training images show 64 µm" in err
+    assert shell("predict", "s", seventh, "--out", "map", "--um", 100)[0] == 0
+    assert "tiles of 100 µm, but the training images show 64 µm" in caplog.text
 
 
 @pytest.mark.slow
@@ -414,3 +416,70 @@ def test_slides_without_classes_and_odd_tables_are_said(shell: Shell, tmp_path: 
     assert len(list((tmp_path / "tiles").glob("*/*.jpg"))) == 5
     assert not (tmp_path.parent / "up").exists()
     assert [one.name.startswith("______up_") for one in (tmp_path / "tiles").iterdir() if one.is_dir()] == [True]
+
+
+@pytest.mark.slow
+def test_a_folder_of_dicom_is_one_slide_and_gets_the_labels_of_the_same_pixels(
+    shell: Shell, model: Path, svs: Path, tmp_path: Path
+) -> None:
+    slides.dicom(tmp_path / "scans" / "case", slides.pixels())
+    (tmp_path / "scans" / "case" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "scans" / "case" / "notes.dcm").write_bytes(bytes(128) + b"DICM" + bytes(9))
+    for place in ("scans", "scans/case"):
+        code, _, err = shell("predict", model, place, "--out", "map", "--um", slides.FIELD_UM)
+        assert code == 0, err
+    assert sorted(one.name for one in (tmp_path / "map").iterdir()) == [
+        *("case.geojson", "case.heatmap.png", "case.json", "case.tiles.csv")
+    ]
+    assert not [one for one in (tmp_path / "map").iterdir() if b"MRN-4711" in one.read_bytes()]
+    assert shell("predict", model, svs, "--out", "map", "--um", slides.FIELD_UM)[0] == 0
+    tables = [rows_of(tmp_path / "map" / f"{name}.tiles.csv") for name in ("case", "one.svs")]
+    places = [{(row["minx"], row["miny"]): row["label"] for row in table} for table in tables]
+    both = places[0].keys() & places[1].keys()
+    assert len(both) >= 0.95 * max(map(len, places))
+    assert sum(places[0][one] == places[1][one] for one in both) >= 0.99 * len(both)
+
+
+def _mutants(content: bytes, count: int) -> list[bytes]:
+    """Damaged copies: bytes changed, zeroed, cut off."""
+    rng = np.random.default_rng(3)
+    found = []
+    for number in range(count):
+        changed = bytearray(content)
+        at = int(rng.integers(0, len(changed)) if number % 2 else rng.integers(0, min(4000, len(changed))))
+        if number % 3 == 0:
+            del changed[at:]
+        elif number % 3 == 1:
+            changed[at : at + 64] = rng.bytes(64)
+        else:
+            changed[at] ^= 1 << int(rng.integers(0, 8))
+        found.append(bytes(changed))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["svs", "dicom"])
+def test_mutants_of_slides_cost_a_line_each(svs: Path, tmp_path: Path, kind: str) -> None:
+    if kind == "svs":
+        content = slides.slide(tmp_path / "x.svs", slides.pixels()[512:1024, 512:1024]).read_bytes()
+    else:
+        content = (slides.dicom(tmp_path / "x", slides.pixels()[512:1024, 512:1024]) / "level0.dcm").read_bytes()
+    fine, said = 0, []
+    with readers(1) as crew:
+        for number, mutant in enumerate(_mutants(content, 60)):
+            file = tmp_path / f"{kind}-{number}" / ("x.svs" if kind == "svs" else "x.dcm")
+            file.parent.mkdir()
+            file.write_bytes(mutant)
+            crew.forgive()
+            try:
+                slide = crew.ask(describe, str(file), 0.5)
+                crew.ask(thumbnail, slide)
+                places = np.array([[0, 0], [200, 200]])
+                _, errors = crew.ask(read_tiles, slide, places, 128.0, 32)
+                fine += not errors
+            except DataError as error:
+                said.append(str(error))
+        assert crew.ask(describe, str(svs)).mpp == 0.5  # the children go on
+    assert fine
+    assert said
+    assert not [one for one in said if len(one) > 200 or "\n" in one]
