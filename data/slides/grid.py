@@ -11,7 +11,7 @@ from data.slides.slide import Slide
 
 ENOUGH = 0.5
 """Least share of a tile that must be tissue."""
-MOST_TILES = 2_000_000
+MOST_TILES = 500_000
 """Most tiles of a grid."""
 
 

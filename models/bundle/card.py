@@ -100,6 +100,7 @@ class Origin(Section):
     name: str
     trial: int
     winner: int
+    leader: int | None = None  # the trial with the best selection score, if that is another one: see `choice`
     confirmed: list[Confirmation] | None = None
     params: dict[str, bool | int | float | str]
     metric: str

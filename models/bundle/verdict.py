@@ -149,6 +149,11 @@ def choice(study: Origin) -> str:
     which = f"It is trial {study.trial} ({_count(study.trials, 'trial')} were made)"
     if study.trial != chosen:
         return f"{which}, as asked for; the study's own choice is trial {chosen}."
+    if not study.confirmed and study.leader is not None:
+        return (
+            f"{which}. Trial {study.leader} had a better selection score, but trains a new last layer alone, which "
+            "gains nothing from a longer training."
+        )
     if not study.confirmed:
         return f"{which}, which had the best selection score."
     if chosen == study.winner:

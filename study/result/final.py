@@ -59,7 +59,7 @@ from study.result.refit import (
 )
 from study.result.scoring import FinalScores, grow_trees, leaky_row, open_test, openings, score_all, trees_digest
 from study.search.open_study import OpenStudy
-from study.search.standing import is_start, last_value, ranked, search_seconds, winner
+from study.search.standing import best_first, is_start, last_value, ranked, search_seconds, winner
 from study.search.trial import Watch, identity_of
 from study.training.backbone import is_frozen
 from study.training.mistakes import Mistake
@@ -272,6 +272,12 @@ def final_jobs(
         )
         for place, (role, one, seed) in enumerate(wanted)
     ]
+
+
+def _leader(study: OpenStudy) -> int | None:
+    """Return the trial with the best selection score, if the winner is another one."""
+    best = best_first(study.own_trials())[0]
+    return None if best.state != TrialState.COMPLETE or best.number == winner(study).number else best.number
 
 
 def begins(work: Workspace, trial: FrozenTrial) -> bool:
@@ -546,6 +552,7 @@ def _card(
             name=study.name,
             trial=trial.number,
             winner=winner(study).number,
+            leader=_leader(study),
             confirmed=confirmed(study) if config.confirm > 1 else None,
             params=trial.params,
             metric=config.metric,

@@ -7,6 +7,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from study import StudyError
 from study.attributes import INFEASIBLE, SECONDS, number, why
+from study.config.schema import StudyConfig
+from study.config.space import full_point
 from study.search.open_study import OpenStudy
 
 
@@ -14,6 +16,23 @@ def best_first(trials: Iterable[FrozenTrial], *, smallest: bool = False) -> list
     """Sort trials: complete ones first, the highest value (or the `smallest`) first, the earlier among equals."""
     sign = 1.0 if smallest else -1.0
     return sorted(trials, key=lambda one: (one.state != TrialState.COMPLETE, sign * (one.value or 0.0), one.number))
+
+
+GROWTH = 0.15
+"""Exponent with which a network's error falls with the length of its training.
+
+It is near the smaller of the medians of two recorded tasks (0.12 on synthetic tissue, 0.74 on digits, from 3 to 36
+epochs; `tests/curves.json.gz`), so it promises little. A network of which only the last layer is new gains nothing.
+"""
+
+
+def promise(config: StudyConfig, trial: FrozenTrial) -> float:
+    """Return the metric on val that a complete trial's network may reach in a training of the final length."""
+    point = full_point(config.space, trial.params)
+    value = trial.value or 0.0
+    if point["backbone"] != "none" and not point["backbone_trained"]:
+        return value
+    return 1 - (1 - value) * float((config.epochs / max(config.epochs, config.final_epochs)) ** GROWTH)
 
 
 def winner(study: OpenStudy) -> FrozenTrial:
@@ -24,12 +43,15 @@ def winner(study: OpenStudy) -> FrozenTrial:
 def ranked(study: OpenStudy) -> list[FrozenTrial]:
     """Return the trials that ran to their end, best selection score first.
 
-    If none did, return those that finished an epoch and are not INFEASIBLE, most epochs first. Raises StudyError if
-    there are none.
+    Where starts are not pruned, trials of which only a new last layer is trained are ranked among the others by their
+    `promise`: they lead in short trials, and longer trainings bring them nothing. If no trial ran to its end, return
+    those that finished an epoch and are not INFEASIBLE, most epochs first. Raises StudyError if there are none.
     """
     finished = [trial for trial in study.own_trials() if trial.state == TrialState.COMPLETE]
-    if finished:
+    if finished and study.config.prune_starts:
         return best_first(finished)
+    if finished:
+        return sorted(best_first(finished), key=lambda trial: -promise(study.config, trial))
     begun = [
         trial
         for trial in (*study.own_trials(), *study.trials(TrialState.RUNNING))

@@ -32,6 +32,7 @@ from data import DataError
 from data.formats.ranges import AS_16_BITS, Ranges
 from data.images import MOST_MEGAPIXELS, decode
 from data.processes import usable_cpus
+from data.slides import ENDINGS
 from models.bundle.card import NOTICE
 from models.bundle.explain import SMALLEST, grad_cam, overlay
 from models.bundle.folder import WEIGHTS
@@ -233,7 +234,7 @@ async def _rows(
 ) -> list[Row]:
     good = [image for image in images if not isinstance(image, DataError)]
     if not good:
-        return [Row(path=name, error=str(error)) for name, error in zip(names, images, strict=True)]
+        return [Row(path=name, error=_why(name, error)) for name, error in zip(names, images, strict=True)]
     pixels = np.stack(good)
     probabilities = await network.predict(pixels)
     shown = await network.explain(pixels, probabilities.argmax(axis=1)) if explain else [{}] * len(good)
@@ -241,11 +242,17 @@ async def _rows(
     rows = []
     for name, image in zip(names, images, strict=True):
         if isinstance(image, DataError):
-            rows.append(Row(path=name, error=str(image)))
+            rows.append(Row(path=name, error=_why(name, image)))
             continue
         one, pictures = next(found)
         rows.append(Row(**{**labelled(name, network.bundle.classes, one, network.threshold), **pictures}))  # type: ignore[typeddict-item]
     return rows
+
+
+def _why(name: str, error: object) -> str:
+    """Return why a file could not be read; a whole slide needs another command."""
+    slide = Path(name).suffix.lower() in ENDINGS
+    return "a whole slide: study predict MODEL SLIDE --out DIR maps it" if slide else str(error)
 
 
 def _read(content: bytes, network: Network) -> Pixels | DataError:

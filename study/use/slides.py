@@ -7,6 +7,7 @@ the same bytes.
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -15,7 +16,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from glob import escape
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -136,6 +139,8 @@ def _mapped(
     told = _summary(bundle, slide, grid, named, mask, scale, side)
     # Last, so that a map whose summary is there is complete.
     files.write_json(wishes.out / f"{name}.json", {"slide": name, **told, "identity": identity})
+    for other in wishes.out.glob(f"{escape(name)}.*.part"):  # begun with other wishes
+        other.unlink(missing_ok=True)
     return _told(name, table, told, done_before=False)
 
 
@@ -211,9 +216,14 @@ def _grown(
 ) -> list[list[str]]:
     """Write the rows that are missing in an unfinished table, batch by batch, and return all of them."""
     head = _line(_head(bundle.classes))
-    rows = _rows_of(part, head, len(_head(bundle.classes)))
-    rows = rows[: len(rows) // BATCH * BATCH] if len(rows) < len(grid.places) else rows
-    with part.open("wb") as handle:
+    with part.open("a+b") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError("another command maps this slide") from error
+        rows = _rows_of(handle, head, len(_head(bundle.classes)))
+        rows = rows[: len(rows) // BATCH * BATCH] if len(rows) < len(grid.places) else rows
+        handle.truncate(0)
         handle.write("".join([head, *map(_line, rows)]).encode())
         handle.flush()
         starts = range(len(rows), len(grid.places), BATCH)
@@ -280,12 +290,10 @@ def _line(cells: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def _rows_of(part: Path, head: str, columns: int) -> list[list[str]]:
-    """Return the whole rows of an unfinished table; none if it is another's."""
-    try:
-        text = part.read_bytes().decode(errors="replace")
-    except OSError:
-        return []
+def _rows_of(part: IO[bytes], head: str, columns: int) -> list[list[str]]:
+    """Return the whole rows of an unfinished table; none if it has other columns."""
+    part.seek(0)
+    text = part.read().decode(errors="replace")
     if not text.startswith(head):
         return []
     whole = text[: text.rfind("\n") + 1]  # the last line may be torn

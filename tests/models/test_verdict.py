@@ -120,6 +120,10 @@ def test_which_trial_it_is_and_why() -> None:
 
     first, second = (Confirmation(trial=one, values=[0.9], mean=0.9) for one in (3, 5))
     assert choice() == "It is trial 3 (9 trials were made), which had the best selection score."
+    assert choice(leader=7).endswith(
+        "Trial 7 had a better selection score, but trains a new last layer alone, which gains nothing from a longer "
+        "training."
+    )
     assert "and was the best when trained again" in choice(confirmed=[first, second])
     other = judged(answers(0.1), {}, origin={"confirmed": [first, second]}, leaky=True)
     assert other.kind == "leaky"

@@ -5,11 +5,13 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from study.config.resolve import resolve
+from study.config.space import distributions
 from study.result.gain import best_start, gain
-from study.search.standing import is_start
+from study.search.standing import is_start, promise
 
 BEGAN = datetime(2026, 1, 1)
 
@@ -57,3 +59,29 @@ def test_the_best_never_falls_and_half_is_no_better_than_the_whole(rows: list[An
     assert {one.number for one in (found.start, best_start(trials)) if one} <= {
         one.number for one in trials if is_start(one)
     }
+
+
+def test_a_new_last_layer_alone_must_lead_by_more_than_a_longer_training_brings() -> None:
+    """In short trials it leads, whatever is best in the end."""
+    given: dict[str, Any] = {"space.backbone": ["none", "efficientnet-lite0"], "space.backbone_trained": [0.0, 1.0]}
+    config = resolve(
+        None, {"preset": "full", "baseline": {}, "epochs": 6, "min_epochs": 2, "final_epochs": 36, **given}
+    )
+
+    def trained(value: float, backbone: str, share: float) -> FrozenTrial:
+        point = {name: _some(kind) for name, kind in distributions(config.space).items()}
+        point |= {"backbone": backbone, "backbone_trained": share}
+        return create_trial(value=value, params=point, distributions=distributions(config.space))
+
+    frozen = promise(config, trained(0.936, "efficientnet-lite0", 0.0))
+    assert frozen == 0.936
+    whole = promise(config, trained(0.929, "efficientnet-lite0", 1.0))
+    assert frozen < whole < 0.96
+    assert promise(config, trained(0.80, "none", 0.0)) < frozen  # but not whatever it leads by
+    assert promise(config, trained(0.929, "none", 0.0)) == whole
+    longer = config.model_copy(update={"final_epochs": 72})
+    assert promise(longer, trained(0.929, "none", 0.0)) > whole
+
+
+def _some(kind: Any) -> Any:
+    return kind.choices[0] if isinstance(kind, CategoricalDistribution) else kind.low

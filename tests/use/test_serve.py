@@ -124,6 +124,8 @@ def test_a_file_that_is_no_image_is_told_of_beside_the_others(server: Server, im
     status, found = server.predict(("notes.txt", b"a note"))
     assert (status, found["detail"]) == (422, "notes.txt: not an image")
     assert found["images"] == [{"path": "notes.txt", "error": "not an image"}]
+    status, found = server.predict(("scan.SVS", b"no image"))
+    assert (status, found["detail"]) == (422, "scan.SVS: a whole slide: study predict MODEL SLIDE --out DIR maps it")
 
 
 def bomb() -> bytes:
