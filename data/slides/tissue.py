@@ -20,7 +20,9 @@ def find_tissue(image: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     saturation = cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1]
     otsu = cv2.threshold(saturation, 0, 255, cv2.THRESH_OTSU)[0]
     red, green, blue = (smooth[..., channel].astype(np.int16) for channel in range(3))
-    pen = ((blue - red > 40) & (blue > 90)) | ((green - red > 15) & (green - blue > 15)) | (smooth.max(axis=2) < 50)
+    # Haematoxylin is blue as well, but has more red than green.
+    blue_pen = (blue - red > 40) & (blue > 90) & (green > red - 10)
+    pen = blue_pen | ((green - red > 15) & (green - blue > 15)) | (smooth.max(axis=2) < 50)
     coloured = saturation > min(max(SATURATION[0], 0.6 * otsu), SATURATION[1])
     mask = (coloured & (green < WHITE) & ~pen).astype(np.uint8)
     width = max(1, round(CLOSED_UM / mpp)) | 1

@@ -246,8 +246,9 @@ def final_jobs(
     """Return the final trainings: those of the first trial, by seed, then those of its rivals, by role."""
     trial, *others = best
     rivals: list[tuple[str, FrozenTrial]] = [("runner-up", other) for other in others[:1]]
-    start = None if is_start(trial) else best_start(study.own_trials())
-    if start and start.number not in {other.number for _, other in rivals if "runner-up" in work.config.rivals}:
+    rivals = [(role, rival) for role, rival in rivals if role in work.config.rivals]
+    start = best_start(study.own_trials()) if "best start" in work.config.rivals and not is_start(trial) else None
+    if start and start.number not in {other.number for _, other in rivals}:
         rivals.append(("best start", start))
     rivals += _baseline(study, {trial.number, *(other.number for _, other in rivals)})
     rivals = [(role, rival) for role, rival in rivals if role in work.config.rivals]
@@ -276,8 +277,10 @@ def final_jobs(
 
 def _leader(study: OpenStudy) -> int | None:
     """Return the trial with the best selection score, if the winner is another one."""
-    best = best_first(study.own_trials())[0]
-    return None if best.state != TrialState.COMPLETE or best.number == winner(study).number else best.number
+    best = next(iter(best_first(study.own_trials())), None)  # none if the only trial did not end
+    if best is None or best.state != TrialState.COMPLETE or best.number == winner(study).number:
+        return None
+    return best.number
 
 
 def begins(work: Workspace, trial: FrozenTrial) -> bool:

@@ -97,6 +97,26 @@ def test_a_slide_is_described_and_its_tissue_found(svs: Path) -> None:
     assert (found & wanted).sum() / (found | wanted).sum() > 0.93  # neither the hole nor the pen
 
 
+@pytest.mark.parametrize(
+    ("colour", "tissue"),
+    [
+        ((225, 130, 175), True),  # eosin
+        ((110, 70, 165), True),  # haematoxylin
+        ((75, 50, 130), True),
+        ((38, 60, 170), False),  # pens: blue, green, black
+        ((40, 150, 70), False),
+        ((20, 20, 25), False),
+        ((244, 244, 244), False),
+    ],
+)
+def test_stains_are_tissue_and_pens_are_not(colour: tuple[int, int, int], tissue: bool) -> None:
+    image = np.full((100, 100, 3), 244, np.uint8)
+    image[20:80, 20:80] = colour
+    found = find_tissue(image, 8.0)
+    assert (found[30:70, 30:70].mean() > 0.99) == tissue
+    assert found[:15].sum() == 0
+
+
 @given(arrays(np.bool_, (24, 30)), st.floats(3, 12))
 def test_a_tile_is_kept_where_half_of_it_is_tissue(mask: Any, side: float) -> None:
     grid = make_grid(plain(30, 24), mask, side)
