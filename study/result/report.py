@@ -62,7 +62,7 @@ def write_report(
         importance=importances(trials),
         infeasible=sum(why(trial.user_attrs) in INFEASIBLE for trial in trials),
         at_the_edge=edges(config.space, in_use(card.study.params)),
-        gain=gain(trials, next(one for one in trials if one.number == card.study.trial)),
+        gain=gain(trials, next(one for one in study.trials() if one.number == card.study.trial)),
         front=front,
         stages=stages,
         planned_hours=planned.hours if planned else None,

@@ -306,7 +306,7 @@ def test_a_folder_in_which_all_look_alike_says_so(tmp_path: Path) -> None:
     assert share_with_sibling(paths, np.arange(40) < 10, processes=1).share is None
     found = find_groups(paths, processes=1)
     assert not found.told
-    assert "who shares a source is not known" in found.method
+    assert "it is not known which images share a source" in found.method
 
 
 def children(pid: int) -> set[int]:
