@@ -11,8 +11,8 @@ from data.slides.grid import Grid
 from data.slides.slide import Slide
 from study.use.outlines import colour_of
 
-MOST_SIDE = 1600
-"""Longest side of the map, in pixels, without the legend."""
+LEAST_SIDE, MOST_SIDE = 800, 1600
+"""Least and largest length of the map's longer side, in pixels, without the legend."""
 STRENGTH = 0.55
 """Share of a class's colour over the thumbnail, for a tile that the model is sure of."""
 BARS_UM = (100, 200, 500, 1000, 2000, 5000, 10_000)
@@ -34,7 +34,8 @@ def picture(
     A tile is the paler, the less sure the model is (`sure` [N], its largest probability); one that could not be read
     (-1) is black. `scale`: pixels of the slide for one of the thumbnail.
     """
-    shrink = min(1.0, MOST_SIDE / max(thumbnail.shape[:2]))
+    longest = max(thumbnail.shape[:2])
+    shrink = min(max(1.0, LEAST_SIDE / longest), MOST_SIDE / longest)
     size = max(1, round(thumbnail.shape[1] * shrink)), max(1, round(thumbnail.shape[0] * shrink))
     ground = np.asarray(Image.fromarray(thumbnail).resize(size, Image.Resampling.BOX)).astype(np.float32)
     for place, label, share in zip(grid.places, named, sure, strict=True):
@@ -70,5 +71,5 @@ def _bar(draw: ImageDraw.ImageDraw, top: int, mpp: float, width: int) -> None:
     length = fits[-1] if fits else BARS_UM[0]
     y = top + LINE // 2
     draw.line((MARGIN, y, MARGIN + length / mpp, y), fill="black", width=4)
-    words = f"{length / 1000:g} mm" if length >= 1000 else f"{length} µm"
+    words = f"{length / 1000:g} mm" if length >= 1000 else f"{length} micrometres"  # Pillow's own font has no µ
     draw.text((MARGIN, y + 6), f"{words}; research use only", fill="black", font=ImageFont.load_default(TEXT))
