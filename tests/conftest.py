@@ -207,7 +207,7 @@ def new_database(server: str) -> str:
 
 
 def as_reader(url: str) -> str:
-    """The same database for one who may only read; on PostgreSQL the role that `study sql` tells how to make."""
+    """Return the address of a database for a reader; on PostgreSQL with the role that `study sql` says how to make."""
     if url.startswith("sqlite"):
         return url
     engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")

@@ -193,7 +193,7 @@ BACKBONE_TIERS = tuple(
 """Rows of choices if networks may begin from a pretrained one.
 
 In short trainings a new last layer on frozen features is ahead of everything else, whatever is best in the end (on
-photographs of hands: 83 % after one epoch and 93 % at the end; a whole network: 69 % after two epochs and 99 % at the
+photographs of hands: 83 % after three epochs and 93 % at the end; a whole network: 69 % after two and 99 % at the
 end). So trials become six epochs long, and final trainings 36, before the images become larger than 64 pixels.
 """
 

@@ -29,7 +29,7 @@ from study.config.space import (
 from study.search.sampling import make_pruner
 
 PLAIN = [name for name in PRESETS if name != "auto"]
-"""Those that leave nothing to a plan."""
+"""Presets that leave nothing to a plan."""
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -60,7 +60,7 @@ def test_it_learns_from_real_weights_and_always_the_same(work: Workspace) -> Non
 def test_it_sees_more_where_files_and_time_allow(
     work: Workspace, small_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same digits in files of 140 pixels."""
+    """The digits are enlarged to files of 140 pixels first."""
     for path in small_set.paths:
         (tmp_path / path).parent.mkdir(exist_ok=True)
         with Image.open(small_set.root / path) as image:

@@ -1,4 +1,4 @@
-"""Who runs what: leases on trials, taken over from the dead and never from the living; in every kind of database."""
+"""Leases on trials pass from dead workers to living ones, and never from the living; in every kind of database."""
 
 import dataclasses
 import multiprocessing

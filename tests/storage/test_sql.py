@@ -320,7 +320,7 @@ def test_recipes_answer_the_same_everywhere(recipe: Any, filled: str) -> None:
 
 
 def alike(mine: Any, its: Any) -> bool:
-    """The same value, as text or as a number; pandas writes NaN for a number that is absent.
+    """Return whether two values are the same, as text or as numbers; pandas writes NaN for a number that is absent.
 
     Each version of SQLite rounds times to whole milliseconds in its own way, and DuckDB brings its own version.
     """
