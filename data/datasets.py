@@ -59,6 +59,7 @@ class ImageSet:
     ranges: Ranges  # pixel values that are black and white, beyond 8 bits; empty if all images have 8 bits
     skipped: dict[str, str]  # unreadable files left out on request: relative path -> why
     synthetic: bool
+    shown: str = ""  # by which rules the grey levels of DICOM files were made
     account: tuple[str, ...] = ()  # lines that say what was found and what was left out
 
     @property
@@ -208,6 +209,7 @@ def load_folder(
     merged = len(set(known.names)) - len(set(joined.tolist()))
     if merged:
         origin += f"; identical files in several groups joined {merged + 1} or more of them"
+    scans = dicom.look_at(root, images.paths)
     return ImageSet(
         root=root,
         images=images.images,
@@ -226,7 +228,8 @@ def load_folder(
         fingerprint=fingerprint,
         ranges=images.ranges,
         skipped=images.bad,
-        account=(*account(found, images.bad), *dicom.account([root / path for path in images.paths])),
+        shown=scans.shown,
+        account=(*account(found, images.bad), *scans.lines()),
         synthetic=all(name.startswith("synthetic_") for name in found.classes),
     )
 

@@ -2,13 +2,14 @@
 """Mutated files through the command line for a given time, each in a fork with little memory and time.
 
 A case takes a whole file (an image, a card, a configuration, a checkpoint, a study in TOML, a list of groups, a
-database), changes some of its bytes or words, and gives it to the command that reads it. Some are changed on purpose: a
-JPEG's size, components and scans, a TIFF's tiles, a checkpoint's values for tensors that say they are huge, two images
-whose names are swapped, a copy beside which another database has left files. Counted are hangs (20 s),
-tracebacks, deaths by memory (4 GB) or a signal, exit codes other than 0, 1 and 2, and files that appear outside the
-case's folder.
+database, a slide, a DICOM image), changes some of its bytes or words, and gives it to the command that reads it. Some
+are changed on purpose: a JPEG's size, components and scans, a TIFF's tiles, a checkpoint's values for tensors that say
+they are huge, two images whose names are swapped, a copy beside which another database has left files. Counted are
+hangs (20 s, for slides 180 s), tracebacks, deaths by memory (4 GB) or a signal, exit codes other than 0, 1 and 2, and
+files that appear outside the case's folder. Printed is also the most memory of a kind's cases: the proportional share
+of all processes of a case, looked at ten times a second.
 
-Usage: python scripts/fuzz.py [--seconds 300] [--cases 2000] [--seed 0] [--keep DIR]
+Usage: python scripts/fuzz.py [--seconds 300] [--cases 2000] [--seed 0] [--keep DIR] [--only WORD]
 """
 
 import argparse
@@ -30,7 +31,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 import torch
@@ -41,7 +42,11 @@ from models.bundle import folder as bundle
 from models.files import file_hash
 from study import cli
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # slides are made as for tests
+
 SECONDS, MEMORY = 20, 4 * 2**30
+SLIDE_SECONDS = 180
+"""A child that reads a slide and hangs is ended after 120 s, and the slide goes on."""
 
 # What parsers trip over.
 WORDS = (
@@ -132,6 +137,7 @@ def seeds(place: Path) -> dict[str, tuple[Path, Command]]:
     found["scans of x.jpg"] = found["image.jpg"]
     found["tiles of x.tif"] = found["image.tif"]
     found["tensors of model.pth"] = found["model.pth"]
+    found |= seeds_of_slides(whole, model)
     split: Command = lambda case: ["data", "split", str(case / "images"), "--csv"]  # noqa: E731
     found["swapped images"] = (images / "0" / "x.png", split)
     copy: Command = lambda case: ["db", "copy", str(case / "optuna.db"), str(case / "copy.db")]  # noqa: E731
@@ -146,6 +152,43 @@ def seeds(place: Path) -> dict[str, tuple[Path, Command]]:
         ):
             found[f"{kind} {words[0]}"] = (whole / "optuna.db", partial(on_its_database, words))
     return {name: pair for name, pair in found.items() if pair[0].exists()}
+
+
+def seeds_of_slides(whole: Path, model: Path) -> dict[str, tuple[Path, Command]]:
+    """Return the whole files of slides and DICOM images, with their commands."""
+    from pydicom.data import get_testdata_file
+
+    from tests import slides
+
+    place = whole / "slides"
+    place.mkdir()
+    pixels = slides.pixels()[512:1280, 512:1280]
+    slides.slide(place / "x.svs", pixels)
+    slides.slide(place / "x.tiff", pixels, style="generic")
+    slides.dicom(place / "x", pixels)
+    words = ["predict", f"{{case}}/{model.relative_to(whole)}", "{file}", "--out", "{case}/map", "--um", "64"]
+    files = {"slide.svs": "x.svs", "slide.tiff": "x.tiff", "slide.dcm": "x/level0.dcm", "slide.dcm 2": "x/level1.dcm"}
+    found = {name: (place / file, partial(_filled, words, f"slides/{file}")) for name, file in files.items()}
+    scans = whole / "scans"
+    scans.mkdir()
+    for name in DICOM:
+        shutil.copy(str(get_testdata_file(name, download=False)), scans / name)
+        words = ["predict", f"{{case}}/{model.relative_to(whole)}", "{file}"]
+        found[f"scan {name}"] = (scans / name, partial(_filled, words, f"scans/{name}"))
+    return found
+
+
+DICOM = (
+    *("CT_small.dcm", "JPEG-lossy.dcm", "JPEG2000.dcm", "MR_small_RLE.dcm", "MR_small_jpeg_ls_lossless.dcm"),
+    *("SC_rgb_dcmtk_+eb+cy+n1.dcm", "SC_rgb_jpeg_gdcm.dcm", "examples_palette.dcm", "image_dfl.dcm", "badVR.dcm"),
+    *("SC_rgb_rle_32bit_2frame.dcm", "liver_1frame.dcm", "SC_ybr_full_422_uncompressed.dcm"),
+)
+"""DICOM images that pydicom brings: native, five codecs, palette, deflated, functional groups, odd headers."""
+
+
+def _filled(words: list[str], file: str, case: Path) -> list[str]:
+    """Return the command, with the case's own places."""
+    return [word.format(case=case, file=case / file) for word in words]
 
 
 def on_its_database(words: list[str], case: Path) -> list[str]:
@@ -243,8 +286,10 @@ ALTER: dict[str, Callable[[Path, random.Random], None]] = {
 """Cases that are changed on purpose."""
 
 
-def run_case(name: str, file: Path, command: Command, whole: Path, place: Path, rng: random.Random) -> str | None:
-    """What went wrong; None when nothing did."""
+def run_case(
+    name: str, file: Path, command: Command, whole: Path, place: Path, rng: random.Random
+) -> tuple[str | None, int]:
+    """What went wrong, None when nothing did; and the most memory, in bytes."""
     case = place / "case"
     shutil.rmtree(case, ignore_errors=True)
     shutil.copytree(whole, case)
@@ -259,12 +304,17 @@ def run_case(name: str, file: Path, command: Command, whole: Path, place: Path, 
         with_fitting_hashes(target.parent)
     before = {path.name for path in place.iterdir()}
     with tempfile.TemporaryFile() as said:
-        code = forked(command(case), case, said)
+        code, memory = forked(command(case), case, said, SLIDE_SECONDS if name.startswith("slide") else SECONDS)
         said.seek(0)
         words = said.read()
+    outside = {path.name for path in place.iterdir()} - before
+    return _wrong(code, words, outside=bool(outside)), memory
+
+
+def _wrong(code: int | None, words: bytes, *, outside: bool) -> str | None:
     if code is None:
         return "hang"
-    if {path.name for path in place.iterdir()} - before:
+    if outside:
         return "files outside"
     if b"Traceback" in words:
         lines = words.decode(errors="replace").strip().splitlines()
@@ -276,42 +326,66 @@ def run_case(name: str, file: Path, command: Command, whole: Path, place: Path, 
     return None
 
 
-def forked(words: list[str], folder: Path, said: BinaryIO) -> int | None:
-    """The command's exit code; None when it hangs. It runs in a fork of this process, which has imported everything."""
+def forked(words: list[str], folder: Path, said: BinaryIO, seconds: float) -> tuple[int | None, int]:
+    """The command's exit code, None when it hangs; and its most memory, with that of what it started, in bytes.
+
+    It runs in a fork of this process, which has imported everything.
+    """
     child = os.fork()
     if child == 0:
-        code = 70
-        try:
-            os.setpgid(0, 0)
-            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (2**30, 2**30))
-            os.chdir(folder)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(said.fileno(), 1)
-            os.dup2(said.fileno(), 2)
-            sys.argv = ["study", *words]
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            try:
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:
-                os._exit(code)
-    end = time.monotonic() + SECONDS
-    ended = status = 0
+        _become(words, folder, said)
+    end = time.monotonic() + seconds
+    ended = status = memory = 0
+    looked = 0.0
     while not ended and time.monotonic() < end:
+        if time.monotonic() > looked + 0.1:
+            memory, looked = max(memory, group_memory(child)), time.monotonic()
         ended, status = os.waitpid(child, os.WNOHANG)
         time.sleep(0.01)
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # with what it has started
     if not ended:
         os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) if ended else None
+    return os.waitstatus_to_exitcode(status) if ended else None, memory
+
+
+def group_memory(group: int) -> int:
+    """Return the memory of a group of processes, in bytes: what several share is counted once in all."""
+    total = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(process.name)) == group:
+                lines = (process / "smaps_rollup").read_text().splitlines()
+                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+        except OSError:
+            continue
+    return total
+
+
+def _become(words: list[str], folder: Path, said: BinaryIO) -> NoReturn:
+    """Run a command in this process, which ends with it."""
+    code = 70
+    try:
+        os.setpgid(0, 0)
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**30, 2**30))
+        os.chdir(folder)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+        sys.argv = ["study", *words]
+        cli.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
 
 
 def main() -> None:
@@ -320,29 +394,32 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="where the folders of cases that went wrong are kept")
+    parser.add_argument("--only", default="", help="kinds whose name begins with this word")
     given = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     wrong: Counter[str] = Counter()
     tried: Counter[str] = Counter()
+    most: Counter[str] = Counter()
     end = time.monotonic() + given.seconds
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         targets = seeds(place)
-        names = sorted(targets)
+        names = [name for name in sorted(targets) if name.startswith(given.only)]
         for number in range(given.cases):
             if time.monotonic() > end:
                 break
             rng = random.Random(f"{given.seed} {number}")
             name = names[number % len(names)]
             tried[name] += 1
-            reason = run_case(name, *targets[name], place / "whole", place, rng)
+            reason, memory = run_case(name, *targets[name], place / "whole", place, rng)
+            most[name] = max(most[name], memory)
             if reason:
                 wrong[f"{name}: {reason}"] += 1
                 print(f"case {number}: {name}: {reason}", file=sys.stderr, flush=True)
                 if given.keep:
                     shutil.copytree(place / "case", given.keep / f"{number}", dirs_exist_ok=True)
     print(f"{sum(tried.values())} cases, seed {given.seed}, {os.cpu_count()} cores: {sum(wrong.values())} went wrong")
-    print("  " + ", ".join(f"{name} {count}" for name, count in sorted(tried.items())))
+    print("  " + ", ".join(f"{name} {count} ({most[name] >> 20} MB)" for name, count in sorted(tried.items())))
     for what, count in wrong.most_common():
         print(f"{count:6} {what}")
     raise SystemExit(bool(wrong))

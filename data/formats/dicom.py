@@ -1,7 +1,7 @@
 """DICOM images for Pillow: the first frame as RGB of 8 bits, by rules that a study can rely on.
 
-Only the tags of pixels are read, the SOP class, and PatientID where groups are asked for: no name, date or number of a
-patient gets into memory, a message or a file.
+Only the tags of pixels, the SOP class and PatientID are read, the last to group by and to look for it in paths: no
+name, date or number of a patient gets into a message or a file.
 
 Grey levels: Modality LUT or rescale, then the VOI LUT or the first window, else 8 bits as they are, else the frame's
 own range without padding; then MONOCHROME1 is inverted, and padding is black.
@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from data import DataError
+from data import DataError, counted
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -55,6 +56,10 @@ TAGS = (
     *("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 )
 """Tags that are read."""
+
+
+SHORTEST_NUMBER = 5
+"""Fewest characters of a patient's number that is looked for in paths."""
 
 
 def is_dicom(begin: bytes) -> bool:
@@ -111,7 +116,7 @@ def _in_words() -> Iterator[None]:
         raise DataError(f"broken DICOM ({type(error).__name__}{': ' if words else ''}{words})") from error
 
 
-def _read(file: IO[bytes], *, pixels: bool) -> Dataset:
+def _read(file: IO[bytes], *, pixels: bool, tags: Sequence[str] = TAGS) -> Dataset:
     """Read the tags of the pixels, with the pixels if wished. Raises DataError for what is no picture."""
     from pydicom import dcmread
 
@@ -120,7 +125,7 @@ def _read(file: IO[bytes], *, pixels: bool) -> Dataset:
     if DEFLATED.encode() in begin[:1024]:
         _refuse_bomb(file)
     file.seek(0)
-    found = dcmread(file, stop_before_pixels=not pixels, specific_tags=list(TAGS))
+    found = dcmread(file, stop_before_pixels=not pixels, specific_tags=list(tags))
     kind = str(found.get("SOPClassUID", ""))
     if kind in NO_PICTURES:
         raise DataError(f"DICOM, but {NO_PICTURES[kind]}")
@@ -221,7 +226,10 @@ def _frame(found: Dataset) -> tuple[NDArray[Any], str]:
     decoder = get_decoder(syntax)
     if not decoder.is_available:
         raise DataError(f"DICOM in {syntax.name}, which needs another package ({INSTALL})")
-    array, about = decoder.as_array(found, index=0, raw=False, as_rgb=True)  # type: ignore[arg-type]
+    try:
+        array, about = decoder.as_array(found, index=0, raw=False, as_rgb=True)  # type: ignore[arg-type]
+    except RuntimeError as error:  # no package could: the frame is broken, or of a kind that none of them reads
+        raise DataError(f"DICOM that cannot be decoded ({syntax.name}, {found.get('BitsStored')} bits)") from error
     return array, str(about.get("photometric_interpretation", found.get("PhotometricInterpretation", ""))).strip()
 
 
@@ -305,25 +313,59 @@ def how_shown(found: Dataset) -> str:
     return "as they are" if plain and "RescaleSlope" not in found else "by each image's own range"
 
 
-def account(files: Sequence[Path]) -> list[str]:
-    """Return lines on the DICOM files among these: how grey levels are made, and which may show writing."""
-    rules: Counter[str] = Counter()
-    burned, count = 0, 0
-    for path in files:
-        with path.open("rb") as file:
+@dataclass
+class Facts:
+    """What the DICOM files among images have in common, in numbers."""
+
+    files: int = 0
+    rules: Counter[str] = field(default_factory=Counter)  # rule by which grey levels are made -> files
+    burned: int = 0  # files that say that writing is burned into the picture
+    named: int = 0  # files whose path holds the number of their patient
+
+    @property
+    def shown(self) -> str:
+        """How many files there are, and by which rules their grey levels are made; "" without files."""
+        said = [f"{number:,} shown {rule}" for rule, number in sorted(self.rules.items()) if rule]
+        return f"{counted(self.files, 'DICOM file')}{': ' if said else ''}{', '.join(said)}" if self.files else ""
+
+    def lines(self) -> list[str]:
+        """Return the lines that users read."""
+        found = [self.shown] if self.files else []
+        if self.burned:
+            found.append(
+                f"{counted(self.burned, 'DICOM file')} with writing burned into the picture, by their own word"
+            )
+        if self.named:
+            files = counted(self.named, "DICOM file")
+            found.append(
+                f"{files} with the patient's number in the path, and paths are written into tables, reports and the "
+                "model's folder (rename them first)"
+            )
+        return found
+
+
+def look_at(root: Path, paths: Sequence[str]) -> Facts:
+    """Count what is to be said of the DICOM files among `paths` below `root`."""
+    facts = Facts()
+    for path in paths:
+        with (root / path).open("rb") as file:
             if not is_dicom(file.read(132)):
                 continue
-            count += 1
+            facts.files += 1
             try:
                 with _in_words():
-                    header = _read(file, pixels=False)
-                    rules[how_shown(header)] += 1
-                    burned += str(header.get("BurnedInAnnotation", "")).upper() == "YES"
+                    header = _read(file, pixels=False, tags=(*TAGS, "PatientID"))
+                    facts.rules[how_shown(header)] += 1
+                    facts.burned += str(header.get("BurnedInAnnotation", "")).upper() == "YES"
+                    facts.named += _in_path(str(header.get("PatientID") or "").strip(), path)
             except DataError:  # it is said where the file is decoded
                 continue
-    said = [f"{number} shown {rule}" for rule, number in sorted(rules.items()) if rule]
-    lines = [f"{count:,} DICOM files" + (f": {', '.join(said)}" if said else "")] if count else []
-    return lines + ([f"{burned:,} DICOM files say that writing is burned into the picture"] if burned else [])
+    return facts
+
+
+def _in_path(number: str, path: str) -> bool:
+    """Return whether a path holds a patient's number; a short one is in many paths by chance."""
+    return len(number) >= SHORTEST_NUMBER and number.lower() in path.lower()
 
 
 def patients(files: Sequence[Path]) -> list[str]:

@@ -23,11 +23,12 @@ from data.cache import publish
 from data.layout.names import normal
 from data.layout.tables import read_table
 from data.slides.annotations import Annotations, raster, read_annotations
+from data.slides.batches import read_batches
 from data.slides.facts import TILES, TileFacts
 from data.slides.found import FoundSlide, find_slides
 from data.slides.grid import make_grid
-from data.slides.readers import Call, Readers
-from data.slides.slide import Slide, describe, read_tiles, thumbnail
+from data.slides.readers import Readers
+from data.slides.slide import Slide, describe, thumbnail
 from data.slides.tissue import find_tissue
 
 KEY = ".patients.key"
@@ -38,8 +39,8 @@ CELLS = 16
 """Cells along the side of a tile, in which annotations are looked up."""
 SMALLEST, LARGEST = 32, 512
 """Fewest and most pixels along the side of a tile's file."""
-BATCH, QUALITY = 16, 95
-"""Tiles that are read at once, and the quality of their JPEGs."""
+QUALITY = 95
+"""Quality of the JPEGs of tiles."""
 
 logger = logging.getLogger(__name__)
 
@@ -219,10 +220,8 @@ def _cut_one(
         chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:most])
     places, mine, name = grid.places[chosen], labels[chosen], _hashed(key, f"slide {row.slide.name}")
     patient = _hashed(key, f"patient {row.patient}")
-    starts = range(0, len(places), BATCH)
-    calls: list[Call] = [(slide, places[at : at + BATCH], side, size) for at in starts]
     made: Counter[str] = Counter()
-    for at, (tiles, errors) in zip(starts, crew.each(read_tiles, calls, _unread), strict=True):
+    for at, (tiles, errors) in read_batches(crew, slide, places, side, size):
         for number, tile in enumerate(tiles):
             if number in errors:
                 left_out["unreadable tiles"] += 1
@@ -237,12 +236,6 @@ def _cut_one(
     return CutSlide(
         slide=row.slide.name, tiles=dict(made), left_out={why: count for why, count in left_out.items() if count}
     )
-
-
-def _unread(call: Call) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    """Return tiles that could not be read, where a child crashed."""
-    _, places, _, size = call
-    return np.full((len(places), size, size, 3), 255, np.uint8), dict.fromkeys(range(len(places)), "crashed")
 
 
 def _labels(annotations: Annotations, slide: Slide, places: NDArray[np.int64], side: float) -> NDArray[np.object_]:

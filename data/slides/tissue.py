@@ -28,6 +28,7 @@ def find_tissue(image: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     width = max(1, round(CLOSED_UM / mpp)) | 1
     shape = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, shape).astype(np.uint8)
+    mask[pen] = 0  # no gap is closed over a pen's line
     mask = _without_small(mask, SMALLEST_OBJECT / mpp**2)
     return np.asarray(_without_small(1 - mask, SMALLEST_HOLE / mpp**2) == 0)
 

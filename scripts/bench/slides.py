@@ -17,15 +17,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from harness import Cell, Row, run, table
+from numpy.typing import NDArray
 
 from data.processes import usable_cpus
+from data.slides.batches import read_batches
 from data.slides.grid import make_grid
-from data.slides.readers import Call, Readers, readers
-from data.slides.slide import describe, read_tiles, thumbnail
+from data.slides.readers import Readers, readers
+from data.slides.slide import Slide, describe, thumbnail
 from data.slides.tissue import find_tissue
 from models.bundle.folder import load
 from models.bundle.predictor import Bundle
-from study.use.slides import BATCH, read_one_by_one
 
 
 def peak_mb() -> float:
@@ -48,10 +49,12 @@ def _grandparent(process: str) -> int:
         return 0
 
 
-def rate(bundle: Bundle, crew: Readers, calls: list[Call], *, predicted: bool) -> Row:
+def rate(
+    bundle: Bundle, crew: Readers, slide: Slide, places: NDArray[np.int64], side: float, *, predicted: bool
+) -> Row:
     """Read all tiles, and predict them if wished; return tiles a second and the peak memory."""
     start, count = time.perf_counter(), 0
-    for images, _ in crew.each(read_tiles, calls, read_one_by_one(crew)):
+    for _, (images, _) in read_batches(crew, slide, places, side, bundle.image_size):
         if predicted:
             bundle.predict(images)
         count += len(images)
@@ -68,13 +71,10 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
         image, scale = crew.ask(thumbnail, slide)
         grid = make_grid(slide, find_tissue(image, slide.mpp * scale), given.um / slide.mpp)
         places = grid.places[: given.tiles]
-        calls: list[Call] = [
-            (slide, places[at : at + BATCH], grid.side, bundle.image_size) for at in range(0, len(places), BATCH)
-        ]
         for number in range(given.runs):
             for predicted in (False, True):
                 name = f"{'map' if predicted else 'reading alone'} {number + 1}"
-                yield name, partial(rate, bundle, crew, calls, predicted=predicted)
+                yield name, partial(rate, bundle, crew, slide, places, grid.side, predicted=predicted)
 
 
 def show(rows: list[Row]) -> str:

@@ -541,7 +541,7 @@ def _card(
         classes=dataset.classes,
         preprocessing=Preprocessing(
             size=config.image_size,
-            decoding=decoding(dataset.ranges),
+            decoding="; ".join(filter(None, (decoding(dataset.ranges), dataset.shown))),
             ranges=dict(dataset.ranges),
             views=work.views,
             **IMAGENET,

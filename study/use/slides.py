@@ -25,10 +25,11 @@ import torch
 from numpy.typing import NDArray
 
 from data import DataError, Progress
+from data.slides.batches import BATCH, read_batches
 from data.slides.found import FoundSlide
 from data.slides.grid import Grid, make_grid
-from data.slides.readers import Call, CrashError, Readers
-from data.slides.slide import Slide, describe, read_tiles, thumbnail
+from data.slides.readers import Readers
+from data.slides.slide import Slide, describe, thumbnail
 from data.slides.tissue import find_tissue
 from models import files
 from models.bundle.predictor import Bundle
@@ -38,8 +39,6 @@ from study import StudyError
 from study.use.outlines import outlines
 from study.use.slide_picture import picture
 
-BATCH = 16
-"""Tiles that are read and predicted at once; always the same, since sums depend on it in the last digit."""
 BLOCK_UM = 1000.0
 """Side of the blocks, in micrometres, that count as one piece of evidence in an interval."""
 
@@ -226,9 +225,8 @@ def _grown(
         handle.truncate(0)
         handle.write("".join([head, *map(_line, rows)]).encode())
         handle.flush()
-        starts = range(len(rows), len(grid.places), BATCH)
-        calls: list[Call] = [(slide, grid.places[at : at + BATCH], grid.side, bundle.image_size) for at in starts]
-        for at, (images, errors) in zip(starts, crew.each(read_tiles, calls, read_one_by_one(crew)), strict=True):
+        batches = read_batches(crew, slide, grid.places, grid.side, bundle.image_size, len(rows))
+        for at, (images, errors) in batches:
             found = bundle.predict(images)
             fresh = [
                 _row(bundle.classes, grid.places[at + number], grid.side, chances, threshold, errors.get(number, ""))
@@ -241,27 +239,6 @@ def _grown(
                 tell(len(rows), len(grid.places))
         os.fsync(handle.fileno())
     return rows
-
-
-def read_one_by_one(crew: Readers) -> Callable[[Call], tuple[NDArray[np.uint8], dict[int, str]]]:
-    """Return a function that reads the tiles of a call in which a child crashed, each alone."""
-
-    def read(call: Call) -> tuple[NDArray[np.uint8], dict[int, str]]:
-        slide, places, side, size = call
-        found = np.full((len(places), size, size, 3), 255, np.uint8)
-        errors: dict[int, str] = {}
-        for number in range(len(places)):
-            try:
-                images, wrong = crew.ask(read_tiles, slide, places[number : number + 1], side, size)
-            except CrashError as error:
-                errors[number] = str(error)
-                continue
-            found[number] = images[0]
-            if wrong:
-                errors[number] = wrong[0]
-        return found, errors
-
-    return read
 
 
 def _row(

@@ -27,9 +27,10 @@ from pydicom.uid import (
 
 from data import DataError
 from data.datasets import load_folder
-from data.formats.dicom import size_inside
+from data.formats.dicom import look_at, size_inside
 from data.images import decode, source_size
 from tests.conftest import Shell, random_images, tiny_options
+from tests.use.test_serve import Server
 
 BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
 
@@ -219,7 +220,7 @@ def test_a_folder_of_dicom_is_loaded_and_grouped_by_patient(digits_folder: Path,
     assert len(set(found.groups.tolist())) == 6
     assert found.groups_from.startswith("PatientID in the DICOM files")
     assert "72 DICOM files: 72 shown by each image's own range" in found.account
-    assert "2 DICOM files say that writing is burned into the picture" in found.account
+    assert "2 DICOM files with writing burned into the picture, by their own word" in found.account
     first = sorted((digits_folder / "0").iterdir())[0]
     wanted = np.asarray(Image.open(first).convert("RGB")).astype(int)
     shown = found.images[found.paths.index("0/00")].astype(int)
@@ -238,6 +239,13 @@ def test_the_whole_way_and_no_number_of_a_patient_is_written(shell: Shell, digit
     code, out, _ = shell("predict", "s", root / "0", "--json")
     assert (code, len(json.loads(out))) == (0, 36)
     code, _, err = shell("evaluate", "s", root, "--groups", "dicom", "--json")
+    decoding = json.loads((tmp_path / "runs" / "s" / "model" / "card.json").read_bytes())["preprocessing"]["decoding"]
+    assert decoding.endswith("; 72 DICOM files: 72 shown by each image's own range")
+    server = Server(tmp_path / "runs" / "s" / "model")
+    status, served = server.predict(("x", (root / "0" / "00").read_bytes()))
+    server.process.terminate()
+    assert (status, server.process.wait(10)) == (200, 143)
+    assert served["images"][0]["label"] == next(one["label"] for one in json.loads(out) if one["path"].endswith("/00"))
     written = [one for one in tmp_path.rglob("*") if one.is_file() and root not in one.parents]
     assert len(written) > 10
     for one in written:
@@ -245,6 +253,15 @@ def test_the_whole_way_and_no_number_of_a_patient_is_written(shell: Shell, digit
         assert b"MRN-4711" not in content, one
         assert b"DOE^JANE" not in content, one
     assert "MRN" not in err
+
+
+def test_a_patient_s_number_in_a_path_is_warned_of(tmp_path: Path) -> None:
+    for place, number in (("a/mrn-4711-2.dcm", "MRN-4711"), ("a/x.dcm", "12"), ("b/0012.dcm", "12")):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(made(RAMP, PatientID=number))
+    facts = look_at(tmp_path, ["a/mrn-4711-2.dcm", "a/x.dcm", "b/0012.dcm"])
+    assert (facts.files, facts.named) == (3, 1)
+    assert "1 DICOM file with the patient's number in the path" in facts.lines()[1]
 
 
 def test_the_files_that_pydicom_brings_are_read_or_refused_in_a_line() -> None:
@@ -259,5 +276,6 @@ def test_the_files_that_pydicom_brings_are_read_or_refused_in_a_line() -> None:
     by_name = ("not an image", "DICOM without a picture", "DICOM, but a", "DICOM whose pixels are cut off")
     others = [line for line in refused if not any(reason in line for reason in by_name)]
     assert read >= 45
+    assert "JPGExtended.dcm: DICOM that cannot be decoded (JPEG Extended (Process 2 and 4), 12 bits)" in others
     # JPEG of 12 bits, which no free codec reads; and one whose stream was written to look like the end of a sequence.
     assert len(others) <= 3, others
