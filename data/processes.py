@@ -8,18 +8,23 @@ current folder first, so a file called `random.py` among somebody's images would
 import ctypes
 import math
 import os
+import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process, resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import RLock
 from types import ModuleType
 from typing import Any
+
+from data import DataError
 
 CGROUPS = Path("/sys/fs/cgroup")
 """Folder of the kernel's control groups (version 2)."""
@@ -114,3 +119,85 @@ def pool(workers: int, begin: Callable[[], None] | None = None) -> ProcessPoolEx
     with apart():
         resource_tracker.ensure_running()  # also a Python, which the first lock of a pool would start
     return ProcessPoolExecutor(workers, _Spawn(), begin)
+
+
+CALL_SECONDS = 120.0
+"""Longest time for one call in a child; one that takes longer counts as hanging."""
+MOST_MEMORY = 2 << 30
+"""Most bytes of address space of such a child, beyond what it has at its start."""
+
+
+class CrashError(DataError):
+    """Error that a child crashed or hung while it did a call."""
+
+
+class Child:
+    """A child process that does calls of C libraries, which a malicious file may crash; one that does is replaced."""
+
+    def __init__(self) -> None:
+        self.deadline = 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.pipe, theirs = FORK_SERVER.Pipe()
+        self._process = FORK_SERVER.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def send(self, function: Callable[..., object], arguments: Sequence[object]) -> None:
+        """Begin a call."""
+        self.deadline = time.monotonic() + CALL_SECONDS
+        with suppress(OSError):  # if it has died since, its answer will say so
+            self.pipe.send((function, arguments))
+
+    def answers(self, seconds: float) -> bool:
+        """Return whether an answer, or the end of the child, is there within some seconds."""
+        try:
+            return self.pipe.poll(max(0.0, seconds))
+        except OSError:
+            return True
+
+    def answer(self) -> Any:
+        """Wait for the answer. Raises DataError for what the call raised, CrashError if the child died or is late."""
+        try:
+            if not self.answers(self.deadline - time.monotonic()):
+                raise EOFError
+            good, answer = self.pipe.recv()
+        except (EOFError, OSError) as error:
+            self.restart()
+            raise CrashError("the library that reads this file crashed or hung") from error
+        if not good:
+            raise DataError(str(answer))
+        return answer
+
+    def restart(self) -> None:
+        """Kill the child and begin another."""
+        self.end()
+        self._begin()
+
+    def end(self) -> None:
+        """End the child at once."""
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+
+def _serve(pipe: Connection) -> None:
+    """Do calls until the parent closes the pipe or dies; answer (True, result) or (False, words of a DataError)."""
+    end_with_parent()
+    if sys.platform == "linux":
+        taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (taken + MOST_MEMORY,) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer: tuple[bool, object] = (True, function(*arguments))
+        except DataError as error:
+            answer = (False, str(error))
+        except MemoryError:
+            answer = (False, "too little memory for this file")
+        pipe.send(answer)

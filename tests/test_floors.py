@@ -22,9 +22,9 @@ FLOORS = [
     ["models.scores", "data.grouping", "data.public", "data.slides"],
     ["models"],
     ["data.cache", "data.layout"],
-    ["data.processes"],
     ["data.images"],
     ["data.formats"],
+    ["data.processes"],
     ["errors"],
 ]
 HEIGHT = {package: len(FLOORS) - level for level, floor in enumerate(FLOORS) for package in floor}

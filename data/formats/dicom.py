@@ -9,7 +9,9 @@ own range without padding; then MONOCHROME1 is inverted, and padding is black.
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import warnings
 import zlib
 from collections import Counter
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from data import DataError, counted
+from data.processes import Child
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -89,7 +92,7 @@ class DicomImage(ImageFile.StubImageFile):
     def load(self) -> Any:
         """Decode the pixels, and become the image of them."""
         with _in_words():
-            pixels = decode(_read(self._file, pixels=True))
+            pixels = _decode_safely(self._file)
         image = Image.fromarray(pixels)
         self.__class__ = image.__class__  # type: ignore[assignment]
         self.__dict__ = image.__dict__
@@ -154,14 +157,70 @@ def _refuse_bomb(file: IO[bytes]) -> None:
             raise DataError(f"a deflated DICOM of more than {MOST_INFLATED >> 20} MB")
 
 
-def decode(found: Dataset) -> Pixels:
-    """Decode the first frame to RGB [H, W, 3]. Raises DataError, and whatever pydicom raises for a broken file."""
+class UndecodableError(DataError):
+    """Error that a package does not decode a picture, since it is damaged or of a kind that it does not know."""
+
+
+def _packages(found: Dataset) -> list[str]:
+    """Return the packages that may decode a file, Pillow first; [""] for a file that needs none, or has none."""
+    from pydicom.pixels.decoders.base import get_decoder
+
+    syntax = getattr(found.file_meta, "TransferSyntaxUID", None)
+    if syntax is None or not syntax.is_encapsulated or str(syntax) == RLE:
+        return [""]
+    there = get_decoder(syntax).available_plugins
+    return [name for name in ("pillow", "gdcm") if name in there] or [""]
+
+
+def _decode_safely(file: IO[bytes]) -> Pixels:
+    """Decode a file, with gdcm in a child process only: a damaged picture ends the process in which gdcm decodes it."""
+    found = _read(file, pixels=True)
+    first, *others = _packages(found)
+    if first != "gdcm":
+        try:
+            return decode(found, first)
+        except UndecodableError:
+            if not others:
+                raise
+    return _decode_apart(file)
+
+
+_idle: list[Child] = []
+"""Child processes that wait for the next file that gdcm has to decode."""
+os.register_at_fork(after_in_child=_idle.clear)
+
+
+def _decode_apart(file: IO[bytes]) -> Pixels:
+    """Decode a file in a child process, which a damaged one may crash. Raises DataError, also for a crash."""
+    try:
+        child = _idle.pop()
+    except IndexError:
+        child = Child()
+    file.seek(0)
+    child.send(_decode_content, (file.read(),))
+    try:
+        pixels: Pixels = child.answer()
+    finally:
+        _idle.append(child)
+    return pixels
+
+
+def _decode_content(content: bytes) -> Pixels:
+    with _in_words():
+        return decode(_read(io.BytesIO(content), pixels=True), "gdcm")
+
+
+def decode(found: Dataset, package: str) -> Pixels:
+    """Decode the first frame to RGB [H, W, 3] with one of `_packages`.
+
+    Raises DataError, and whatever pydicom raises for a broken file.
+    """
     rows, columns = int(found.Rows), int(found.Columns)
     samples, bits = int(found.get("SamplesPerPixel") or 1), int(found.get("BitsAllocated") or 0)
     if samples not in (1, 3):
         raise DataError(f"DICOM with {samples} samples a pixel")
     _check_length(found, rows, columns, samples, bits)
-    array, photometric = _frame(found)
+    array, photometric = _frame(found, package)
     if photometric == "PALETTE COLOR":
         from pydicom.pixels.processing import apply_color_lut
 
@@ -218,7 +277,7 @@ def size_inside(frame: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _frame(found: Dataset) -> tuple[NDArray[Any], str]:
+def _frame(found: Dataset, package: str) -> tuple[NDArray[Any], str]:
     """Return the first frame [H, W] or [H, W, 3], colours as RGB, and its photometric interpretation."""
     from pydicom.pixels.decoders.base import get_decoder
 
@@ -226,10 +285,12 @@ def _frame(found: Dataset) -> tuple[NDArray[Any], str]:
     decoder = get_decoder(syntax)
     if not decoder.is_available:
         raise DataError(f"DICOM in {syntax.name}, which needs another package ({INSTALL})")
+    options: Any = {"index": 0, "raw": False, "as_rgb": True, "decoding_plugin": package}
     try:
-        array, about = decoder.as_array(found, index=0, raw=False, as_rgb=True)  # type: ignore[arg-type]
-    except RuntimeError as error:  # no package could: the frame is broken, or of a kind that none of them reads
-        raise DataError(f"DICOM that cannot be decoded ({syntax.name}, {found.get('BitsStored')} bits)") from error
+        array, about = decoder.as_array(found, **options)
+    except RuntimeError as error:
+        words = f"DICOM that cannot be decoded ({syntax.name}, {found.get('BitsStored')} bits)"
+        raise UndecodableError(words) from error
     return array, str(about.get("photometric_interpretation", found.get("PhotometricInterpretation", ""))).strip()
 
 

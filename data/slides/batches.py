@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from data.slides.readers import Call, CrashError, Readers
+from data.processes import CrashError
+from data.slides.readers import Call, Readers
 from data.slides.slide import Pixels, Slide, read_tiles
 
 BATCH = 16

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from data import DataError
-from data.slides import readers as readers_module
+from data import DataError, processes
+from data.processes import CrashError
 from data.slides.annotations import raster, read_annotations
 from data.slides.grid import make_grid
-from data.slides.readers import CrashError, readers
+from data.slides.readers import readers
 from data.slides.slide import Slide, describe, pixel_size, read_tiles, thumbnail
 from data.slides.tissue import find_tissue
 from study.use.outlines import polygons_of
@@ -195,7 +195,7 @@ def test_children_answer_in_order_and_a_crash_costs_one_call() -> None:
 
 
 def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers_module, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(processes, "CALL_SECONDS", 0.5)
     with readers(1) as crew:
         assert list(crew.each(time.sleep, [(60,)], lambda call: None)) == [None]
 
