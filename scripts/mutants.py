@@ -38,6 +38,7 @@ ROOMS: dict[str, list[str]] = {
     "study/config": ["tests/config"],
     "study/search": ["tests/search", "--ignore", "tests/search/test_upstream.py"],
     "study/storage": ["tests/storage", "--ignore", "tests/storage/test_upstream.py"],
+    "study/history": ["tests/history"],
 }
 """What is changed -> the tests that should notice."""
 

@@ -25,7 +25,8 @@ from study import StudyError
 from study.search.sampling import RecallingHyperband
 from study.storage.door import open_storage
 from study.storage.lean import LeanStorage
-from study.storage.sqlite import wait_in_line, writer
+from study.storage.sqlite.file import writer
+from study.storage.sqlite.line import wait_in_line
 from study.storage.upgrade import upgrade
 
 SUITES = ("storages_tests/test_with_server.py", "trial_tests", "study_tests", "pruners_tests/test_hyperband.py")

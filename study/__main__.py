@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from study.storage.processes import now
+from study.storage.owners.processes import now
 
 
 def main() -> None:

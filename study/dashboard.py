@@ -51,7 +51,7 @@ from study.search.members import Membership
 from study.storage.door import open_storage, runs_folder
 from study.storage.lean import UNREADABLE, LeanStorage, readable
 from study.storage.names import check_name
-from study.storage.ownership import check_folder
+from study.storage.owners.ownership import check_folder
 from study.storage.private import tables
 from study.use.loopback import refusal
 

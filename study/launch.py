@@ -33,10 +33,11 @@ from study.search.settle import StoredStudy, settle, stored_study
 from study.search.standing import search_seconds, winner
 from study.search.trial import TrialEnd, TrialNews, Watch, objective
 from study.search.worker import budget_reached, search, work_on
-from study.storage.door import check_storage, load_study, open_storage, storage_trouble
-from study.storage.locks import FINAL, alone
+from study.storage.door import check_storage, load_study, open_storage
 from study.storage.names import check_name
-from study.storage.processes import now
+from study.storage.owners.locks import FINAL, alone
+from study.storage.owners.processes import now
+from study.storage.trouble import storage_trouble
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from study.config.schema import StudyConfig
 from study.search.open_study import OpenStudy
 from study.search.opening import open_study
 from study.storage.door import open_storage
-from study.storage.query import MAKE_READER
+from study.storage.postgresql.ask import MAKE_READER
 from study.training.workspace import Workspace, make_workspace
 from tests import killer
 

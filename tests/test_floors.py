@@ -15,7 +15,7 @@ FLOORS = [
     ["study.use"],
     ["study.result"],
     ["study.search"],
-    ["study.training", "study.budget"],
+    ["study.training", "study.budget", "study.history"],
     ["study.config", "study.storage"],
     ["study.signals", "study.forkserver", "study.attributes"],
     ["models.bundle", "models.training", "data"],

@@ -14,9 +14,9 @@ import pytest
 
 from data.public import tissue
 from study.config.space import PARAMETERS
-from study.storage import views
+from study.history import views
+from study.history.views import COLUMNS
 from study.storage.door import open_storage
-from study.storage.views import COLUMNS
 from tests import slides
 from tests.conftest import TINY, Shell, shrink, tiny_options
 

@@ -29,7 +29,7 @@ from playwright.sync_api import TimeoutError as TooLong
 from sql import filled
 
 from study.dashboard import application, serve
-from study.storage import views
+from study.history import views
 from study.storage.door import open_storage
 
 FIGURE = "document.querySelectorAll('.js-plotly-plot .point').length >= 40"

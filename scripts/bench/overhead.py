@@ -36,13 +36,13 @@ from models.training.recipe import TrainConfig
 from study.config.resolve import resolve
 from study.config.schema import StudyConfig
 from study.config.space import distributions
+from study.history import views
 from study.search.opening import open_study
 from study.search.sampling import make_pruner
 from study.search.trial import TrialEnd, objective
 from study.search.worker import search
-from study.storage import views
 from study.storage.door import open_storage
-from study.storage.sqlite import copy_file
+from study.storage.sqlite.copies import copy_file
 from study.training.start import TrainingRun
 from study.training.workspace import Workspace, make_workspace
 

@@ -20,11 +20,11 @@ from optuna.trial import TrialState, create_trial
 
 from study.config.resolve import resolve
 from study.config.space import distributions
+from study.history import views
+from study.history.query import ask
+from study.history.recipes import RECIPES
 from study.search.opening import open_study
-from study.storage import views
 from study.storage.door import open_storage
-from study.storage.query import ask
-from study.storage.recipes import RECIPES
 
 
 def fill(url: str, name: str, trials: int, epochs: int) -> None:

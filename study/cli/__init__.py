@@ -201,7 +201,7 @@ def dashboard(
     """optuna-dashboard in a browser, read-only, with figures and notes for each study; Ctrl-C ends it."""
     from study.dashboard import application, serve
     from study.signals import StopRequest, stoppable
-    from study.storage.door import storage_trouble
+    from study.storage.trouble import storage_trouble
 
     quiet_optuna()
     with storage_trouble(storage), stoppable():

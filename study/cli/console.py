@@ -84,7 +84,7 @@ def storage_option(storage: str) -> str:
     """Return the option that a command needs to go on with a study of this database."""
     if storage == DEFAULT_URL:
         return ""
-    from study.storage.door import masked
+    from study.storage.address import masked
 
     return f" --storage {quote(masked(storage))}"
 

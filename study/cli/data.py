@@ -233,7 +233,7 @@ def clean(
     """Remove from runs/cache what no study of the database needs: decoded images, found groups, leftovers."""
     from study.cli.console import quiet_optuna, size_in_words
     from study.search.unneeded import remove, unneeded
-    from study.storage.door import storage_trouble
+    from study.storage.trouble import storage_trouble
 
     quiet_optuna()
     with storage_trouble(storage):

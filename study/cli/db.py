@@ -21,16 +21,20 @@ def copy(source: Place, target: Place) -> None:
     """Copy a SQLite file, or all studies to or from PostgreSQL, also while workers write; the copy is checked."""
     from sqlalchemy.engine import URL
 
-    from study.storage.door import masked, open_storage, parse_url, sqlite_file, storage_trouble
-    from study.storage.sqlite import copy_file
+    from study.history import views
+    from study.storage.address import masked, parse_url
+    from study.storage.backend import backend_of
+    from study.storage.door import open_storage
+    from study.storage.sqlite.copies import copy_file
     from study.storage.transfer import transfer
+    from study.storage.trouble import storage_trouble
 
     quiet_optuna()
     places = [
         parse_url(place) if "://" in place else URL.create("sqlite", database=place) for place in (source, target)
     ]
-    if all(place.get_backend_name() == "sqlite" for place in places):
-        first, second = map(sqlite_file, places)
+    first, second = (backend_of(place).file(place) for place in places)
+    if first and second:
         copy_file(first, second)
         sys.stdout.write(f"{second}\n")
         return
@@ -41,7 +45,9 @@ def copy(source: Place, target: Place) -> None:
     with storage_trouble(addresses[0]):
         origin = open_storage(addresses[0], create=False, write=False)
     with storage_trouble(addresses[1]):
-        copied = transfer(origin, open_storage(addresses[1], create=True))
+        made = open_storage(addresses[1], create=True)
+        copied = transfer(origin, made)
+        views.refresh(made.engine)
     for name, trials in copied:
         err.print(f"{name}: {counted(trials, 'trial')}", markup=False, soft_wrap=True)
     sys.stdout.write(f"{masked(addresses[1])}\n")
@@ -50,12 +56,17 @@ def copy(source: Place, target: Place) -> None:
 @app.command(epilog="Example: study db upgrade --storage sqlite:///old.db")
 def upgrade(storage: Annotated[str, typer.Option(help="Database of studies.")] = DEFAULT_URL) -> None:
     """Bring the tables of an older Optuna up to this one's; a SQLite file is copied first."""
-    from study.storage.door import masked, storage_trouble
+    from study.history import views
+    from study.storage.address import masked
+    from study.storage.door import open_storage
+    from study.storage.trouble import storage_trouble
     from study.storage.upgrade import upgrade as bring_up
 
     quiet_optuna()
     with storage_trouble(storage):
         done = bring_up(storage)
+        if done.before != done.after:
+            views.refresh(open_storage(storage, create=False).engine)
     if done.before == done.after:
         err.print(f"{masked(storage)} is up to date ({done.after})", markup=False, soft_wrap=True)
         return

@@ -19,8 +19,8 @@ from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
 from study.search.opening import default_name, with_absolute_data
 from study.search.settle import StoredStudy, look, stored_study, with_backbone
-from study.storage.door import storage_trouble
 from study.storage.names import check_name
+from study.storage.trouble import storage_trouble
 
 UNOPENED = "files were counted by their names: one that cannot be read stops a study before it begins"
 OTHERS = (1.0, 4.0, 12.0)

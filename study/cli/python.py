@@ -23,7 +23,7 @@ from study.search.opening import default_name
 from study.signals import stoppable
 from study.storage.door import load_study, open_storage
 from study.storage.names import DEFAULT_URL, check_name
-from study.storage.processes import now
+from study.storage.owners.processes import now
 from study.use.history import History, Model
 
 

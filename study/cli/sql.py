@@ -14,8 +14,8 @@ from data import counted
 from study import StudyError
 from study.cli.console import err, out, print_csv, print_table
 from study.cli.options import AsCsv, AsJson, CsvSafe
+from study.history.recipes import RECIPES, SECONDS
 from study.storage.names import DEFAULT_URL
-from study.storage.recipes import RECIPES, SECONDS
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
@@ -42,9 +42,9 @@ def sql(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which the question is given up.")] = SECONDS,
 ) -> None:
     """Ask the history of trials in SQL; nothing is ever written. Without a query: a list of recipes."""
-    from study.storage.door import storage_trouble
-    from study.storage.query import ask, named
-    from study.storage.views import COLUMNS, INSTEAD
+    from study.history.query import ask, named
+    from study.history.views import COLUMNS, INSTEAD
+    from study.storage.trouble import storage_trouble
 
     as_csv = as_csv or csv_safe
     if not 0 < timeout <= LONGEST_SECONDS:

@@ -15,9 +15,10 @@ from study.cli.console import duration, one_line, size_in_words, storage_option
 from study.search.open_study import OpenStudy, existing
 from study.search.standing import search_seconds, winner
 from study.search.unneeded import size_of
-from study.storage.door import load_study, open_storage, runs_folder, storage_trouble, study_names
+from study.storage.door import load_study, open_storage, runs_folder, study_names
 from study.storage.lean import LeanStorage
-from study.storage.leases import holders
+from study.storage.owners.leases import holders
+from study.storage.trouble import storage_trouble
 
 if TYPE_CHECKING:
     from models.bundle.card import StudyCard

@@ -63,7 +63,7 @@ def _watch(name: str | None, storage: str, as_json: bool) -> None:
     from study.cli.standing import rows_of
     from study.cli.watch import follow
     from study.signals import StopRequest, stoppable
-    from study.storage.door import storage_trouble
+    from study.storage.trouble import storage_trouble
 
     with storage_trouble(storage), stoppable():
         try:

@@ -19,7 +19,7 @@ from study.result.report import rungs_table
 from study.search.open_study import OpenStudy, existing
 from study.search.standing import best_first
 from study.storage.door import open_storage
-from study.storage.leases import holders
+from study.storage.owners.leases import holders
 
 REFRESH_SECONDS = 2.0
 IDLE_LOOKS = 10

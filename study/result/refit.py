@@ -34,7 +34,7 @@ from study.result.pace import FINAL_SHARE, FinalStage, Lap, OutOfTimeError, Pace
 from study.search.open_study import OpenStudy
 from study.search.standing import ranked
 from study.search.trial import Step, Watch, identity_of
-from study.storage.locks import alone
+from study.storage.owners.locks import alone
 from study.training.start import TrainingRun, start_training, value_of
 from study.training.workspace import Workspace
 
@@ -190,7 +190,7 @@ def confirmed(study: OpenStudy) -> list[Confirmation] | None:
 
 
 def alone_at(study: OpenStudy, work: Workspace, job: Job) -> AbstractContextManager[Callable[[], None]]:
-    """Hold the lock on a training (see study.storage.locks). Raises TakenError if another process holds it.
+    """Hold the lock on a training (see study.storage.owners.locks). Raises TakenError if another process holds it.
 
     A job that is not `beside_others` waits for that process instead, and then finds its result.
     """

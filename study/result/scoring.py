@@ -38,7 +38,6 @@ from study.budget.measure import PROBES
 from study.result.pretrained import FittedRival
 from study.result.refit import TrainedNetwork
 from study.search.open_study import OpenStudy
-from study.storage.door import make_durable
 from study.training.mistakes import Mistake, worst_mistakes
 from study.training.workspace import Workspace
 
@@ -84,7 +83,7 @@ def open_test(study: OpenStudy, digests: list[str], split_hash: str) -> Opening:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     opening = Opening(number=len(before) + 1, time=now, weights_sha256=digests, parts=split_hash)
     study.remember(OPENINGS, [one.model_dump() for one in (*before, opening)])
-    make_durable(study.storage)  # a power cut must not make a second look at the test the first
+    study.storage.backend.flush(study.storage.engine)  # a power cut must not make a second look at the test the first
     return opening
 
 

@@ -19,7 +19,7 @@ from study.result.pace import OutOfTimeError
 from study.result.refit import FinalEpoch, TakenError, chosen, confirm, confirm_jobs, fixed_stage, pace_of, train
 from study.search.standing import ranked
 from study.search.worker import at_work
-from study.storage.server import was_cut_off
+from study.storage.trouble import was_cut_off
 
 LOOK_SECONDS = 0.2
 """Seconds between two checks whether a training was left by its worker."""

@@ -19,7 +19,7 @@ from models.scores.evaluation import predict_logits
 from study.attributes import IDENTITY
 from study.search.open_study import OpenStudy
 from study.search.standing import best_first
-from study.storage.locks import BEST, alone
+from study.storage.owners.locks import BEST, alone
 from study.training.mistakes import Mistake, confusion_of, worst_mistakes
 from study.training.workspace import Workspace
 

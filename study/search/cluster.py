@@ -26,7 +26,7 @@ from study import StudyError
 from study.search.engine import Engine, Work
 from study.search.local import Order, local_processes
 from study.signals import as_stopped
-from study.storage.processes import now
+from study.storage.owners.processes import now
 
 logger = logging.getLogger(__name__)
 

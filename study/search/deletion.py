@@ -9,11 +9,12 @@ from optuna.trial import TrialState
 
 from study import StudyError
 from study.search.contract import files_of
-from study.storage.door import load_study, open_storage, storage_trouble
-from study.storage.leases import Leases
-from study.storage.locks import FINAL, LOCKS, alone
+from study.storage.door import load_study, open_storage
 from study.storage.names import check_name
-from study.storage.ownership import identity_of_study, owns_folder
+from study.storage.owners.leases import Leases
+from study.storage.owners.locks import FINAL, LOCKS, alone
+from study.storage.owners.ownership import identity_of_study, owns_folder
+from study.storage.trouble import storage_trouble
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from study.config.schema import StudyConfig
 from study.config.space import Value, contains, distributions, fixed
 from study.search.contract import Contract, contents_of, files_of, stored_config
 from study.search.standing import best_first
-from study.storage.door import load_study, open_storage, parse_url, shown
+from study.storage.address import parse_url, shown
+from study.storage.door import load_study, open_storage
 
 if TYPE_CHECKING:
     from models.bundle.card import Opening

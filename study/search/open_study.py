@@ -19,9 +19,10 @@ from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
 from study.search.contract import Contract, files_of, stored_config
 from study.search.members import Membership
-from study.storage.clock import Clock
-from study.storage.door import load_study, shown
+from study.storage.address import shown
+from study.storage.door import load_study
 from study.storage.lean import LeanStorage
+from study.storage.owners.clock import Clock
 
 T = TypeVar("T")
 

@@ -37,16 +37,16 @@ from study.budget.plan import Plan
 from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
 from study.config.space import distributions
+from study.history import views
 from study.search.contract import Contract, Images, compare, contract_of
 from study.search.older import looks_before
 from study.search.open_study import OpenStudy
 from study.search.sampling import make_pruner, make_sampler
 from study.search.settle import check_positive, stored_study
-from study.storage import views
 from study.storage.door import check_storage, load_study, open_storage, runs_folder, study_names
 from study.storage.lean import LeanStorage
-from study.storage.locks import alone
-from study.storage.ownership import check_folder, claim_folder, identity_of_study, owns_folder
+from study.storage.owners.locks import alone
+from study.storage.owners.ownership import check_folder, claim_folder, identity_of_study, owns_folder
 from study.training.backbone import weights_for
 from study.training.workspace import Workspace, make_workspace
 
@@ -199,9 +199,9 @@ def _check(found: optuna.Study, contract: Contract, images: Images) -> None:
 def _tell_of_no_files(name: str, folder: Path, storage: LeanStorage, *, end: bool) -> None:
     """Warn that a study's files are elsewhere or were removed; raise StudyError instead if `end`.
 
-    With SQLite nothing is said, since the files of such a study are never elsewhere.
+    Where the database is a file nothing is said, since the files of such a study are never elsewhere.
     """
-    if storage.engine.dialect.name == "sqlite":
+    if storage.backend.file(storage.engine.url):
         return
     where = (
         f"the files of {name!r} are not in {folder.absolute()}: where others work on it, begin in the same folder, "

@@ -23,8 +23,10 @@ from study.config.resolve import StudyRequest
 from study.config.schema import MAY_CHANGE, StudyConfig
 from study.search.contract import flatten, stored_config
 from study.search.older import find_older, with_points
-from study.storage.clock import Clock
-from study.storage.door import load_study, open_storage, parse_url, runs_folder, sqlite_file, study_names
+from study.storage.address import parse_url
+from study.storage.backend import backend_of
+from study.storage.door import load_study, open_storage, runs_folder, study_names
+from study.storage.owners.clock import Clock
 
 AGAIN_SECONDS = 5.0
 """Seconds for measuring if hours are given to a study that had none: only its final stage is planned."""
@@ -153,7 +155,8 @@ class StoredStudy:
 def stored_study(name: str, url: str) -> StoredStudy | None:
     """Return what is known of a study; None if it does not exist."""
     place = parse_url(url)
-    if place.get_backend_name() == "sqlite" and not sqlite_file(place).exists():
+    file = backend_of(place).file(place)
+    if file and not file.exists():
         return None
     try:
         storage = open_storage(url, create=False, write=False)

@@ -24,8 +24,8 @@ from study.search.best import keep_if_best
 from study.search.open_study import OpenStudy
 from study.search.standing import is_start
 from study.signals import TimeIsUp
-from study.storage.leases import Lease
-from study.storage.processes import now
+from study.storage.owners.leases import Lease
+from study.storage.owners.processes import now
 from study.training.start import TrainingRun, start_training, value_of
 from study.training.workspace import Workspace, versions
 

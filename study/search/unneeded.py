@@ -19,7 +19,7 @@ from study import StudyError
 from study.attributes import CONFIG, CONTRACT, FOUND_BY
 from study.search.contract import files_of, names_in_parts
 from study.storage.door import load_study, open_storage, runs_folder, study_names
-from study.storage.ownership import FILE
+from study.storage.owners.ownership import FILE
 
 HOUR, DAY = 3600.0, 86400.0
 """Ages in seconds up to which a folder stays: DAY for unfinished work, HOUR for what a study being made may use."""

@@ -20,11 +20,11 @@ from study.search.open_study import OpenStudy
 from study.search.opening import StudyWithImages, open_all
 from study.search.trial import HeldTrial, Objective, TrialNews, checkpoint_name, close, objective
 from study.signals import TimeIsUp
-from study.storage.door import load_study, open_storage, storage_trouble
-from study.storage.leases import DEATHS, LeaseLostError, Leases
-from study.storage.locks import alone
-from study.storage.processes import now
-from study.storage.server import repeated, was_cut_off
+from study.storage.door import load_study, open_storage
+from study.storage.owners.leases import DEATHS, LeaseLostError, Leases
+from study.storage.owners.locks import alone
+from study.storage.owners.processes import now
+from study.storage.trouble import repeated, storage_trouble, was_cut_off
 
 LOOK_SECONDS = 0.5
 """Seconds between two looks for a trial while other workers run the last ones."""

@@ -17,11 +17,11 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Table
-from sqlalchemy.dialects import postgresql, sqlite
 
 from study import StudyError
+from study.storage.backend import Backend, backend_of
 from study.storage.private import tables, there
-from study.storage.server import repeated
+from study.storage.trouble import repeated
 
 AT_ONCE = 500
 """Number of trials whose rows one statement fetches; SQLite allows some thousand parameters in a statement."""
@@ -90,6 +90,11 @@ class LeanStorage(RDBStorage):
     def __getstate__(self) -> dict[Any, Any]:
         """Raise StudyError: a pickled copy would lose the hook that makes writers wait in line."""
         raise StudyError("a storage cannot be pickled: open it again from its address, in the other process")
+
+    @property
+    def backend(self) -> Backend:
+        """The kind of the database."""
+        return backend_of(self.engine.url)
 
     @repeated
     def study_names(self) -> list[str]:
@@ -285,7 +290,7 @@ class LeanStorage(RDBStorage):
 
     def _write(self, connection: Connection, table: Table, key: str, rows: list[dict[str, Any]]) -> None:
         if rows:
-            connection.execute(_upsert(table, key, self.engine.dialect.name), rows)
+            connection.execute(_upsert(table, key, self.backend), rows)
 
 
 def _read(connection: Connection, trials: Sequence[Any]) -> list[FrozenTrial]:
@@ -344,9 +349,9 @@ def _state_change(columns: tuple[str, ...], before: TrialState | None) -> Any:
 
 
 @cache
-def _upsert(table: Table, key: str, dialect: str) -> Any:
+def _upsert(table: Table, key: str, backend: Backend) -> Any:
     """Build the statement that inserts a row of a trial, or changes the one with that key."""
-    statement = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(table)
+    statement = backend.insert(table)
     new = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
     return statement.on_conflict_do_update(index_elements=["trial_id", key], set_=new)
 

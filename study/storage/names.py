@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from study import StudyError
-from study.storage.tables import ended_after, irregular, stranger
+from study.storage.sqlite.tables import ended_after, irregular, stranger
 
 DEFAULT_URL = "sqlite:///optuna.db"
 

@@ -8,7 +8,6 @@ import sqlalchemy
 from sqlalchemy import Connection, Table
 
 from study import StudyError
-from study.storage import views
 from study.storage.lean import AT_ONCE, PARTS, TRIALS, LeanStorage
 from study.storage.private import tables
 
@@ -32,7 +31,7 @@ def transfer(source: LeanStorage, target: LeanStorage) -> list[tuple[str, int]]:
     out: a worker on the original does not work on the copy. Raises StudyError where the target has a study of the same
     name already, where a row cannot be kept in the target, and where it reads differently there.
     """
-    with _snapshot(source) as read, target.engine.connect() as write, write.begin():
+    with source.backend.snapshot(source.engine) as read, target.engine.connect() as write, write.begin():
         names = {row.study_id: row.study_name for row in read.execute(sqlalchemy.select(STUDIES))}
         there = set(write.scalars(sqlalchemy.select(STUDIES.c.study_name)))
         if both := sorted(str(name) for name in names.values() if name in there):
@@ -49,15 +48,7 @@ def transfer(source: LeanStorage, target: LeanStorage) -> list[tuple[str, int]]:
             raise StudyError(f"a row cannot be copied: {type(error).__name__}: {reason} (nothing was)") from error
         counted = sqlalchemy.select(TRIALS.c.study_id, sqlalchemy.func.count()).group_by(TRIALS.c.study_id)
         counts = {row[0]: row[1] for row in read.execute(counted)}
-    views.refresh(target.engine)
     return [(str(name), counts.get(number, 0)) for number, name in names.items()]
-
-
-def _snapshot(storage: LeanStorage) -> Connection:
-    """Open a connection that sees one state of the database, whoever writes meanwhile."""
-    if storage.engine.dialect.name == "postgresql":
-        return storage.engine.connect().execution_options(isolation_level="REPEATABLE READ")
-    return storage.engine.connect().execution_options(reads=True)
 
 
 def _with_keys(

@@ -13,12 +13,15 @@ from optuna.storages import RDBStorage
 
 from study import StudyError
 from study.attributes import CLOCK
-from study.storage import leases, views
-from study.storage.clock import ClockState
-from study.storage.door import OtherSchemaError, masked, open_storage, parse_url, sqlite_file
+from study.storage.address import masked, parse_url
+from study.storage.backend import backend_of, drop_views
+from study.storage.door import OtherSchemaError, open_storage
+from study.storage.owners import leases
+from study.storage.owners.clock import ClockState
+from study.storage.owners.processes import is_alive, now
 from study.storage.private import tables
-from study.storage.processes import is_alive, now
-from study.storage.sqlite import check_file, copy_file
+from study.storage.sqlite.copies import copy_file
+from study.storage.sqlite.file import check_file
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ def upgrade(url: str) -> UpgradeResult:
     a process works on one of its studies; and when Optuna's migration fails, with the place of the copy.
     """
     place = parse_url(url)
-    file = sqlite_file(place) if place.get_backend_name() == "sqlite" else None
+    file = backend_of(place).file(place)
     if file:
         check_file(file, create=False)
     try:
@@ -59,7 +62,6 @@ def upgrade(url: str) -> UpgradeResult:
         _migrate(storage, copy)
     finally:
         storage.engine.dispose()
-    views.refresh(open_storage(url, create=False).engine)
     return UpgradeResult(before, after, copy)
 
 
@@ -68,7 +70,7 @@ def somebody_is_at_work(storage: RDBStorage) -> bool:
 
     A process that cannot be checked (another machine, another container) is watched for a minute, and logged.
     """
-    one_machine = storage.engine.dialect.name == "sqlite"
+    one_machine = backend_of(storage.engine.url).one_machine
     before: set[tuple[str, int]] | None = None
     end = now() + leases.GRACE_SECONDS
     while True:
@@ -104,7 +106,7 @@ def _copied(file: Path, version: str) -> Path:
 
 def _migrate(storage: RDBStorage, copy: Path | None) -> None:
     with storage.engine.begin() as connection:
-        views.drop(connection)
+        drop_views(connection)
     try:
         storage.upgrade()
     except Exception as error:  # a migration may raise anything on strange contents

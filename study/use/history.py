@@ -18,16 +18,17 @@ from models.bundle.folder import load
 from models.bundle.predictor import Bundle
 from study import StudyError
 from study.attributes import CONFIG
+from study.history.query import ask
+from study.history.recipes import SECONDS
+from study.history.views import COLUMNS
 from study.result.report import search_figures
 from study.search.contract import files_of, stored_config
 from study.search.members import Membership
-from study.storage.door import load_study, open_storage, storage_trouble, study_names
+from study.storage.door import load_study, open_storage, study_names
 from study.storage.lean import LeanStorage
 from study.storage.names import DEFAULT_URL, check_name
-from study.storage.ownership import check_folder, identity_of_study
-from study.storage.query import ask
-from study.storage.recipes import SECONDS
-from study.storage.views import COLUMNS
+from study.storage.owners.ownership import check_folder, identity_of_study
+from study.storage.trouble import storage_trouble
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -30,8 +30,8 @@ from models.bundle.readable import markdown
 from study.cli.console import RUN, plain, print_csv, storage_option
 from study.cli.model import _show_table
 from study.dashboard import application
-from study.storage.door import parse_url
-from study.storage.views import COLUMNS
+from study.history.views import COLUMNS
+from study.storage.address import parse_url
 from tests import killer
 from tests.conftest import Shell, shrink, tiny_options
 

@@ -14,7 +14,7 @@ from models.bundle.folder import CARD
 from study.config.schema import StudyConfig
 from study.search.open_study import existing
 from study.storage.door import open_storage
-from study.storage.processes import now
+from study.storage.owners.processes import now
 from tests import killer
 from tests.conftest import Shell, open_config, tiny_options
 

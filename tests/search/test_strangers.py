@@ -21,9 +21,9 @@ from study.search.open_study import existing
 from study.search.standing import winner
 from study.search.trial import TrialEpoch, objective
 from study.search.worker import search
-from study.storage import leases
 from study.storage.door import open_storage
-from study.storage.leases import LEASES, Leases
+from study.storage.owners import leases
+from study.storage.owners.leases import LEASES, Leases
 from study.training.workspace import Workspace
 from tests.conftest import Shell, open_config, tiny_options
 

@@ -10,10 +10,10 @@ import optuna
 import pytest
 
 from study.attributes import CLOCK
-from study.storage import clock as clocks
-from study.storage.clock import Clock
 from study.storage.door import open_storage
-from study.storage.processes import now
+from study.storage.owners import clock as clocks
+from study.storage.owners.clock import Clock
+from study.storage.owners.processes import now
 
 
 @pytest.fixture

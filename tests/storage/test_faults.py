@@ -22,9 +22,11 @@ import sqlalchemy.exc
 from study import StudyError
 from study import __main__ as entry
 from study.config.resolve import resolve
-from study.storage import sqlite
 from study.storage.door import load_study, open_storage
-from study.storage.sqlite import file_system, let_go
+from study.storage.sqlite import file as files
+from study.storage.sqlite import line
+from study.storage.sqlite.file import file_system
+from study.storage.sqlite.line import let_go
 from tests import killer
 from tests.conftest import Shell, open_config, tiny_options
 from tests.killer import everything, options
@@ -108,8 +110,8 @@ def test_a_signal_is_heard_while_the_database_is_locked(
 def test_patience_with_a_lock_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path}/optuna.db"
     storage = open_storage(url, create=True)
-    monkeypatch.setattr(sqlite, "PATIENCE", 0.5)
-    monkeypatch.setattr(sqlite, "SLICE", 0.1)
+    monkeypatch.setattr(line, "PATIENCE", 0.5)
+    monkeypatch.setattr(files, "SLICE", 0.1)
     with locked(tmp_path / "optuna.db"):
         with pytest.raises(StudyError, match="has been locked by another program for"):
             storage.get_all_studies()
@@ -367,7 +369,7 @@ def test_a_network_file_system_is_refused(tmp_path: Path, shell: Shell, monkeypa
     assert file_system(tmp_path / "a b" / "optuna.db", mounts) == "fuse.sshfs"
     assert file_system(tmp_path / "net" / "local" / "optuna.db", mounts) == "ext4"
     assert file_system(Path("/proc/self/x.db")) == "proc"
-    monkeypatch.setattr(sqlite, "file_system", lambda file: "nfs4")
+    monkeypatch.setattr(files, "file_system", lambda file: "nfs4")
     code, _, err = shell("run", "--data", "digits")
     assert code == 2
     assert "optuna.db lies on a network file system (nfs4)" in err
@@ -412,7 +414,7 @@ def test_ctrl_c_that_a_library_turns_into_an_error_shows_no_insides(monkeypatch:
 
 
 def test_bugs_of_ours_in_sql_stay_loud(tmp_path: Path) -> None:
-    from study.storage.door import storage_trouble
+    from study.storage.trouble import storage_trouble
 
     url = f"sqlite:///{tmp_path}/optuna.db"
     with pytest.raises(sqlalchemy.exc.IntegrityError), storage_trouble(url):

@@ -20,10 +20,10 @@ from study.config.schema import StudyConfig
 from study.search.open_study import OpenStudy
 from study.search.trial import TrialEnd, TrialNews, objective
 from study.search.worker import search as run_trials
-from study.storage import leases, processes
 from study.storage.door import open_storage
-from study.storage.leases import LEASES, Lease, LeaseLostError, Leases
-from study.storage.locks import alone
+from study.storage.owners import leases, processes
+from study.storage.owners.leases import LEASES, Lease, LeaseLostError, Leases
+from study.storage.owners.locks import alone
 from study.training.workspace import Workspace
 from tests.conftest import open_work
 
@@ -170,7 +170,7 @@ def test_before_the_machine_was_started_again_nobody_lives(url: str) -> None:
     storage, trial = asked(url)
     Leases(storage).take_new(trial)
     change(storage, boot="another")
-    one_machine = storage.engine.dialect.name == "sqlite"
+    one_machine = storage.backend.one_machine
     assert (Leases(storage).adopt(trial, 0) is not None) == one_machine
 
 

@@ -14,7 +14,7 @@ import sqlalchemy
 from study import StudyError
 from study.storage.door import open_storage
 from study.storage.lean import LeanStorage
-from study.storage.ownership import FILE, check_folder, claim_folder, identity_of_study
+from study.storage.owners.ownership import FILE, check_folder, claim_folder, identity_of_study
 from tests import killer
 from tests.conftest import Shell, tiny_options
 

@@ -19,9 +19,10 @@ from optuna.trial import TrialState
 from study import StudyError
 from study.search.local import local_processes
 from study.search.worker import work_on
-from study.storage import server
 from study.storage.door import open_storage
-from study.storage.locks import alone
+from study.storage.owners.locks import alone
+from study.storage.postgresql import server
+from study.storage.trouble import was_cut_off
 from tests import killer
 from tests.conftest import Shell, new_database, tiny_options
 from tests.storage.test_faults import last_line
@@ -198,7 +199,7 @@ def test_a_lock_that_was_lost_with_the_server_is_noticed(own_server: Server, tmp
         own_server.control("restart", "-m", "immediate")
         with pytest.raises(sqlalchemy.exc.OperationalError) as error:
             confirm()
-        assert server.was_cut_off(error.value)
+        assert was_cut_off(error.value)
     with alone(storage, tmp_path / "s") as confirm:
         confirm()
 

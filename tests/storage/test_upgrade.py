@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from optuna.storages import RDBStorage
 
-from study.storage import leases, views
+from study.storage.backend import VIEWS
 from study.storage.door import open_storage
-from study.storage.leases import Leases
-from study.storage.processes import this_process
+from study.storage.owners import leases
+from study.storage.owners.leases import Leases
+from study.storage.owners.processes import this_process
 from tests.conftest import Shell
 
 DATABASES = Path(__file__).parent / "databases"
@@ -25,7 +26,7 @@ def old(tmp_path: Path, shell: Shell) -> Path:
     file = tmp_path / "optuna.db"
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.executescript((DATABASES / "optuna_3.sql").read_text())
-        for name in views.NAMES:
+        for name in VIEWS:
             connection.execute(f"CREATE VIEW {name} AS SELECT state, value, value_type FROM trials JOIN trial_values")
         connection.commit()
     return file
@@ -44,7 +45,7 @@ def test_old_tables_are_brought_up_to_date(old: Path, shell: Shell, tmp_path: Pa
     assert "study db upgrade --storage sqlite:///optuna.db" in err
     theirs = shutil.copy(old, tmp_path / "theirs.db")
     with contextlib.closing(sqlite3.connect(theirs)) as connection:
-        for name in views.NAMES:
+        for name in VIEWS:
             connection.execute(f"DROP VIEW IF EXISTS {name}")
     plain = RDBStorage(f"sqlite:///{theirs}", skip_compatibility_check=True, skip_table_creation=True)
     plain.upgrade()

@@ -1,13 +1,9 @@
-"""PostgreSQL for many workers: waiting for a server that restarts, and telling lost connections from other errors."""
+"""Connections to PostgreSQL that wait for a server that restarts."""
 
 import logging
 import time
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import sqlalchemy
-from optuna.exceptions import StorageInternalError
 from sqlalchemy import Engine, event
 
 from study import StudyError
@@ -16,18 +12,12 @@ PATIENCE = 600.0
 """Seconds to wait for a server that was there before."""
 SAY_AFTER = 5.0
 """Seconds of waiting after which the user is told what for."""
-CUTS = 10
-"""Number of lost connections in a row that no restart explains: each time the operation itself is the likely cause."""
-
 CONNECTIONS = {
     "pool_pre_ping": True,  # a connection that was cut off is replaced before it is used
     "pool_size": 2,  # a worker's own connection, and its heartbeat's; a lock is held on one more
     "pool_timeout": 60,
 }
 """Settings of SQLAlchemy's engine for PostgreSQL."""
-
-Given = ParamSpec("Given")
-Found = TypeVar("Found")
 
 logger = logging.getLogger(__name__)
 
@@ -64,25 +54,3 @@ def wait_for_restarts(engine: Engine, address: str) -> None:
                     said = True
                     logger.warning(f"the server of {address} cannot be reached; waiting for it: {reason}")
                 time.sleep(0.2)
-
-
-def was_cut_off(error: BaseException | None) -> bool:
-    """Return whether a connection was lost in the middle of an operation, which may or may not have been done."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.connection_invalidated
-
-
-def repeated(operation: Callable[Given, Found]) -> Callable[Given, Found]:
-    """Decorate an operation that does no harm when done twice: it is repeated when its connection was cut off."""
-
-    @wraps(operation)
-    def patient(*args: Given.args, **options: Given.kwargs) -> Found:
-        for _ in range(CUTS):
-            try:
-                return operation(*args, **options)
-            except (sqlalchemy.exc.DBAPIError, StorageInternalError) as error:
-                if not was_cut_off(error):
-                    raise
-        return operation(*args, **options)
-
-    return patient

@@ -5,7 +5,6 @@ original's files.
 """
 
 import json
-import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -13,17 +12,15 @@ from uuid import uuid4
 
 import optuna
 from pydantic import BaseModel
-from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from data.images import read_file
 from models.files import write_json
 from study import StudyError
 from study.attributes import IDENTITY, kept
-from study.storage.door import sqlite_file
 from study.storage.lean import LeanStorage
-from study.storage.server import repeated
-from study.storage.sqlite import RESCUED, reader
+from study.storage.sqlite.file import reader
+from study.storage.trouble import repeated
 
 FILE = "owner.json"
 
@@ -53,7 +50,7 @@ def claim_folder(study: optuna.Study, folder: Path, storage: LeanStorage) -> Non
     if identity_of_study(study) is None:
         study.set_user_attr(IDENTITY, identity)
     url = storage.engine.url
-    address = "" if _is_file(url) else _address(url)
+    address = "" if storage.backend.file(url) else _address(url)
     owner = Owner(study=identity, database=_place(storage), address=address)
     if _read(folder) != owner:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +80,7 @@ def _is_anothers(owner: Owner, name: str, folder: Path, storage: LeanStorage, id
     """
     if owner.database == _place(storage):
         return False
-    if "://" in owner.database and identity == owner.study and not _is_file(storage.engine.url):
+    if "://" in owner.database and identity == owner.study and not storage.backend.file(storage.engine.url):
         return False  # an older version wrote the address here, and a server may have several
     if Path(owner.database).name != owner.database:
         return True
@@ -105,33 +102,13 @@ WHERE study_name = :name AND key = :key AND value_json = :value"""
 
 @repeated
 def _place(storage: LeanStorage) -> str:
-    """Return what tells a database from its copies: a SQLite file's name, or a server and the database's number.
-
-    The name is enough for SQLite, since runs/ lies beside the file. A copy on the same server has another number, and
-    one on another server another server. A rescued copy of a file that was removed from a running study counts as that
-    file.
-    """
-    if _is_file(storage.engine.url):
-        name = sqlite_file(storage.engine.url).name
-        with storage.reading() as connection:
-            rescued = connection.scalar(text("PRAGMA application_id")) == RESCUED
-        return re.sub(r"\.rescued(-\d+)?$", "", name) if rescued else name
+    """Return what tells a database from its copies."""
     with storage.reading() as connection:
-        number, name = connection.execute(text(NUMBER)).one()
-        if connection.scalar(text("SELECT has_function_privilege('pg_control_system()', 'execute')")):
-            name = connection.scalar(text("SELECT system_identifier FROM pg_control_system()"))
-    return f"postgresql:{name}/{number}"
-
-
-NUMBER = "SELECT CAST(oid AS BIGINT), datname FROM pg_database WHERE datname = current_database()"
-
-
-def _is_file(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite"
+        return storage.backend.identity(connection)
 
 
 def _address(url: URL) -> str:
-    return URL.create("postgresql", host=url.host, port=url.port, database=url.database).render_as_string()
+    return URL.create(url.get_backend_name(), host=url.host, port=url.port, database=url.database).render_as_string()
 
 
 def _read(folder: Path) -> Owner | None:

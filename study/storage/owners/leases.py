@@ -19,9 +19,9 @@ from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Ta
 
 from study import StudyError
 from study.storage.lean import LeanStorage
+from study.storage.owners.processes import HeartbeatWatch, Process, is_alive, now, this_process
 from study.storage.private import tables
-from study.storage.processes import HeartbeatWatch, Process, is_alive, now, this_process
-from study.storage.server import repeated, was_cut_off
+from study.storage.trouble import repeated, was_cut_off
 
 BEAT_SECONDS = 10.0
 GRACE_SECONDS = 60.0
@@ -62,7 +62,7 @@ class Leases:
 
     def __init__(self, storage: LeanStorage) -> None:
         self._engine = storage.engine
-        self._one_machine = storage.engine.dialect.name == "sqlite"  # a SQLite file on a network is refused
+        self._one_machine = storage.backend.one_machine
         self._worker = uuid4().hex
         self._watched: dict[int, HeartbeatWatch] = {}
 
@@ -249,7 +249,7 @@ def holders(storage: LeanStorage) -> dict[int, str]:
     found = {}
     with storage.engine.connect() as connection:
         for row in connection.execute(sqlalchemy.select(LEASES)):
-            alive = is_alive(_process(row), storage.engine.dialect.name == "sqlite") if row.worker else False
+            alive = is_alive(_process(row), storage.backend.one_machine) if row.worker else False
             found[row.trial_id] = (
                 "waits to be continued" if alive is False else f"run by process {row.pid} on {row.host}"
             )

@@ -26,15 +26,16 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from study import StudyError
+from study.history import views
+from study.history.query import ask
+from study.history.recipes import RECIPES
 from study.result.report import rungs_table
 from study.search.opening import open_study
-from study.storage import views
+from study.storage.backend import VIEWS
 from study.storage.door import open_storage
-from study.storage.query import ask
-from study.storage.recipes import RECIPES
 from tests.conftest import Shell, as_reader, new_database, tiny_options
 
-DATABASES = Path(__file__).parent / "databases"
+DATABASES = Path(__file__).parents[1] / "storage" / "databases"
 NUMBERS = st.floats(allow_nan=False, width=64)
 SPACES: list[dict[str, BaseDistribution]] = [
     {
@@ -310,7 +311,7 @@ def test_recipes_answer_the_same_everywhere(recipe: Any, filled: str) -> None:
         duck.execute(f"LOAD sqlite; ATTACH '{file}' AS history (TYPE sqlite, READ_ONLY)")
         passed_on = duck.execute("SELECT * FROM sqlite_query('history', ?)", [recipe.sql]).fetchall()
         with contextlib.closing(sqlite3.connect(file)) as plain:
-            for name in views.NAMES:
+            for name in VIEWS:
                 duck.register(name, pandas.read_sql(f"SELECT * FROM {name}", plain))
         computed = duck.execute(recipe.sql).fetchall()
     for found in (passed_on, computed):
@@ -466,7 +467,7 @@ def test_sql_from_the_shell(shell: Shell, small_folder: Path, tmp_path: Path, mo
         assert (code, out.split()[0]) == (0, "study"), out
     assert all(recipe.sql in shell("sql")[1] for recipe in RECIPES)
     schema = json.loads(shell("sql", "--schema", "--json")[1])
-    assert {row["view"] for row in schema} == set(views.NAMES)
+    assert {row["view"] for row in schema} == set(VIEWS)
     code, _, err = shell("sql", "SELECT valu FROM trials_flat")
     assert (code, err.partition("?")[0]) == (2, "study: no column 'valu'; did you mean value")
     code, _, err = shell("sql", "SELECT * FROM trails_flat")
@@ -529,7 +530,7 @@ def test_views_are_never_in_the_way_of_a_migration(version: int, tmp_path: Path,
     file = tmp_path / "optuna.db"
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.executescript((DATABASES / f"optuna_{version}.sql").read_text())
-        for name in views.NAMES:
+        for name in VIEWS:
             connection.execute(f"CREATE VIEW {name} AS SELECT state, value, value_type FROM trials JOIN trial_values")
         connection.commit()
     code, _, err = shell("status")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, JsonValue
 from study import StudyError
 from study.attributes import CLOCK, kept
 from study.storage.lean import LeanStorage
-from study.storage.processes import HeartbeatWatch, Process, is_alive, now, this_process
+from study.storage.owners.processes import HeartbeatWatch, Process, is_alive, now, this_process
 
 TICK_SECONDS = 10.0
 """Seconds between two additions; a kill loses at most that."""
@@ -92,7 +92,7 @@ class Clock:
     def is_held(self) -> bool:
         """Return whether a process works on the study, as far as one can see from here."""
         holder = self._kept().holder
-        one_machine = self._storage.engine.dialect.name == "sqlite"
+        one_machine = self._storage.backend.one_machine
         return holder is not None and is_alive(holder.process, one_machine) is not False
 
     def spent(self) -> float:
@@ -122,7 +122,7 @@ class Clock:
     def _changed(self, there: ClockState, first: bool, last: bool) -> JsonValue:
         """Return the new content of the attribute; None while another process holds the clock."""
         ours = there.holder is not None and there.holder.clock == self._id
-        one_machine = self._storage.engine.dialect.name == "sqlite"
+        one_machine = self._storage.backend.one_machine
         passed = now() - self._at if first else min(now() - self._at, MOST_AT_ONCE)  # first: images were read
         if there.holder is not None and not ours and not there.holder.is_gone(one_machine, self._watch):
             gained = 0.0 if self._standing is None else there.seconds - self._standing.seconds

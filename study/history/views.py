@@ -5,26 +5,22 @@ The views show words, numbers and columns. They hold no data, so they are never 
 for the first time becomes a column of trials_flat with the next call of `refresh`.
 """
 
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
-import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution, json_to_distribution
 from sqlalchemy import Connection, Engine
 
 from study import attributes as names
-from study.storage.dialect import Dialect, Postgresql, Sqlite
+from study.storage.backend import VIEWS, Backend, Expressions, backend_of, drop_views, or_not
 from study.storage.lean import UNREADABLE
-from study.storage.server import repeated
+from study.storage.trouble import repeated
 
 MOST_COLUMNS = 1000
 """Number of parameters that become columns of trials_flat at most; PostgreSQL allows 1,600 columns in all."""
 LONGEST_NAME = 63
 """Bytes of a column's name in PostgreSQL at most."""
-LOCK_KEY = 5318008
-"""Key of the advisory lock that a PostgreSQL transaction holds while it creates the views; any fixed number will do."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +135,6 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 }
 """Columns of each view in order; trials_flat ends with one more column for each parameter."""
 
-NAMES = tuple(COLUMNS)
-
 INSTEAD = {
     "trials": "trials_flat",
     "trial_params": "params, or trials_flat with a column for each",
@@ -156,61 +150,31 @@ INSTEAD = {
 """Views that show the content of each of Optuna's tables."""
 
 
-def drop(connection: Connection) -> None:
-    """Remove the views: Optuna's migrations break half-way on tables that a view reads."""
-    for name in NAMES:
-        with _or_not(connection):  # a table of that name is somebody else's
-            connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
-
-
 @repeated
 def refresh(engine: Engine, searched: Mapping[str, BaseDistribution] | None = None) -> None:
     """Create the views, or create them anew where they differ from what this version and these parameters need.
 
     `searched`: parameters of a study that is about to begin.
     """
+    backend = backend_of(engine.url)
     with engine.connect().execution_options(reads=True) as connection:
         wanted = definitions(connection, searched or {})
-        if _present(connection) == wanted:
+        if _present(backend, connection) == wanted:
             return
     with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":  # of two workers that arrive at once, the second waits for the first
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_KEY})")
+        backend.in_turn(connection)
         wanted = definitions(connection, searched or {})
-        if _present(connection) == wanted:
+        if _present(backend, connection) == wanted:
             return
-        drop(connection)
+        drop_views(connection)
         for name, text in wanted.items():
-            with _or_not(connection):  # a table of that name, or a view that somebody built upon
-                execute(connection, f"CREATE VIEW {name} AS {text}")
-                if engine.dialect.name == "postgresql":  # PostgreSQL does not keep the text of a view
-                    quoted = text.replace("'", "''")
-                    execute(connection, f"COMMENT ON VIEW {name} IS '{quoted}'")
+            with or_not(connection):  # a table of that name, or a view that somebody built upon
+                backend.make_view(connection, name, text)
 
 
-@contextmanager
-def _or_not(connection: Connection) -> Iterator[None]:
-    """Run statements that may fail, and then have no effect."""
-    with suppress(sqlalchemy.exc.DBAPIError, sqlite3.Error), connection.begin_nested():
-        yield
-
-
-def execute(connection: Connection, statement: str) -> None:
-    """Run a statement as it is; otherwise SQLAlchemy and the driver would look for parameters in it."""
-    connection.exec_driver_sql(statement, execution_options={"no_parameters": True}).close()
-
-
-def _present(connection: Connection) -> dict[str, str]:
-    """Return the text of each view as it was created."""
-    if connection.dialect.name == "sqlite":
-        query = "SELECT name, sql FROM sqlite_master WHERE type = 'view'"
-        rows = connection.exec_driver_sql(query).all()
-        return {name: sql.partition(" AS ")[2] for name, sql in rows if name in NAMES}
-    query = (
-        "SELECT relname, obj_description(oid, 'pg_class') FROM pg_class "
-        "WHERE relkind = 'v' AND relnamespace = current_schema()::regnamespace"
-    )
-    return {name: text for name, text in connection.exec_driver_sql(query).all() if name in NAMES}
+def _present(backend: Backend, connection: Connection) -> dict[str, str]:
+    """Return the text of each of our views as it was created."""
+    return {name: text for name, text in backend.views(connection).items() if name in VIEWS}
 
 
 def definitions(connection: Connection, searched: Mapping[str, BaseDistribution]) -> dict[str, str]:
@@ -220,9 +184,9 @@ def definitions(connection: Connection, searched: Mapping[str, BaseDistribution]
     for name, text in connection.exec_driver_sql(query).all():
         with suppress(*UNREADABLE):  # a distribution of a later version, or another program's text
             kinds.setdefault(name, []).append(json_to_distribution(text))
-    dialect = Sqlite() if connection.dialect.name == "sqlite" else Postgresql()
+    expressions = backend_of(connection.engine.url).expressions
     types = {name: _type(kinds[name]) for name in sorted(kinds)[:MOST_COLUMNS]}
-    return _texts(dialect, "".join(f",\n  {text}" for text in _parameters(types, dialect)))
+    return _texts(expressions, "".join(f",\n  {text}" for text in _parameters(types, expressions)))
 
 
 def _type(kinds: Sequence[BaseDistribution]) -> str:
@@ -241,7 +205,7 @@ def _type(kinds: Sequence[BaseDistribution]) -> str:
     return "double precision" if found <= {int, float} else "text"
 
 
-def _parameters(types: Mapping[str, str], dialect: Dialect) -> Iterator[str]:
+def _parameters(types: Mapping[str, str], expressions: Expressions) -> Iterator[str]:
     """Yield the SQL of one column for each parameter; a name that is taken gets `param_` before it."""
     taken = {column.name for column in COLUMNS["trials_flat"]}
     for name, kind in types.items():
@@ -251,7 +215,7 @@ def _parameters(types: Mapping[str, str], dialect: Dialect) -> Iterator[str]:
         taken.add(column.lower())
         literal, quoted = name.replace("'", "''"), column.replace('"', '""')
         yield (
-            f"(SELECT {dialect.param(kind)} FROM trial_params p WHERE p.trial_id = t.trial_id "
+            f"(SELECT {expressions.param(kind)} FROM trial_params p WHERE p.trial_id = t.trial_id "
             f"AND p.param_name = '{literal}') AS \"{quoted}\""
         )
 
@@ -260,7 +224,7 @@ def _shortened(name: str) -> str:
     return name.encode()[:LONGEST_NAME].decode(errors="ignore")
 
 
-def _texts(d: Dialect, parameters: str) -> dict[str, str]:
+def _texts(d: Expressions, parameters: str) -> dict[str, str]:
     """Write the SELECT of each view; t: trial, s: study, p: parameter, i: report, v: value, c: configuration."""
     value = (
         f"(SELECT {d.value('v.value', 'v.value_type')} FROM trial_values v "

@@ -1,0 +1,1 @@
+"""Studies in a SQLite file: one writer at a time, all workers on one machine."""
