@@ -420,7 +420,7 @@ CHECKS: tuple[tuple[Callable[[torch.device, Path], str], tuple[str, ...]], ...] 
         (
             "models.cnn._HalvingPool.forward",
             "models.precision.full_precision",
-            "study.use.predict._batches",
+            "study.use.ahead.turns",
             "study.cli.options.choose_devices",
         ),
     ),

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Compare mapping a slide with reading its tiles alone: tiles a second, in turn, in the same processes.
+"""Compare mapping a slide with reading its tiles alone and with the network alone: tiles a second, in turn.
 
-Both read the same tiles of tissue in the same child processes; the map's side also predicts them, on one thread of this
-process. The memory is the peak of this process and of the children, added up (they share pages, which count each time).
+All sides have the same tiles of tissue, in batches; reading is done in the same child processes, the network in threads
+as `study predict` does it. On busy processors nobody can be faster than 1 / (1 / reading + 1 / network). The memory is
+the peak of this process and of the children, added up (they share pages, which count each time).
 
 Usage: python scripts/bench/slides.py MODEL SLIDE --um 128 [--runs 5] [--tiles 2000] [--json]   (a minute or two)
 """
@@ -27,6 +28,10 @@ from data.slides.slide import Slide, describe, thumbnail
 from data.slides.tissue import find_tissue
 from models.bundle.folder import load
 from models.bundle.predictor import Bundle
+from study.use.ahead import done_ahead, turns
+from study.use.slides import predicted
+
+SIDES = ("reading alone", "network alone", "map")
 
 
 def peak_mb() -> float:
@@ -49,22 +54,22 @@ def _grandparent(process: str) -> int:
         return 0
 
 
-def rate(
-    bundle: Bundle, crew: Readers, slide: Slide, places: NDArray[np.int64], side: float, *, predicted: bool
-) -> Row:
-    """Read all tiles, and predict them if wished; return tiles a second and the peak memory."""
-    start, count = time.perf_counter(), 0
-    for _, (images, _) in read_batches(crew, slide, places, side, bundle.image_size):
-        if predicted:
-            bundle.predict(images)
-        count += len(images)
-    mode = "map" if predicted else "reading alone"
-    return {"mode": mode, "rate": count / (time.perf_counter() - start), "peak": peak_mb(), "tiles": count}
+def rate(side: str, bundle: Bundle, crew: Readers, slide: Slide, places: NDArray[np.int64], field: float) -> Row:
+    """Do one side's work for all tiles; return tiles a second and the peak memory."""
+    batches = read_batches(crew, slide, places, field, bundle.image_size)
+    work = partial(predicted, bundle, turns(bundle.predictor.mean.device))
+    if side == "network alone":
+        batches = iter(list(batches))
+    start = time.perf_counter()
+    if side == "reading alone":
+        count = sum(len(images) for _, (images, _) in batches)
+    else:
+        count = sum(len(found) for _, _, found in done_ahead(work, batches))
+    return {"mode": side, "rate": count / (time.perf_counter() - start), "peak": peak_mb(), "tiles": count}
 
 
 def cells(given: argparse.Namespace) -> Iterator[Cell]:
     bundle = load(given.model).to(torch.device("cpu"))
-    torch.set_num_threads(1)
     with readers(usable_cpus()) as crew:
         slide = crew.ask(describe, str(given.slide))
         assert slide.mpp is not None
@@ -72,24 +77,27 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
         grid = make_grid(slide, find_tissue(image, slide.mpp * scale), given.um / slide.mpp)
         places = grid.places[: given.tiles]
         for number in range(given.runs):
-            for predicted in (False, True):
-                name = f"{'map' if predicted else 'reading alone'} {number + 1}"
-                yield name, partial(rate, bundle, crew, slide, places, grid.side, predicted=predicted)
+            for side in SIDES:
+                yield f"{side} {number + 1}", partial(rate, side, bundle, crew, slide, places, grid.side)
 
 
 def show(rows: list[Row]) -> str:
-    by = {mode: [row["rate"] for row in rows if row["mode"] == mode] for mode in ("reading alone", "map")}
-    shares = [mine / alone for alone, mine in zip(by["reading alone"], by["map"], strict=False)]
-    lines: list[Row] = [
+    by = {side: np.array([row["rate"] for row in rows if row["mode"] == side]) for side in SIDES}
+    reading, network, mapped = (by[side] for side in SIDES)
+    sides: list[Row] = [
         {
-            "": mode,
+            "": side,
             "n": len(found),
-            "tiles a second": f"{np.median(found):,.0f} ({min(found):,.0f} to {max(found):,.0f})",
+            "tiles a second": f"{np.median(found):,.0f} ({found.min():,.0f} to {found.max():,.0f})",
         }
-        for mode, found in by.items()
+        for side, found in by.items()
     ]
-    words = f"map / reading alone: median {np.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
-    return f"{rows[0]['tiles']:,} tiles; peak {max(row['peak'] for row in rows):,.0f} MB; {words}\n\n{table(lines)}"
+    share, bound = mapped / reading, mapped * (1 / reading + 1 / network)
+    words = "; ".join(
+        f"{what}: median {np.median(found):.2f} ({found.min():.2f} to {found.max():.2f})"
+        for what, found in (("map / reading alone", share), ("map / what both allow on one set of processors", bound))
+    )
+    return f"{rows[0]['tiles']:,} tiles; peak {max(row['peak'] for row in rows):,.0f} MB; {words}\n\n{table(sides)}"
 
 
 if __name__ == "__main__":

@@ -1,31 +1,26 @@
 """Prediction of a saved model on image files, which are found, decoded as in training, and labelled."""
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Required, TypedDict
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from data import DataError, counted
 from data.formats.ranges import AS_16_BITS, Ranges
 from data.images import MOST_MEGAPIXELS, decode, source_size
 from data.layout.found import by_reason, relative, walk
-from data.processes import usable_cpus
 from models.bundle.card import Conformal
 from models.bundle.explain import grad_cam, overlay
 from models.bundle.predictor import Bundle, Predictor
 from models.scores.conformal import PredictionSets, RefusedLevel, abstains, prediction_sets
 from study import StudyError
 from study.storage.names import CACHE
+from study.use.ahead import done_ahead, turns
 
 logger = logging.getLogger(__name__)
 
@@ -199,11 +194,10 @@ class PredictedBatch:
 def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[PredictedBatch]:
     """Yield the files in order, a batch after another, from threads that decode and predict, each for itself.
 
-    So every processor is busy whether decoding or the network takes longer; several threads for one small network
-    would mostly wait for each other. On a GPU the networks take turns.
+    So every processor is busy whether decoding or the network takes longer. On a GPU the networks take turns.
     """
     most = bundle.megapixels(MOST_MEGAPIXELS)
-    network = nullcontext() if bundle.predictor.mean.device.type == "cpu" else Lock()
+    network = turns(bundle.predictor.mean.device)
 
     def predicted(batch: list[Path]) -> PredictedBatch:
         images = [_read(path, bundle.image_size, most, bundle.ranges or AS_16_BITS) for path in batch]
@@ -212,19 +206,8 @@ def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[PredictedBatch]:
             found = bundle.predict(np.stack(good)) if good else np.zeros((0, len(bundle.classes)))
         return PredictedBatch(batch, images, found)
 
-    threads, workers = torch.get_num_threads(), usable_cpus()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    waiting: deque[Future[PredictedBatch]] = deque()
-    try:
-        for start in range(0, len(files), BATCH):
-            waiting.append(pool.submit(predicted, list(files[start : start + BATCH])))
-            if len(waiting) > AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+    starts = range(0, len(files), BATCH)
+    yield from done_ahead(predicted, (list(files[start : start + BATCH]) for start in starts), AHEAD)
 
 
 def _read(path: Path, size: int, most: float, ranges: Ranges) -> Pixels | DataError:

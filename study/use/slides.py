@@ -14,6 +14,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from glob import escape
@@ -21,11 +22,10 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from data import DataError, Progress
-from data.slides.batches import BATCH, read_batches
+from data.slides.batches import BATCH, Batch, read_batches
 from data.slides.found import FoundSlide
 from data.slides.grid import Grid, make_grid
 from data.slides.readers import Readers
@@ -36,9 +36,12 @@ from models.bundle.predictor import Bundle
 from models.scores.conformal import abstains, prediction_sets
 from models.scores.intervals import Interval, accuracy_interval
 from study import StudyError
+from study.use.ahead import done_ahead, turns
 from study.use.outlines import outlines
 from study.use.slide_picture import picture
 
+AT_ONCE = 4
+"""Tiles that a network predicts at once in each thread: more would take memory, and are no faster."""
 BLOCK_UM = 1000.0
 """Side of the blocks, in micrometres, that count as one piece of evidence in an interval."""
 
@@ -76,17 +79,12 @@ def map_slides(
         wishes.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"cannot make the folder {wishes.out}: {error.strerror} (name another with --out)") from error
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the other processors read
-    try:
-        for one in slides:
-            crew.forgive()
-            try:
-                yield _mapped(bundle, one, side, wishes, crew, progress)
-            except DataError as error:
-                yield one, error
-    finally:
-        torch.set_num_threads(threads)
+    for one in slides:
+        crew.forgive()
+        try:
+            yield _mapped(bundle, one, side, wishes, crew, progress)
+        except DataError as error:
+            yield one, error
 
 
 def tile_side(bundle: Bundle, um: float | None) -> float:
@@ -226,8 +224,7 @@ def _grown(
         handle.write("".join([head, *map(_line, rows)]).encode())
         handle.flush()
         batches = read_batches(crew, slide, grid.places, grid.side, bundle.image_size, len(rows))
-        for at, (images, errors) in batches:
-            found = bundle.predict(images)
+        for at, errors, found in done_ahead(partial(predicted, bundle, turns(bundle.predictor.mean.device)), batches):
             fresh = [
                 _row(bundle.classes, grid.places[at + number], grid.side, chances, threshold, errors.get(number, ""))
                 for number, chances in enumerate(found)
@@ -239,6 +236,15 @@ def _grown(
                 tell(len(rows), len(grid.places))
         os.fsync(handle.fileno())
     return rows
+
+
+def predicted(
+    bundle: Bundle, turn: AbstractContextManager[object], numbered: tuple[int, Batch]
+) -> tuple[int, dict[int, str], NDArray[np.float64]]:
+    """Predict a batch; return its first tile's number, its errors, and the probabilities [N, K]."""
+    at, (images, errors) = numbered
+    with turn:
+        return at, errors, bundle.predict(images, AT_ONCE)
 
 
 def _row(

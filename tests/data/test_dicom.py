@@ -193,6 +193,17 @@ def test_damaged_files_end_in_a_line(at: int, junk: bytes) -> None:
             assert len(said) < 250
 
 
+def test_a_picture_that_ends_the_process_of_its_decoder_costs_a_line() -> None:
+    """gdcm, which reads what Pillow does not, raises a C++ exception for these that nothing in Python can catch."""
+    lossless = (BUNDLED / "MR_small_jpeg_ls_lossless.dcm").read_bytes()  # read by gdcm alone
+    jpeg = (BUNDLED / "SC_rgb_dcmtk_+eb+cy+n1.dcm").read_bytes()
+    at = jpeg.find(b"\xe0\x7f\x10\x00") + 70
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"crashed or hung|cannot be decoded"):
+            decode(jpeg[:at] + jpeg[at + 24 :], 8)
+        assert decode(lossless, 8).shape == (8, 8, 3)
+
+
 def folder_of(digits: Path, root: Path) -> Path:
     """Digits as DICOM: 12 bits, MONOCHROME1, six patients; some names without an ending."""
     for label in ("0", "1"):
