@@ -1,7 +1,6 @@
-"""Optuna's own tests with our storage and pruner in the place of its own; see upstream.sh, which calls this.
+"""Optuna's own tests with our storage in the place of its own; see upstream.sh, which calls this.
 
-It is a plugin for pytest too: there it puts LeanStorage, as the door opens it, in the place of RDBStorage, and the
-pruner that remembers brackets in the place of HyperbandPruner.
+It is a plugin for pytest too: there it puts LeanStorage, as the door opens it, in the place of RDBStorage.
 
 Usage: python scripts/upstream.py FOLDER   (of Optuna's source package)
 """
@@ -18,22 +17,19 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.pruners import HyperbandPruner
 from optuna.storages import RDBStorage
 
 from study import StudyError
-from study.search.sampling import RecallingHyperband
 from study.storage.door import open_storage
 from study.storage.lean import LeanStorage
 from study.storage.sqlite.file import writer
 from study.storage.sqlite.line import wait_in_line
 from study.storage.upgrade import upgrade
 
-SUITES = ("storages_tests/test_with_server.py", "trial_tests", "study_tests", "pruners_tests/test_hyperband.py")
+SUITES = ("storages_tests/test_with_server.py", "trial_tests", "study_tests")
 EXPECTED: dict[str, str] = {
     "pickle": "a pickled storage is refused: a copy would lose the hook that makes writers wait",
     "another_process": "the same: the test hands its storage to another process by pickling",
-    "test_hyperband_filter_study[<lambda>3]": "needs cmaes, which is not installed",
 }
 """Part of a test's name -> why it is expected to fail."""
 
@@ -51,14 +47,6 @@ class Ours(LeanStorage):
             super().__init__(url, engine_kwargs=engine_kwargs, **options)
 
 
-class Pruner(RecallingHyperband):
-    """Our pruner with the arguments of Optuna's."""
-
-    def __init__(self, *given: Any, **options: Any) -> None:
-        HyperbandPruner.__init__(self, *given, **options)
-        self._known = {}
-
-
 def pytest_configure() -> None:
     """Put ours in the place of Optuna's."""
     sys.modules.setdefault("fakeredis", types.ModuleType("fakeredis"))  # of storages that are not tested here
@@ -66,7 +54,6 @@ def pytest_configure() -> None:
 
     storages.STORAGE_MODES[:] = ["sqlite", "cached_sqlite"]
     optuna.storages.RDBStorage = Ours  # type: ignore[misc]
-    optuna.pruners.HyperbandPruner = Pruner  # type: ignore[misc]
 
 
 def run_suite(folder: Path, suite: str, url: str | None) -> bool:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Optuna's own tests, of the version that is installed, over this program's storage and pruner; and its databases of ten
+# Optuna's own tests, of the version that is installed, over this program's storage; and its databases of ten
 # older versions through `study db upgrade`. Needs the network (or a folder with Optuna's source package as argument).
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -30,6 +30,7 @@ import sqlalchemy
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.storages import InMemoryStorage
+from optuna.storages._rdb import models as tables
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
@@ -41,7 +42,7 @@ from models.bundle.card import Card
 from models.bundle.readable import in_markdown
 from models.bundle.verdict import Verdict, verdict
 from study import StudyError
-from study.attributes import CONFIG, IDENTITY, OPENINGS, VERSIONS, kept
+from study.attributes import CONFIG, IDENTITY, OPENINGS, VERSIONS
 from study.config.schema import StudyConfig
 from study.result.pictures import confusion_picture, mistakes_picture
 from study.result.report import search_figures
@@ -52,7 +53,6 @@ from study.storage.door import open_storage, runs_folder
 from study.storage.lean import UNREADABLE, LeanStorage, readable
 from study.storage.names import check_name
 from study.storage.owners.ownership import check_folder
-from study.storage.private import tables
 from study.use.loopback import refusal
 
 FRESH_SECONDS = 5.0
@@ -157,7 +157,7 @@ class DashboardStorage(LeanStorage):
         try:
             check_name(study.study_name)  # no other name may become a path
             folder = files_of(study, self.url)
-            check_folder(study.study_name, folder, self, kept(study.user_attrs, IDENTITY, str))
+            check_folder(study.study_name, folder, self)
         except StudyError:
             return None
         return folder

@@ -12,7 +12,7 @@ CLIPPED = ("Of ", "Of them", "The same", "Who ", "What it", "So many", "Whether 
 # fmt: off
 PARTICIPLES = {
     "Asked", "Begun", "Chosen", "Confirmed", "Decayed", "Decoded", "Described", "Doing", "Finished", "Found",
-    "Given", "Kept", "Known", "Opened", "Planned", "Predicted", "Recalling", "Refused", "Running", "Scaled",
+    "Given", "Kept", "Known", "Opened", "Planned", "Predicted", "Refused", "Running", "Scaled",
     "Scored", "Seen", "Served", "Shown", "Standing", "Stopped", "Trained", "Tried", "Unneeded", "Upgraded",
     "Waiting", "Walked", "Warned", "Written",
 }

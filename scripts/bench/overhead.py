@@ -36,11 +36,11 @@ from models.training.recipe import TrainConfig
 from study.config.resolve import resolve
 from study.config.schema import StudyConfig
 from study.config.space import distributions
-from study.history import views
 from study.search.opening import open_study
 from study.search.sampling import make_pruner
 from study.search.trial import TrialEnd, objective
 from study.search.worker import search
+from study.storage.backend import drop_views
 from study.storage.door import open_storage
 from study.storage.sqlite.copies import copy_file
 from study.training.start import TrainingRun
@@ -121,7 +121,7 @@ def ours(url: str, folder: Path, trials: int, sampler: str, *, seen: bool = True
     study = open_study(open_storage(url, create=True), "s", config, dataset.fingerprint, parts.hash, work.folder)
     if not seen:
         with study.storage.engine.begin() as connection:
-            views.drop(connection)
+            drop_views(connection)
     return (news.number for news in search(study, objective(work, no_training)) if isinstance(news, TrialEnd))
 
 

@@ -24,6 +24,7 @@ from study.history import views
 from study.history.query import ask
 from study.history.recipes import RECIPES
 from study.search.opening import open_study
+from study.storage.backend import VIEWS
 from study.storage.door import open_storage
 
 
@@ -77,7 +78,7 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
         filled(url, given.trials, given.epochs)
         engine = open_storage(url, create=False).engine
         works: dict[str, Callable[[], object]] = {"views made": partial(views.refresh, engine)}
-        works |= {f"all of {name}": partial(answered, url, f"SELECT * FROM {name}") for name in views.NAMES}
+        works |= {f"all of {name}": partial(answered, url, f"SELECT * FROM {name}") for name in VIEWS}
         works |= {recipe.name: partial(answered, url, recipe.sql) for recipe in RECIPES}
         works["Optuna: load all trials"] = partial(through_optuna, url)
         for name, work in works.items():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from models.bundle.card import Conformal, LeakyScore, Opening
 from models.bundle.export import onnx_bytes, program
@@ -33,7 +34,7 @@ from models.scores.evaluation import (
 )
 from models.scores.intervals import accuracy_interval
 from models.scores.views import AS_IT_IS
-from study.attributes import OPENINGS
+from study.attributes import OPENINGS, kept
 from study.budget.measure import PROBES
 from study.result.pretrained import FittedRival
 from study.result.refit import TrainedNetwork
@@ -73,16 +74,25 @@ def open_test(study: OpenStudy, digests: list[str], split_hash: str) -> Opening:
     """Record that the test part is about to be scored by these weights, the shipped ones first.
 
     No new opening is recorded if an earlier one of this study, of the same parts, shipped the same weights and scored
-    all of these.
+    all of these. It is one step of the database: two processes that both believe that they alone do this are both
+    counted.
     """
-    before = openings(study)
-    for opening in before:
-        known = opening.weights_sha256
-        if not opening.study and digests[0] == known[0] and set(digests) <= set(known) and opening.parts == split_hash:
-            return opening
+
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    opening = Opening(number=len(before) + 1, time=now, weights_sha256=digests, parts=split_hash)
-    study.remember(OPENINGS, [one.model_dump() for one in (*before, opening)])
+    opening = Opening(number=1, time=now, weights_sha256=digests, parts=split_hash)
+
+    def recorded(found: JsonValue) -> JsonValue:
+        nonlocal opening
+        before = [] if found is None else kept({OPENINGS: found}, OPENINGS, list[Opening]) or []
+        for one in before:
+            known = one.weights_sha256
+            if not one.study and digests[0] == known[0] and set(digests) <= set(known) and one.parts == split_hash:
+                opening = one
+                return None
+        opening = opening.model_copy(update={"number": len(before) + 1})
+        return [one.model_dump() for one in (*before, opening)]
+
+    study.storage.change_study_attribute(study.study._study_id, OPENINGS, recorded)
     study.storage.backend.flush(study.storage.engine)  # a power cut must not make a second look at the test the first
     return opening
 

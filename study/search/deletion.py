@@ -40,7 +40,7 @@ def delete(name: str, url: str) -> bool:
         leases.prepare()
         if leases.somebody_works_on(ids, watching):
             refuse()
-        if owns_folder(name, folder, storage, identity_of_study(study)):
+        if owns_folder(folder, storage, identity_of_study(study)):
             shutil.rmtree(folder)
         optuna.delete_study(study_name=name, storage=storage)
         leases.prepare()

@@ -97,8 +97,8 @@ def open_all(
         known = load_study(storage, name) if name in study_names(storage) else None
         begun = known is not None and CONTRACT in known.user_attrs
         identity = None if known is None else identity_of_study(known)
-        check_folder(name, folder, storage, identity)
-        if identity and not owns_folder(name, folder, storage, identity):
+        check_folder(name, folder, storage)
+        if identity and not owns_folder(folder, storage, identity):
             _tell_of_no_files(name, folder, storage, end=not create)
         study = open_study(
             storage,

@@ -1,6 +1,6 @@
 """Optuna's sampler and pruner, set up so that a study gives the same trials if it is interrupted anywhere."""
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,61 +15,11 @@ from study.config.draw import near
 from study.config.limit import cheapest
 from study.config.schema import StudyConfig
 from study.config.space import Value, distributions
-from study.storage.private import there
 
-HYPERBAND = ("_create_bracket_study", "_get_bracket_id", "_pruners")
-"""Private names of Optuna that RecallingHyperband overrides or reads."""
 REDRAWS = 32
 """Number of draws above the limit after which the cheapest point is taken."""
 STARTUP = 10
 """Number of finished trials below which TPE draws uniformly, by Optuna's default."""
-
-
-class RecallingSampler(TPESampler):
-    """TPE that remembers each trial's parameters as numbers; Optuna's converts all anew for every suggestion."""
-
-    def __init__(self, seed: int, known: dict[int, dict[str, float]]) -> None:
-        super().__init__(seed=seed)
-        self._known = known
-
-    def _get_internal_repr(
-        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: optuna.Study
-    ) -> dict[str, np.ndarray]:
-        rows = [self._recall(trial, search_space) for trial in trials if search_space.keys() <= trial.params.keys()]
-        return {name: np.asarray([row[name] for row in rows]) for name in search_space}
-
-    def _recall(self, trial: FrozenTrial, names: Iterable[str]) -> dict[str, float]:
-        known = self._known.get(trial.number, {})
-        if any(name not in known for name in names):  # a running trial may have been seen before it had all of them
-            kinds = trial.distributions
-            self._known[trial.number] = {name: kinds[name].to_internal_repr(trial.params[name]) for name in kinds}
-        return self._known[trial.number]
-
-
-class RecallingHyperband(HyperbandPruner):
-    """Hyperband that remembers which bracket a trial is in; Optuna's hashes the names of all trials at every rung."""
-
-    def __init__(self, config: StudyConfig) -> None:
-        super().__init__(min_resource=config.min_epochs, max_resource=config.epochs, reduction_factor=config.eta)
-        self._known: dict[tuple[str, int], int] = {}
-
-    def _create_bracket_study(self, study: optuna.Study, bracket_id: int) -> optuna.Study:
-        bracket = super()._create_bracket_study(study, bracket_id)
-
-        def get_trials(deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-            trials = study._get_trials(deepcopy=deepcopy, states=states)
-            return [trial for trial in trials if self._get_bracket_id(study, trial) == bracket_id]
-
-        object.__setattr__(bracket, "get_trials", get_trials)  # Optuna's reads the bracket's attributes every time
-        return bracket
-
-    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
-        if not self._pruners:  # Hyperband makes its brackets when it first judges a trial
-            return super()._get_bracket_id(study, trial)
-        key = (study.study_name, trial.number)
-        if key not in self._known:
-            self._known[key] = super()._get_bracket_id(study, trial)
-        return self._known[key]
 
 
 class PerTrialSampler(BaseSampler):
@@ -140,12 +90,9 @@ class PerTrialSampler(BaseSampler):
 
 def make_sampler(config: StudyConfig) -> BaseSampler:
     """Make the study's sampler: TPE (Bergstra et al. 2011; Optuna's multivariate form) or random."""
-    known: dict[int, dict[str, float]] = {}
 
     def make(seed: int) -> BaseSampler:
-        if config.sampler != "tpe":
-            return RandomSampler(seed=seed)
-        return RecallingSampler(seed, known) if there((TPESampler, "_get_internal_repr")) else TPESampler(seed=seed)
+        return RandomSampler(seed=seed) if config.sampler != "tpe" else TPESampler(seed=seed)
 
     return PerTrialSampler(make, config)
 
@@ -154,6 +101,4 @@ def make_pruner(config: StudyConfig) -> BasePruner:
     """Make the study's pruner: Hyperband (Li et al. 2018) or none."""
     if config.pruner == "none":
         return NopPruner()
-    if there(*((HyperbandPruner, name) for name in HYPERBAND), (optuna.Study, "_get_trials")):
-        return RecallingHyperband(config)
     return HyperbandPruner(min_resource=config.min_epochs, max_resource=config.epochs, reduction_factor=config.eta)

@@ -5,11 +5,11 @@ from itertools import islice, zip_longest
 from typing import Any
 
 import sqlalchemy
+from optuna.storages._rdb import models as tables
 from sqlalchemy import Connection, Table
 
 from study import StudyError
 from study.storage.lean import AT_ONCE, PARTS, TRIALS, LeanStorage
-from study.storage.private import tables
 
 STUDIES: Table = tables.StudyModel.__table__
 OF_STUDIES: tuple[Table, ...] = (

@@ -3,23 +3,22 @@
 import json
 import logging
 import re
-import time
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import sqlalchemy
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models as tables
 
 from study import StudyError
 from study.attributes import CLOCK
 from study.storage.address import masked, parse_url
 from study.storage.backend import backend_of, drop_views
 from study.storage.door import OtherSchemaError, open_storage
-from study.storage.owners import leases
 from study.storage.owners.clock import ClockState
-from study.storage.owners.processes import is_alive, now
-from study.storage.private import tables
+from study.storage.owners.leases import held
+from study.storage.owners.processes import LifeSign, is_anyone_alive
 from study.storage.sqlite.copies import copy_file
 from study.storage.sqlite.file import check_file
 
@@ -66,33 +65,20 @@ def upgrade(url: str) -> UpgradeResult:
 
 
 def somebody_is_at_work(storage: RDBStorage) -> bool:
-    """Return whether a living process adds to a study's clock, or holds a running trial (versions without a clock).
-
-    A process that cannot be checked (another machine, another container) is watched for a minute, and logged.
-    """
-    one_machine = backend_of(storage.engine.url).one_machine
-    before: set[tuple[str, int]] | None = None
-    end = now() + leases.GRACE_SECONDS
-    while True:
-        processes = [*_clock_holders(storage), *leases.at_work(storage.engine)]
-        alive = [is_alive(process, one_machine) for _, process in processes]
-        seen = {sign for (sign, _), there in zip(processes, alive, strict=True) if there is None}
-        if any(alive) or (before is not None and not seen <= before):
-            return True
-        if not seen or now() >= end:
-            return False
-        if before is None:
-            logger.warning("a process that cannot be seen from here worked on a study; watching it for a minute")
-        before = seen
-        time.sleep(leases.WATCH_SECONDS)
-
-
-def _clock_holders(storage: RDBStorage) -> list[leases.LifeSign]:
+    """Return whether a living process adds to a study's clock, or holds a running trial (versions without a clock)."""
     attribute = tables.StudyUserAttributeModel
-    with storage.engine.connect() as connection:
-        texts = connection.scalars(sqlalchemy.select(attribute.value_json).where(attribute.key == CLOCK)).all()
-    holders = [ClockState.model_validate(json.loads(text)).holder for text in texts]
-    return [((holder.clock, holder.beat), holder.process) for holder in holders if holder]
+
+    def look() -> list[LifeSign]:
+        with storage.engine.connect() as connection:
+            texts = connection.scalars(sqlalchemy.select(attribute.value_json).where(attribute.key == CLOCK)).all()
+        holders = [ClockState.model_validate(json.loads(text)).holder for text in texts]
+        clocks: list[LifeSign] = [((one.clock, one.beat), one.process) for one in holders if one]
+        return [*clocks, *held(storage.engine)]
+
+    def watching() -> None:
+        logger.warning("a process that cannot be seen from here worked on a study; watching it for a minute")
+
+    return is_anyone_alive(look, backend_of(storage.engine.url).one_machine, watching)
 
 
 def _copied(file: Path, version: str) -> Path:

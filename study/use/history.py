@@ -27,7 +27,7 @@ from study.search.members import Membership
 from study.storage.door import load_study, open_storage, study_names
 from study.storage.lean import LeanStorage
 from study.storage.names import DEFAULT_URL, check_name
-from study.storage.owners.ownership import check_folder, identity_of_study
+from study.storage.owners.ownership import check_folder
 from study.storage.trouble import storage_trouble
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class History:
         check_name(self.name)
         with self._open() as (study, database):
             folder = files_of(study, self._storage)
-            check_folder(self.name, folder, database, identity_of_study(study))
+            check_folder(self.name, folder, database)
         return Model(load(folder / "model"))
 
     @contextmanager

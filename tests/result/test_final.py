@@ -1,6 +1,8 @@
 """Trainings after the search that come to nothing: who does them again, and who does not."""
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +103,18 @@ def test_shipping_what_was_only_compared_is_another_look(place: Place) -> None:
     assert open_test(study, ["runner-up", "trees"], "parts").number == 2
     assert open_test(study, ["winner", "runner-up", "trees", "other"], "parts").number == 3
     assert len(openings(study)) == 3
+
+
+def test_of_some_that_open_the_test_part_at_once_each_is_counted(place: Place) -> None:
+    """As where a lock was lost with the connection to the server."""
+    study, _, _ = place
+    gate = threading.Barrier(4)
+
+    def opened(name: str) -> int:
+        gate.wait()
+        return open_test(study, [name], "parts").number
+
+    with ThreadPoolExecutor(4) as pool:
+        numbers = list(pool.map(opened, ("first", "second", "third", "fourth")))
+    assert sorted(numbers) == [1, 2, 3, 4]
+    assert len(openings(study)) == 4

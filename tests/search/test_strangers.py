@@ -22,7 +22,7 @@ from study.search.standing import winner
 from study.search.trial import TrialEpoch, objective
 from study.search.worker import search
 from study.storage.door import open_storage
-from study.storage.owners import leases
+from study.storage.owners import processes
 from study.storage.owners.leases import LEASES, Leases
 from study.training.workspace import Workspace
 from tests.conftest import Shell, open_config, tiny_options
@@ -123,8 +123,8 @@ def test_a_study_made_in_the_place_of_a_deleted_one_is_left_alone(
 def test_a_study_of_a_process_that_cannot_be_seen_is_deleted_when_its_heart_stands_still(
     shell: Shell, small_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, alive: bool
 ) -> None:
-    monkeypatch.setattr(leases, "GRACE_SECONDS", 1.5)
-    monkeypatch.setattr(leases, "WATCH_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 1.5)
+    monkeypatch.setattr(processes, "WATCH_SECONDS", 0.1)
     assert shell("run", *tiny_options(small_folder), "--name", "s", "--trials", 2)[0] == 0
     storage = open_storage(URL, create=False)
     Leases(storage).take_new(optuna.load_study(study_name="s", storage=storage).ask()._trial_id)

@@ -3,26 +3,15 @@
 from collections.abc import Callable
 
 import pytest
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.testing.pytest_samplers import BasicSamplerTestCase, RelativeSamplerTestCase
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.testing.pytest_samplers import BasicSamplerTestCase
 
 from study.config.schema import StudyConfig
-from study.search.sampling import PerTrialSampler, RecallingSampler
+from study.search.sampling import PerTrialSampler
 
 
-def tpe(seed: int) -> RecallingSampler:
-    sampler = RecallingSampler(seed, {})
-    sampler._n_startup_trials = 0  # as upstream tests its own
-    return sampler
-
-
-@pytest.mark.long
-class TestTpe(BasicSamplerTestCase, RelativeSamplerTestCase):
-    """TPE that remembers its numbers."""
-
-    @pytest.fixture
-    def sampler(self) -> Callable[[], BaseSampler]:
-        return lambda: tpe(0)
+def tpe(seed: int) -> TPESampler:
+    return TPESampler(seed=seed, n_startup_trials=0)  # as upstream tests its own
 
 
 @pytest.mark.long

@@ -324,7 +324,7 @@ def test_the_budget_is_the_one_last_given(tiny: MakeConfig, workspace: MakeWork,
 def test_the_heart_beats_on_through_a_long_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process holds the database for longer than the grace time; nobody is taken for dead."""
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.2)
-    monkeypatch.setattr(leases, "GRACE_SECONDS", 2.0)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 2.0)
     monkeypatch.setattr(leases, "GAP_SECONDS", 0.2)
     storage, trial = asked(f"sqlite:///{tmp_path}/optuna.db")
     with Leases(storage).take_new(trial) as lease:

@@ -11,10 +11,9 @@ import optuna
 import pytest
 import sqlalchemy
 
-from study import StudyError
 from study.storage.door import open_storage
 from study.storage.lean import LeanStorage
-from study.storage.owners.ownership import FILE, check_folder, claim_folder, identity_of_study
+from study.storage.owners.ownership import FILE, claim_folder
 from tests import killer
 from tests.conftest import Shell, tiny_options
 
@@ -169,18 +168,3 @@ def test_a_server_s_database_is_told_from_its_copy(postgres: str, shell: Shell, 
     other_address = urls[0] + "&application_name=other"
     assert shell("db", "delete", "s", "--storage", other_address, "--yes")[0] == 0
     assert not folder.exists()
-
-
-def test_the_address_that_an_earlier_version_wrote_is_taken_over(postgres: str, tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "s"
-    storage = made_in(postgres, folder)
-    study = optuna.load_study(study_name="s", storage=storage)
-    owner = json.loads((folder / FILE).read_text())
-    (folder / FILE).write_text(json.dumps({"study": owner["study"], "database": "postgresql://elsewhere/studies"}))
-    check_folder("s", folder, storage, identity_of_study(study))
-    claim_folder(study, folder, storage)
-    assert json.loads((folder / FILE).read_text()) == owner
-    (folder / FILE).write_text(json.dumps({"study": "another", "database": "postgresql://elsewhere/studies"}))
-    with pytest.raises(StudyError, match="belongs to the study 's' of postgresql://elsewhere/studies"):
-        check_folder("s", folder, storage, identity_of_study(study))
-    optuna.delete_study(study_name="s", storage=storage)

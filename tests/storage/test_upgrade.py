@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 
 from study.storage.backend import VIEWS
 from study.storage.door import open_storage
-from study.storage.owners import leases
+from study.storage.owners import processes
 from study.storage.owners.leases import Leases
 from study.storage.owners.processes import this_process
 from tests.conftest import Shell
@@ -160,8 +160,8 @@ def test_a_process_between_two_trials_is_seen_and_a_dead_one_is_not(old: Path, s
 def test_what_cannot_be_looked_at_is_watched_and_then_counts_no_more(
     old: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "GRACE_SECONDS", 0.4)
-    monkeypatch.setattr(leases, "WATCH_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.4)
+    monkeypatch.setattr(processes, "WATCH_SECONDS", 0.1)
     hold_the_clock(old, namespace="pid:[1]")
     assert shell("db", "upgrade")[0] == 0
 

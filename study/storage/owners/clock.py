@@ -17,12 +17,11 @@ from pydantic import BaseModel, Field, JsonValue
 from study import StudyError
 from study.attributes import CLOCK, kept
 from study.storage.lean import LeanStorage
+from study.storage.owners import processes
 from study.storage.owners.processes import HeartbeatWatch, Process, is_alive, now, this_process
 
 TICK_SECONDS = 10.0
 """Seconds between two additions; a kill loses at most that."""
-GRACE_SECONDS = 60.0
-"""Seconds without an addition after which a holder whose process cannot be checked from here counts as gone."""
 LAST_PATIENCE = 1.0
 """Seconds that an ending process waits for the database."""
 MOST_AT_ONCE = 3 * TICK_SECONDS
@@ -40,7 +39,7 @@ class Holder(BaseModel):
         """Return whether the holder is gone, so that another process may go on with the clock."""
         there = is_alive(self.process, one_machine)
         if there is None:  # on another machine: its beat is watched
-            return watch.still_for((self.clock, self.beat), MOST_AT_ONCE) >= GRACE_SECONDS
+            return watch.still_for((self.clock, self.beat), MOST_AT_ONCE) >= processes.GRACE_SECONDS
         return not there
 
 

@@ -5,7 +5,6 @@ another machine's.
 """
 
 import threading
-import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict
@@ -14,24 +13,29 @@ from typing import Any, Self
 from uuid import uuid4
 
 import sqlalchemy
+from optuna.storages._rdb import models as tables
 from optuna.trial import TrialState
 from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Table
 
 from study import StudyError
 from study.storage.lean import LeanStorage
-from study.storage.owners.processes import HeartbeatWatch, Process, is_alive, now, this_process
-from study.storage.private import tables
+from study.storage.owners import processes
+from study.storage.owners.processes import (
+    HeartbeatWatch,
+    LifeSign,
+    Process,
+    is_alive,
+    is_anyone_alive,
+    now,
+    this_process,
+)
 from study.storage.trouble import repeated, was_cut_off
 
 BEAT_SECONDS = 10.0
-GRACE_SECONDS = 60.0
-"""Seconds without a heartbeat after which a process that cannot be checked from here counts as dead."""
 GAP_SECONDS = 5.0
 """Seconds that one pause between two looks adds to that at most: while nobody can write, no heartbeat is written."""
 DEATHS = 3
 """Number of workers that died at one place of a trial, from which on it is given up."""
-WATCH_SECONDS = 1.0
-"""Seconds between two looks at a heartbeat."""
 RELEASE_PATIENCE = 1.0
 """Seconds that an ending process waits for the database: first for the lease it leaves, then for all its leases."""
 
@@ -118,29 +122,8 @@ class Leases:
             connection.execute(mine)
 
     def somebody_works_on(self, trial_ids: Collection[int], watching: Callable[[], None]) -> bool:
-        """Return whether a living process holds one of these trials.
-
-        A process that cannot be checked (another machine, another container) is watched for up to a minute;
-        `watching` is called before that.
-        """
-        query = sqlalchemy.select(LEASES).where(LEASES.c.trial_id.in_(trial_ids), LEASES.c.worker.is_not(None))
-        beats: set[tuple[int, str, int]] | None = None
-        end = now() + GRACE_SECONDS
-        while True:
-            with self._engine.connect() as connection:
-                rows = connection.execute(query).all()
-            alive = [is_alive(_process(row), self._one_machine) for row in rows]
-            seen = {
-                (row.trial_id, row.worker, row.beat) for row, there in zip(rows, alive, strict=True) if there is None
-            }
-            if any(alive) or (beats is not None and not seen <= beats):
-                return True
-            if not seen or now() >= end:
-                return False
-            if beats is None:
-                watching()
-            beats = seen
-            time.sleep(WATCH_SECONDS)
+        """Return whether a living process holds one of these trials; see `is_anyone_alive`."""
+        return is_anyone_alive(lambda: held(self._engine, trial_ids), self._one_machine, watching)
 
     def _row(self, trial_id: int, *, deaths: int, steps: int) -> dict[str, str | int | None]:
         return {
@@ -159,7 +142,7 @@ class Leases:
         if alive is not None:
             return not alive
         watch = self._watched.setdefault(row.trial_id, HeartbeatWatch())
-        return watch.still_for((row.worker, row.beat), GAP_SECONDS) >= GRACE_SECONDS
+        return watch.still_for((row.worker, row.beat), GAP_SECONDS) >= processes.GRACE_SECONDS
 
 
 def _process(row: Any) -> Process:
@@ -228,18 +211,16 @@ class Lease:
             return connection.execute(statement).rowcount
 
 
-LifeSign = tuple[tuple[str, int], Process]
-"""A sign of life: (id of the worker or clock, its last heartbeat), and its process."""
-
-
-def at_work(engine: Engine) -> list[LifeSign]:
-    """Return the holder of each leased running trial, whether alive or not; also in tables of another Optuna."""
+def held(engine: Engine, trial_ids: Collection[int] | None = None) -> list[LifeSign]:
+    """Return the holders of leased trials (None: of all that run), alive or not; also in tables of another Optuna."""
     if not sqlalchemy.inspect(engine).has_table(LEASES.name):
         return []
     running = sqlalchemy.select(TRIALS.trial_id).where(TRIALS.state == TrialState.RUNNING)
-    query = sqlalchemy.select(LEASES).where(LEASES.c.trial_id.in_(running), LEASES.c.worker.is_not(None))
+    query = sqlalchemy.select(LEASES).where(
+        LEASES.c.trial_id.in_(running if trial_ids is None else trial_ids), LEASES.c.worker.is_not(None)
+    )
     with engine.connect() as connection:
-        return [((row.worker, row.beat), _process(row)) for row in connection.execute(query)]
+        return [((row.trial_id, row.worker, row.beat), _process(row)) for row in connection.execute(query)]
 
 
 def holders(storage: LeanStorage) -> dict[int, str]:

@@ -3,10 +3,15 @@
 import os
 import socket
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+GRACE_SECONDS = 60.0
+"""Seconds without a heartbeat after which a process that cannot be checked from here counts as dead."""
+WATCH_SECONDS = 1.0
+"""Seconds between two looks at a heartbeat."""
 
 
 @dataclass(frozen=True)
@@ -76,3 +81,29 @@ class HeartbeatWatch:
         self._still = self._still + min(at - self._at, gap) if sign == self._seen else 0.0
         self._seen, self._at = sign, at
         return self._still
+
+
+LifeSign = tuple[Hashable, Process]
+"""A sign of life, which changes while its process lives, and the process."""
+
+
+def is_anyone_alive(look: Callable[[], list[LifeSign]], one_machine: bool, watching: Callable[[], None]) -> bool:
+    """Return whether one of the processes that `look` finds is alive.
+
+    One that cannot be checked (another machine, another container) is watched for up to a minute; `watching` is called
+    before that.
+    """
+    before: set[Hashable] | None = None
+    end = now() + GRACE_SECONDS
+    while True:
+        found = look()
+        alive = [is_alive(process, one_machine) for _, process in found]
+        seen = {sign for (sign, _), there in zip(found, alive, strict=True) if there is None}
+        if any(alive) or (before is not None and not seen <= before):
+            return True
+        if not seen or now() >= end:
+            return False
+        if before is None:
+            watching()
+        before = seen
+        time.sleep(WATCH_SECONDS)
