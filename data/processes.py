@@ -122,9 +122,9 @@ def pool(workers: int, begin: Callable[[], None] | None = None) -> ProcessPoolEx
 
 
 CALL_SECONDS = 120.0
-"""Longest time for one call in a child; one that takes longer counts as hanging."""
+"""Longest time for one call in a `Child`; one that takes longer counts as hanging."""
 MOST_MEMORY = 2 << 30
-"""Most bytes of address space of such a child, beyond what it has at its start."""
+"""Most bytes of address space of a `Child`, beyond what it has at its start."""
 
 
 class CrashError(DataError):
@@ -145,7 +145,9 @@ class Child:
         theirs.close()
 
     def send(self, function: Callable[..., object], arguments: Sequence[object]) -> None:
-        """Begin a call."""
+        """Begin a call, in a new child if this one has died since its last answer."""
+        if not self._process.is_alive():
+            self.restart()
         self.deadline = time.monotonic() + CALL_SECONDS
         with suppress(OSError):  # if it has died since, its answer will say so
             self.pipe.send((function, arguments))
@@ -166,6 +168,9 @@ class Child:
         except (EOFError, OSError) as error:
             self.restart()
             raise CrashError("the library that reads this file crashed or hung") from error
+        except BaseException:  # Ctrl-C: the answer that is still to come must not be taken for that of another call
+            self.restart()
+            raise
         if not good:
             raise DataError(str(answer))
         return answer
@@ -187,12 +192,14 @@ def _serve(pipe: Connection) -> None:
     end_with_parent()
     if sys.platform == "linux":
         taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (taken + MOST_MEMORY,) * 2)
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        most = taken + MOST_MEMORY if hard == resource.RLIM_INFINITY else min(taken + MOST_MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:
         try:
             function, arguments = pipe.recv()
-        except (EOFError, OSError):
+        except (EOFError, OSError, MemoryError):
             return
         try:
             answer: tuple[bool, object] = (True, function(*arguments))
@@ -200,4 +207,7 @@ def _serve(pipe: Connection) -> None:
             answer = (False, str(error))
         except MemoryError:
             answer = (False, "too little memory for this file")
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except (OSError, MemoryError):
+            return

@@ -2,10 +2,11 @@
 
 Each round is one study of one, two or four workers, every fourth of them by hours. Its processes die at every named
 point, before and after it, and at random moments, workers and parents; then it is left alone to finish. Prints how
-often each point was hit.
+often each point was hit. The studies are in SQLite files, or with `--server` in PostgreSQL, each in a new database.
 
     .venv/bin/python scripts/torture.py               # 15 rounds, at least 210 kills at named points
     .venv/bin/python scripts/torture.py --rounds 3    # one of each size
+    .venv/bin/python scripts/torture.py --server postgresql+psycopg://USER@HOST/DATABASE
 """
 
 import argparse
@@ -14,7 +15,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import sys
 import tempfile
 import time
@@ -22,6 +22,8 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import sqlalchemy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -37,6 +39,15 @@ HOURS = 0.2
 """Of the studies that have any: more than they take, so that they end by trials and give the same."""
 
 
+def new_database(server: str) -> str:
+    """Make a database beside one of a server; return its address."""
+    place = sqlalchemy.make_url(server)
+    name = f"torture{time.monotonic_ns()}"
+    with sqlalchemy.create_engine(place, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    return place.set(database=name).render_as_string(hide_password=False)
+
+
 def lines(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
@@ -44,7 +55,16 @@ def lines(file: Path) -> list[str]:
 class Round:
     """One study in one folder, and what became of it."""
 
-    def __init__(self, folder: Path, images: Path, workers: int, rng: random.Random, *, by_hours: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        images: Path,
+        workers: int,
+        rng: random.Random,
+        *,
+        by_hours: bool = False,
+        server: str | None = None,
+    ) -> None:
         from tests.conftest import tiny_options
 
         self.folder = folder
@@ -53,7 +73,8 @@ class Round:
         self.by_hours = by_hours
         options = tiny_options(images, trials=TRIALS, checkpoint_seconds=0)
         options += ["--hours", str(HOURS)] if by_hours else []
-        self.command = ["run", "--name", "s", "--workers", str(workers), *options]
+        self.url = new_database(server) if server else f"sqlite:///{folder}/optuna.db"
+        self.command = ["run", "--name", "s", "--workers", str(workers), "--storage", self.url, *options]
         self.random: Counter[str] = Counter()
         self.allowed = 0  # epochs that may be trained again
         self.reports = 0  # when the last process was killed
@@ -87,9 +108,9 @@ class Round:
 
     def get_further(self, process: Any) -> None:
         """Wait for a report: a trial that kills three workers at one place is given up, and rightly so."""
-        while process.exitcode is None and killer.reports(self.folder) == self.reports:
+        while process.exitcode is None and killer.reports(self.folder, self.url) == self.reports:
             process.join(0.02)
-        self.reports = killer.reports(self.folder)
+        self.reports = killer.reports(self.folder, self.url)
 
     def end(self, process: Any) -> None:
         """Kill the parent at a random moment soon."""
@@ -116,11 +137,12 @@ class Round:
         """Let the study end; write down everything that is not as it should be."""
         self.finish(self.start())
         self.errors += lines(self.folder / "wrong.log")
-        with sqlite3.connect(self.folder / "optuna.db") as connection:
-            states = Counter(state for (state,) in connection.execute("SELECT state FROM trials"))
-            (verdict,) = connection.execute("PRAGMA integrity_check").fetchone()
-            (leases,) = connection.execute("SELECT count(*) FROM leases").fetchone()
-            (numbers,) = connection.execute("SELECT count(DISTINCT number) FROM trials").fetchone()
+        with sqlalchemy.create_engine(self.url, poolclass=sqlalchemy.NullPool).connect() as connection:
+            states = Counter(connection.scalars(sqlalchemy.text("SELECT CAST(state AS TEXT) FROM trials")))
+            leases = connection.scalar(sqlalchemy.text("SELECT count(*) FROM leases"))
+            numbers = connection.scalar(sqlalchemy.text("SELECT count(DISTINCT number) FROM trials"))
+            sqlite = self.url.startswith("sqlite")
+            verdict = connection.scalar(sqlalchemy.text("PRAGMA integrity_check")) if sqlite else "ok"
         if set(states) - {"COMPLETE", "PRUNED"} or states.total() != TRIALS or numbers != TRIALS:
             self.errors.append(f"trials: {dict(states)}, {numbers} numbers")
         if verdict != "ok" or leases:
@@ -132,7 +154,7 @@ class Round:
             self.errors.append(f"{self.repeated} epochs were trained again, {self.allowed} might have been")
         if list((self.folder / "runs" / "s" / "checkpoints").glob("*")):
             self.errors.append("checkpoints are left behind")
-        result = outcome(self.folder)
+        result = outcome(self.folder, self.url)
         for trial, steps in result["given up"]:  # others may have got further meanwhile
             begun = lines(self.folder / "runs.log")
             if self.workers == 1 or begun.count(f"{trial} {steps}") < 2:
@@ -150,11 +172,11 @@ class Round:
 NO_TIME = {"clock": None, "planned": None}
 
 
-def outcome(folder: Path) -> dict[str, Any]:
+def outcome(folder: Path, url: str) -> dict[str, Any]:
     """What must not depend on interruptions."""
     from study.storage.door import load_study, open_storage
 
-    study = load_study(open_storage(f"sqlite:///{folder}/optuna.db", create=False, write=False), "s")
+    study = load_study(open_storage(url, create=False, write=False), "s")
     card = json.loads((folder / "runs" / "s" / "model" / "card.json").read_text())
     return {
         "trials": [(one.number, one.state, one.value, one.params, one.intermediate_values) for one in study.trials],
@@ -183,6 +205,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--server", help="a PostgreSQL database, on whose server a new one is made for each study")
     given = parser.parse_args()
     from data.datasets import embedded
     from tests.conftest import shrink
@@ -190,9 +213,9 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="torture"))
     images = shrink(embedded("digits", root / "cache"), root / "four", classes=4, each=40)
     killer.run(["--help"], root)  # starts the fork server
-    calm = Round(root, images, 1, random.Random(0))
+    calm = Round(root, images, 1, random.Random(0), server=given.server)
     calm.finish(calm.start())
-    undisturbed = outcome(root)
+    undisturbed = outcome(root, calm.url)
 
     named: Counter[str] = Counter()
     moments: Counter[str] = Counter()
@@ -205,7 +228,7 @@ def main() -> int:
         rng = random.Random(1000 * given.seed + number)
         folder = root / f"round-{number}"
         folder.mkdir()
-        one = Round(folder, images, (1, 2, 4)[number % 3], rng, by_hours=number % 4 == 1)
+        one = Round(folder, images, (1, 2, 4)[number % 3], rng, by_hours=number % 4 == 1, server=given.server)
         one.at_points(plans_for(FIRST_POINTS, rng), in_crew=False)
         plans = plans_for(WORKER_POINTS, rng)
         for start in range(0, len(plans), 3):  # of a study that is not over yet

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 
 from tests import quick
 
@@ -138,10 +139,16 @@ def at(point: str, when: str, count: int | None, act: Callable[[], None]) -> Non
     setattr(owner, name, wrapped)
 
 
-def reports(folder: Path) -> int:
-    """How many epochs the database knows of."""
+def reports(folder: Path, url: str | None = None) -> int:
+    """How many epochs the database knows of: the SQLite file in the folder, unless another one is given."""
+    query = "SELECT count(*) FROM trial_intermediate_values"
+    if url and not url.startswith("sqlite"):
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        with suppress(sqlalchemy.exc.ProgrammingError), engine.connect() as connection:  # no tables yet
+            return int(connection.scalar(sqlalchemy.text(query)) or 0)
+        return 0
     with suppress(sqlite3.Error), sqlite3.connect(f"file:{folder}/optuna.db?mode=ro", uri=True) as connection:
-        return int(connection.execute("SELECT count(*) FROM trial_intermediate_values").fetchone()[0])
+        return int(connection.execute(query).fetchone()[0])
     return 0
 
 
@@ -162,9 +169,9 @@ def watch() -> None:
     report, fit, run = _CachedStorage.set_trial_intermediate_value, training.fit, trials.run_trial
 
     def reported_once(self: Any, trial_id: int, step: int, value: float) -> Any:
-        query = "SELECT count(*) FROM trial_intermediate_values WHERE trial_id = ? AND step = ?"
-        with sqlite3.connect("optuna.db", timeout=60) as connection:
-            if connection.execute(query, (trial_id, step)).fetchone() != (0,):
+        query = sqlalchemy.text("SELECT count(*) FROM trial_intermediate_values WHERE trial_id = :id AND step = :step")
+        with self._backend.reading() as connection:
+            if connection.scalar(query, {"id": trial_id, "step": step}):
                 note("wrong.log", f"step {step} of trial id {trial_id} is reported twice")
         return report(self, trial_id, step, value)
 

@@ -112,6 +112,8 @@ def _in_words() -> Iterator[None]:
             yield
     except DataError:
         raise
+    except MemoryError as error:
+        raise DataError("too little memory for this DICOM file") from error
     except ModuleNotFoundError as error:
         raise DataError(f"DICOM is read by {error.name}, which is not installed ({INSTALL})") from error
     except Exception as error:
@@ -178,11 +180,11 @@ def _decode_safely(file: IO[bytes]) -> Pixels:
     first, *others = _packages(found)
     if first != "gdcm":
         try:
-            return decode(found, first)
+            return as_rgb(found, *_frame(found, first))
         except UndecodableError:
             if not others:
                 raise
-    return _decode_apart(file)
+    return as_rgb(found, *_frame_apart(file))
 
 
 _idle: list[Child] = []
@@ -190,37 +192,28 @@ _idle: list[Child] = []
 os.register_at_fork(after_in_child=_idle.clear)
 
 
-def _decode_apart(file: IO[bytes]) -> Pixels:
-    """Decode a file in a child process, which a damaged one may crash. Raises DataError, also for a crash."""
+def _frame_apart(file: IO[bytes]) -> tuple[NDArray[Any], str]:
+    """Do what `_frame` does in a child process, which a damaged file may crash. Raises DataError, also for a crash."""
     try:
         child = _idle.pop()
     except IndexError:
         child = Child()
     file.seek(0)
-    child.send(_decode_content, (file.read(),))
+    child.send(_frame_of, (file.read(),))
     try:
-        pixels: Pixels = child.answer()
+        frame: tuple[NDArray[Any], str] = child.answer()
     finally:
         _idle.append(child)
-    return pixels
+    return frame
 
 
-def _decode_content(content: bytes) -> Pixels:
+def _frame_of(content: bytes) -> tuple[NDArray[Any], str]:
     with _in_words():
-        return decode(_read(io.BytesIO(content), pixels=True), "gdcm")
+        return _frame(_read(io.BytesIO(content), pixels=True), "gdcm")
 
 
-def decode(found: Dataset, package: str) -> Pixels:
-    """Decode the first frame to RGB [H, W, 3] with one of `_packages`.
-
-    Raises DataError, and whatever pydicom raises for a broken file.
-    """
-    rows, columns = int(found.Rows), int(found.Columns)
-    samples, bits = int(found.get("SamplesPerPixel") or 1), int(found.get("BitsAllocated") or 0)
-    if samples not in (1, 3):
-        raise DataError(f"DICOM with {samples} samples a pixel")
-    _check_length(found, rows, columns, samples, bits)
-    array, photometric = _frame(found, package)
+def as_rgb(found: Dataset, array: NDArray[Any], photometric: str) -> Pixels:
+    """Convert a frame to RGB [H, W, 3] as its file says. Raises whatever pydicom raises for a broken file."""
     if photometric == "PALETTE COLOR":
         from pydicom.pixels.processing import apply_color_lut
 
@@ -278,7 +271,15 @@ def size_inside(frame: bytes) -> tuple[int, int] | None:
 
 
 def _frame(found: Dataset, package: str) -> tuple[NDArray[Any], str]:
-    """Return the first frame [H, W] or [H, W, 3], colours as RGB, and its photometric interpretation."""
+    """Return the first frame [H, W] or [H, W, 3], colours as RGB, and its photometric interpretation.
+
+    `package`: one of `_packages`. Raises DataError, and whatever pydicom raises for a broken file.
+    """
+    rows, columns = int(found.Rows), int(found.Columns)
+    samples, bits = int(found.get("SamplesPerPixel") or 1), int(found.get("BitsAllocated") or 0)
+    if samples not in (1, 3):
+        raise DataError(f"DICOM with {samples} samples a pixel")
+    _check_length(found, rows, columns, samples, bits)
     from pydicom.pixels.decoders.base import get_decoder
 
     syntax = found.file_meta.TransferSyntaxUID

@@ -11,7 +11,7 @@ from data.slides.readers import Call, Readers
 from data.slides.slide import Pixels, Slide, read_tiles
 
 BATCH = 16
-"""Tiles that are read, and predicted, at once; always the same, since sums depend on it in the last digit."""
+"""Tiles that are read at once, and whose rows are written together."""
 
 Batch = tuple[Pixels, dict[int, str]]
 """Tiles RGB [N, size, size, 3], and the errors of those that could not be read, by number."""

@@ -20,7 +20,7 @@ from study.history import views
 from study.history.recipes import SECONDS
 from study.storage.address import parse_url, shown
 from study.storage.backend import VIEWS, RefusedError, backend_of, execute
-from study.storage.sqlite.file import check_file
+from study.storage.trouble import cause_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,6 @@ class QueryAnswer:
 
     def __init__(self, url: str, sql: str, seconds: float) -> None:
         place = parse_url(url)
-        if file := backend_of(place).file(place):
-            check_file(file, create=False, write=False)
         # A fork, so that nothing is imported again: it only talks to the database, whatever threads the caller has.
         context = multiprocessing.get_context("fork")
         self._seconds = seconds
@@ -83,6 +81,10 @@ def ask(url: str, sql: str, seconds: float = SECONDS) -> Iterator[QueryAnswer]:
     """Run one query. Raises StudyError with the reason where it is refused or cannot be answered."""
     if not sql.strip():
         raise StudyError("the query is empty (for example: study sql 'SELECT * FROM studies_overview')")
+    try:
+        sql.encode()
+    except UnicodeEncodeError as error:
+        raise StudyError("the query is no text in UTF-8") from error
     answer: QueryAnswer | None = None
     try:
         answer = QueryAnswer(url, sql, seconds)
@@ -108,7 +110,9 @@ def _answer(place: URL, sql: str, seconds: float, pipe: Pipe) -> None:
     except RefusedError as error:
         pipe.send(("refused", _reason(str(error), sql, error.action, columns)))
     except (sqlite3.Error, sqlite3.Warning, sqlalchemy.exc.SQLAlchemyError, StudyError) as error:
-        pipe.send(("refused", str(getattr(error, "orig", None) or error).splitlines()[0]))
+        pipe.send(("refused", cause_of(error)))
+    except ImportError as error:
+        pipe.send(("refused", f"{error.name} is not installed (for PostgreSQL: pip install 'psycopg[binary]')"))
     except MemoryError:
         pipe.send(("refused", "the question took more memory than there is (ask for less)"))
     except BrokenPipeError:

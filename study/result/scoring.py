@@ -74,10 +74,9 @@ def open_test(study: OpenStudy, digests: list[str], split_hash: str) -> Opening:
     """Record that the test part is about to be scored by these weights, the shipped ones first.
 
     No new opening is recorded if an earlier one of this study, of the same parts, shipped the same weights and scored
-    all of these. It is one step of the database: two processes that both believe that they alone do this are both
+    all of these. It is one step of the database: of two processes that both believe that they alone do this, each is
     counted.
     """
-
     now = datetime.now(UTC).isoformat(timespec="seconds")
     opening = Opening(number=1, time=now, weights_sha256=digests, parts=split_hash)
 

@@ -72,7 +72,7 @@ class Backend(Protocol):
         """Return the expressions of the views."""
 
     def __hash__(self) -> int:
-        """Return a number that is the same as long as the process runs."""
+        """Return a number for `lean`, which keeps a statement for each kind."""
 
     def file(self, place: URL) -> Path | None:
         """Return the file of a database, None for a server's. Raises StudyError for one that nothing could resume."""
@@ -101,7 +101,7 @@ class Backend(Protocol):
         """Return an INSERT into a table, which has `excluded` and `on_conflict_do_update`."""
 
     def identity(self, connection: Connection) -> str:
-        """Return what tells a database from its copies."""
+        """Return what tells a database from its copies: the name of a file, or words with a slash for a server."""
 
     def snapshot(self, engine: Engine) -> Connection:
         """Open a connection that sees one state of the database, whoever writes meanwhile."""

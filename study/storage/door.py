@@ -30,7 +30,7 @@ def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanS
     try:
         return backend_of(place).open(place, make, create=create, write=write)
     except RuntimeError as error:
-        raise _other_schema(url, error) from error
+        raise _other_schema(url, error, write=write) from error
 
 
 class OtherSchemaError(StudyError):
@@ -71,11 +71,11 @@ def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: 
     return kind(url, engine_kwargs=engine, skip_table_creation=not tables)
 
 
-def _other_schema(url: str, error: RuntimeError) -> StudyError:
-    """Return the error for another version's tables; our views are dropped where the tables are to be upgraded."""
+def _other_schema(url: str, error: RuntimeError, *, write: bool) -> StudyError:
+    """Return the error for another version's tables; who may write drops our views where they are to be upgraded."""
     older = "storage upgrade" in str(error)  # Optuna's text names this command only for older tables
     what = str(error).partition(". ")[0]
-    if older:
+    if older and write:
         with suppress(sqlalchemy.exc.SQLAlchemyError):  # our views would make Optuna's own upgrade fail half-way
             engine = sqlalchemy.create_engine(url)
             with engine.begin() as connection:

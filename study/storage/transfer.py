@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Table
 
 from study import StudyError
 from study.storage.lean import AT_ONCE, PARTS, TRIALS, LeanStorage
+from study.storage.trouble import cause_of
 
 STUDIES: Table = tables.StudyModel.__table__
 OF_STUDIES: tuple[Table, ...] = (
@@ -44,7 +45,7 @@ def transfer(source: LeanStorage, target: LeanStorage) -> list[tuple[str, int]]:
             for table in OF_TRIALS:
                 _copy(read, write, table, "trial_id", trials)
         except (sqlalchemy.exc.DBAPIError, LookupError, ValueError, TypeError) as error:
-            reason = str(getattr(error, "orig", None) or error).splitlines()[0][:300]
+            reason = cause_of(error)[:300]
             raise StudyError(f"a row cannot be copied: {type(error).__name__}: {reason} (nothing was)") from error
         counted = sqlalchemy.select(TRIALS.c.study_id, sqlalchemy.func.count()).group_by(TRIALS.c.study_id)
         counts = {row[0]: row[1] for row in read.execute(counted)}

@@ -26,7 +26,7 @@ Found = TypeVar("Found")
 def cause_of(error: BaseException) -> str:
     """Return what a driver said, in one line, out of the errors that Optuna and SQLAlchemy wrap it in."""
     inner = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-    return str(getattr(inner, "orig", None) or inner).splitlines()[0]
+    return (str(getattr(inner, "orig", None) or inner).splitlines() or [type(inner).__name__])[0]
 
 
 @contextmanager

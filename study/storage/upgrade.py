@@ -16,11 +16,13 @@ from study.attributes import CLOCK
 from study.storage.address import masked, parse_url
 from study.storage.backend import backend_of, drop_views
 from study.storage.door import OtherSchemaError, open_storage
+from study.storage.lean import readable
 from study.storage.owners.clock import ClockState
 from study.storage.owners.leases import held
 from study.storage.owners.processes import LifeSign, is_anyone_alive
 from study.storage.sqlite.copies import copy_file
 from study.storage.sqlite.file import check_file
+from study.storage.trouble import cause_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,8 @@ def somebody_is_at_work(storage: RDBStorage) -> bool:
     def look() -> list[LifeSign]:
         with storage.engine.connect() as connection:
             texts = connection.scalars(sqlalchemy.select(attribute.value_json).where(attribute.key == CLOCK)).all()
-        holders = [ClockState.model_validate(json.loads(text)).holder for text in texts]
+        with readable("a study's clock"):
+            holders = [ClockState.model_validate(json.loads(text)).holder for text in texts]
         clocks: list[LifeSign] = [((one.clock, one.beat), one.process) for one in holders if one]
         return [*clocks, *held(storage.engine)]
 
@@ -97,4 +100,4 @@ def _migrate(storage: RDBStorage, copy: Path | None) -> None:
         storage.upgrade()
     except Exception as error:  # a migration may raise anything on strange contents
         as_it_was = f" (it is as it was in {copy})" if copy else ""
-        raise StudyError(f"Optuna could not upgrade the tables: {str(error).splitlines()[0]}{as_it_was}") from error
+        raise StudyError(f"Optuna could not upgrade the tables: {cause_of(error)}{as_it_was}") from error

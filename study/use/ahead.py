@@ -32,7 +32,7 @@ def done_ahead(work: Callable[[Job], Result], jobs: Iterable[Job], ahead: int = 
     try:
         for job in jobs:
             waiting.append(pool.submit(work, job))
-            if len(waiting) > ahead * workers:
+            while waiting and (waiting[0].done() or len(waiting) > ahead * workers):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -41,7 +41,9 @@ from study.use.outlines import outlines
 from study.use.slide_picture import picture
 
 AT_ONCE = 4
-"""Tiles that a network predicts at once in each thread: more would take memory, and are no faster."""
+"""Tiles that a network predicts at once, always the same, since sums depend on it in the last digit.
+
+More would take memory, and are no faster on processors."""
 BLOCK_UM = 1000.0
 """Side of the blocks, in micrometres, that count as one piece of evidence in an interval."""
 
@@ -124,8 +126,7 @@ def _mapped(
         raise DataError("no tissue was found")
     part = wishes.out / f"{name}.{identity[:16]}.part"
     tell = None if progress is None else partial(progress, f"{name}: tiles")
-    rows = _grown(bundle, slide, grid, wishes.threshold, part, crew, tell)
-    os.replace(part, table)
+    rows = _grown(bundle, slide, grid, wishes.threshold, part, table, crew, tell)
     named = np.array([bundle.classes.index(row[LABEL]) if row[LABEL] else -1 for row in rows])
     files.write(wishes.out / f"{name}.geojson", outlines(named, grid, slide.bounds, bundle.classes))
     chances = np.array(
@@ -208,21 +209,27 @@ def _grown(
     grid: Grid,
     threshold: float | None,
     part: Path,
+    table: Path,
     crew: Readers,
     tell: Callable[[int, int], None] | None,
 ) -> list[list[str]]:
-    """Write the rows that are missing in an unfinished table, batch by batch, and return all of them."""
+    """Write the rows that are missing in an unfinished table, batch by batch; give it its name, and return all rows."""
     head = _line(_head(bundle.classes))
     with part.open("a+b") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise DataError("another command maps this slide") from error
         rows = _rows_of(handle, head, len(_head(bundle.classes)))
         rows = rows[: len(rows) // BATCH * BATCH] if len(rows) < len(grid.places) else rows
-        handle.truncate(0)
-        handle.write("".join([head, *map(_line, rows)]).encode())
-        handle.flush()
+        kept = "".join([head, *map(_line, rows)]).encode()
+        handle.seek(0)
+        if handle.read(len(kept)) == kept:
+            handle.truncate(len(kept))
+        else:  # it was begun by another version
+            handle.truncate(0)
+            handle.write(kept)
+            handle.flush()
         batches = read_batches(crew, slide, grid.places, grid.side, bundle.image_size, len(rows))
         for at, errors, found in done_ahead(partial(predicted, bundle, turns(bundle.predictor.mean.device)), batches):
             fresh = [
@@ -235,6 +242,7 @@ def _grown(
             if tell:
                 tell(len(rows), len(grid.places))
         os.fsync(handle.fileno())
+        os.replace(part, table)  # while nobody else can begin it
     return rows
 
 

@@ -418,6 +418,11 @@ POSTGRESQL = [
 ]
 
 
+def test_a_query_that_is_no_text_gets_a_line(shell: Shell, tmp_path: Path) -> None:
+    open_storage(f"sqlite:///{tmp_path}/optuna.db", create=True)
+    assert shell("sql", "SELECT '\udcff'") == (2, "", "study: the query is no text in UTF-8\n")
+
+
 @pytest.mark.slow
 def test_hostile_statements_change_nothing_and_end_in_time(filled: str, tmp_path: Path) -> None:
     lite = filled.startswith("sqlite")

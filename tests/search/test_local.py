@@ -195,11 +195,12 @@ def test_eight_workers_share_waiting_and_new_trials_through_a_lock(small_folder:
 
 
 @pytest.mark.long
-def test_a_short_torture(tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_a_short_torture(url: str, tmp_path: Path) -> None:
     """The whole of it: scripts/torture.py."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "torture.py", "--rounds", "3"], cwd=tmp_path, capture_output=True, text=True
-    )
+    server = [] if url.startswith("sqlite") else ["--server", url]
+    command = [sys.executable, ROOT / "scripts" / "torture.py", "--rounds", "3", *server]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "no error"
     assert "kills at named points" in done.stdout

@@ -157,6 +157,15 @@ def test_a_process_between_two_trials_is_seen_and_a_dead_one_is_not(old: Path, s
     assert shell("db", "upgrade")[0] == 0
 
 
+def test_a_clock_that_another_program_changed_is_said(old: Path, shell: Shell) -> None:
+    with contextlib.closing(sqlite3.connect(old)) as connection:
+        add = "INSERT INTO study_user_attributes (study_id, key, value_json) VALUES (1, 'clock', ?)"
+        connection.execute(add, ['{"seconds": -1}'])
+        connection.commit()
+    code, _, err = shell("db", "upgrade")
+    assert (code, "a study's clock cannot be read: another program has changed it" in err) == (2, True)
+
+
 def test_what_cannot_be_looked_at_is_watched_and_then_counts_no_more(
     old: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

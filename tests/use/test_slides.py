@@ -194,6 +194,28 @@ def test_children_answer_in_order_and_a_crash_costs_one_call() -> None:
             list(crew.each(os._exit, [(1,)] * 9, lambda call: None))
 
 
+def test_a_child_whose_answer_nobody_took_answers_the_next_call_and_not_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = processes.Child()
+
+    def interrupted(seconds: float) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(child, "answers", interrupted)
+        child.send(math.sqrt, (4.0,))
+        with pytest.raises(KeyboardInterrupt):
+            child.answer()
+    child.send(math.sqrt, (9.0,))
+    assert child.answer() == 3.0
+    os.kill(child._process.pid or 0, signal.SIGKILL)  # while it is idle
+    child._process.join()
+    child.send(math.sqrt, (16.0,))
+    assert child.answer() == 4.0
+    child.end()
+
+
 def test_a_child_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "CALL_SECONDS", 0.5)
     with readers(1) as crew:

@@ -54,8 +54,7 @@ def claim_folder(study: optuna.Study, folder: Path, storage: LeanStorage) -> Non
 
 def identity_of_study(study: optuna.Study) -> str | None:
     """Return the identity of a study; None for one that was last run before there were identities."""
-    found = kept(study.user_attrs, IDENTITY, str)
-    return found
+    return kept(study.user_attrs, IDENTITY, str)
 
 
 def owns_folder(folder: Path, storage: LeanStorage, identity: str | None) -> bool:

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 from study import StudyError
 from study.storage.address import shown
 from study.storage.backend import Backend, Storage, execute
-from study.storage.postgresql import ask
+from study.storage.postgresql import ask as queries
 from study.storage.postgresql.expressions import PostgresqlExpressions
 from study.storage.postgresql.server import CONNECTIONS, wait_for_restarts
 from study.storage.trouble import cause_of, repeated
@@ -32,7 +32,7 @@ class PostgresqlBackend:
 
     one_machine = False
     expressions = PostgresqlExpressions()
-    ask = staticmethod(ask.ask)
+    ask = staticmethod(queries.ask)
 
     def file(self, place: URL) -> None:
         """Return None: a server has the files."""
@@ -64,8 +64,10 @@ class PostgresqlBackend:
         """Wait until a server answers. Raises StudyError after `server.PATIENCE` seconds."""
         engine = sqlalchemy.create_engine(place)
         wait_for_restarts(engine, shown(place))
-        engine.connect().close()
-        engine.dispose()
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
 
     @contextmanager
     def lock(
@@ -129,7 +131,8 @@ def _locked(engine: Engine, key: int, waiting: Callable[[], None] | None) -> Con
                 waiting()
                 waiting = None
             time.sleep(0.05)
-    except BaseException:
+    except BaseException:  # Ctrl-C: the lock may be held by now, and must not go back to the pool with its session
+        connection.invalidate()
         connection.close()
         raise
     return connection

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 from study import StudyError
 from study.storage.backend import Backend, Storage, execute
 from study.storage.names import DEFAULT_URL
-from study.storage.sqlite import ask
+from study.storage.sqlite import ask as queries
 from study.storage.sqlite.copies import name_of
 from study.storage.sqlite.expressions import SqliteExpressions
 from study.storage.sqlite.file import check_file, reader, when_free, writer
@@ -29,7 +29,7 @@ class SqliteBackend:
 
     one_machine = True  # a file on a network file system is refused
     expressions = SqliteExpressions()
-    ask = staticmethod(ask.ask)
+    ask = staticmethod(queries.ask)
 
     def file(self, place: URL) -> Path:
         """Return the file of a database. Raises StudyError for one in memory."""
