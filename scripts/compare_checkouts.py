@@ -27,7 +27,7 @@ STUDIES = {
         *("--set", "starts=[]"),
     ],
 }
-TIMES = ("seconds", "epoch_seconds", "images_per_second")
+TIMES = ("seconds", "epoch_seconds", "images_per_second", "hours_spent")
 """What no two runs have in common."""
 TABLES = {
     "values": "SELECT number, state, value FROM mine LEFT JOIN trial_values USING (trial_id) ORDER BY number",

@@ -38,6 +38,32 @@ def as_stopped(error: KeyboardInterrupt) -> KeyboardInterrupt:
     return StopRequest(_heard[-1]) if _heard and not isinstance(error, Interruption) else error
 
 
+def stop_behind(error: BaseException | None) -> StopRequest | None:
+    """Return the stop that led to an error: a signal may come while a library cleans up, which then fails for it."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        if isinstance(one, StopRequest):
+            return one
+        seen.add(id(one))
+        left += [one.__cause__, one.__context__]
+    return None
+
+
+@contextmanager
+def unmasked() -> Iterator[None]:
+    """Raise a stop again where a library has turned it into an error of its own."""
+    try:
+        yield
+    except Exception as error:
+        if stopped := stop_behind(error):
+            raise stopped from None
+        raise
+
+
 def stop() -> None:
     """Stop this process as SIGTERM would, unless it is stopping already: a second signal would end it at once."""
     if not _heard:

@@ -177,15 +177,16 @@ def worker(
 ) -> None:
     """Search beside others for a study that exists, without its final training."""
     from study.search.worker import work_on
-    from study.signals import StopRequest, stoppable
+    from study.signals import StopRequest, stoppable, unmasked
 
     quiet_optuna()
     chosen = choose_device(device)
     check_name(name)
     with stoppable():
         try:
-            for _ in work_on(name, storage, chosen, threads):
-                pass
+            with unmasked():
+                for _ in work_on(name, storage, chosen, threads):
+                    pass
         except StopRequest as stop:
             raise typer.Exit(stop.exit_code) from None
 
@@ -261,7 +262,7 @@ def _follow(
     """Run a study to its end while showing its progress, and say how to go on if it is stopped."""
     from study.cli.display import show
     from study.launch import AlreadyFinished
-    from study.signals import StopRequest, stoppable
+    from study.signals import StopRequest, stoppable, unmasked
 
     finished: list[AlreadyFinished] = []
 
@@ -276,7 +277,8 @@ def _follow(
     stopped = "stopped; nothing is lost. Go on with"
     with stoppable(f"\n{stopped} the same command\n"), show(err, quiet=quiet, first=first) as display:
         try:
-            display.follow(going_on(start(display)))
+            with unmasked():
+                display.follow(going_on(start(display)))
         except StopRequest as stop:
             resume = f"study resume {quote(name)}{more}{storage_option(storage)}"
             err.print(f"{stopped} {'the same command' if not display.opened else resume}", markup=False)

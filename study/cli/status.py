@@ -62,12 +62,13 @@ def _watch(name: str | None, storage: str, as_json: bool) -> None:
         raise StudyError("--watch takes the name of one study, and no --json (for example: study status NAME --watch)")
     from study.cli.standing import rows_of
     from study.cli.watch import follow
-    from study.signals import StopRequest, stoppable
+    from study.signals import StopRequest, stoppable, unmasked
     from study.storage.trouble import storage_trouble
 
     with storage_trouble(storage), stoppable():
         try:
-            ended = follow(name, storage, out)
+            with unmasked():
+                ended = follow(name, storage, out)
         except StopRequest as stop:
             raise typer.Exit(stop.exit_code) from None
     if ended:

@@ -23,7 +23,7 @@ from data.processes import FORK_SERVER
 from study import StudyError
 from study.search.devices import seen_alone
 from study.search.engine import Work
-from study.signals import StopRequest, stop, stoppable
+from study.signals import StopRequest, stop, stoppable, unmasked
 from study.storage.door import wait_for_server
 
 SECONDS_TO_END = 4.2
@@ -125,7 +125,8 @@ def _live(pipe: Connection, order: Order) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with stoppable():
         try:
-            _tell(pipe, _work(order, torch.device("cuda:0" if seen else order.device)))
+            with unmasked():
+                _tell(pipe, _work(order, torch.device("cuda:0" if seen else order.device)))
         except StopRequest as stop:
             sys.exit(stop.exit_code)
         except BrokenPipeError:

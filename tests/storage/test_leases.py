@@ -20,6 +20,7 @@ from study.config.schema import StudyConfig
 from study.search.open_study import OpenStudy
 from study.search.trial import TrialEnd, TrialNews, objective
 from study.search.worker import search as run_trials
+from study.signals import StopRequest, stoppable, unmasked
 from study.storage.door import open_storage
 from study.storage.owners import leases, processes
 from study.storage.owners.leases import LEASES, Lease, LeaseLostError, Leases
@@ -95,6 +96,23 @@ def test_a_worker_that_is_stopped_between_taking_and_running_leaves_nothing_held
     with pytest.raises(KeyboardInterrupt):
         list(search(study, work))
     assert [row.worker for row in rows(study.storage)] == [None]
+
+
+def test_a_stop_that_a_library_turned_into_its_own_error_is_a_stop(url: str) -> None:
+    storage, trial = asked(url)
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise ValueError("a connection was cleaned up in the middle of a statement")  # noqa: B904
+
+    with pytest.raises(StopRequest), stoppable(), unmasked(), Leases(storage).take_new(trial):
+        work()
+    adopted = Leases(storage).adopt(trial, 0)
+    assert adopted
+    assert adopted.deaths == 0
 
 
 def test_deaths_count_until_the_trial_gets_further(url: str) -> None:

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Table
 
 from study import StudyError
+from study.signals import stop_behind
 from study.storage.lean import LeanStorage
 from study.storage.owners import processes
 from study.storage.owners.processes import (
@@ -183,7 +184,8 @@ class Lease:
         if kind is None:
             self._write(sqlalchemy.delete(LEASES).where(self._mine))
         elif not issubclass(kind, LeaseLostError):
-            stopped = issubclass(kind, (KeyboardInterrupt, GeneratorExit)) or was_cut_off(error)
+            told = issubclass(kind, (KeyboardInterrupt, GeneratorExit)) or stop_behind(error)
+            stopped = told or was_cut_off(error)
             change: dict[str, int | None] = {"worker": None} if stopped else {"pid": 0}  # no process has that number
             with suppress(sqlalchemy.exc.SQLAlchemyError, StudyError):  # the first error is the one to report
                 self._write(sqlalchemy.update(LEASES).where(self._mine).values(change), RELEASE_PATIENCE)
