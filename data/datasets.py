@@ -15,7 +15,7 @@ from PIL import Image
 
 from data import DataError, Progress, at_home, counted
 from data.cache import decoded, publish
-from data.formats import dicom
+from data.formats.dicom_folder import look_at
 from data.formats.ranges import Ranges
 from data.grouping.belief import ClosePair
 from data.grouping.proposals import Proposal, propose
@@ -209,7 +209,7 @@ def load_folder(
     merged = len(set(known.names)) - len(set(joined.tolist()))
     if merged:
         origin += f"; identical files in several groups joined {merged + 1} or more of them"
-    scans = dicom.look_at(root, images.paths)
+    scans = look_at(root, images.paths)
     return ImageSet(
         root=root,
         images=images.images,

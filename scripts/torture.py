@@ -36,7 +36,7 @@ LAST_POINTS = ("opening", "model")
 NAMES = {"opening": "test opening", "model": "bundle write", "cache": "cache write"}
 RANDOM_KILLS = 5
 HOURS = 0.2
-"""Of the studies that have any: more than they take, so that they end by trials and give the same."""
+"""Hours of those studies that are given any: more than they take, so that they end by trials and give the same."""
 
 
 def new_database(server: str) -> str:

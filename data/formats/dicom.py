@@ -14,18 +14,15 @@ import logging
 import os
 import warnings
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from data import DataError, counted
+from data import DataError
 from data.processes import Child
 
 if TYPE_CHECKING:
@@ -61,10 +58,6 @@ TAGS = (
 """Tags that are read."""
 
 
-SHORTEST_NUMBER = 5
-"""Fewest characters of a patient's number that is looked for in paths."""
-
-
 def is_dicom(begin: bytes) -> bool:
     """Return whether a file that begins so is DICOM."""
     return begin[128:132] == b"DICM"
@@ -80,8 +73,8 @@ class DicomImage(ImageFile.StubImageFile):
         assert self.fp is not None
         if not is_dicom(self.fp.read(132)):
             raise SyntaxError("no DICOM file")  # as Pillow wants it: another format may know the file
-        with _in_words():
-            header = _read(self.fp, pixels=False)
+        with in_words():
+            header = read(self.fp, pixels=False)
             self._size = (int(header.Columns), int(header.Rows))
         self._mode = "RGB"
         self._file: IO[bytes] = self.fp
@@ -91,7 +84,7 @@ class DicomImage(ImageFile.StubImageFile):
 
     def load(self) -> Any:
         """Decode the pixels, and become the image of them."""
-        with _in_words():
+        with in_words():
             pixels = _decode_safely(self._file)
         image = Image.fromarray(pixels)
         self.__class__ = image.__class__  # type: ignore[assignment]
@@ -103,7 +96,7 @@ Image.register_open(NAME, DicomImage)
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
+def in_words() -> Iterator[None]:
     """Turn whatever a broken file raises into a DataError with one line; pydicom's own warnings are not for users."""
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:
@@ -121,7 +114,7 @@ def _in_words() -> Iterator[None]:
         raise DataError(f"broken DICOM ({type(error).__name__}{': ' if words else ''}{words})") from error
 
 
-def _read(file: IO[bytes], *, pixels: bool, tags: Sequence[str] = TAGS) -> Dataset:
+def read(file: IO[bytes], *, pixels: bool, tags: Sequence[str] = TAGS) -> Dataset:
     """Read the tags of the pixels, with the pixels if wished. Raises DataError for what is no picture."""
     from pydicom import dcmread
 
@@ -176,7 +169,7 @@ def _packages(found: Dataset) -> list[str]:
 
 def _decode_safely(file: IO[bytes]) -> Pixels:
     """Decode a file, with gdcm in a child process only: a damaged picture ends the process in which gdcm decodes it."""
-    found = _read(file, pixels=True)
+    found = read(file, pixels=True)
     first, *others = _packages(found)
     if first != "gdcm":
         try:
@@ -208,8 +201,8 @@ def _frame_apart(file: IO[bytes]) -> tuple[NDArray[Any], str]:
 
 
 def _frame_of(content: bytes) -> tuple[NDArray[Any], str]:
-    with _in_words():
-        return _frame(_read(io.BytesIO(content), pixels=True), "gdcm")
+    with in_words():
+        return _frame(read(io.BytesIO(content), pixels=True), "gdcm")
 
 
 def as_rgb(found: Dataset, array: NDArray[Any], photometric: str) -> Pixels:
@@ -306,7 +299,7 @@ def _grey(found: Dataset, array: NDArray[Any], photometric: str) -> Pixels:
 
     stated = found.get("PixelPaddingValue")
     padding = array == stated if isinstance(stated, int | float) else np.zeros(array.shape, bool)
-    rescale = _first_group(found, "PixelValueTransformationSequence")
+    rescale = first_group(found, "PixelValueTransformationSequence")
     values = np.asarray(apply_modality_lut(array, found if rescale is None else rescale), np.float64)
     shown, low, high = _window(found, array, values, padding)
     grey = np.zeros(shown.shape) if high <= low else np.clip((shown - low) / (high - low), 0, 1) * 255
@@ -322,7 +315,7 @@ def _window(
     """Return what is shown, and the values that are black and white (before any inversion)."""
     from pydicom.pixels.processing import apply_voi
 
-    group = _first_group(found, "FrameVOILUTSequence")
+    group = first_group(found, "FrameVOILUTSequence")
     window = found if group is None else group
     if window.get("VOILUTSequence"):
         table = window.VOILUTSequence[0]
@@ -350,7 +343,7 @@ def _first(value: Any) -> float:
     return float(value if isinstance(value, str | int | float) else value[0])
 
 
-def _first_group(found: Dataset, name: str) -> Dataset | None:
+def first_group(found: Dataset, name: str) -> Dataset | None:
     """Return a sequence's first item in the functional groups of an enhanced object's first frame; None without one."""
     for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
         items = found.get(groups)
@@ -359,90 +352,3 @@ def _first_group(found: Dataset, name: str) -> Dataset | None:
             item: Dataset = inner[0]
             return item
     return None
-
-
-def how_shown(found: Dataset) -> str:
-    """Return in words by which rule the grey levels of a file are made; "" for colours."""
-    if int(found.get("SamplesPerPixel") or 1) != 1 or found.get("PhotometricInterpretation") == "PALETTE COLOR":
-        return ""
-    group = _first_group(found, "FrameVOILUTSequence")
-    window = found if group is None else group
-    if window.get("VOILUTSequence"):
-        return "by their VOI LUT"
-    if window.get("WindowWidth") is not None:
-        return "by their first window"
-    plain = int(found.get("BitsAllocated") or 0) == 8 and int(found.get("BitsStored") or 8) == 8
-    return "as they are" if plain and "RescaleSlope" not in found else "by each image's own range"
-
-
-@dataclass
-class Facts:
-    """What the DICOM files among images have in common, in numbers."""
-
-    files: int = 0
-    rules: Counter[str] = field(default_factory=Counter)  # rule by which grey levels are made -> files
-    burned: int = 0  # files that say that writing is burned into the picture
-    named: int = 0  # files whose path holds the number of their patient
-
-    @property
-    def shown(self) -> str:
-        """How many files there are, and by which rules their grey levels are made; "" without files."""
-        said = [f"{number:,} shown {rule}" for rule, number in sorted(self.rules.items()) if rule]
-        return f"{counted(self.files, 'DICOM file')}{': ' if said else ''}{', '.join(said)}" if self.files else ""
-
-    def lines(self) -> list[str]:
-        """Return the lines that users read."""
-        found = [self.shown] if self.files else []
-        if self.burned:
-            found.append(
-                f"{counted(self.burned, 'DICOM file')} with writing burned into the picture, by their own word"
-            )
-        if self.named:
-            files = counted(self.named, "DICOM file")
-            found.append(
-                f"{files} with the patient's number in the path, and paths are written into tables, reports and the "
-                "model's folder (rename them first)"
-            )
-        return found
-
-
-def look_at(root: Path, paths: Sequence[str]) -> Facts:
-    """Count what is to be said of the DICOM files among `paths` below `root`."""
-    facts = Facts()
-    for path in paths:
-        with (root / path).open("rb") as file:
-            if not is_dicom(file.read(132)):
-                continue
-            facts.files += 1
-            try:
-                with _in_words():
-                    header = _read(file, pixels=False, tags=(*TAGS, "PatientID"))
-                    facts.rules[how_shown(header)] += 1
-                    facts.burned += str(header.get("BurnedInAnnotation", "")).upper() == "YES"
-                    facts.named += _in_path(str(header.get("PatientID") or "").strip(), path)
-            except DataError:  # it is said where the file is decoded
-                continue
-    return facts
-
-
-def _in_path(number: str, path: str) -> bool:
-    """Return whether a path holds a patient's number; a short one is in many paths by chance."""
-    return len(number) >= SHORTEST_NUMBER and number.lower() in path.lower()
-
-
-def patients(files: Sequence[Path]) -> list[str]:
-    """Return the PatientID of each DICOM file, to group by and for nothing else. Raises DataError if one has none."""
-    found: list[str] = []
-    for path in files:
-        with path.open("rb") as file, _in_words():
-            if not is_dicom(file.read(132)):
-                raise DataError(f"groups = 'dicom': {path.name} is no DICOM file")
-            from pydicom import dcmread
-
-            file.seek(0)
-            header = dcmread(file, stop_before_pixels=True, specific_tags=["PatientID"])
-        number = str(header.get("PatientID") or "").strip()
-        if not number:
-            raise DataError(f"groups = 'dicom': {path.name} has no PatientID")
-        found.append(number)
-    return found

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from data import DataError, Progress, at_home, counted
 from data.cache import publish
-from data.formats.dicom import patients
+from data.formats.dicom_folder import patients
 from data.grouping.belief import ClosePair
 from data.grouping.settings import version
 from data.images import read_file

@@ -27,7 +27,8 @@ from pydicom.uid import (
 
 from data import DataError
 from data.datasets import load_folder
-from data.formats.dicom import look_at, size_inside
+from data.formats.dicom import size_inside
+from data.formats.dicom_folder import look_at
 from data.images import decode, source_size
 from tests.conftest import Shell, random_images, tiny_options
 from tests.use.test_serve import Server
