@@ -427,6 +427,7 @@ def test_a_query_that_is_no_text_gets_a_line(shell: Shell, tmp_path: Path) -> No
 def test_hostile_statements_change_nothing_and_end_in_time(filled: str, tmp_path: Path) -> None:
     lite = filled.startswith("sqlite")
     engine = sqlalchemy.create_engine(filled)
+    children = set(multiprocessing.active_children())  # a decoder of DICOM may wait for other tests' images
     before = _content(engine)
     hostile, reader = SQLITE if lite else POSTGRESQL, as_reader(filled)
     assert len(hostile) >= 50
@@ -438,7 +439,7 @@ def test_hostile_statements_change_nothing_and_end_in_time(filled: str, tmp_path
         assert time.monotonic() - start < 5, statement
         assert len(str(refused.value)) > 15, statement
     assert _content(engine) == before
-    assert multiprocessing.active_children() == []  # nobody goes on answering
+    assert set(multiprocessing.active_children()) <= children  # nobody goes on answering
     engine.dispose()
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("optuna.db")) == []
     assert not Path("/tmp/never").exists()
