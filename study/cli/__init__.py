@@ -305,7 +305,7 @@ BEGAN: ContextVar[float | None] = ContextVar("BEGAN", default=None)
 """Time at which the command began, by processes.now: a study's hours count from there."""
 
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Error numbers of printing or writing to a full or broken disk."""
 
 PATH_TROUBLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
@@ -332,7 +332,7 @@ def main(began: float | None = None) -> None:
             raise
         _fail("a path holds the character NUL")
     except OSError as error:
-        if error.errno in NO_ROOM:
+        if error.errno in DISK_TROUBLE:
             with suppress(OSError):  # or Python would try once more, and report it
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _fail(f"cannot write {error.filename or 'what is printed'}: {error.strerror}")

@@ -13,7 +13,8 @@ def _offered(choices: Callable[[], list[str]]) -> Callable[[str], list[str]]:
 
 def _here() -> list[str]:
     """Return the names of the studies in the current folder's database."""
-    from study.storage.names import DEFAULT_URL, names_in
+    from study.storage.names import DEFAULT_URL
+    from study.storage.sqlite.tables import names_in
 
     return names_in(Path(DEFAULT_URL.removeprefix("sqlite:///")))
 

@@ -15,7 +15,7 @@ from study.cli.console import duration, one_line, size_in_words, storage_option
 from study.search.open_study import OpenStudy, existing
 from study.search.standing import search_seconds, winner
 from study.search.unneeded import size_of
-from study.storage.door import load_study, open_storage, runs_folder, study_names
+from study.storage.door import load_study, open_storage, runs_folder
 from study.storage.lean import LeanStorage
 from study.storage.owners.leases import holders
 from study.storage.trouble import storage_trouble
@@ -31,7 +31,7 @@ def rows_of(name: str | None, storage: str) -> list[Row]:
     """Return the standing of one study, or of all studies in the database."""
     with storage_trouble(storage):
         database = open_storage(storage, create=False, write=False)
-        names = study_names(database) if name is None else [name]
+        names = database.study_names() if name is None else [name]
         return [_row_or_note(database, one, storage) for one in names]
 
 

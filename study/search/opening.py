@@ -43,7 +43,7 @@ from study.search.older import looks_before
 from study.search.open_study import OpenStudy
 from study.search.sampling import make_pruner, make_sampler
 from study.search.settle import check_positive, stored_study
-from study.storage.door import check_storage, load_study, open_storage, runs_folder, study_names
+from study.storage.door import check_storage, load_study, open_storage, runs_folder
 from study.storage.lean import LeanStorage
 from study.storage.owners.locks import alone
 from study.storage.owners.ownership import check_folder, claim_folder, identity_of_study, owns_folder
@@ -94,7 +94,7 @@ def open_all(
     storage = open_storage(url, create=create)
     folder = runs / name
     with alone(storage, folder):
-        known = load_study(storage, name) if name in study_names(storage) else None
+        known = load_study(storage, name) if name in storage.study_names() else None
         begun = known is not None and CONTRACT in known.user_attrs
         identity = None if known is None else identity_of_study(known)
         check_folder(name, folder, storage)
@@ -146,7 +146,7 @@ def open_study(
     part, for a new study. Without `update` the stored configuration stays as it was last given.
     """
     contract = contract_of(config, fingerprint, split_hash, pixels, weights)
-    if name in study_names(storage):
+    if name in storage.study_names():
         _check(load_study(storage, name), contract, Images(folder, config.data, contents))
     views.refresh(storage.engine, distributions(config.space))
     study = optuna.create_study(

@@ -25,7 +25,7 @@ from study.search.contract import flatten, stored_config
 from study.search.older import find_older, with_points
 from study.storage.address import parse_url
 from study.storage.backend import backend_of
-from study.storage.door import load_study, open_storage, runs_folder, study_names
+from study.storage.door import load_study, open_storage, runs_folder
 from study.storage.owners.clock import Clock
 
 AGAIN_SECONDS = 5.0
@@ -162,7 +162,7 @@ def stored_study(name: str, url: str) -> StoredStudy | None:
         storage = open_storage(url, create=False, write=False)
     except StudyError:  # no tables yet; opening it for writing says what is wrong
         return None
-    if name not in study_names(storage):
+    if name not in storage.study_names():
         return None
     study = load_study(storage, name)
     if CONFIG not in study.user_attrs:  # a study of plain Optuna, or one killed before anything was written

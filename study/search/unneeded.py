@@ -18,7 +18,7 @@ from data.images import read_file
 from study import StudyError
 from study.attributes import CONFIG, CONTRACT, FOUND_BY
 from study.search.contract import files_of, names_in_parts
-from study.storage.door import load_study, open_storage, runs_folder, study_names
+from study.storage.door import load_study, open_storage, runs_folder
 from study.storage.owners.ownership import FILE
 
 HOUR, DAY = 3600.0, 86400.0
@@ -53,7 +53,7 @@ def unneeded(url: str) -> list[UnneededFiles]:
     a study cannot go on.
     """
     storage = open_storage(url, create=False, write=False)
-    names = study_names(storage)
+    names = storage.study_names()
     needs = [_need(load_study(storage, name), url) for name in names]
     runs = runs_folder(url)
     strangers = any(file.parent.name not in names for file in runs.glob(f"*/{FILE}"))

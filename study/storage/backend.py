@@ -4,6 +4,7 @@ Each kind is a folder beside this file, named as SQLAlchemy names it, whose `bac
 """
 
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import import_module
@@ -33,15 +34,10 @@ class RefusedError(StudyError):
 
 
 class Expressions(Protocol):
-    """SQL expressions of the views that databases write differently; each method returns one as text."""
+    """SQL expressions of the views that databases write differently."""
 
-    @property
-    def param_text(self) -> str:
-        """Return the readable value of p, a row of trial_params."""
-
-    @property
-    def param_number(self) -> str:
-        """Return the same as a number; NULL for a word."""
+    param_text: str  # the readable value of p, a row of trial_params
+    param_number: str  # the same as a number; NULL for a word
 
     def param(self, kind: str) -> str:
         """Return the value of p in the type of its column."""
@@ -62,24 +58,24 @@ class Expressions(Protocol):
         """Return the seconds between two times."""
 
 
-class Backend(Protocol):
-    """A kind of database: how it is opened, locked, written, looked at and copied."""
+class Backend(ABC):
+    """A kind of database: how it is opened, locked, written, looked at and copied.
+
+    A method that does nothing here is for those kinds that need it.
+    """
 
     one_machine: bool  # whether all workers on a database are on one machine
-
-    @property
-    def expressions(self) -> Expressions:
-        """Return the expressions of the views."""
-
-    def __hash__(self) -> int:
-        """Return a number for `lean`, which keeps a statement for each kind."""
+    expressions: Expressions
 
     def file(self, place: URL) -> Path | None:
         """Return the file of a database, None for a server's. Raises StudyError for one that nothing could resume."""
+        return None
 
     def can_be_made(self, place: URL) -> bool:
         """Return whether a database is not there, but can be made. Raises StudyError when it cannot."""
+        return False
 
+    @abstractmethod
     def open(
         self, place: URL, make: Callable[[dict[str, Any], bool], Storage], *, create: bool, write: bool
     ) -> Storage:
@@ -91,33 +87,47 @@ class Backend(Protocol):
 
     def wait(self, place: URL) -> None:
         """Wait until a database that was there before answers. Raises StudyError when it does not for long."""
+        return
 
+    @abstractmethod
     def lock(
         self, engine: Engine, folder: Path, what: str, waiting: Callable[[], None] | None
     ) -> AbstractContextManager[Callable[[], None]]:
         """Hold a lock; see `locks.alone`."""
 
+    @abstractmethod
     def insert(self, table: Table) -> Any:
         """Return an INSERT into a table, which has `excluded` and `on_conflict_do_update`."""
 
+    @abstractmethod
     def identity(self, connection: Connection) -> str:
         """Return what tells a database from its copies: the name of a file, or words with a slash for a server."""
 
+    @abstractmethod
     def snapshot(self, engine: Engine) -> Connection:
         """Open a connection that sees one state of the database, whoever writes meanwhile."""
 
+    def keep_copy(self, place: URL, version: str) -> Path | None:
+        """Copy a file beside itself before its tables change from `version`; None for a server, which has its own."""
+        return None
+
     def flush(self, engine: Engine) -> None:
         """Make what was committed so far survive a power cut too."""
+        return
 
+    @abstractmethod
     def views(self, connection: Connection) -> dict[str, str]:
         """Return the SELECT of each view as it was when the view was made."""
 
     def make_view(self, connection: Connection, name: str, select: str) -> None:
         """Make a view, whose text `views` returns."""
+        execute(connection, f"CREATE VIEW {name} AS {select}")
 
     def in_turn(self, connection: Connection) -> None:
         """Make other processes that call this wait until the transaction of `connection` ends."""
+        return
 
+    @abstractmethod
     def ask(
         self, place: URL, sql: str, seconds: float, prepare: Callable[[Connection], None], warn: Callable[[str], None]
     ) -> Iterator[Any]:

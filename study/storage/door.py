@@ -7,12 +7,11 @@ from shlex import quote
 from typing import Any
 
 import optuna
-import sqlalchemy
 import sqlalchemy.exc
 
 from study import StudyError
 from study.storage.address import masked, parse_url
-from study.storage.backend import backend_of, drop_views
+from study.storage.backend import backend_of
 from study.storage.lean import LeanStorage, readable
 from study.storage.trouble import repeated
 
@@ -30,7 +29,7 @@ def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanS
     try:
         return backend_of(place).open(place, make, create=create, write=write)
     except RuntimeError as error:
-        raise _other_schema(url, error, write=write) from error
+        raise _other_schema(url, error) from error
 
 
 class OtherSchemaError(StudyError):
@@ -71,23 +70,12 @@ def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: 
     return kind(url, engine_kwargs=engine, skip_table_creation=not tables)
 
 
-def _other_schema(url: str, error: RuntimeError, *, write: bool) -> StudyError:
-    """Return the error for another version's tables; who may write drops our views where they are to be upgraded."""
+def _other_schema(url: str, error: RuntimeError) -> StudyError:
+    """Return the error for another version's tables, which says what to do."""
     older = "storage upgrade" in str(error)  # Optuna's text names this command only for older tables
     what = str(error).partition(". ")[0]
-    if older and write:
-        with suppress(sqlalchemy.exc.SQLAlchemyError):  # our views would make Optuna's own upgrade fail half-way
-            engine = sqlalchemy.create_engine(url)
-            with engine.begin() as connection:
-                drop_views(connection)
-            engine.dispose()
     upgrade = f"what brings it up to date: study db upgrade --storage {quote(masked(url))}"
     return OtherSchemaError(f"{what} ({upgrade if older else 'a newer one made it: pip install -U optuna'})", older)
-
-
-def study_names(storage: LeanStorage) -> list[str]:
-    """Return the names of all studies in the database."""
-    return storage.study_names()
 
 
 def load_study(storage: LeanStorage, name: str) -> optuna.Study:
@@ -96,6 +84,6 @@ def load_study(storage: LeanStorage, name: str) -> optuna.Study:
         with readable(f"the study {name!r}"):
             return optuna.load_study(study_name=name, storage=storage)
     except KeyError as error:
-        names = study_names(storage)
+        names = storage.study_names()
         there = f"there are: {', '.join(names)}" if names else "there are none; start one with: study run"
         raise StudyError(f"no study named {name!r} in this database ({there})") from error

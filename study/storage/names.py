@@ -1,12 +1,9 @@
-"""Names of studies: which are allowed, and which a file has; and the default database."""
+"""Names of studies that are allowed, and the default database."""
 
 import re
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 from study import StudyError
-from study.storage.sqlite.tables import ended_after, irregular, stranger
 
 DEFAULT_URL = "sqlite:///optuna.db"
 
@@ -30,28 +27,3 @@ def check_name(name: str) -> str:
             f"{LONGEST_NAME} bytes)"
         )
     return name
-
-
-SECONDS, MOST_NAMES, LONGEST_ROW = 0.3, 1000, 1 << 20
-"""Limits of `names_in`: seconds that a shell waits, names that it is offered, and bytes of a row with a name."""
-
-
-def names_in(file: Path) -> list[str]:
-    """List the studies of a SQLite file whose names are allowed; none where the file cannot be read at once.
-
-    For a shell that completes a word: nothing is imported that takes time, and other names, which another program
-    chose, are left out, since a shell may obey what is in them.
-    """
-    try:
-        if irregular(file):
-            return []
-        address = f"{file.resolve().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(address, uri=True, timeout=SECONDS)) as database:
-            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_ROW)
-            with ended_after(database, SECONDS):
-                if stranger(database):
-                    return []
-                rows = database.execute(f"SELECT study_name FROM studies ORDER BY rowid LIMIT {MOST_NAMES}").fetchall()
-    except (sqlite3.Error, OSError):
-        return []
-    return [name for (name,) in rows if isinstance(name, str) and is_name(name)]

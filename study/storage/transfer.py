@@ -1,6 +1,6 @@
 """Copies of studies in another database of either kind: row by row in one transaction, compared before it ends."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice, zip_longest
 from typing import Any
 
@@ -21,8 +21,8 @@ OF_STUDIES: tuple[Table, ...] = (
 OF_TRIALS: tuple[Table, ...] = (*PARTS, tables.TrialHeartbeatModel.__table__)
 
 Row = dict[str, Any]
-NewKeys = Mapping[int, int]
-"""Key of each row in the source -> its key in the target."""
+Keys = dict[str, dict[int, int]]
+"""For each column with keys of rows: the key in the source -> the key in the target."""
 
 
 def transfer(source: LeanStorage, target: LeanStorage) -> list[tuple[str, int]]:
@@ -38,12 +38,9 @@ def transfer(source: LeanStorage, target: LeanStorage) -> list[tuple[str, int]]:
         if both := sorted(str(name) for name in names.values() if name in there):
             raise StudyError(f"there are studies of these names already: {', '.join(both)} (nothing was copied)")
         try:
-            studies = _with_keys(read, write, STUDIES, {}, "study_name")
-            trials = _with_keys(read, write, TRIALS, {"study_id": studies}, "study_id", "number")
-            for table in OF_STUDIES:
-                _copy(read, write, table, "study_id", studies)
-            for table in OF_TRIALS:
-                _copy(read, write, table, "trial_id", trials)
+            keys: Keys = {}
+            for table in (STUDIES, TRIALS, *OF_STUDIES, *OF_TRIALS):
+                _copy(read, write, table, keys)
         except (sqlalchemy.exc.DBAPIError, LookupError, ValueError, TypeError) as error:
             reason = cause_of(error)[:300]
             raise StudyError(f"a row cannot be copied: {type(error).__name__}: {reason} (nothing was)") from error
@@ -52,57 +49,31 @@ def transfer(source: LeanStorage, target: LeanStorage) -> list[tuple[str, int]]:
     return [(str(name), counts.get(number, 0)) for number, name in names.items()]
 
 
-def _with_keys(
-    read: Connection, write: Connection, table: Table, new: Mapping[str, NewKeys], *names: str
-) -> dict[int, int]:
-    """Copy a table whose rows others refer to; return old key -> new key, matched by the columns `names`."""
+def _copy(read: Connection, write: Connection, table: Table, keys: Keys) -> None:
+    """Copy the rows of a table, whose new keys are added to `keys`. Raises ValueError where one reads differently."""
     (key,) = table.primary_key
-    columns = [table.c[name] for name in names]
-    found: dict[int, int] = {}
-    for some in _chunks(_rows(read, table, new, keys=True)):
-        old = {tuple(row[name] for name in names): row.pop(key.name) for row in some}
-        if len(old) < len(some):
-            raise ValueError(f"two rows of {table.name} have the same {' and '.join(names)}")
-        write.execute(sqlalchemy.insert(table), some)
-        made = write.execute(sqlalchemy.select(key, *columns).where(sqlalchemy.tuple_(*columns).in_(list(old))))
-        found |= {old[tuple(row[1:])]: row[0] for row in made}
-    own = {one: one for one in found.values()}
-    there = {name: {one: one for one in known.values()} for name, known in new.items()}
-    _compare(
-        table,
-        ({**row, key.name: found[row[key.name]]} for row in _rows(read, table, new, keys=True)),
-        _rows(write, table, {key.name: own, **there}, keys=True),
-    )
-    return found
-
-
-def _copy(read: Connection, write: Connection, table: Table, key: str, new: NewKeys) -> None:
-    for some in _chunks(_rows(read, table, {key: new})):
-        write.execute(sqlalchemy.insert(table), some)
-    _compare(table, _rows(read, table, {key: new}), _rows(write, table, {key: {one: one for one in new.values()}}))
-
-
-def _rows(connection: Connection, table: Table, new: Mapping[str, NewKeys], keys: bool = False) -> Iterator[Row]:
-    """Yield the rows of a table in the order they were made, their foreign keys (columns of `new`) replaced.
-
-    Their primary keys are left out unless `keys`. Rows that belong to nothing in the target are left out.
-    """
-    (key,) = table.primary_key
-    columns = [column for column in table.columns if keys or column is not key]
-    query = sqlalchemy.select(*columns).order_by(key)
-    for row in connection.execute(query, execution_options={"yield_per": AT_ONCE}).mappings():
-        if all(row[name] in known for name, known in new.items()):
-            yield {**row, **{name: known[row[name]] for name, known in new.items()}}
-
-
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    rest = iter(rows)
-    while some := list(islice(rest, AT_ONCE)):
-        yield some
-
-
-def _compare(table: Table, wanted: Iterator[Row], found: Iterator[Row]) -> None:
-    """Raise ValueError at the first row that is not as wanted."""
-    for one, other in zip_longest(wanted, found):
+    insert = sqlalchemy.insert(table).returning(key, sort_by_parameter_order=True)
+    made: dict[int, int] = {}
+    rows = _rows(read, table, keys)
+    while some := list(islice(rows, AT_ONCE)):
+        old = [row.pop(key.name) for row in some]
+        made |= zip(old, write.scalars(insert, some), strict=True)
+    every = {**keys, key.name: made}
+    written = {name: {one: one for one in known.values()} for name, known in every.items()}
+    for one, other in zip_longest(_rows(read, table, every), _rows(write, table, written)):
         if one != other:
             raise ValueError(f"a row of {table.name} reads differently: {one}, there {other}")
+    if table in (STUDIES, TRIALS):
+        keys |= every
+
+
+def _rows(connection: Connection, table: Table, keys: Keys) -> Iterator[Row]:
+    """Yield the rows of a table in the order they were made, their keys replaced.
+
+    Rows of which `keys` lacks a key are left out: they belong to nothing in the target.
+    """
+    query = sqlalchemy.select(table).order_by(*table.primary_key)
+    here = {name: known for name, known in keys.items() if name in table.c}
+    for row in connection.execute(query, execution_options={"yield_per": AT_ONCE}).mappings():
+        if all(row[name] in known for name, known in here.items()):
+            yield {**row, **{name: known[row[name]] for name, known in here.items()}}

@@ -4,7 +4,6 @@ import json
 import logging
 import re
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import sqlalchemy
@@ -20,8 +19,6 @@ from study.storage.lean import readable
 from study.storage.owners.clock import ClockState
 from study.storage.owners.leases import held
 from study.storage.owners.processes import LifeSign, is_anyone_alive
-from study.storage.sqlite.copies import copy_file
-from study.storage.sqlite.file import check_file
 from study.storage.trouble import cause_of
 
 logger = logging.getLogger(__name__)
@@ -42,10 +39,6 @@ def upgrade(url: str) -> UpgradeResult:
     Raises StudyError, having changed nothing, when the database is not one of Optuna's, or of a newer Optuna, or when
     a process works on one of its studies; and when Optuna's migration fails, with the place of the copy.
     """
-    place = parse_url(url)
-    file = backend_of(place).file(place)
-    if file:
-        check_file(file, create=False)
     try:
         ready = open_storage(url, create=False, write=False)  # refuses what is not Optuna's, or of another version
         version = ready.get_current_version()
@@ -59,7 +52,8 @@ def upgrade(url: str) -> UpgradeResult:
         before, after = storage.get_current_version(), storage.get_head_version()
         if somebody_is_at_work(storage):
             raise StudyError(f"a process works on a study in {masked(url)} (stop it first: Ctrl-C, or kill -TERM)")
-        copy = _copied(file, before) if file else None
+        place = parse_url(url)
+        copy = backend_of(place).keep_copy(place, re.sub(r"[^0-9A-Za-z.]", "", before))
         _migrate(storage, copy)
     finally:
         storage.engine.dispose()
@@ -82,15 +76,6 @@ def somebody_is_at_work(storage: RDBStorage) -> bool:
         logger.warning("a process that cannot be seen from here worked on a study; watching it for a minute")
 
     return is_anyone_alive(look, backend_of(storage.engine.url).one_machine, watching)
-
-
-def _copied(file: Path, version: str) -> Path:
-    """Copy a file beside itself, under a name that no earlier copy has."""
-    name = f"{file.name}.{re.sub(r'[^0-9A-Za-z.]', '', version)}"
-    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
-    copy = next(place for place in map(file.with_name, names) if not place.exists())
-    copy_file(file, copy)
-    return copy
 
 
 def _migrate(storage: RDBStorage, copy: Path | None) -> None:

@@ -24,7 +24,7 @@ from study.history.views import COLUMNS
 from study.result.report import search_figures
 from study.search.contract import files_of, stored_config
 from study.search.members import Membership
-from study.storage.door import load_study, open_storage, study_names
+from study.storage.door import load_study, open_storage
 from study.storage.lean import LeanStorage
 from study.storage.names import DEFAULT_URL, check_name
 from study.storage.owners.ownership import check_folder
@@ -80,7 +80,7 @@ class History:
     def __init__(self, name: str | None = None, storage: str = DEFAULT_URL) -> None:
         with storage_trouble(storage):
             database = open_storage(storage, create=False, write=False)
-            names = study_names(database)
+            names = database.study_names()
             database.engine.dispose()
         if name is None and len(names) != 1:
             raise StudyError(f"which study? (there are: {', '.join(names) or 'none; start one with: study run'})")

@@ -20,7 +20,7 @@ from study.config.presets import PRESETS
 from study.config.resolve import parse_setting, resolve
 from study.config.schema import StudyConfig
 from study.storage.door import open_storage
-from study.storage.names import names_in
+from study.storage.sqlite.tables import names_in
 from tests.conftest import Shell, open_config, shrink
 
 COLOUR = re.compile(rb"\x1b\[(\d+;)*3[0-9][;m]")

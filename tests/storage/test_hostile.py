@@ -12,9 +12,9 @@ import pytest
 
 from study import StudyError
 from study.storage.door import open_storage
-from study.storage.names import names_in
 from study.storage.sqlite.copies import copy_file
 from study.storage.sqlite.file import reader
+from study.storage.sqlite.tables import names_in
 from tests.conftest import Shell
 
 ENDLESS = "WITH RECURSIVE n(study_id) AS (SELECT 1 UNION ALL SELECT study_id + 1 FROM n)"

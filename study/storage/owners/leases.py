@@ -5,7 +5,7 @@ another machine's.
 """
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from types import TracebackType
@@ -215,25 +215,22 @@ class Lease:
 
 def held(engine: Engine, trial_ids: Collection[int] | None = None) -> list[LifeSign]:
     """Return the holders of leased trials (None: of all that run), alive or not; also in tables of another Optuna."""
-    if not sqlalchemy.inspect(engine).has_table(LEASES.name):
-        return []
     running = sqlalchemy.select(TRIALS.trial_id).where(TRIALS.state == TrialState.RUNNING)
-    query = sqlalchemy.select(LEASES).where(
-        LEASES.c.trial_id.in_(running if trial_ids is None else trial_ids), LEASES.c.worker.is_not(None)
-    )
-    with engine.connect() as connection:
-        return [((row.trial_id, row.worker, row.beat), _process(row)) for row in connection.execute(query)]
+    which = LEASES.c.trial_id.in_(running if trial_ids is None else trial_ids) & LEASES.c.worker.is_not(None)
+    return [((row.trial_id, row.worker, row.beat), _process(row)) for row in _leased(engine, which)]
 
 
 def holders(storage: LeanStorage) -> dict[int, str]:
     """Return in words who holds each leased trial, by trial id; a storage opened to read is enough."""
-    if not sqlalchemy.inspect(storage.engine).has_table(LEASES.name):
-        return {}
     found = {}
-    with storage.engine.connect() as connection:
-        for row in connection.execute(sqlalchemy.select(LEASES)):
-            alive = is_alive(_process(row), storage.backend.one_machine) if row.worker else False
-            found[row.trial_id] = (
-                "waits to be continued" if alive is False else f"run by process {row.pid} on {row.host}"
-            )
+    for row in _leased(storage.engine, sqlalchemy.true()):
+        alive = is_alive(_process(row), storage.backend.one_machine) if row.worker else False
+        found[row.trial_id] = "waits to be continued" if alive is False else f"run by process {row.pid} on {row.host}"
     return found
+
+
+def _leased(engine: Engine, which: sqlalchemy.ColumnElement[bool]) -> Sequence[Any]:
+    if not sqlalchemy.inspect(engine).has_table(LEASES.name):
+        return []
+    with engine.connect() as connection:
+        return connection.execute(sqlalchemy.select(LEASES).where(which)).all()

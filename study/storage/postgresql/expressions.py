@@ -2,6 +2,10 @@
 
 from typing import ClassVar
 
+from typing_extensions import override
+
+from study.storage.backend import Expressions
+
 # json.dumps writes NaN and Infinity, which are not JSON: such choices become NULL.
 SERVER_TEXT = """CASE
     WHEN p.distribution_json ~ '[:,[] *(NaN|-?Infinity) *[],}]' THEN NULL
@@ -21,8 +25,8 @@ SERVER_NUMBER = """CASE
     ELSE p.param_value END"""
 
 
-class PostgresqlExpressions:
-    """Expressions in PostgreSQL's SQL; see `backend.Expressions`."""
+class PostgresqlExpressions(Expressions):
+    """Expressions in PostgreSQL's SQL."""
 
     param_text, param_number = SERVER_TEXT, SERVER_NUMBER
     types: ClassVar = {"int": "bigint", "real": "double precision", "text": "text", "bool": "boolean"}
@@ -41,36 +45,36 @@ class PostgresqlExpressions:
             cast = f"CASE WHEN {size} = 0 OR {size} BETWEEN 5e-324 AND 1.7976931348623157e308 THEN {cast} END"
         return f"CASE WHEN {found} ~ '{self.looks[kind]}' THEN {cast} END"
 
+    @override
     def param(self, kind: str) -> str:
-        """Return the value of p in the type of its column."""
         if kind in ("text", "boolean"):
             return f"({SERVER_TEXT})::{kind}"
         return f"({SERVER_NUMBER})::{kind}"
 
+    @override
     def user(self, key: str, kind: str) -> str:
-        """Return a user attribute of the trial t; NULL where it is missing or of another kind."""
         if kind == "text":
             found = f"CASE WHEN u.value_json ~ '{self.looks[kind]}' THEN u.value_json::jsonb #>> '{{}}' END"
         else:
             found = self._cast("u.value_json", kind)
         return f"(SELECT {found} FROM trial_user_attributes u WHERE u.trial_id = t.trial_id AND u.key = '{key}')"
 
+    @override
     def field(self, place: str, key: str, kind: str) -> str:
-        """Return one field of the JSON object in `place`; NULL where it is missing or of another kind."""
         found = f"({place}::jsonb ->> '{key}')"
         return found if kind == "text" else self._cast(found, kind)
 
+    @override
     def each(self, place: str) -> str:
-        """Return the items of the JSON list in `place`, as rows with a column `value`."""
         return f"jsonb_array_elements(CASE jsonb_typeof({place}::jsonb) WHEN 'array' THEN {place}::jsonb ELSE '[]' END)"
 
+    @override
     def value(self, number: str, kind: str) -> str:
-        """Return the value that Optuna stores as a number and its type; NULL for what is not a number."""
         return (
             f"CASE {kind}::text WHEN 'INF_POS' THEN 'Infinity'::double precision "
             f"WHEN 'INF_NEG' THEN '-Infinity'::double precision ELSE {number} END"
         )
 
+    @override
     def between(self, start: str, end: str) -> str:
-        """Return the seconds between two times."""
         return f"extract(epoch FROM {end} - {start})::double precision"

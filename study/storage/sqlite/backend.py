@@ -4,6 +4,7 @@ import fcntl
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +13,44 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL
+from typing_extensions import override
 
 from study import StudyError
-from study.storage.backend import Backend, Storage, execute
+from study.storage.backend import Backend, Storage
 from study.storage.names import DEFAULT_URL
-from study.storage.sqlite import ask as queries
-from study.storage.sqlite.copies import name_of
+from study.storage.sqlite.ask import ask
+from study.storage.sqlite.copies import copy_file, name_of
 from study.storage.sqlite.expressions import SqliteExpressions
 from study.storage.sqlite.file import check_file, reader, when_free, writer
 from study.storage.sqlite.line import wait_in_line
 from study.storage.trouble import NO_ROOM, cause_of
 
 
-class SqliteBackend:
-    """Studies in a SQLite file; see `backend.Backend`."""
+class SqliteBackend(Backend):
+    """Studies in a SQLite file."""
 
     one_machine = True  # a file on a network file system is refused
     expressions = SqliteExpressions()
-    ask = staticmethod(queries.ask)
+    ask = staticmethod(ask)
 
+    @override
     def file(self, place: URL) -> Path:
-        """Return the file of a database. Raises StudyError for one in memory."""
         if not place.database or place.database == ":memory:":
             raise StudyError(f"a study in memory cannot be resumed: name a file, for example {DEFAULT_URL}")
         return Path(place.database)
 
+    @override
     def can_be_made(self, place: URL) -> bool:
-        """Return whether the file is not there, but can be made. Raises StudyError when it cannot."""
         file = self.file(place)
         if file.exists():
             return False
         check_file(file, create=True)
         return True
 
+    @override
     def open(
         self, place: URL, make: Callable[[dict[str, Any], bool], Storage], *, create: bool, write: bool
     ) -> Storage:
-        """Open a file; readers (`write` false) wait for nobody."""
         file = self.file(place)
         check_file(file, create=create, write=write)
         connect = writer(file) if write else reader(file)
@@ -64,14 +66,11 @@ class SqliteBackend:
             wait_in_line(storage.engine, file)
         return storage
 
-    def wait(self, place: URL) -> None:
-        """Return at once: a file has no server that restarts."""
-
+    @override
     @contextmanager
     def lock(
         self, engine: Engine, folder: Path, what: str, waiting: Callable[[], None] | None
     ) -> Iterator[Callable[[], None]]:
-        """Hold a lock on a file in the study's folder."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             handle = (folder / what).open("a+b")
@@ -88,36 +87,39 @@ class SqliteBackend:
                 fcntl.flock(handle, fcntl.LOCK_EX)  # a signal gets through
             yield lambda: None
 
+    @override
     def insert(self, table: Table) -> Any:
-        """Return SQLite's own INSERT."""
         return insert(table)
 
+    @override
     def identity(self, connection: Connection) -> str:
-        """Return the file's name, since runs/ lies beside it; a rescued copy counts as the file it was rescued from."""
+        # runs/ lies beside it; a rescued copy counts as the file it was rescued from
         return name_of(connection, self.file(connection.engine.url))
 
+    @override
     def snapshot(self, engine: Engine) -> Connection:
-        """Open a connection that reads: every transaction sees one state."""
-        return engine.connect().execution_options(reads=True)
+        return engine.connect().execution_options(reads=True)  # every transaction sees one state
 
+    @override
+    def keep_copy(self, place: URL, version: str) -> Path:
+        file = self.file(place)
+        check_file(file, create=False)
+        names = (f"{file.name}.{version}{f'-{number}' if number > 1 else ''}" for number in count(1))
+        copy = next(there for there in map(file.with_name, names) if not there.exists())
+        copy_file(file, copy)
+        return copy
+
+    @override
     def flush(self, engine: Engine) -> None:
-        """Copy the log into the file: commits alone survive only a kill."""
         with engine.connect() as connection:
             raw = connection.connection.driver_connection
             assert isinstance(raw, sqlite3.Connection)
             raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # this flushes the log before it copies from it
 
+    @override
     def views(self, connection: Connection) -> dict[str, str]:
-        """Return the SELECT of each view, whose text SQLite keeps."""
         query = "SELECT name, sql FROM sqlite_master WHERE type = 'view'"
         return {name: sql.partition(" AS ")[2] for name, sql in connection.exec_driver_sql(query)}
 
-    def make_view(self, connection: Connection, name: str, select: str) -> None:
-        """Make a view."""
-        execute(connection, f"CREATE VIEW {name} AS {select}")
 
-    def in_turn(self, connection: Connection) -> None:
-        """Do nothing: every transaction that writes waits in line."""
-
-
-BACKEND: Backend = SqliteBackend()
+BACKEND = SqliteBackend()

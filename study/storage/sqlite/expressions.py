@@ -2,6 +2,10 @@
 
 from typing import ClassVar
 
+from typing_extensions import override
+
+from study.storage.backend import Expressions
+
 # The readable value of p, a row of trial_params. json.dumps writes NaN and Infinity, which are not JSON: such choices
 # become NULL.
 LITE_VALUE = """CASE
@@ -23,18 +27,18 @@ LITE_TEXT = (
 LITE_NUMBER = "CASE WHEN typeof(" + LITE_VALUE + ") IN ('integer', 'real') THEN CAST(" + LITE_VALUE + " AS REAL) END"
 
 
-class SqliteExpressions:
-    """Expressions in SQLite's SQL; see `backend.Expressions`."""
+class SqliteExpressions(Expressions):
+    """Expressions in SQLite's SQL."""
 
     param_text, param_number = LITE_TEXT, LITE_NUMBER
     types: ClassVar = {"int": "INTEGER", "real": "REAL", "text": "TEXT", "bool": "INTEGER"}
 
+    @override
     def param(self, kind: str) -> str:
-        """Return the readable value of p; `kind` is not used, since SQLite's columns have no type of their own."""
         return LITE_VALUE
 
+    @override
     def user(self, key: str, kind: str) -> str:
-        """Return a user attribute of the trial t; NULL where it is missing or of another kind."""
         kinds = {"int": "'integer', 'real'", "real": "'integer', 'real'", "text": "'text'", "bool": "'true', 'false'"}
         return (
             f"(SELECT CASE WHEN json_valid(u.value_json) THEN CASE WHEN json_type(u.value_json) IN ({kinds[kind]}) "
@@ -42,19 +46,19 @@ class SqliteExpressions:
             f"FROM trial_user_attributes u WHERE u.trial_id = t.trial_id AND u.key = '{key}')"
         )
 
+    @override
     def field(self, place: str, key: str, kind: str) -> str:
-        """Return one field of the JSON object in `place`; NULL where that is not JSON."""
         found = f"json_extract({place}, '$.{key}')"
         return f"CASE WHEN json_valid({place}) THEN CAST({found} AS {self.types[kind]}) END"
 
+    @override
     def each(self, place: str) -> str:
-        """Return the items of the JSON list in `place`, as rows with a column `value`."""
         return f"json_each(CASE WHEN json_valid({place}) THEN {place} ELSE '[]' END)"
 
+    @override
     def value(self, number: str, kind: str) -> str:
-        """Return the value that Optuna stores as a number and its type; NULL for what is not a number."""
         return f"CASE {kind} WHEN 'INF_POS' THEN 9e999 WHEN 'INF_NEG' THEN -9e999 ELSE {number} END"
 
+    @override
     def between(self, start: str, end: str) -> str:
-        """Return the seconds between two times."""
         return f"(julianday({end}) - julianday({start})) * 86400.0"

@@ -142,7 +142,8 @@ def when_free(action: Callable[[], Result], file: Path, patience: float = PATIEN
         try:
             return action()
         except Exception as error:
-            if not is_locked(error):
+            codes = [getattr(getattr(one, "orig", one), "sqlite_errorcode", 0) for one in (error, error.__cause__)]
+            if not any(code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) for code in codes):
                 raise
             waited = time.monotonic() - start
             if waited > patience:
@@ -154,9 +155,3 @@ def when_free(action: Callable[[], Result], file: Path, patience: float = PATIEN
                 said = True
                 logger.warning(f"the database {file} is locked by another program; waiting for it")
             time.sleep(0.05)
-
-
-def is_locked(error: Exception) -> bool:
-    """Return whether SQLite says that somebody else holds a lock (SQLITE_BUSY, SQLITE_LOCKED and their kin)."""
-    codes = [getattr(getattr(one, "orig", one), "sqlite_errorcode", 0) for one in (error, error.__cause__)]
-    return any(code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) for code in codes)

@@ -1,10 +1,8 @@
 """Writers of a SQLite file in line, one at a time, while the file is still the one that was opened."""
 
-import atexit
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, finalize, ref
 
 from sqlalchemy import Connection, Engine, event
 
@@ -12,21 +10,11 @@ from study import StudyError
 from study.storage.sqlite.copies import rescue
 from study.storage.sqlite.file import PATIENCE, reader, when_free
 
+ENDS: "WeakKeyDictionary[Engine, finalize[..., Engine]]" = WeakKeyDictionary()
+"""Functions that close the file of each engine, called at the end of the process at the latest.
 
-def let_go(engine: Engine) -> None:
-    """Close this process's connections to a database, so that the last process leaves one file that is whole."""
-    if close := _ENDS.pop(engine, None):
-        close()
-
-
-_ENDS: "WeakKeyDictionary[Engine, Callable[[], None]]" = WeakKeyDictionary()
-"""Functions that close the files of each engine still in use; all are called at the end of the process."""
-
-
-@atexit.register
-def _let_go_of_all() -> None:
-    for engine in list(_ENDS):
-        let_go(engine)
+The last process to do so leaves one file that is whole.
+"""
 
 
 def wait_in_line(engine: Engine, file: Path) -> None:
@@ -50,7 +38,7 @@ def wait_in_line(engine: Engine, file: Path) -> None:
         if there and _identity(file) == opened:  # else SQLite would remove the -wal of another file of that name
             there.dispose()
 
-    _ENDS[engine] = close
+    ENDS[engine] = finalize(engine, close)
 
     @event.listens_for(engine, "begin")
     def _immediate(connection: Connection) -> None:

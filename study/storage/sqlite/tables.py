@@ -8,8 +8,10 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+
+from study.storage.names import is_name
 
 LONGEST_VALUE = 16 << 20
 """Bytes of one value or row at most, also of one that an expression makes of a few bytes of the file."""
@@ -78,3 +80,28 @@ def _stranger(connection: sqlite3.Connection) -> str | None:
             if hidden:
                 return f"{name} has a column {column} that is computed"
     return None
+
+
+AT_ONCE, MOST_NAMES, LONGEST_ROW = 0.3, 1000, 1 << 20
+"""Limits of `names_in`: seconds that a shell waits, names that it is offered, and bytes of a row with a name."""
+
+
+def names_in(file: Path) -> list[str]:
+    """List the studies of a SQLite file whose names are allowed; none where the file cannot be read at once.
+
+    For a shell that completes a word: nothing is imported that takes time, and other names, which another program
+    chose, are left out, since a shell may obey what is in them.
+    """
+    try:
+        if irregular(file):
+            return []
+        address = f"{file.resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True, timeout=AT_ONCE)) as database:
+            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_ROW)
+            with ended_after(database, AT_ONCE):
+                if stranger(database):
+                    return []
+                rows = database.execute(f"SELECT study_name FROM studies ORDER BY rowid LIMIT {MOST_NAMES}").fetchall()
+    except (sqlite3.Error, OSError):
+        return []
+    return [name for (name,) in rows if isinstance(name, str) and is_name(name)]
