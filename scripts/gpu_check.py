@@ -71,6 +71,8 @@ class Sizes:
     epochs: int
     hours: float  # of the study on generated images
     few: tuple[str, ...] = ()  # options that end it earlier
+    shared: tuple[int, int, int] = (12, 6, 2000)  # trials, epochs and images of the search by several workers
+    crews: tuple[int, ...] = (1, 2, 4)
 
 
 FULL = Sizes(said="", pixels=128, batches=(16, 64, 256), patience=5.0, images=0, trials=15, epochs=15, hours=0.02)
@@ -83,6 +85,7 @@ SMALL = Sizes(
     trials=8,
     epochs=5,
     hours=0.01,
+    shared=(4, 2, 60),
 )
 TINY = Sizes(
     said="Tiny, for a test: the figures mean nothing.",
@@ -94,6 +97,8 @@ TINY = Sizes(
     epochs=2,
     hours=0.0075,
     few=("--trials", "2"),
+    shared=(2, 1, 40),
+    crews=(1, 2),
 )
 WHOLE_SECONDS = 70.0
 """For the published work without pruning on a GPU; Hyperband and the final training come on top."""
@@ -485,8 +490,23 @@ def whole(sizes: Sizes) -> list[str]:
         "|---|---|---|",
     ]
     said = {"none": "every trial to its end", "hyperband": "Hyperband"}
-    lines += [f"| {said[row['name']]} | {row['epochs']} | {row['seconds']:.1f} |" for row in rows]
+    lines += [f"| {said[row['pruner']]} | {row['epochs']} | {row['seconds']:.1f} |" for row in rows]
     return lines
+
+
+def crew(sizes: Sizes) -> list[str]:
+    """The published search, small, by several workers on the one device."""
+    trials, epochs, images = sizes.shared
+    words = ["--whole", images, "--size", sizes.pixels, "--trials", trials, "--epochs", epochs, "--pruners", "none"]
+    rows = bench(*words, "--workers", *sizes.crews)
+    lines = [
+        f"{trials} trials of {epochs} epochs on {rows[0]['images']:,} generated images of {sizes.pixels} px, by "
+        "several workers on one device (`bench/training.py --whole --workers`; a worker's start is in it):",
+        "",
+        "| workers | epochs of the search | seconds of the search |",
+        "|---|---|---|",
+    ]
+    return lines + [f"| {row['workers']} | {row['epochs']} | {row['search seconds']:.1f} |" for row in rows]
 
 
 def by_hours(sizes: Sizes, device: torch.device, place: Path) -> list[str]:
@@ -544,7 +564,7 @@ class Report:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="gpu_check.sh", description="Whether all works on a CUDA GPU, and how fast.")
     parser.add_argument("--tiny", action="store_true", help="for a test")
-    parts = [*(work.__name__ for work, _ in CHECKS), "speed", "whole", "hours"]
+    parts = [*(work.__name__ for work, _ in CHECKS), "speed", "whole", "crew", "hours"]
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
     given = parser.parse_args()
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -567,6 +587,7 @@ def main() -> None:
         for part, name, lines in (
             ("speed", "speed", partial(speeds, sizes)),
             ("whole", "the published work", partial(whole, sizes)),
+            ("crew", "several workers", partial(crew, sizes)),
             ("hours", "a study by hours", partial(by_hours, sizes, device, Path(place))),
         ):
             if part in given.only:

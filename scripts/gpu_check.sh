@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# For whoever has a CUDA GPU: whether everything works on it, and how fast, in about eight minutes. The table on stdout has
+# For whoever has a CUDA GPU: whether everything works on it, and how fast, in about ten minutes. The table on stdout has
 # the form of BENCHMARKS.md; what is happening goes to stderr. Without a CUDA device a small version runs, and says so.
 # `--only PART ...` runs some of it (`--help` lists them; export needs resuming); `--tiny` is for tests.
 # `--python PATH`, before all else, takes a Python that has everything already, and installs nothing.
@@ -13,4 +13,4 @@ if [ "${1:-}" = "--python" ]; then
 else
   scripts/setup.sh >&2
 fi
-PYTHONPATH=$PWD exec "$python" scripts/gpu_check.py "$@"
+PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} exec "$python" scripts/gpu_check.py "$@"

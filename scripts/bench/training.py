@@ -10,10 +10,12 @@ and says so.
 Usage: python scripts/bench/training.py [--json] [--batches 16 64 256 1024]       (some minutes on 2 cores)
        python scripts/bench/training.py --whole 20000      the published work itself, by the study: 15 x 15 epochs over
                                                            so many generated images, 30 final ones; pruned and not
-                                                           (--trials, --epochs: a smaller piece of it)
+                                                           (--trials, --epochs: a smaller piece of it;
+                                                           --workers 1 2 4: by so many on the one device)
 """
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator
@@ -143,15 +145,18 @@ def measure(name: str, size: int, batch: int, patience: float, device: torch.dev
     return {**row, "share of the matrix rate": row["images per second"] * each / rate}
 
 
-def whole(folder: Path, images: int, pruner: str, given: argparse.Namespace, device: torch.device) -> Row:
+def whole(folder: Path, images: int, pruner: str, workers: int, given: argparse.Namespace, device: torch.device) -> Row:
     """Run the published work as a study: 15 points of 15 epochs each and 30 final epochs, pruned or not."""
     fields = {"preset": "reference", "groups": "none", "image_size": given.size, "pretrained": False}
-    fields |= {"trials": given.trials, "epochs": given.epochs, "final_epochs": 2 * given.epochs}
+    fields |= {"trials": given.trials, "epochs": given.epochs, "final_epochs": 2 * given.epochs, "workers": workers}
     config = resolve(None, {**fields, "data": str(folder / "tissue"), "pruner": pruner})
     url, start = f"sqlite:///{folder}/optuna.db", time.perf_counter()
-    news = list(launch.run(StudyRequest(config.model_dump(mode="json")), pruner, url, [str(device)]))
-    seconds = time.perf_counter() - start
-    return {"images": images, "epochs": sum(isinstance(one, TrialEpoch) for one in news), "seconds": seconds}
+    request, epochs, searched = StudyRequest(config.model_dump(mode="json")), 0, 0.0
+    for one in launch.run(request, f"{pruner}-{workers}", url, [str(device)]):
+        if isinstance(one, TrialEpoch):
+            epochs, searched = epochs + 1, time.perf_counter() - start
+    row: Row = {"images": images, "pruner": pruner, "workers": workers, "epochs": epochs}
+    return {**row, "search seconds": searched, "seconds": time.perf_counter() - start}
 
 
 def cells(given: argparse.Namespace) -> Iterator[Cell]:
@@ -166,12 +171,14 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
     sources = max(4, round(given.whole / (copies * len(tissue.CLASSES))))
     with tempfile.TemporaryDirectory() as place:
         tissue.generate(Path(place) / "tissue", sources=sources, copies=copies, size=given.size)
-        for pruner in ("none", "hyperband"):
-            yield pruner, partial(whole, Path(place), copies * sources * len(tissue.CLASSES), pruner, given, device)
+        total = copies * sources * len(tissue.CLASSES)
+        for pruner, workers in itertools.product(given.pruners, given.workers):
+            yield f"{pruner}, {workers}", partial(whole, Path(place), total, pruner, workers, given, device)
 
 
 if __name__ == "__main__":
     options = {"--batches": [16, 64, 256, 1024], "--patience": (10.0, "seconds a batch may take")}
     options |= {"--whole": {"type": int, "metavar": "IMAGES"}, "--size": (128, "pixels")}
     options |= {"--trials": (15, "of the whole work"), "--epochs": (15, "of a trial of the whole work")}
+    options |= {"--pruners": ["none", "hyperband"], "--workers": [1]}
     run(__doc__ or "", cells, options)
