@@ -15,7 +15,7 @@
 The first four get the image size of our plan without pretrained networks; the first three also networks as wide and
 epochs as many as fit into the time (both are printed). The same held-out images are scored once, at the end. If our
 plan weighs the classes, all but the first three do so too. Differences are ours minus theirs, paired, with 95 %
-intervals over groups; n = 1.
+intervals over groups; n = 1. All sides run on the processor, also where there is a GPU.
 
 Usage: python scripts/bench/peers.py DIR --minutes 8 [--groups FILE] [--only ours,recipe] [--keep peers.jsonl]
 """
@@ -292,6 +292,7 @@ def ours(bench: Bench, *settings: str) -> Row:
     """Run `study run --hours`; `settings`: settings of the study, as --set takes them."""
     with tempfile.TemporaryDirectory() as place:
         words = ["run", "--data", str(bench.folder.resolve()), "--hours", str(bench.seconds / 3600), "--name", "s"]
+        words += ["--device", "cpu"]  # as the others
         settings += () if bench.config.groups is None else (f"groups={bench.config.groups}",)
         words += [word for one in settings for word in ("--set", one)]
         here = str(Path(__file__).resolve().parents[2])

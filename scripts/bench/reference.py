@@ -7,8 +7,8 @@ resizes every image in every epoch; batches of 16, float32, Adam with weight dec
 no augmentation (the script's own never runs); every configuration is trained to the end; then the best goes on for
 twice the epochs in batches of 32. Ours is the study itself, from opening the folder to the exported model, (a) without
 pruning, (b) with Hyperband; its winner is trained afresh for three times the epochs, so that both models have seen the
-images equally often. Both see the same train and val parts, and are scored on the same held-out images once, at the
-end.
+images equally often. Both see the same train and val parts, run on the processor (also where there is a GPU), and are
+scored on the same held-out images once, at the end.
 
 Usage: python scripts/bench/reference.py DIR [--json]         a folder of class folders, with groups.csv or without
        python scripts/bench/reference.py --generate 768       synthetic tissue of 768 pixels     (ten minutes each)
