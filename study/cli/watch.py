@@ -76,7 +76,7 @@ def glance(name: str, url: str) -> Snapshot:
             idle=not study.clock.is_held(),
         )
     finally:
-        storage.engine.dispose()
+        storage.close()
 
 
 def _running(trial: FrozenTrial, study: OpenStudy, held: dict[int, str]) -> RunningTrial:

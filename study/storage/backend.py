@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import sqlalchemy.exc
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, Engine, Table
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
 
 from study import StudyError
@@ -33,27 +33,33 @@ class RefusedError(StudyError):
         self.action = action
 
 
-class Expressions(Protocol):
+class Expressions(ABC):
     """SQL expressions of the views that databases write differently."""
 
     param_text: str  # the readable value of p, a row of trial_params
     param_number: str  # the same as a number; NULL for a word
 
+    @abstractmethod
     def param(self, kind: str) -> str:
         """Return the value of p in the type of its column."""
 
+    @abstractmethod
     def user(self, key: str, kind: str) -> str:
         """Return a user attribute of the trial t; NULL where it is missing or of another kind."""
 
+    @abstractmethod
     def field(self, place: str, key: str, kind: str) -> str:
         """Return one field of the JSON object in `place`; NULL where it is missing or `place` is not JSON."""
 
+    @abstractmethod
     def each(self, place: str) -> str:
         """Return the items of the JSON list in `place`, as rows with a column `value`."""
 
+    @abstractmethod
     def value(self, number: str, kind: str) -> str:
         """Return the value that Optuna stores as a number and its type; NULL for what is not a number."""
 
+    @abstractmethod
     def between(self, start: str, end: str) -> str:
         """Return the seconds between two times."""
 
@@ -61,19 +67,21 @@ class Expressions(Protocol):
 class Backend(ABC):
     """A kind of database: how it is opened, locked, written, looked at and copied.
 
-    A method that does nothing here is for those kinds that need it.
+    A method that is not abstract has what suits most kinds.
     """
 
     one_machine: bool  # whether all workers on a database are on one machine
+    one_state: ClassVar[dict[str, Any]]  # options of a connection that sees one state, whoever writes meanwhile
     expressions: Expressions
 
     def file(self, place: URL) -> Path | None:
         """Return the file of a database, None for a server's. Raises StudyError for one that nothing could resume."""
         return None
 
-    def can_be_made(self, place: URL) -> bool:
-        """Return whether a database is not there, but can be made. Raises StudyError when it cannot."""
-        return False
+    def is_there(self, place: URL) -> bool:
+        """Return whether a database is there. Raises StudyError where it cannot be written, or is not there and cannot
+        be made."""
+        return True
 
     @abstractmethod
     def open(
@@ -84,6 +92,10 @@ class Backend(ABC):
         `make` opens Optuna's storage, given settings of SQLAlchemy's engine and whether tables are made. Raises
         StudyError when the database is not there, cannot be written, or is none.
         """
+
+    def close(self, engine: Engine) -> None:
+        """Close this process's connections, so that the last process leaves a file that is whole."""
+        engine.dispose()
 
     def wait(self, place: URL) -> None:
         """Wait until a database that was there before answers. Raises StudyError when it does not for long."""
@@ -96,19 +108,11 @@ class Backend(ABC):
         """Hold a lock; see `locks.alone`."""
 
     @abstractmethod
-    def insert(self, table: Table) -> Any:
-        """Return an INSERT into a table, which has `excluded` and `on_conflict_do_update`."""
-
-    @abstractmethod
     def identity(self, connection: Connection) -> str:
         """Return what tells a database from its copies: the name of a file, or words with a slash for a server."""
 
-    @abstractmethod
-    def snapshot(self, engine: Engine) -> Connection:
-        """Open a connection that sees one state of the database, whoever writes meanwhile."""
-
     def keep_copy(self, place: URL, version: str) -> Path | None:
-        """Copy a file beside itself before its tables change from `version`; None for a server, which has its own."""
+        """Copy a file beside itself before its tables change from `version`; None for a server, which is not copied."""
         return None
 
     def flush(self, engine: Engine) -> None:

@@ -29,15 +29,17 @@ def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanS
     try:
         return backend_of(place).open(place, make, create=create, write=write)
     except RuntimeError as error:
-        raise _other_schema(url, error) from error
+        raise OtherSchemaError(url, error) from error
 
 
 class OtherSchemaError(StudyError):
-    """The tables were made by another version of Optuna."""
+    """The tables were made by another version of Optuna; `error`: what Optuna says of them."""
 
-    def __init__(self, message: str, older: bool) -> None:
-        super().__init__(message)
-        self.older = older  # whether that version is older than the installed one
+    def __init__(self, url: str, error: RuntimeError) -> None:
+        what, _, action = str(error).partition(". ")
+        self.older = "storage upgrade" in action  # Optuna names this command only for older tables
+        upgrade = f"what brings it up to date: study db upgrade --storage {quote(masked(url))}"
+        super().__init__(f"{what} ({upgrade if self.older else 'a newer one made it: pip install -U optuna'})")
 
 
 def wait_for_server(url: str) -> None:
@@ -49,8 +51,8 @@ def wait_for_server(url: str) -> None:
 def check_storage(url: str) -> None:
     """Raise StudyError when the database cannot be opened or made, and make nothing."""
     place = parse_url(url)
-    if not backend_of(place).can_be_made(place):
-        open_storage(url, create=False).engine.dispose()
+    if backend_of(place).is_there(place):
+        open_storage(url, create=False).close()
 
 
 def runs_folder(url: str, named: str | None = None) -> Path:
@@ -68,14 +70,6 @@ def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: 
             return kind(url, engine_kwargs=engine, skip_table_creation=not tables)
         time.sleep(pause)
     return kind(url, engine_kwargs=engine, skip_table_creation=not tables)
-
-
-def _other_schema(url: str, error: RuntimeError) -> StudyError:
-    """Return the error for another version's tables, which says what to do."""
-    older = "storage upgrade" in str(error)  # Optuna's text names this command only for older tables
-    what = str(error).partition(". ")[0]
-    upgrade = f"what brings it up to date: study db upgrade --storage {quote(masked(url))}"
-    return OtherSchemaError(f"{what} ({upgrade if older else 'a newer one made it: pip install -U optuna'})", older)
 
 
 def load_study(storage: LeanStorage, name: str) -> optuna.Study:

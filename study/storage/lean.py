@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
+from importlib import import_module
 from itertools import groupby
 from typing import Any
 
@@ -92,6 +93,10 @@ class LeanStorage(RDBStorage):
     def backend(self) -> Backend:
         """The kind of the database."""
         return backend_of(self.engine.url)
+
+    def close(self) -> None:
+        """Close this process's connections to the database."""
+        self.backend.close(self.engine)
 
     @repeated
     def study_names(self) -> list[str]:
@@ -228,7 +233,7 @@ class LeanStorage(RDBStorage):
 
     def _write(self, connection: Connection, table: Table, key: str, rows: list[dict[str, Any]]) -> None:
         if rows:
-            connection.execute(_upsert(table, key, self.backend), rows)
+            connection.execute(_upsert(table, key, self.engine.dialect.name), rows)
 
 
 for name in (
@@ -285,9 +290,9 @@ def _local(utc: datetime | None) -> datetime | None:
 
 
 @cache
-def _upsert(table: Table, key: str, backend: Backend) -> Any:
-    """Build the statement that inserts a row of a trial, or changes the one with that key."""
-    statement = backend.insert(table)
+def _upsert(table: Table, key: str, kind: str) -> Any:
+    """Build the statement that inserts a row of a trial, or changes the one with that key, for a kind of database."""
+    statement = import_module(f"sqlalchemy.dialects.{kind}").insert(table)
     new = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
     return statement.on_conflict_do_update(index_elements=["trial_id", key], set_=new)
 

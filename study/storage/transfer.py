@@ -1,7 +1,7 @@
 """Copies of studies in another database of either kind: row by row in one transaction, compared before it ends."""
 
 from collections.abc import Iterator
-from itertools import islice, zip_longest
+from itertools import islice
 from typing import Any
 
 import sqlalchemy
@@ -32,7 +32,8 @@ def transfer(source: LeanStorage, target: LeanStorage) -> list[tuple[str, int]]:
     out: a worker on the original does not work on the copy. Raises StudyError where the target has a study of the same
     name already, where a row cannot be kept in the target, and where it reads differently there.
     """
-    with source.backend.snapshot(source.engine) as read, target.engine.connect() as write, write.begin():
+    seen = source.engine.connect().execution_options(**source.backend.one_state)
+    with seen as read, target.engine.begin() as write:
         names = {row.study_id: row.study_name for row in read.execute(sqlalchemy.select(STUDIES))}
         there = set(write.scalars(sqlalchemy.select(STUDIES.c.study_name)))
         if both := sorted(str(name) for name in names.values() if name in there):
@@ -50,27 +51,39 @@ def transfer(source: LeanStorage, target: LeanStorage) -> list[tuple[str, int]]:
 
 
 def _copy(read: Connection, write: Connection, table: Table, keys: Keys) -> None:
-    """Copy the rows of a table, whose new keys are added to `keys`. Raises ValueError where one reads differently."""
+    """Copy the rows of a table, and add new keys to `keys` where other tables name them.
+
+    Raises ValueError where a row reads differently from what was written.
+    """
     (key,) = table.primary_key
-    insert = sqlalchemy.insert(table).returning(key, sort_by_parameter_order=True)
-    made: dict[int, int] = {}
     rows = _rows(read, table, keys)
+    made: dict[int, int] = {}
     while some := list(islice(rows, AT_ONCE)):
         old = [row.pop(key.name) for row in some]
-        made |= zip(old, write.scalars(insert, some), strict=True)
-    every = {**keys, key.name: made}
-    written = {name: {one: one for one in known.values()} for name, known in every.items()}
-    for one, other in zip_longest(_rows(read, table, every), _rows(write, table, written)):
-        if one != other:
-            raise ValueError(f"a row of {table.name} reads differently: {one}, there {other}")
+        new = _inserted(write, table, some)
+        there = write.execute(sqlalchemy.select(table).where(key.in_(new)).order_by(key)).mappings()
+        for row, number, other in zip(some, new, map(dict, there), strict=True):
+            if {**row, key.name: number} != other:
+                raise ValueError(f"a row of {table.name} reads differently: {row}, there {other}")
+        if table in (STUDIES, TRIALS):
+            made |= zip(old, new, strict=True)
     if table in (STUDIES, TRIALS):
-        keys |= every
+        keys[key.name] = made
+
+
+def _inserted(write: Connection, table: Table, rows: list[Row]) -> list[int]:
+    """Insert rows; return the key of each."""
+    (key,) = table.primary_key
+    if write.dialect.insert_executemany_returning_sort_by_parameter_order:
+        return list(write.scalars(sqlalchemy.insert(table).returning(key, sort_by_parameter_order=True), rows))
+    added = [write.execute(sqlalchemy.insert(table), row).inserted_primary_key for row in rows]  # SQLite before 3.35
+    return [one[0] for one in added if one]
 
 
 def _rows(connection: Connection, table: Table, keys: Keys) -> Iterator[Row]:
-    """Yield the rows of a table in the order they were made, their keys replaced.
+    """Yield the rows of a table in the order they were made, the keys of others that they name replaced.
 
-    Rows of which `keys` lacks a key are left out: they belong to nothing in the target.
+    Rows that name a key which `keys` lacks are left out: they belong to nothing in the target.
     """
     query = sqlalchemy.select(table).order_by(*table.primary_key)
     here = {name: known for name, known in keys.items() if name in table.c}

@@ -42,17 +42,18 @@ def upgrade(url: str) -> UpgradeResult:
     try:
         ready = open_storage(url, create=False, write=False)  # refuses what is not Optuna's, or of another version
         version = ready.get_current_version()
-        ready.engine.dispose()
+        ready.close()
         return UpgradeResult(version, version, None)
     except OtherSchemaError as error:
         if not error.older:
             raise
+    place = parse_url(url)
+    backend_of(place).is_there(place)  # refuses a file that cannot be written
     storage = RDBStorage(url, skip_compatibility_check=True, skip_table_creation=True)
     try:
         before, after = storage.get_current_version(), storage.get_head_version()
         if somebody_is_at_work(storage):
             raise StudyError(f"a process works on a study in {masked(url)} (stop it first: Ctrl-C, or kill -TERM)")
-        place = parse_url(url)
         copy = backend_of(place).keep_copy(place, re.sub(r"[^0-9A-Za-z.]", "", before))
         _migrate(storage, copy)
     finally:
@@ -69,8 +70,7 @@ def somebody_is_at_work(storage: RDBStorage) -> bool:
             texts = connection.scalars(sqlalchemy.select(attribute.value_json).where(attribute.key == CLOCK)).all()
         with readable("a study's clock"):
             holders = [ClockState.model_validate(json.loads(text)).holder for text in texts]
-        clocks: list[LifeSign] = [((one.clock, one.beat), one.process) for one in holders if one]
-        return [*clocks, *held(storage.engine)]
+        return [*(one.sign for one in holders if one), *held(storage.engine)]
 
     def watching() -> None:
         logger.warning("a process that cannot be seen from here worked on a study; watching it for a minute")

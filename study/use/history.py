@@ -81,7 +81,7 @@ class History:
         with storage_trouble(storage):
             database = open_storage(storage, create=False, write=False)
             names = database.study_names()
-            database.engine.dispose()
+            database.close()
         if name is None and len(names) != 1:
             raise StudyError(f"which study? (there are: {', '.join(names) or 'none; start one with: study run'})")
         self.name = names[0] if name is None else name
@@ -132,7 +132,7 @@ class History:
             try:
                 yield load_study(database, self.name), database
             finally:
-                database.engine.dispose()
+                database.close()
 
 
 def _frame(columns: Sequence[str], rows: list[tuple[object, ...]]) -> "DataFrame":

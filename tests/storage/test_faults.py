@@ -26,7 +26,6 @@ from study.storage.door import load_study, open_storage
 from study.storage.sqlite import file as files
 from study.storage.sqlite import line
 from study.storage.sqlite.file import file_system
-from study.storage.sqlite.line import ENDS
 from tests import killer
 from tests.conftest import Shell, open_config, tiny_options
 from tests.killer import everything, options
@@ -458,7 +457,7 @@ def test_the_last_to_close_leaves_one_file(tmp_path: Path) -> None:
     """The connection that only watches would close last otherwise, and it may not bring the file up to date."""
     study = open_config(f"sqlite:///{tmp_path}/optuna.db", resolve(None, {"preset": "quick", "data": "digits"}))
     assert (tmp_path / "optuna.db-wal").stat().st_size
-    ENDS[study.storage.engine]()
+    study.storage.close()
     assert [file.name for file in tmp_path.glob("optuna.db*")] == ["optuna.db"]
 
 
@@ -486,7 +485,7 @@ def test_a_finished_database_is_read_where_nothing_may_be_written(shell: Shell, 
         study = open_config(f"sqlite:///{tmp_path}/optuna.db", config, "s", tmp_path / "runs" / "s")
         for file in tmp_path.glob("optuna.db*"):  # as a kill leaves them: the last changes are in the -wal file
             shutil.copy(file, disk)
-        ENDS[study.storage.engine]()
+        study.storage.close()
         shutil.copy(tmp_path / "optuna.db", disk / "whole.db")
         url, whole = f"sqlite:///{disk}/optuna.db", f"sqlite:///{disk}/whole.db"
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)

@@ -152,3 +152,31 @@ def test_any_study_reads_the_same(postgres: str, tmp_path: Path) -> None:
                 optuna.delete_study(study_name="s", storage=storage)
 
     check()
+
+
+def test_a_reader_sees_one_state_whoever_writes_meanwhile(url: str) -> None:
+    """A copy that is made while workers write must not hold half of what one of them wrote."""
+    writer = open_storage(url, create=True)
+    study = optuna.create_study(study_name="s", storage=writer)
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    reader = open_storage(url, create=False, write=False)
+    count = sqlalchemy.select(sqlalchemy.func.count()).select_from(TRIALS)
+    with reader.engine.connect().execution_options(**reader.backend.one_state) as seen:
+        first = seen.scalar(count)
+        study.add_trial(optuna.trial.create_trial(value=2.0))
+        assert (first, seen.scalar(count)) == (1, 1)
+    with reader.reading() as seen:
+        assert seen.scalar(count) == 2
+
+
+def test_a_copy_is_the_same_where_sqlite_cannot_return_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("a", "b")]
+    source, target = (open_storage(url, create=True) for url in urls)
+    optuna.create_study(study_name="other", storage=target)
+    study = optuna.create_study(study_name="s", storage=source)
+    for value in (1.0, 2.0):
+        study.add_trial(optuna.trial.create_trial(value=value, intermediate_values={0: 0.5}, user_attrs={"a": [1]}))
+    for one in ("insert_executemany_returning_sort_by_parameter_order", "insert_executemany_returning"):
+        monkeypatch.setattr(target.engine.dialect, one, False)  # as before 3.35
+    assert transfer(source, target) == [("s", 2)]
+    assert list(map(told, optuna.load_study(study_name="s", storage=target).trials)) == list(map(told, study.trials))

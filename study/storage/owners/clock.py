@@ -17,8 +17,7 @@ from pydantic import BaseModel, Field, JsonValue
 from study import StudyError
 from study.attributes import CLOCK, kept
 from study.storage.lean import LeanStorage
-from study.storage.owners import processes
-from study.storage.owners.processes import HeartbeatWatch, Process, is_alive, now, this_process
+from study.storage.owners.processes import HeartbeatWatch, LifeSign, Process, is_alive, now, this_process
 
 TICK_SECONDS = 10.0
 """Seconds between two additions; a kill loses at most that."""
@@ -35,12 +34,10 @@ class Holder(BaseModel):
     process: Process
     beat: int = 0
 
-    def is_gone(self, one_machine: bool, watch: HeartbeatWatch) -> bool:
-        """Return whether the holder is gone, so that another process may go on with the clock."""
-        there = is_alive(self.process, one_machine)
-        if there is None:  # on another machine: its beat is watched
-            return watch.still_for((self.clock, self.beat), MOST_AT_ONCE) >= processes.GRACE_SECONDS
-        return not there
+    @property
+    def sign(self) -> LifeSign:
+        """The holder's sign of life."""
+        return (self.clock, self.beat), self.process
 
 
 class ClockState(BaseModel):
@@ -57,7 +54,7 @@ class Clock:
         self._storage = storage
         self._study_id = study_id
         self._id = uuid4().hex
-        self._watch = HeartbeatWatch()
+        self._watch = HeartbeatWatch(MOST_AT_ONCE)
         self._lock = threading.Lock()
         self._standing: ClockState | None = None  # None while it is not running here
         self._at = now()
@@ -123,7 +120,7 @@ class Clock:
         ours = there.holder is not None and there.holder.clock == self._id
         one_machine = self._storage.backend.one_machine
         passed = now() - self._at if first else min(now() - self._at, MOST_AT_ONCE)  # first: images were read
-        if there.holder is not None and not ours and not there.holder.is_gone(one_machine, self._watch):
+        if there.holder is not None and not ours and not self._watch.is_gone(there.holder.sign, one_machine):
             gained = 0.0 if self._standing is None else there.seconds - self._standing.seconds
             self._uncounted = max(0.0, self._uncounted + passed - gained)  # a holder that is gone adds nothing
             return None

@@ -20,7 +20,6 @@ from sqlalchemy import BigInteger, Column, Engine, Integer, MetaData, String, Ta
 from study import StudyError
 from study.signals import stop_behind
 from study.storage.lean import LeanStorage
-from study.storage.owners import processes
 from study.storage.owners.processes import (
     HeartbeatWatch,
     LifeSign,
@@ -139,11 +138,8 @@ class Leases:
     def _is_free(self, row: Any) -> bool:
         if row.worker is None:
             return True
-        alive = is_alive(_process(row), self._one_machine)
-        if alive is not None:
-            return not alive
-        watch = self._watched.setdefault(row.trial_id, HeartbeatWatch())
-        return watch.still_for((row.worker, row.beat), GAP_SECONDS) >= processes.GRACE_SECONDS
+        watch = self._watched.setdefault(row.trial_id, HeartbeatWatch(GAP_SECONDS))
+        return watch.is_gone(((row.worker, row.beat), _process(row)), self._one_machine)
 
 
 def _process(row: Any) -> Process:
@@ -222,15 +218,15 @@ def held(engine: Engine, trial_ids: Collection[int] | None = None) -> list[LifeS
 
 def holders(storage: LeanStorage) -> dict[int, str]:
     """Return in words who holds each leased trial, by trial id; a storage opened to read is enough."""
-    found = {}
+    found, one_machine = {}, storage.backend.one_machine
     for row in _leased(storage.engine, sqlalchemy.true()):
-        alive = is_alive(_process(row), storage.backend.one_machine) if row.worker else False
+        alive = is_alive(_process(row), one_machine) if row.worker else False
         found[row.trial_id] = "waits to be continued" if alive is False else f"run by process {row.pid} on {row.host}"
     return found
 
 
 def _leased(engine: Engine, which: sqlalchemy.ColumnElement[bool]) -> Sequence[Any]:
-    if not sqlalchemy.inspect(engine).has_table(LEASES.name):
-        return []
-    with engine.connect() as connection:
+    with engine.connect().execution_options(reads=True) as connection:
+        if not sqlalchemy.inspect(connection).has_table(LEASES.name):
+            return []
         return connection.execute(sqlalchemy.select(LEASES).where(which)).all()

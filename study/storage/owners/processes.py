@@ -67,24 +67,33 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
-class HeartbeatWatch:
-    """A measure of how long a heartbeat has stood still, by this process's own monotonic clock."""
+LifeSign = tuple[Hashable, Process]
+"""A sign of life, which changes while its process lives, and the process."""
 
-    def __init__(self) -> None:
+
+class HeartbeatWatch:
+    """A measure of how long a heartbeat has stood still, by this process's own monotonic clock.
+
+    `gap`: seconds that one pause between two looks adds to that at most.
+    """
+
+    def __init__(self, gap: float) -> None:
+        self._gap = gap
         self._seen: Hashable = None
         self._at = 0.0
         self._still = 0.0
 
-    def still_for(self, sign: Hashable, gap: float) -> float:
-        """Return the seconds so far, given the `sign` seen now; one pause between two looks adds `gap` at most."""
+    def is_gone(self, sign: LifeSign, one_machine: bool) -> bool:
+        """Return whether a process is gone; one that cannot be checked from here is when its heartbeat stands still."""
+        alive = is_alive(sign[1], one_machine)
+        return self.still_for(sign[0]) >= GRACE_SECONDS if alive is None else not alive
+
+    def still_for(self, beat: Hashable) -> float:
+        """Return the seconds so far, given the `beat` seen now."""
         at = now()
-        self._still = self._still + min(at - self._at, gap) if sign == self._seen else 0.0
-        self._seen, self._at = sign, at
+        self._still = self._still + min(at - self._at, self._gap) if beat == self._seen else 0.0
+        self._seen, self._at = beat, at
         return self._still
-
-
-LifeSign = tuple[Hashable, Process]
-"""A sign of life, which changes while its process lives, and the process."""
 
 
 def is_anyone_alive(look: Callable[[], list[LifeSign]], one_machine: bool, watching: Callable[[], None]) -> bool:

@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from sqlalchemy import Connection, Engine, Table, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import URL
 from typing_extensions import override
 
@@ -32,6 +31,7 @@ class PostgresqlBackend(Backend):
     """Studies in a PostgreSQL database, which its administrator makes, and whose commits survive a power cut."""
 
     one_machine = False
+    one_state: ClassVar = {"isolation_level": "REPEATABLE READ"}
     expressions = PostgresqlExpressions()
     ask = staticmethod(ask)
 
@@ -42,7 +42,7 @@ class PostgresqlBackend(Backend):
         try:
             # Keepalive packets (psycopg): the connection that holds a lock is silent for a whole final training.
             alive = {"keepalives_idle": 60} if place.get_driver_name().startswith("psycopg") else {}
-            storage = make({**CONNECTIONS, "connect_args": alive}, True)
+            storage = make({**CONNECTIONS, "connect_args": alive}, write)
             wait_for_restarts(storage.engine, shown(place))
             return storage
         except ImportError as error:  # raised by Optuna, which hides the driver's name
@@ -52,6 +52,8 @@ class PostgresqlBackend(Backend):
                 "(for PostgreSQL: pip install 'psycopg[binary]', and an address that starts with postgresql+psycopg://)"
             ) from error
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
+            if not write and "does not exist" in cause_of(error) and "relation" in cause_of(error):
+                raise StudyError(f"no studies in {shown(place)} (start one with: study run)") from error
             raise StudyError(f"cannot open the storage {shown(place)}: {cause_of(error)}") from error
 
     @override
@@ -78,19 +80,11 @@ class PostgresqlBackend(Backend):
                     connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
 
     @override
-    def insert(self, table: Table) -> Any:
-        return insert(table)
-
-    @override
     def identity(self, connection: Connection) -> str:
         number, name = connection.execute(text(NUMBER)).one()
         if connection.scalar(text("SELECT has_function_privilege('pg_control_system()', 'execute')")):
             name = connection.scalar(text("SELECT system_identifier FROM pg_control_system()"))
         return f"postgresql:{name}/{number}"
-
-    @override
-    def snapshot(self, engine: Engine) -> Connection:
-        return engine.connect().execution_options(isolation_level="REPEATABLE READ")
 
     @override
     def views(self, connection: Connection) -> dict[str, str]:

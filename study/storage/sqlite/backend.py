@@ -1,17 +1,16 @@
 """The kind of database that is a SQLite file."""
 
 import fcntl
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
-from sqlalchemy import Connection, Engine, Table
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL
 from typing_extensions import override
 
@@ -19,10 +18,10 @@ from study import StudyError
 from study.storage.backend import Backend, Storage
 from study.storage.names import DEFAULT_URL
 from study.storage.sqlite.ask import ask
-from study.storage.sqlite.copies import copy_file, name_of
+from study.storage.sqlite.copies import RESCUED, copy_file, numbered
 from study.storage.sqlite.expressions import SqliteExpressions
 from study.storage.sqlite.file import check_file, reader, when_free, writer
-from study.storage.sqlite.line import wait_in_line
+from study.storage.sqlite.line import ENDS, wait_in_line
 from study.storage.trouble import NO_ROOM, cause_of
 
 
@@ -30,6 +29,7 @@ class SqliteBackend(Backend):
     """Studies in a SQLite file."""
 
     one_machine = True  # a file on a network file system is refused
+    one_state: ClassVar = {"reads": True}
     expressions = SqliteExpressions()
     ask = staticmethod(ask)
 
@@ -40,12 +40,10 @@ class SqliteBackend(Backend):
         return Path(place.database)
 
     @override
-    def can_be_made(self, place: URL) -> bool:
-        file = self.file(place)
-        if file.exists():
-            return False
-        check_file(file, create=True)
-        return True
+    def is_there(self, place: URL) -> bool:
+        there = self.file(place).exists()
+        check_file(self.file(place), create=not there)
+        return there
 
     @override
     def open(
@@ -64,7 +62,13 @@ class SqliteBackend(Backend):
             raise StudyError(f"cannot open {file} as a SQLite database: {cause_of(error)}") from error
         if write:
             wait_in_line(storage.engine, file)
+        else:  # a transaction sees one state; the driver by itself would let each SELECT see another
+            event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
         return storage
+
+    @override
+    def close(self, engine: Engine) -> None:
+        ENDS.pop(engine, engine.dispose)()
 
     @override
     @contextmanager
@@ -88,24 +92,16 @@ class SqliteBackend(Backend):
             yield lambda: None
 
     @override
-    def insert(self, table: Table) -> Any:
-        return insert(table)
-
-    @override
     def identity(self, connection: Connection) -> str:
-        # runs/ lies beside it; a rescued copy counts as the file it was rescued from
-        return name_of(connection, self.file(connection.engine.url))
-
-    @override
-    def snapshot(self, engine: Engine) -> Connection:
-        return engine.connect().execution_options(reads=True)  # every transaction sees one state
+        name = self.file(connection.engine.url).name  # runs/ lies beside it
+        if connection.exec_driver_sql("PRAGMA application_id").scalar() == RESCUED:
+            return re.sub(r"\.rescued(-\d+)?$", "", name)
+        return name
 
     @override
     def keep_copy(self, place: URL, version: str) -> Path:
         file = self.file(place)
-        check_file(file, create=False)
-        names = (f"{file.name}.{version}{f'-{number}' if number > 1 else ''}" for number in count(1))
-        copy = next(there for there in map(file.with_name, names) if not there.exists())
+        copy = next(there for there in numbered(file, version) if not there.exists())
         copy_file(file, copy)
         return copy
 

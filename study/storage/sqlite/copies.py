@@ -1,14 +1,12 @@
 """Copies of a SQLite database while others write to it, and the rescue of one that has lost its name."""
 
 import filecmp
-import itertools
 import os
-import re
 import sqlite3
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from shlex import quote
-
-from sqlalchemy import Connection
 
 from study import StudyError
 from study.storage.sqlite.file import check_file, reader, when_free
@@ -24,13 +22,17 @@ def rescue(origin: sqlite3.Connection, file: Path) -> str:
     Every worker does so; an older rescue, which somebody may have gone on with, stays as it is.
     """
     try:
-        for number in itertools.count(1):
-            rescued = file.with_name(f"{file.name}.rescued{f'-{number}' if number > 1 else ''}")
+        for rescued in numbered(file, "rescued"):
             if _copy(origin, rescued, mark=RESCUED):
                 return f" (what it held is in {rescued}: go on with --storage {quote(f'sqlite:///{rescued}')})"
     except (sqlite3.Error, OSError):
         pass
     return " (put it back with its -wal file, then give the same command)"
+
+
+def numbered(file: Path, ending: str) -> Iterator[Path]:
+    """Yield FILE.ENDING, FILE.ENDING-2, FILE.ENDING-3 and so on."""
+    return (file.with_name(f"{file.name}.{ending}{f'-{number}' if number > 1 else ''}") for number in count(1))
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -95,9 +97,3 @@ def _renamed(part: Path, target: Path) -> bool:
     except OSError:  # a file system without links
         os.rename(part, target)
     return True
-
-
-def name_of(connection: Connection, file: Path) -> str:
-    """Return the name of the file, without what `rescue` has added to it."""
-    rescued = connection.exec_driver_sql("PRAGMA application_id").scalar() == RESCUED
-    return re.sub(r"\.rescued(-\d+)?$", "", file.name) if rescued else file.name

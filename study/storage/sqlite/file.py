@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from study import StudyError
-from study.storage.sqlite.tables import LONGEST_VALUE, SECONDS, ended_after, irregular, stranger
+from study.storage.sqlite.tables import SECONDS, careful, irregular, stranger
 
 PATIENCE = 600.0
 """Seconds to wait for another program's lock before giving up."""
@@ -65,9 +65,8 @@ def check_file(file: Path, *, create: bool, write: bool = True) -> None:
 
 def check_tables(connection: sqlite3.Connection, file: Path) -> None:
     """Raise StudyError for a trigger, or for something other than a plain table in the place of one of Optuna's."""
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
     try:
-        with ended_after(connection, SECONDS):
+        with careful(connection, SECONDS):
             found = stranger(connection)
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", 0) not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_ERROR):
@@ -117,7 +116,7 @@ def reader(file: Path) -> Callable[[], sqlite3.Connection]:
         if not os.access(real.parent, os.W_OK):  # SQLite wants to make files beside it, unless nothing can change
             _check_at_rest(real)
             address += "&immutable=1"
-        connection = sqlite3.connect(address, uri=True, timeout=SLICE, check_same_thread=False)
+        connection = sqlite3.connect(address, uri=True, timeout=SLICE, isolation_level=None, check_same_thread=False)
         check_tables(connection, file)
         return connection
 

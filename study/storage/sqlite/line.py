@@ -11,10 +11,7 @@ from study.storage.sqlite.copies import rescue
 from study.storage.sqlite.file import PATIENCE, reader, when_free
 
 ENDS: "WeakKeyDictionary[Engine, finalize[..., Engine]]" = WeakKeyDictionary()
-"""Functions that close the file of each engine, called at the end of the process at the latest.
-
-The last process to do so leaves one file that is whole.
-"""
+"""Functions that close the file of each engine, called at the end of the process at the latest."""
 
 
 def wait_in_line(engine: Engine, file: Path) -> None:

@@ -36,14 +36,20 @@ def irregular(file: Path) -> Path | None:
 
 
 @contextmanager
-def ended_after(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
-    """End statements of a connection that still run `seconds` from now: they raise sqlite3.OperationalError."""
-    end = time.monotonic() + seconds
+def careful(connection: sqlite3.Connection, seconds: float, longest: int = LONGEST_VALUE) -> Iterator[None]:
+    """Look into a stranger's file: rows have `longest` bytes at most, from now on, and text may be no UTF-8.
+
+    Statements that still run `seconds` from now raise sqlite3.OperationalError.
+    """
+    end, kept = time.monotonic() + seconds, connection.text_factory
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
+    connection.text_factory = lambda content: content.decode(errors="replace")
     connection.set_progress_handler(lambda: time.monotonic() > end, 1000)
     try:
         yield
     finally:
         connection.set_progress_handler(None, 0)
+        connection.text_factory = kept
 
 
 def stranger(connection: sqlite3.Connection) -> str | None:
@@ -52,15 +58,6 @@ def stranger(connection: sqlite3.Connection) -> str | None:
     Raises sqlite3.Error where it cannot be read. SQLite says of what kind each table is; before version 3.37, the text
     that created it does.
     """
-    kept = connection.text_factory
-    connection.text_factory = lambda content: content.decode(errors="replace")
-    try:
-        return _stranger(connection)
-    finally:
-        connection.text_factory = kept
-
-
-def _stranger(connection: sqlite3.Connection) -> str | None:
     found = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'trigger' OR sql LIKE 'CREATE%TRIGGER%BEGIN%END%'"
     ).fetchone()
@@ -82,7 +79,7 @@ def _stranger(connection: sqlite3.Connection) -> str | None:
     return None
 
 
-AT_ONCE, MOST_NAMES, LONGEST_ROW = 0.3, 1000, 1 << 20
+SHELL_SECONDS, MOST_NAMES, LONGEST_ROW = 0.3, 1000, 1 << 20
 """Limits of `names_in`: seconds that a shell waits, names that it is offered, and bytes of a row with a name."""
 
 
@@ -96,12 +93,11 @@ def names_in(file: Path) -> list[str]:
         if irregular(file):
             return []
         address = f"{file.resolve().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(address, uri=True, timeout=AT_ONCE)) as database:
-            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_ROW)
-            with ended_after(database, AT_ONCE):
-                if stranger(database):
-                    return []
-                rows = database.execute(f"SELECT study_name FROM studies ORDER BY rowid LIMIT {MOST_NAMES}").fetchall()
+        opened = closing(sqlite3.connect(address, uri=True, timeout=SHELL_SECONDS))
+        with opened as database, careful(database, SHELL_SECONDS, LONGEST_ROW):
+            if stranger(database):
+                return []
+            rows = database.execute(f"SELECT study_name FROM studies ORDER BY rowid LIMIT {MOST_NAMES}").fetchall()
     except (sqlite3.Error, OSError):
         return []
     return [name for (name,) in rows if isinstance(name, str) and is_name(name)]
