@@ -1,6 +1,7 @@
 """Load of the machine: how much other programs slow this process down, as Linux counts it."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -37,10 +38,8 @@ class Load:
 def _counted() -> dict[str, tuple[int, int]]:
     """Return for each living thread the nanoseconds that it has run, and has waited for a processor."""
     found = {}
-    try:
-        for task in TASKS.iterdir():
+    for task in TASKS.iterdir() if TASKS.is_dir() else ():
+        with suppress(OSError, ValueError):  # no such count, or a thread that has just ended
             ran, waited, _ = (task / "schedstat").read_text(encoding="ascii").split()
             found[task.name] = int(ran), int(waited)
-    except (OSError, ValueError):  # not Linux, no such count, or a thread that has just ended
-        pass
     return found

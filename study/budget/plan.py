@@ -45,7 +45,7 @@ FULL_TRAININGS, KNOWN_TRAININGS = 5, 3
 """Full-length trainings that the search must have time for: from scratch, or with a backbone in the space."""
 MOST_TRIALS = 64
 LEAST_SHARE = 0.15
-"""Smallest share of the final epochs, trained even when no time is left."""
+"""Smallest share of the final epochs with which a final training begins; its pace may end it sooner."""
 MORE_EPOCHS, LONG = 2.0, 45
 """Most final epochs if time is left over: MORE_EPOCHS times the planned number, or LONG if that is more."""
 SPARE = 0.9
@@ -371,9 +371,10 @@ def planned_again(
     images and result stay as they are.
     """
     machine = planned.throughput
-    if machine is None or planned.again or len(trials) != AGAIN_AFTER:
+    if machine is None or planned.again or len(trials) < AGAIN_AFTER:
         return None
-    times = median(seconds / epoch_seconds(config, images, machine, one) for one, seconds in trials)
+    took = (seconds / epoch_seconds(config, images, machine, one) for one, seconds in trials[:AGAIN_AFTER])
+    times = median(took)
     if 1 / AGAIN_FROM <= times <= AGAIN_FROM:
         return None
     slower = replace(
@@ -385,10 +386,15 @@ def planned_again(
     )
     stages = expected(config, images, slower, planned.hours)
     stages |= {name: planned.stages[name] for name in ("measuring", "images", "result")}
+    kept = _kept(config, stages, planned.hours)
+    if planned.given_up:  # a scarce plan keeps no more than its final training and result take
+        stages |= {"confirmation": 0.0, "final training": times * planned.stages["final training"], "search": 0.0}
+        kept = stages["final training"] + stages["result"]
+        stages["search"] = max(0.0, 3600 * planned.hours - sum(stages.values()))
     return planned.model_copy(
         update={
             "stages": stages,
-            "after_search": _kept(config, stages, planned.hours),
+            "after_search": kept,
             "epoch": planned.epoch * times,
             "throughput": slower,
             "again": f"an epoch of the first {AGAIN_AFTER} trials took {times:.1f} times as long as planned",
@@ -445,7 +451,8 @@ def extended(config: StudyConfig, autos: Collection[str], epoch: float, seconds:
         }
         richer = StudyConfig.model_validate({**there, **added})
         more = _final_epochs_in_all(richer)
-        return richer if _final_epochs_in_all(config) < more <= SPARE * seconds / epoch else None
+        scratch = richer.final_epochs if backbones(config.space) else 0  # a pretrained winner's rival from scratch
+        return richer if _final_epochs_in_all(config) < more <= SPARE * seconds / epoch - scratch else None
 
     if "final_epochs" in autos:
         most = max(LONG, int(config.final_epochs * MORE_EPOCHS))
@@ -486,8 +493,9 @@ def expected(
         + known_seconds(config, images, throughput)[1]
         + export_seconds(config, throughput),
     }
-    stages["search"] = max(0.0, min((1 - AFTER) * 3600 * hours, 3600 * hours - sum(stages.values())))
-    stages["search"] = max(0.0, stages["search"] - stages["measuring"] - stages["images"])
+    before = stages["measuring"] + stages["images"]
+    search = min((1 - AFTER) * 3600 * hours - before, 3600 * hours - sum(stages.values()))
+    stages["search"] = max(0.0, search)
     if config.trials is not None:
         features = known_seconds(config, images, throughput)[0]
         stages["search"] = min(stages["search"], features + config.trials * _trial_epochs(config) * epoch)

@@ -274,9 +274,10 @@ class Display:
 def _summary_rows(name: str, card: StudyCard, worth: Verdict, directory: Path) -> list[tuple[str, str]]:
     """Return the rows of the final screen, the verdict first."""
     study = card.study
+    space = study.config.get("space")
     params = ", ".join(
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in in_use(study.params).items()
+        for key, value in in_use(space if isinstance(space, dict) else {}, study.params).items()
     )
     metric = study.metric.replace("_", " ")
     score = "none" if study.selection_score is None else percent(study.selection_score)

@@ -265,9 +265,10 @@ FROM_BACKBONE = ("backbone_trained", "backbone_rate")
 """Parameters that only networks with a backbone have."""
 
 
-def in_use(params: Mapping[str, Value]) -> dict[str, Value]:
+def in_use(space: Mapping[str, Any], params: Mapping[str, Value]) -> dict[str, Value]:
     """Return the parameters that matter to a trial's network: it is either from scratch or from a pretrained one."""
-    idle = FROM_BACKBONE if params.get("backbone", "none") == "none" else FROM_SCRATCH
+    backbone = params.get("backbone", space.get("backbone", "none"))  # searched, or one for all trials
+    idle = FROM_BACKBONE if backbone == "none" else FROM_SCRATCH
     return {name: value for name, value in params.items() if name not in idle}
 
 

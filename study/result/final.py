@@ -39,6 +39,7 @@ from models.bundle.reference import IMAGENET
 from study import StudyError
 from study.attributes import BASELINE, MODELS, NUM_PARAMS, PRETRAINED, number
 from study.config.schema import StudyConfig
+from study.config.space import full_point
 from study.result.front import Point, front, point, smaller
 from study.result.gain import best_start
 from study.result.pace import SCRATCH, OutOfTimeError, Pace
@@ -125,6 +126,7 @@ def finish(
     trial = best[0]
     shipped: list[TrainedNetwork] = []
     compared: list[tuple[str, int, TrainedNetwork]] = []
+    lost: dict[str, str] = {}
     for role, job in final_jobs(study, work, best, fresh=fresh, watch=watch, pace=pace):
         try:
             made = yield from train(study, work, replace(job, epochs=len(shipped[0].epochs) if shipped else None))
@@ -132,9 +134,11 @@ def finish(
             logger.warning(str(error))
             continue
         except StudyError as error:
-            if role is None:
+            if job.kind == "shipped":
                 raise
-            logger.warning(f"no comparison with the {role}: {error}")  # no reason to withhold the model
+            name = role or f"seed {job.seed}"
+            lost[name] = str(error)  # no reason to withhold the model
+            logger.warning(f"no comparison with {'the ' if role else ''}{name}: {error}")
             continue
         if role:
             compared.append((role, job.trial.number, made))
@@ -155,7 +159,7 @@ def finish(
     opening = open_test(study, [*(one.digest for one in trained), *known], work.parts.hash)
     scored = score_all(work, shipped, compared, grown, rival)
     card = _card(study, work, trial, trained, opening, scored, leaky)
-    card = card.model_copy(update={"not_compared": absent})
+    card = card.model_copy(update={"not_compared": lost | absent})
     card = _write(study, work, trial, directory, trained[0], card, scored.mistakes, pace)
     if not fresh:
         study.stage_ends("result")
@@ -174,6 +178,11 @@ def train_on_all(
     StudyError if there is no such model.
     """
     scored, trial = _scored(study)
+    if full_point(work.config.space, trial.params)["schedule"] == "plateau":
+        raise StudyError(
+            f"the schedule of trial {trial.number} is plateau, which needs a validation loss: on all images it would "
+            "be another training (search with another: --set space.schedule=onecycle)"
+        )
     parts = tuple(part for part in EVERY if len(getattr(work.parts, part)))
     whole = Job("training on all images", trial, 0, 0, 1, fresh=False, watch=watch)
     job = replace(whole, epochs=scored.final.epochs, parts=parts)
@@ -182,7 +191,14 @@ def train_on_all(
         update={
             "sibling_sha256": scored.weights_sha256,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
-            "final": scored.final.model_copy(update={"data": "all images", "trainings": 1}),
+            "final": scored.final.model_copy(
+                update={
+                    "data": "all images",
+                    "trainings": 1,
+                    "seconds": round(sum(epoch.seconds for epoch in made.epochs), 3),
+                    "epoch_seconds": [round(epoch.seconds, 3) for epoch in made.epochs],
+                }
+            ),
             "smaller": None,
         }
     )
@@ -290,7 +306,7 @@ def begins(work: Workspace, trial: FrozenTrial) -> bool:
 
 def _from_scratch(study: OpenStudy, work: Workspace) -> list[tuple[str, FrozenTrial]]:
     """Return the best trial, by last value and pruned or not, whose network does not begin from a pretrained one."""
-    found = [one for one in study.own_trials() if one.intermediate_values and not begins(work, one)]
+    found = [one for one in study.shippable() if one.state.is_finished() and not begins(work, one)]
     found.sort(key=lambda one: (-last_value(one), one.number))
     return [(SCRATCH, one) for one in found[:1]]
 
@@ -322,8 +338,8 @@ def _grown(trees: Future[Trees], pace: Pace | None) -> Trees | str:
     try:
         return trees.result(timeout=None if pace is None else max(0.0, left))
     except TimeoutError:
-        if trees.done():  # the error is from growing the trees
-            raise
+        if trees.done():  # the error is from growing the trees, or they are grown just now
+            return trees.result()
         logger.warning("no comparison with trees: the hours are over")
         return "the hours were over"
 
@@ -563,7 +579,8 @@ def _card(
             epochs=len(trial.intermediate_values),
             complete=trial.state == TrialState.COMPLETE,
             trials=len(study.own_trials()),
-            config=config.model_dump(mode="json"),
+            # Where the leaky score was asked for, and left out for its time, the card says that it was asked for.
+            config=config.model_copy(update={"leaky_score": study.config.leaky_score}).model_dump(mode="json"),
         ),
         final=FinalTraining(
             data=config.final_data,

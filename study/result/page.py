@@ -74,7 +74,7 @@ def page(
         ("model", "The shipped model", _model(card, config, found, epochs)),
         ("gain", "Did the search pay?", _gain(card, found.gain)),
         ("search", "The search", _search(trials, config, card, found, times)),
-        ("trials", "All trials", _trials(trials, config.metric)),
+        ("trials", "All trials", _trials(trials, config)),
         ("data", "The data", _data(card.data)),
         ("again", "How to do it again", _again(card, times)),
     ]
@@ -320,7 +320,8 @@ def _model(card: StudyCard, config: StudyConfig, found: SearchFacts, epochs: lis
         ("probabilities", calibrated(card)),
     ]
     chosen: list[Row] = [
-        (name, _allowed(config.space[name]), _short(value)) for name, value in sorted(in_use(study.params).items())
+        (name, _allowed(config.space[name]), _short(value))
+        for name, value in sorted(in_use(config.space, study.params).items())
     ]
     edge = "".join(
         f"<li>{html.escape(line)}: a wider range might hold a better one.</li>" for line in found.at_the_edge
@@ -457,7 +458,7 @@ def _front(front: list[Point], card: StudyCard) -> str:
     )
 
 
-def _trials(trials: list[FrozenTrial], metric: str) -> str:
+def _trials(trials: list[FrozenTrial], config: StudyConfig) -> str:
     trials = best_first(trials)
     rows: list[Row] = [
         (
@@ -466,11 +467,11 @@ def _trials(trials: list[FrozenTrial], metric: str) -> str:
             percent(trial.value) if trial.value is not None else "",
             trial.last_step or 0,
             round(number(trial.user_attrs, SECONDS) or 0.0, 1),
-            ", ".join(f"{key} {_short(value)}" for key, value in in_use(trial.params).items()),
+            ", ".join(f"{key} {_short(value)}" for key, value in in_use(config.space, trial.params).items()),
         )
         for trial in trials
     ]
-    return _some(("trial", "state", figures.selection_name(metric), "epochs", "seconds", "parameters"), rows)
+    return _some(("trial", "state", figures.selection_name(config.metric), "epochs", "seconds", "parameters"), rows)
 
 
 def _short(value: object) -> str:

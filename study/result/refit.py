@@ -117,7 +117,8 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
         autos = study.left_to_plan()
         most = max(config.confirm, MOST_CONFIRMED) if "confirm" in autos else config.confirm
         config = extended(config, autos, _epoch_seconds(study, planned.epoch, most), left)  # with what is left by now
-        stage = FinalStage.model_validate({**config.model_dump(mode="json"), "trials": count, "hours": hours})
+        fixed = {**config.model_dump(mode="json"), "leaky_score": True, "trials": count, "hours": hours}
+        stage = FinalStage.model_validate(fixed)
         study.remember(FINAL_STAGE, stage.model_dump(mode="json"))
     decided = stage.model_dump(mode="json", exclude={"trials", "hours", "scratch"})
     decided["leaky_score"] = stage.leaky_score and work.config.leaky_score
@@ -132,7 +133,7 @@ def pace_of(study: OpenStudy, *, again: bool, decides: bool = True) -> Pace | No
 
 def _pace(study: OpenStudy, planned: Plan, hours: float, *, decides: bool) -> Pace:
     best = ranked(study)[:MOST_CONFIRMED] if study.has_trained() else []
-    known = any(one.params.get("backbone", "none") != "none" for one in best)
+    known = any(full_point(study.config.space, one.params)["backbone"] != "none" for one in best)
     return Pace(study, planned, hours, decides=decides, known=known)
 
 

@@ -61,7 +61,7 @@ def write_report(
         rungs=rungs_table(trials, config),
         importance=importances(trials),
         infeasible=sum(why(trial.user_attrs) in INFEASIBLE for trial in trials),
-        at_the_edge=edges(config.space, in_use(card.study.params)),
+        at_the_edge=edges(config.space, in_use(config.space, card.study.params)),
         gain=gain(trials, next(one for one in study.trials() if one.number == card.study.trial)),
         front=front,
         stages=stages,

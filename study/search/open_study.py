@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import JsonValue
 
 from study import StudyError
-from study.attributes import ASKED, CONTRACT, PLANNED, STAGES, kept
+from study.attributes import ASKED, CONTRACT, INFEASIBLE, PLANNED, STAGES, kept, why
 from study.budget.plan import ENDS, Plan, Stage, taken
 from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
@@ -115,9 +115,16 @@ class OpenStudy:
         planned = self.planned()
         return 3600 * hours - (planned.after_search if planned else 0.0) - self.clock.spent()
 
+    def shippable(self) -> list[FrozenTrial]:
+        """Return the own trials, also running ones, that finished an epoch and are not INFEASIBLE."""
+        trials = self.trials()
+        running = [one for one in trials if one.state == TrialState.RUNNING and self.members.stranger(one) is None]
+        every = [*self.members.own(trials), *running]
+        return [one for one in every if one.intermediate_values and why(one.user_attrs) not in INFEASIBLE]
+
     def has_trained(self) -> bool:
-        """Return whether a trial has finished an epoch; until then there is no model, even if the hours are over."""
-        return any(trial.intermediate_values for trial in self.trials())
+        """Return whether a trial can become a model; until then there is none, even if the hours are over."""
+        return bool(self.shippable())
 
     def is_there(self) -> bool:
         """Return whether this very study is still in its database; True if the database cannot be asked."""

@@ -162,7 +162,7 @@ def open_study(
     opened.remember(FOUND_BY, found_by)
     if new and looks:
         opened.remember(OPENINGS, [one.model_dump(mode="json") for one in looks])
-    if planned and opened.planned() is None:
+    if planned and (new or opened.planned() is None):
         opened.remember(PLANNED, planned.model_dump(mode="json"))
     if new and asked and asked.autos:
         opened.remember(ASKED, asked.fields)

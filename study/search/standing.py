@@ -6,7 +6,7 @@ from shlex import quote
 from optuna.trial import FrozenTrial, TrialState
 
 from study import StudyError
-from study.attributes import INFEASIBLE, SECONDS, number, why
+from study.attributes import SECONDS, number
 from study.config.schema import StudyConfig
 from study.config.space import full_point
 from study.search.open_study import OpenStudy
@@ -52,13 +52,7 @@ def ranked(study: OpenStudy) -> list[FrozenTrial]:
         return best_first(finished)
     if finished:
         return sorted(best_first(finished), key=lambda trial: -promise(study.config, trial))
-    begun = [
-        trial
-        for trial in (*study.own_trials(), *study.trials(TrialState.RUNNING))
-        if trial.intermediate_values
-        and study.members.stranger(trial) is None
-        and why(trial.user_attrs) not in INFEASIBLE
-    ]
+    begun = study.shippable()
     if not begun:
         raise StudyError(
             f"the study {study.name!r} has no trial that ran to its end, nor one that was trained for a while "

@@ -29,6 +29,9 @@ from study.storage.trouble import repeated, storage_trouble, was_cut_off
 LOOK_SECONDS = 0.5
 """Seconds between two looks for a trial while other workers run the last ones."""
 
+LATE = 3
+"""Number of trials that must have failed before a search whose hours are over ends without a model."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +86,7 @@ def _next(study: OpenStudy, leases: Leases, run: Objective) -> Generator[TrialNe
     with alone(study.storage, study.folder) as confirm:
         if not study.is_there():
             raise KeyError(study.name)  # `while_it_exists` turns it into StudyError
-        claim = _claim(study, leases, confirm) if study.search_seconds_left() > 0 or not study.has_trained() else None
+        claim = _claim(study, leases, confirm) if study.search_seconds_left() > 0 or _may_go_on(study) else None
     if claim:
         yield from _run(claim, run)
         return True
@@ -91,6 +94,11 @@ def _next(study: OpenStudy, leases: Leases, run: Objective) -> Generator[TrialNe
         return False
     time.sleep(LOOK_SECONDS)  # if a worker of such a trial dies, this one goes on with it
     return True
+
+
+def _may_go_on(study: OpenStudy) -> bool:
+    """Return whether the search goes on after its hours: until one trial, of the first LATE, can become a model."""
+    return not study.has_trained() and len(study.own_trials()) < LATE
 
 
 def _sweep(study: OpenStudy) -> None:

@@ -16,6 +16,7 @@ from study.budget.plan import (
     FULL_TRAININGS,
     SPARE,
     Plan,
+    expected,
     extended,
     plan,
     planned_again,
@@ -177,6 +178,36 @@ def test_few_hours_buy_less_of_a_search_and_it_is_said() -> None:
             assert richer.final_epochs >= config.final_epochs
 
 
+def test_a_scarce_plan_that_is_made_again_keeps_its_search() -> None:
+    images = Images(count=5000, side=224, grouped=True)
+    config, found = planned(0.03, images, HERE)
+    assert found.given_up
+    network = cost_of(config.space, config.starts[0], config.image_size)
+    usual = epoch_seconds(config, images, HERE, network)
+    for times in (2.0, 0.5):
+        again = planned_again(config, found, images, [(network, times * usual)] * 3)
+        assert again is not None
+        assert again.after_search == pytest.approx(again.stages["final training"] + again.stages["result"])
+        assert sum(again.stages.values()) <= 3600 * found.hours + 1e-6
+        assert (again.stages["search"] > found.stages["search"]) == (times < 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(hours=HOURS, images=FOLDERS, speed=SPEEDS)
+def test_the_search_gets_what_nothing_else_needs(hours: float, images: Images, speed: float) -> None:
+    machine = HERE.faster(speed)
+    try:
+        config, found = planned(hours, images, machine)
+    except StudyError:
+        return
+    if found.given_up:
+        return
+    stages = expected(config.with_fields({"trials": None}), images, machine, hours)
+    before = stages["measuring"] + stages["images"]
+    others = sum(stages.values()) - stages["search"]
+    assert stages["search"] == pytest.approx(max(0.0, min((1 - AFTER) * 3600 * hours - before, 3600 * hours - others)))
+
+
 def test_without_hours_there_is_nothing_to_plan() -> None:
     images = Images(count=100, side=8, grouped=True)
     assert plan(StudyRequest(resolve(None, {}).model_dump(mode="json")), images, HERE)[1] is None
@@ -285,7 +316,8 @@ def test_where_the_first_trials_take_longer_the_rest_is_planned_again() -> None:
     assert again(1.4) is None
     assert again(0.7) is None
     assert again(2.0, trials=2) is None
-    assert again(2.0, trials=4) is None  # only once, after the first three
+    assert again(2.0, trials=4) == again(2.0)  # the first three count, also where two ended at once
+    assert planned_again(config, found, images, [*[(network, usual)] * 3, (network, 9 * usual)]) is None
     slower, faster = again(2.0), again(0.5)
     assert slower is not None
     assert faster is not None

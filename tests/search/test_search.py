@@ -16,6 +16,7 @@ from data.datasets import ImageSet
 from models.bundle import folder as bundle
 from models.scores.conformal import PredictionSets, RefusedLevel
 from models.scores.evaluation import predict_logits
+from models.training.loop import EpochResult
 from study import StudyError
 from study.attributes import OPENINGS
 from study.config.rungs import brackets
@@ -27,6 +28,7 @@ from study.search import trial as trial_module
 from study.search.open_study import OpenStudy
 from study.search.standing import is_start, ranked, winner
 from study.search.trial import Step, TrialEpoch, TrialNews, TrialStart, objective
+from study.search.worker import LATE
 from study.search.worker import search as run_trials
 from study.storage.door import open_storage
 from study.training.workspace import Workspace
@@ -188,6 +190,30 @@ def test_diverged_trials_are_pruned_with_a_reason(tiny: MakeConfig, workspace: M
     drain(search(study, work))
     assert {trial.state for trial in study.study.trials} == {TrialState.PRUNED}
     assert all("diverged" in trial.user_attrs["pruned_because"] for trial in study.study.trials)
+    with pytest.raises(StudyError, match="has no trial that ran to its end"):
+        winner(study)
+
+
+def test_a_search_whose_hours_are_over_ends_where_trial_after_trial_fails(
+    tiny: MakeConfig, workspace: MakeWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = workspace(tiny(trials=20))
+    study = opened(work, tmp_path)
+    monkeypatch.setattr(EpochResult, "diverged", property(lambda _: True))
+    monkeypatch.setattr(OpenStudy, "search_seconds_left", lambda _: -1.0)
+    drain(search(study, work))
+    assert len(study.study.trials) == LATE
+    assert not study.has_trained()  # as `winner` says
+
+
+def test_a_trial_that_diverged_later_is_no_model_yet(tiny: MakeConfig, workspace: MakeWork, tmp_path: Path) -> None:
+    """A search whose hours are over goes on until a trial can be shipped, not until one has reported."""
+    study = opened(workspace(tiny(trials=2)), tmp_path)
+    trial = study.study.ask(study.members.space)
+    trial.report(0.5, 1)
+    trial.set_user_attr("why", "diverged")
+    study.study.tell(trial, state=TrialState.PRUNED)
+    assert not study.has_trained()
     with pytest.raises(StudyError, match="has no trial that ran to its end"):
         winner(study)
 
@@ -507,10 +533,10 @@ def test_the_best_start_is_trained_like_a_winner_that_was_drawn(
     assert "It is one of the networks that the search began with" in (tmp_path / "start" / "report.html").read_text()
 
 
-def test_a_rival_that_cannot_be_trained_does_not_withhold_the_model(
+def test_a_rival_or_a_seed_that_cannot_be_trained_does_not_withhold_the_model(
     tiny: MakeConfig, workspace: MakeWork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    work = workspace(tiny(trials=4, confirm=2))
+    work = workspace(tiny(trials=4, confirm=2, final_seeds=2))
     study = opened(work, tmp_path)
     drain(search(study, work))
     real = final.train
@@ -524,6 +550,7 @@ def test_a_rival_that_cannot_be_trained_does_not_withhold_the_model(
     card = drain(finish(study, work, None, tmp_path / "model"))[-1].card
     assert [one.name for one in card.comparison] == ["trees"]
     assert "no comparison with the runner-up: it diverged" in caplog.text
+    assert card.not_compared["seed 1"] == card.not_compared["runner-up"] == "it diverged"
 
 
 def test_a_positive_class_must_exist(shell: Shell, small_folder: Path) -> None:
