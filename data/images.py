@@ -309,9 +309,19 @@ def _say_16_bits() -> None:
     logger.warning("some files hold numbers of 16 or 32 bits: 0 is taken for black and 65535 for white")
 
 
-def source_size(files: Sequence[Path]) -> tuple[int, int] | None:
-    """Return the median width and height, in pixels, of about SAMPLE of the files, evenly spaced; None if none can be
-    read."""
+Size = tuple[int, int]
+"""Width and height, in pixels."""
+
+
+def source_size(files: Sequence[Path]) -> Size | None:
+    """Return the median size of some of the files; None if none can be read."""
+    found = source_sizes(files, 50)
+    return None if found is None else found[0]
+
+
+def source_sizes(files: Sequence[Path], *percents: float) -> tuple[Size, ...] | None:
+    """Return percentiles of width and height, in pixels, of about SAMPLE of the files, evenly spaced; None if none can
+    be read."""
     sizes = []
     for file in files[:: max(1, len(files) // SAMPLE)]:
         try:
@@ -321,8 +331,9 @@ def source_size(files: Sequence[Path]) -> tuple[int, int] | None:
             continue
     if not sizes:
         return None
-    width, height = np.median(sizes, axis=0).round().astype(int).tolist()
-    return width, height
+    return tuple(
+        (width, height) for width, height in np.percentile(sizes, percents, axis=0).round().astype(int).tolist()
+    )
 
 
 def to_rgb(image: Image.Image, ranges: Ranges | None = None) -> Image.Image:

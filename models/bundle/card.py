@@ -101,6 +101,7 @@ class Origin(Section):
     trial: int
     winner: int
     leader: int | None = None  # the trial with the best selection score, if that is another one: see `choice`
+    tied: int = 0  # number of other trials with the selection score of the best one
     confirmed: list[Confirmation] | None = None
     params: dict[str, bool | int | float | str]
     metric: str
@@ -139,6 +140,7 @@ class Data(Section):
     source_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = (
         None  # median width and height of the files, pixels
     )
+    source_span: tuple[tuple[int, int], tuple[int, int]] | None = None  # 5 % of the files are smaller, and 5 % larger
     field_um: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # side of what an image shows, µm
     images: int
     groups: int

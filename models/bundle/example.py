@@ -1,6 +1,6 @@
 """Print the class probabilities of images, using only this folder: python example.py IMAGE...
 
-It needs numpy, Pillow, and onnxruntime or torch.
+It needs numpy, Pillow, and onnxruntime or torch. A file that cannot be read has an error in its row: exit code 1.
 """
 
 import json
@@ -11,8 +11,17 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image, ImageOps
 
+
+def refuse(line: str) -> NoReturn:
+    print(line, file=sys.stderr)
+    raise SystemExit(2)
+
+
 here = Path(__file__).parent
-card = json.loads((here / "card.json").read_text(encoding="utf-8"))
+try:
+    card = json.loads((here / "card.json").read_text(encoding="utf-8"))
+except (OSError, ValueError) as error:
+    refuse(f"{here / 'card.json'} cannot be read: {error} (copy the whole folder again)")
 size = card["preprocessing"]["size"]
 # Black and white for numbers of more than 8 bits.
 ranges = {"whole": (0, 65535), **card["preprocessing"].get("ranges", {})}
@@ -36,29 +45,38 @@ def pixels(path: str) -> np.ndarray:
     return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
 
 
-def refuse(line: str) -> NoReturn:
-    print(line, file=sys.stderr)
-    raise SystemExit(2)
+def in_words(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
-def checked(path: str) -> np.ndarray:
+def probabilities_of(images: np.ndarray) -> np.ndarray:
     try:
-        return pixels(path)
-    except Exception as error:  # a decoder may raise any error
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        refuse(f"{path} cannot be read as an image: {reason}")
+        import onnxruntime
+
+        return np.asarray(onnxruntime.InferenceSession(here / "model.onnx").run(None, {"images": images})[0])
+    except Exception as error:  # not installed, or the file is missing or damaged
+        first = error
+    if not (here / "model.pt2").exists():
+        refuse(f"model.onnx cannot be used ({in_words(first)}), and there is no model.pt2")
+    try:
+        import torch
+
+        return np.asarray(torch.export.load(here / "model.pt2").module()(torch.from_numpy(images)).detach())
+    except Exception as error:
+        refuse(f"neither model.onnx ({in_words(first)}) nor model.pt2 ({in_words(error)}) can be used")
 
 
 if not sys.argv[1:]:
     refuse("no image was named (type: python example.py IMAGE...)")
-images = np.stack([checked(path) for path in sys.argv[1:]])  # uint8 [N, size, size, 3]
-try:
-    import onnxruntime
-
-    (probabilities,) = onnxruntime.InferenceSession(here / "model.onnx").run(None, {"images": images})
-except ImportError:
-    import torch
-
-    probabilities = torch.export.load(here / "model.pt2").module()(torch.from_numpy(images)).detach().numpy()
-for path, row in zip(sys.argv[1:], probabilities.tolist()):
-    print(json.dumps({"path": path, "probabilities": dict(zip(card["classes"], row))}))
+rows: list[dict[str, object]] = []
+good: list[np.ndarray] = []
+for path in sys.argv[1:]:
+    try:
+        good.append(pixels(path))  # uint8 [size, size, 3]
+        rows.append({"path": path})
+    except Exception as error:  # a decoder may raise any error
+        rows.append({"path": path, "error": f"cannot be read as an image: {in_words(error)}"})
+found = iter(probabilities_of(np.stack(good)).tolist() if good else ())
+for row in rows:
+    print(json.dumps(row if "error" in row else {**row, "probabilities": dict(zip(card["classes"], next(found)))}))
+raise SystemExit(1 if len(good) < len(rows) else 0)

@@ -56,7 +56,7 @@ def _head(card: Card) -> Lines:
 def _use() -> Lines:
     return [
         "`python example.py IMAGE...` prints the probabilities; it needs numpy, Pillow, and onnxruntime or torch. "
-        "`model.onnx` and `model.pt2` take uint8 RGB images [N, S, S, 3], any N, and give calibrated probabilities "
+        "`model.onnx` and `model.pt2` take uint8 RGB images [N, S, S, 3], any N, and give probabilities "
         "[N, K]: normalisation and temperature are inside. Decode and resize as `example.py` does: other software "
         "resizes differently.",
         "The hashes in `card.json` show damage, not malice: who can alter this folder can alter them too.",

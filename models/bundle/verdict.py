@@ -143,6 +143,9 @@ def _named(row: Comparison, card: Card) -> str:
     return f"{name} ({percent(value)}; the difference is {low} to {high} points)"
 
 
+BEST = "the best selection score"
+
+
 def choice(study: Origin) -> str:
     """Say which trial was shipped, and why."""
     chosen = study.confirmed[0].trial if study.confirmed else study.winner
@@ -154,11 +157,14 @@ def choice(study: Origin) -> str:
             f"{which}. Trial {study.leader} had a better selection score, but trains a new last layer alone, which "
             "gains nothing from a longer training."
         )
+    best = f"the best selection score, as had {_count(study.tied, 'other')} after it" if study.tied else BEST
     if not study.confirmed:
-        return f"{which}, which had the best selection score."
+        return f"{which}, which had {best}."
     if chosen == study.winner:
-        return f"{which}, which had the best selection score, and was the best when trained again (confirmation)."
-    return f"{which}, chosen by confirmation; trial {study.winner} had the best selection score."
+        again = [one.mean for one in study.confirmed]
+        first = "was the best" if len(again) < 2 or again[0] > again[1] else "shared the best score"
+        return f"{which}, which had {best}, and {first} when trained again (confirmation)."
+    return f"{which}, chosen by confirmation; trial {study.winner} had {best}."
 
 
 def _notes(card: Card, test: HeldOutScores) -> list[str]:

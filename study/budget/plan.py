@@ -106,14 +106,18 @@ def taken(ends: Mapping[Stage, float]) -> dict[Stage, float]:
 def in_words(config: StudyConfig) -> str:
     """Return in one line what a plan decided."""
     trials = "trials" if config.trials is None else f"up to {counted(config.trials, 'trial')}"
-    confirmed = f", the best {config.confirm} confirmed" if config.confirm > 1 else ""
     judged = ", judged by balanced accuracy" if config.metric == "balanced_accuracy" else ""
     weighted = ", each class weighted the same" if config.class_weights == "balanced" else ""
     return (
         f"{config.image_size} px, {_largest(config)}, {trials} of {counted(config.epochs, 'epoch')}"
-        f"{confirmed}, {counted(config.final_epochs, 'final epoch')}, {counted(config.final_seeds, 'seed')}"
-        f"{judged}{weighted}"
+        f", {after_in_words(config)}{judged}{weighted}"
     )
+
+
+def after_in_words(config: StudyConfig) -> str:
+    """Return in words what follows the search."""
+    confirmed = f"the best {config.confirm} confirmed, " if config.confirm > 1 else ""
+    return f"{confirmed}{counted(config.final_epochs, 'final epoch')}, {counted(config.final_seeds, 'seed')}"
 
 
 def _largest(config: StudyConfig) -> str:

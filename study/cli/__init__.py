@@ -275,13 +275,14 @@ def _follow(
 
     quiet_optuna()
     stopped = "stopped; nothing is lost. Go on with"
-    with stoppable(f"\n{stopped} the same command\n"), show(err, quiet=quiet, first=first) as display:
+    early = "stopped before the study was made. Give the same command again"
+    with stoppable(f"\n{early}\n"), show(err, quiet=quiet, first=first) as display:
         try:
             with unmasked():
                 display.follow(going_on(start(display)))
         except StopRequest as stop:
             resume = f"study resume {quote(name)}{more}{storage_option(storage)}"
-            err.print(f"{stopped} {'the same command' if not display.opened else resume}", markup=False)
+            err.print(f"{stopped} {resume}" if display.opened else early, markup=False)
             raise typer.Exit(stop.exit_code) from None
     for item in finished:
         out.print(

@@ -146,8 +146,8 @@ class Display:
         self._started = time.monotonic()
         if opened.study.planned():
             self._say(f"decided: {in_words(opened.study.config)}")
-        counts = ", ".join(f"{part} {count}" for part, count in opened.parts.counts().items() if count)
-        self._log(f"images: {len(opened.dataset.labels)} ({counts}); {self._left()}")
+        self._say(f"study {opened.study.name}: {_parts_in_words(opened)}")
+        self._log(self._left())
         self._show_search(self._standing())
 
     def _standing(self) -> int:
@@ -190,13 +190,14 @@ class Display:
         total, before = news.epochs * news.trainings, min(places)
         done = before * news.epochs + sum(places.values())
         at_once = max(1, sum(epoch < news.epochs for epoch in places.values()))
-        left = duration((total - done) * news.result.seconds / at_once)
+        seconds = (total - done) * news.result.seconds / at_once
+        left = f"{duration(seconds)} left" if seconds >= 1 else "less than a second left"
         self._doing = f"{news.stage}: trial {news.trial}, {news.result.epoch} of {news.epochs} epochs done"
-        self._show(news.stage, done, total, f"{left} left")
+        self._show(news.stage, done, total, left)
         self._show("epoch", news.result.epoch, news.epochs, f"trial {news.trial}")
         if news.result.epoch == news.epochs:
             finished = before + sum(epoch == news.epochs for epoch in places.values())
-            rest = f"; {left} left in this stage" if done < total else ""
+            rest = f"; {left} in this stage" if done < total else ""
             self._log(f"{news.stage}: {finished} of {news.trainings} done (trial {news.trial}){rest}")
 
     def _left(self) -> str:
@@ -269,6 +270,24 @@ class Display:
             f"study dashboard{option}",
         ):
             out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+FEW_SOURCES = 10
+"""Number of sources in a part below which its score says little, whatever the number of its images."""
+
+
+def _parts_in_words(opened: StudyWithImages) -> str:
+    """Return in words how many images, of how many sources, each part has; few test sources are warned of."""
+    groups, parts = opened.dataset.groups, opened.parts
+    sources = {part: len(set(groups[getattr(parts, part)].tolist())) for part in parts.counts()}
+    alone = len(set(groups.tolist())) == len(groups)
+    counts = ", ".join(
+        f"{part} {count}" + ("" if alone else f" of {counted(sources[part], 'source')}")
+        for part, count in parts.counts().items()
+        if count
+    )
+    few = f"; {sources['test']} test sources say little of others" if 0 < sources.get("test", 0) < FEW_SOURCES else ""
+    return f"{counted(len(groups), 'image')} ({counts}){few}"
 
 
 def _summary_rows(name: str, card: StudyCard, worth: Verdict, directory: Path) -> list[tuple[str, str]]:

@@ -78,7 +78,7 @@ def predict(
     """
     from models.bundle.folder import load
     from study.cli.display import show
-    from study.use.predict import find_images, predict_files, threshold_of, unlike_training
+    from study.use.predict import find_images, predict_files, refused_sets, threshold_of, unlike_training
 
     as_csv = as_csv or csv_safe
     if out_folder is not None:
@@ -98,7 +98,8 @@ def predict(
     if isinstance(sys.stdin, io.TextIOWrapper):  # names of files need not be UTF-8
         sys.stdin.reconfigure(errors="surrogateescape")
     bundle = replace(load(model_at(model)), allowed=max_megapixels).to(choose_device(device))
-    threshold = threshold_of(bundle.card.conformal if bundle.card else None, set_level)
+    conformal = bundle.card.conformal if bundle.card else None
+    threshold = threshold_of(conformal, set_level)
     files = find_images(images, lambda: sys.stdin)
     if warning := unlike_training(bundle, files):
         err.print(warning, markup=False, soft_wrap=True)
@@ -133,7 +134,9 @@ def predict(
         else:
             table = list(rows)
     if not (as_json or as_jsonl or as_csv):
-        _show_table(table, top, threshold is not None)
+        _show_table(table, top, None if threshold is None else set_level or 0.1)
+        if why := refused_sets(conformal):
+            err.print(why, markup=False, soft_wrap=True)
     if bad and not skip_bad:
         why = "its row says why" if bad == 1 else "their rows say why"
         err.print(f"{bad} of {counted(len(files), 'file')} could not be read ({why})", markup=False, soft_wrap=True)
@@ -175,7 +178,8 @@ def _cells(row: Row, count: int, ranked: bool, sets: bool) -> list[str]:
     return [row["path"], row.get("label", ""), *cells, row.get("error", "")]
 
 
-def _show_table(rows: list[Row], top: int | None, sets: bool) -> None:
+def _show_table(rows: list[Row], top: int | None, sets: float | None) -> None:
+    """Print a table of the rows; `sets`: error level of the prediction sets, None where there are none."""
     from models.bundle.card import percent
 
     lines = []
@@ -188,7 +192,7 @@ def _show_table(rows: list[Row], top: int | None, sets: bool) -> None:
         value = shown if top else percent(pairs[row["label"]])
         inside = "{" + one_line(", ".join(row.get("set", []))) + "}" + (" abstains" if row.get("abstain") else "")
         lines.append((one_line(row["path"]), one_line(row["label"]), value, *([inside] if sets else [])))
-    print_table(("path", "label", "probability", *(["prediction set"] if sets else [])), lines)
+    print_table(("path", "label", "probability", *([f"prediction set ({percent(1 - sets)})"] if sets else [])), lines)
 
 
 @app.command(epilog="Example: study evaluate runs/quick-digits/model other_centre/")

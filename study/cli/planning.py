@@ -22,7 +22,10 @@ from study.search.settle import StoredStudy, look, stored_study, with_backbone
 from study.storage.names import check_name
 from study.storage.trouble import storage_trouble
 
-UNOPENED = "files were counted by their names: one that cannot be read stops a study before it begins"
+UNOPENED = (
+    "files were counted by their names: one that cannot be read, or a held-out image whose source is also trained on, "
+    "stops a study before it begins"
+)
 OTHERS = (1.0, 4.0, 12.0)
 """Hours that are shown beside those that were given."""
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -72,7 +73,12 @@ def sql(
             )
     else:
         text = sys.stdin.read() if query == "-" else query
-        text = next((recipe.sql for recipe in RECIPES if recipe.name == text.strip()), text)
+        recipes = {recipe.name: recipe.sql for recipe in RECIPES}
+        if text.strip() not in recipes and re.fullmatch(r"[\w-]+", text.strip()):
+            from study.config.space import nearest
+
+            raise StudyError(f"no recipe {text.strip()!r}{nearest(text.strip(), recipes)} (study sql lists them)")
+        text = recipes.get(text.strip(), text)
         with storage_trouble(storage), ask(storage, text, timeout) as answer:
             for table in named(text, INSTEAD):
                 err.print(f"{table} is a table of Optuna's own; what reads better: {INSTEAD[table]}", soft_wrap=True)

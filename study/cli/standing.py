@@ -188,8 +188,14 @@ def _ended(row: Row) -> str:
     counts = {state: value for state, value in row.items() if state in STATES and isinstance(value, int)}
     done, wanted = sum(counts.get(state, 0) for state in ("complete", "pruned")), row.get("trials_wanted")
     trials = f"{done} of {counted(wanted, 'trial')}" if isinstance(wanted, int) else counted(done, "trial")
-    shown = [f"{count} {STATES[state]}" for state, count in counts.items() if count]
-    return trials + (f" ended ({', '.join(shown)})" if shown else " ended")
+    over = row.get("stage") == "finished"
+    ended = [f"{counts[state]} {STATES[state]}" for state in ("complete", "pruned", "fail") if counts.get(state)]
+    others = [
+        f"{counts[state]} {words}"
+        for state, words in (("running", "cut off" if over else "running"), ("waiting", "waiting"))
+        if counts.get(state)
+    ]
+    return trials + (f" ended ({', '.join(ended)})" if ended else " ended") + "".join(f", {one}" for one in others)
 
 
 STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running", "waiting": "waiting"}
@@ -206,7 +212,7 @@ def _score(row: Row) -> str:
 def _spent(row: Row) -> str:
     hours, wanted = row["hours_spent"], row["hours_wanted"]
     spent = f"{duration(3600 * float(hours if isinstance(hours, float) else 0))} of work"
-    return spent if wanted is None else f"{spent} of {wanted:g} h"
+    return spent if not isinstance(wanted, float) else f"{spent} of {duration(3600 * wanted)}"
 
 
 def _remarks(row: Row) -> Iterator[str]:

@@ -18,21 +18,23 @@ SECONDS = 30.0
 RECIPES = (
     Recipe(
         "best-per-depth",
-        "How deep should the network be?",
+        "How deep should a network from scratch be?",
         """SELECT study, num_conv_blocks, count(*) AS trials, max(value) AS best, avg(value) AS mean
-FROM trials_flat
-WHERE state = 'COMPLETE'
+FROM trials_flat t
+WHERE state = 'COMPLETE' AND NOT EXISTS (
+  SELECT 1 FROM params p WHERE p.trial_id = t.trial_id AND p.name = 'backbone' AND p.value <> 'none')
 GROUP BY study, num_conv_blocks
 ORDER BY study, num_conv_blocks""",
     ),
     Recipe(
         "batch-norm",
-        "Does batch norm help? (after the first epoch, which pruned trials have seen too)",
+        "Does batch norm help from scratch? (after the first epoch, which pruned trials have seen too)",
         """SELECT p.study, p.value AS use_batch_norm, count(*) AS trials, avg(e.accuracy) AS after_first_epoch,
   max(t.value) AS best
 FROM params p JOIN epochs e ON e.trial_id = p.trial_id AND e.epoch = 1
   JOIN trials_flat t ON t.trial_id = p.trial_id
-WHERE p.name = 'use_batch_norm'
+WHERE p.name = 'use_batch_norm' AND NOT EXISTS (
+  SELECT 1 FROM params b WHERE b.trial_id = p.trial_id AND b.name = 'backbone' AND b.value <> 'none')
 GROUP BY p.study, p.value
 ORDER BY p.study, p.value""",
     ),

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel
 
 from data.datasets import ImageSet
-from data.images import decoding, source_size
+from data.images import decoding, source_sizes
 from data.slides.facts import field_of
 from data.splits import random_parts
 from models import ModelError, files
@@ -299,6 +299,13 @@ def _leader(study: OpenStudy) -> int | None:
     return best.number
 
 
+def _tied(study: OpenStudy) -> int:
+    """Count the other trials that reached the selection score of the winner."""
+    best = winner(study)
+    ended = [one for one in study.own_trials() if one.state == TrialState.COMPLETE]
+    return sum(one.value == best.value for one in ended if one.number != best.number) if best.value is not None else 0
+
+
 def begins(work: Workspace, trial: FrozenTrial) -> bool:
     """Return whether a trial's network begins from a pretrained one."""
     return isinstance(architecture(work, trial), BackboneConfig)
@@ -549,6 +556,7 @@ def _card(
 ) -> StudyCard:
     """Return a card with everything that a reader of the model must know; its files are added when they are written."""
     config, dataset = work.config, work.dataset
+    sizes = source_sizes([dataset.root / path for path in dataset.paths], 5, 50, 95)
     return StudyCard(
         synthetic_data=dataset.synthetic,
         protocol="given" if dataset.parts and config.protocol == "grouped" else config.protocol,
@@ -572,6 +580,7 @@ def _card(
             trial=trial.number,
             winner=winner(study).number,
             leader=_leader(study),
+            tied=_tied(study),
             confirmed=confirmed(study) if config.confirm > 1 else None,
             params=trial.params,
             metric=config.metric,
@@ -593,7 +602,8 @@ def _card(
         begun=_begun(work, trial),
         data=Data(
             source=config.data,
-            source_size=source_size([dataset.root / path for path in dataset.paths]),
+            source_size=None if sizes is None else sizes[1],
+            source_span=None if sizes is None else (sizes[0], sizes[2]),
             field_um=field_of(dataset.root),
             images=len(dataset.labels),
             groups=len(set(dataset.groups.tolist())),

@@ -27,7 +27,7 @@ from models.training.loop import EpochResult
 from models.training.recipe import derive_seed
 from study import StudyError
 from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, number
-from study.budget.plan import CONFIRM_SEEDS, MOST_CONFIRMED, Plan, extended, shortened
+from study.budget.plan import CONFIRM_SEEDS, MOST_CONFIRMED, Plan, after_in_words, extended, shortened
 from study.config.schema import StudyConfig
 from study.config.space import full_point, network_config
 from study.result.pace import FINAL_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer
@@ -119,6 +119,8 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
         config = extended(config, autos, _epoch_seconds(study, planned.epoch, most), left)  # with what is left by now
         fixed = {**config.model_dump(mode="json"), "leaky_score": True, "trials": count, "hours": hours}
         stage = FinalStage.model_validate(fixed)
+        if (now := after_in_words(config)) != (before := after_in_words(work.config)):
+            logger.warning(f"the hours hold another final stage than was planned: {now} (planned: {before})")
         study.remember(FINAL_STAGE, stage.model_dump(mode="json"))
     decided = stage.model_dump(mode="json", exclude={"trials", "hours", "scratch"})
     decided["leaky_score"] = stage.leaky_score and work.config.leaky_score

@@ -76,20 +76,29 @@ def evaluate(
     Raises StudyError for a class that the model does not know, and DataError for what is wrong with the folder.
     """
     _check_classes(bundle, folder, cache, labels_from, without, only)
-    most = bundle.megapixels(MOST_MEGAPIXELS)
-    dataset = load(
-        str(folder),
-        bundle.image_size,
-        cache,
-        groups=groups,
-        labels_from=labels_from,
-        without=without,
-        only=only,
-        skip_bad=skip_bad,
-        max_megapixels=most,
-        ranges=bundle.ranges or AS_16_BITS,
-        progress=progress,
-    )
+
+    def read(groups: str | None) -> ImageSet:
+        return load(
+            str(folder),
+            bundle.image_size,
+            cache,
+            groups=groups,
+            labels_from=labels_from,
+            without=without,
+            only=only,
+            skip_bad=skip_bad,
+            max_megapixels=bundle.megapixels(MOST_MEGAPIXELS),
+            ranges=bundle.ranges or AS_16_BITS,
+            progress=progress,
+        )
+
+    dataset, lines = read(groups), []
+    theirs = bundle.card.study.config.get("groups") if bundle.card and bundle.card.study else None
+    if groups is None and isinstance(theirs, str) and _is_own(bundle, dataset):
+        try:
+            dataset = read(theirs)
+        except DataError as error:
+            lines = [f"the study's own sources ({theirs}) cannot be read: {error}; the interval may be too narrow"]
     number = {name: index for index, name in enumerate(bundle.classes)}
     labels = np.array([number[name] for name in dataset.classes], np.int64)[dataset.labels]
     seen, new = _seen(bundle, home, dataset)
@@ -103,8 +112,14 @@ def evaluate(
         groups_from=dataset.groups_from,
         content=dataset.fingerprint,
         skipped=dataset.left_out,
-        warnings=_warnings(bundle, dataset, absent, seen, len(new)),
+        warnings=[*_warnings(bundle, dataset, absent, seen, len(new)), *lines],
     )
+
+
+def _is_own(bundle: Bundle, dataset: ImageSet) -> bool:
+    """Return whether these are the images of the model's own study."""
+    data = bundle.card.data if bundle.card else None
+    return data is not None and data.content == dataset.fingerprint
 
 
 def _check_classes(
@@ -115,10 +130,11 @@ def _check_classes(
     there = listing(folder, cache, labels_from, without=without, only=only).classes
     unknown = [name for name in there if name not in bundle.classes]
     if unknown:
+        leave = f", or leave them out: {' '.join(f'--without {quote(one)}' for one in unknown)}"
         raise StudyError(
             f"{folder} has classes that the model does not know: {', '.join(unknown)} "
-            f"(it knows: {', '.join(bundle.classes)}; rename the folders, or leave them out: "
-            f"--without {quote(unknown[0])})"
+            f"(it knows: {', '.join(bundle.classes)}; rename the folders"
+            f"{leave if len(there) - len(unknown) > 1 else ''})"
         )
 
 
@@ -191,7 +207,7 @@ def _warnings(
     bundle: Bundle, dataset: ImageSet, absent: list[str], seen: TrainingOverlap | None, left: int
 ) -> list[str]:
     lines = [] if seen is None else _of_seen(seen, left)
-    own = bundle.card and bundle.card.data and bundle.card.data.content == dataset.fingerprint
+    own = _is_own(bundle, dataset)
     if seen is None:
         lines.append(
             "whether the model was trained on some of these images cannot be checked: its files do not say on which it "

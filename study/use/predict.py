@@ -115,12 +115,13 @@ def _inside(folder: Path) -> list[Path]:
 
 def unlike_training(bundle: Bundle, files: Sequence[Path]) -> str | None:
     """Return a warning when the files have another size than those of the training: another magnification, probably."""
-    trained = bundle.card.data.source_size if bundle.card and bundle.card.data else None
+    data = bundle.card.data if bundle.card else None
     here = source_size(files)
-    if not trained or not here:
+    if data is None or not data.source_size or not here:
         return None
-    ratios = [max(one / other, other / one) for one, other in zip(here, trained, strict=True)]
-    if max(ratios) <= TOLERATED:
+    trained = data.source_size
+    low, high = data.source_span or (trained, trained)
+    if all(least / TOLERATED <= one <= most * TOLERATED for one, least, most in zip(here, low, high, strict=True)):
         return None
     return (
         f"these images are {here[0]} x {here[1]} pixels, those of the training were {trained[0]} x {trained[1]} "

@@ -81,11 +81,11 @@ def test_only_a_study_that_nobody_works_on_is_to_be_resumed(
     with study.clock.running(now()):
         study.study.ask()
         out = shell("status", "s")[1]
-        assert out.startswith("s is running, in the search: 0 of 1 trial ended (1 running).\n")
+        assert out.startswith("s is running, in the search: 0 of 1 trial ended, 1 running.\n")
         assert out.endswith("\n  study status s --watch\n  study dashboard\n")
         assert "study resume" not in out
     out = shell("status", "s")[1]
-    assert out.startswith("s was stopped in the search: 0 of 1 trial ended (1 running).\n")
+    assert out.startswith("s was stopped in the search: 0 of 1 trial ended, 1 running.\n")
     assert "\nTrial 0: left behind; the next run goes on with it\n" in out
     assert out.endswith("\n  study resume s\n")
 

@@ -290,6 +290,13 @@ def test_the_columns_are_the_documented_ones(filled: str) -> None:
     engine.dispose()
 
 
+def test_a_misspelt_recipe_is_told_from_sql(url: str, shell: Shell) -> None:
+    open_storage(url, create=True)
+    code, out, err = shell("sql", "best-pr-depth", "--storage", url)
+    assert (code, out) == (2, "")
+    assert err == "study: no recipe 'best-pr-depth'; did you mean best-per-depth? (study sql lists them)\n"
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_recipes_answer_the_same_everywhere(recipe: Any, filled: str) -> None:
     with ask(as_reader(filled), recipe.sql) as answer:

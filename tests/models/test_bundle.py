@@ -331,21 +331,42 @@ def test_the_example_opens_no_other_format_in_disguise(
         assert image.format == "EPS"
     command = [sys.executable, "-I", model / "example.py", tmp_path / "photo.png"]
     done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "cannot identify image file" in done.stderr
+    assert done.returncode == 1
+    assert "cannot identify image file" in json.loads(done.stdout)["error"]
 
 
 def test_the_example_refuses_in_one_line(alone: tuple[Path, list[Path], np.ndarray, Path], tmp_path: Path) -> None:
     model, images, _, empty = alone
     (tmp_path / "broken.png").write_bytes(images[0].read_bytes()[:200])
-    for given, line in (
-        ([], "no image was named (type: python example.py IMAGE...)"),
-        ([images[0], "nowhere.png"], "nowhere.png cannot be read as an image: No such file or directory"),
-        ([empty], f"{empty} cannot be read as an image: Is a directory"),
-        ([tmp_path / "broken.png"], f"{tmp_path}/broken.png cannot be read as an image: "),
+
+    def example(folder: Path, *given: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", folder / "example.py", *map(str, given)]
+        return subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
+
+    done = example(model, "nowhere.png", images[0], empty, tmp_path / "broken.png")
+    assert (done.returncode, done.stderr) == (1, "")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row.get("error", "")[:52] for row in rows] == [
+        "cannot be read as an image: No such file or director",
+        "",
+        "cannot be read as an image: Is a directory",
+        rows[3]["error"][:52],
+    ]
+    assert sum(rows[1]["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    for name, content in (("a", None), ("b", b"no model")):  # missing, damaged: the other file does
+        shutil.copytree(model, tmp_path / name)
+        (tmp_path / name / "model.onnx").unlink()
+        if content:
+            (tmp_path / name / "model.onnx").write_bytes(content)
+        again = json.loads(example(tmp_path / name, images[0]).stdout)["probabilities"]
+        assert again == pytest.approx(rows[1]["probabilities"], abs=1e-3)
+    (tmp_path / "a" / "model.pt2").unlink()
+    (tmp_path / "b" / "card.json").unlink()
+    for done, line in (
+        (example(model), "no image was named (type: python example.py IMAGE...)"),
+        (example(tmp_path / "a", images[0]), "model.onnx cannot be used ("),
+        (example(tmp_path / "b", images[0]), f"{tmp_path / 'b' / 'card.json'} cannot be read: "),
     ):
-        command = [sys.executable, "-I", model / "example.py", *given]
-        done = subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
         assert done.stderr.startswith(line)
 

@@ -119,12 +119,16 @@ def test_which_trial_it_is_and_why() -> None:
         return judged(answers(0.1), {}, origin=origin).choice
 
     first, second = (Confirmation(trial=one, values=[0.9], mean=0.9) for one in (3, 5))
+    better = Confirmation(trial=3, values=[0.95], mean=0.95)
     assert choice() == "It is trial 3 (9 trials were made), which had the best selection score."
     assert choice(leader=7).endswith(
         "Trial 7 had a better selection score, but trains a new last layer alone, which gains nothing from a longer "
         "training."
     )
-    assert "and was the best when trained again" in choice(confirmed=[first, second])
+    assert "and was the best when trained again" in choice(confirmed=[better, second])
+    assert "and shared the best score when trained again" in choice(confirmed=[first, second])
+    assert choice(tied=1).endswith("which had the best selection score, as had 1 other after it.")
+    assert "the best selection score, as had 9 others after it, and was" in choice(tied=9, confirmed=[better, second])
     other = judged(answers(0.1), {}, origin={"confirmed": [first, second]}, leaky=True)
     assert other.kind == "leaky"
     assert other.metric == "leaky accuracy"

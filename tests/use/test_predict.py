@@ -195,6 +195,38 @@ def test_the_size_of_files_is_a_median_over_a_sample(tmp_path: Path) -> None:
     assert source_size([]) is None
 
 
+def test_sizes_as_varied_as_those_of_the_training_are_no_warning(
+    shell: Shell, made: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    data = json.loads((made / bundle.CARD).read_text())["data"]
+    assert data["source_span"] == [[8, 8], [8, 8]]
+    model = with_card(tmp_path / "model", made, data={**data, "source_size": [8, 8], "source_span": [[6, 6], [30, 8]]})
+    for size, warned in (((8, 8), False), ((29, 8), False), ((29, 20), True), ((40, 8), True), ((4, 8), True)):
+        Image.new("RGB", size).save(tmp_path / "one.png")
+        assert ("if the magnification differs too" in shell("predict", model, "one.png", "--json")[2]) == warned
+
+
+@pytest.mark.slow
+def test_a_studys_own_images_are_scored_with_its_own_sources(shell: Shell, tmp_path: Path) -> None:
+    """Otherwise the interval would count each image of a patient for itself."""
+    rng = np.random.default_rng(0)
+    for label, level in (("a", 60), ("b", 190)):
+        for patient in range(12):
+            (folder := tmp_path / "patients" / label / f"p{label}{patient}").mkdir(parents=True)
+            for number in range(4):
+                pixels = np.clip(rng.normal(level, 25, (16, 16, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    assert shell("run", *tiny_options(tmp_path / "patients", trials=2, groups="level:2"), "--name", "s")[0] == 0
+    card = json.loads(Path("runs/s/model/card.json").read_text())
+    code, out, err = shell("evaluate", "runs/s/model", "patients", "--json")
+    scores = json.loads(out)["scores"]
+    assert code == 0
+    assert "what is left is its own test part" in err
+    assert (scores["images"], scores["groups"]) == (card["test"]["images"], card["test"]["groups"])
+    assert scores["groups"] < scores["images"]
+    assert scores["accuracy_interval"] == pytest.approx(card["test"]["accuracy_interval"])
+
+
 # Prediction sets.
 
 SETS = {"threshold": 0.7, "calibration_groups": 30, "coverage": 0.9, "mean_size": 1.2, "abstained": 0.2}
@@ -427,10 +459,16 @@ def test_folders_that_cannot_be_scored(shell: Shell, made: Path, small_folder: P
     code, out, err = shell("evaluate", made, "photos")
     assert (code, out) == (2, "")
     assert err == (
-        "study: photos has classes that the model does not know: zero "
-        "(it knows: 0, 1, 2, 3; rename the folders, or leave them out: --without zero)\n"
+        "study: photos has classes that the model does not know: zero (it knows: 0, 1, 2, 3; rename the folders)\n"
     )
     (folder / "zero").rename(folder / "0")
+    four = shrink(small_folder, tmp_path / "four", classes=4, each=3)
+    for old, new in (("2", "two"), ("3", "it's three")):
+        (four / old).rename(four / new)
+    err = shell("evaluate", made, "four")[2]
+    advice = "--without 'it'\"'\"'s three' --without two"
+    assert f"rename the folders, or leave them out: {advice})" in err
+    assert "knows: 0, 1, 2, 3" in err
     (folder / "0" / "broken.png").write_bytes(b"")
     code, _, err = shell("evaluate", made, "photos")
     assert code == 2
