@@ -15,13 +15,14 @@ from study import StudyError
 from study.attributes import EPOCH_SECONDS, PLANNED, THREADS, kept, number
 from study.budget.expect import Images
 from study.budget.load import take_threads
-from study.budget.plan import Plan, planned_again
+from study.budget.stages import Plan, planned_again
 from study.config.limit import cost_of
 from study.config.resolve import StudyRequest
 from study.forkserver import gather
-from study.result.final import Outcome, finish, finished_card, next_place, train_on_all
+from study.result.final import Outcome, finish, train_on_all
 from study.result.refit import Activity, FinalEpoch
 from study.result.scoring import openings, warm_up
+from study.result.shipped import finished_card, next_place
 from study.result.workers import train_on
 from study.search.contract import check_images, files_of, stored_config
 from study.search.devices import spread

@@ -71,7 +71,7 @@ POINTS: dict[str, tuple[str, str]] = {
     "model": ("models.bundle.folder:", "save"),
     "model file": ("models.files:", "write"),
     "report page": ("study.result.report:", "write_report"),
-    "keep": ("study.result.final:", "_keep"),
+    "keep": ("study.result.shipped:", "_keep"),
 }
 """Name -> (owner, function): the process dies just before or just after the n-th call."""
 

@@ -28,7 +28,7 @@ from harness import Cell, Row, among, run
 
 from models.bundle.card import StudyCard
 from models.bundle.folder import read_card
-from study.result.final import FINISHED
+from study.result.shipped import FINISHED
 
 CONDITIONS = ("quiet", "busy", "later")
 BUSY, LATER = 2, 4

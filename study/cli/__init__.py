@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -342,5 +342,7 @@ def main(began: float | None = None) -> None:
         _fail(f"{error.filename or 'a path'}: {error.strerror}")
     except typer.TyperException as error:  # a command line that does not parse
         command = getattr(getattr(error, "ctx", None), "command_path", "study")
-        _fail(f"{error.format_message()} (see: {command} --help)")
+        errors: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, which have what was given
+        given = f", not {errors[0]['input']!r}" if errors else ""
+        _fail(f"{error.format_message()}{given} (see: {command} --help)")
     raise SystemExit(code if isinstance(code, int) else 0)

@@ -118,6 +118,7 @@ def audit(
         found = examine(dataset, divided, seed)
     if page:
         page.write_text(audit_page(dataset, found, largest_groups(dataset, 8)), encoding="utf-8")
+        _say(f"the page is {page}")
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return

@@ -18,7 +18,7 @@ from data import counted
 from data.findings import conflicting, odd, proposal, suspicious
 from models.bundle.card import Origin, StudyCard, percent
 from models.bundle.verdict import Verdict, verdict
-from study.budget.plan import CONFIRM_SEEDS, Plan, in_words
+from study.budget.stages import CONFIRM_SEEDS, Plan, in_words
 from study.cli.console import duration, err, out, plain, storage_option
 from study.config.schema import StudyConfig
 from study.config.space import in_use

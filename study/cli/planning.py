@@ -9,7 +9,8 @@ from pydantic import JsonValue
 
 from study import StudyError
 from study.budget.expect import Images, Throughput
-from study.budget.plan import Plan, Stage, in_words, plan
+from study.budget.plan import plan
+from study.budget.stages import Plan, Stage, in_words
 from study.cli.console import duration, err, print_table, quiet_optuna
 from study.cli.display import first_lines
 from study.cli.display import show as display_on

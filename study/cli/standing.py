@@ -110,7 +110,7 @@ def shipped(study: OpenStudy) -> "StudyCard | None":
         return None
     from models.bundle.card import StudyCard  # these import torch
     from models.bundle.folder import read_card
-    from study.result.final import FINISHED
+    from study.result.shipped import FINISHED
 
     directory = study.folder / "model"
     try:

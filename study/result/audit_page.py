@@ -201,13 +201,21 @@ SUSPECT = (
 )
 
 
+def _sizes(found: AuditFindings) -> str:
+    """Return the most frequent sizes with their counts, and how many images have others."""
+    pixels: dict[str, int] = found["pixels"]
+    images: int = found["images"]
+    others = images - sum(pixels.values())
+    return ", ".join(f"{size}: {count}" for size, count in pixels.items()) + (f", others: {others}" if others else "")
+
+
 def tables(found: AuditFindings) -> list[Table]:
     """Return the audit's tables as (title, head, rows), for the shell and the page."""
     first = next(iter(found["classes"].values()))
     leaks, scores = found["held_out_with_sibling"], found["baselines"]
     facts: list[tuple[object, ...]] = [
         ("largest class / smallest class", found["imbalance"]),
-        ("image sizes", ", ".join(f"{size}: {count}" for size, count in found["pixels"].items())),
+        ("image sizes", _sizes(found)),
         ("unreadable files left out", len(found["unreadable"])),
         ("sets of identical files", len(found["exact_duplicates"])),
         ("near-duplicate pairs", found["near_duplicate_pairs"]),

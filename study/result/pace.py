@@ -7,15 +7,16 @@ out, since networks that were trained for unequal lengths say nothing about each
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from pydantic import BaseModel
 
 from models.training.course import Move
 from study.attributes import FINAL_STAGE
 from study.budget.load import Load
-from study.budget.plan import Plan
+from study.budget.stages import Plan
 from study.search.open_study import OpenStudy
 from study.training.start import TrainingRun
 
@@ -176,6 +177,21 @@ def _without(stage: FinalStage, lap: Lap) -> FinalStage:
     if lap.kind == "seed":
         return stage.model_copy(update={"final_seeds": lap.seed})
     return stage.model_copy(update={"rivals": [one for one in stage.rivals if one != lap.kind]})
+
+
+RESULT: Mapping[str, float] = MappingProxyType({"pretrained": 0.6, "trees": 0.5, "timing": 0.4})
+"""Optional parts of the result, the first to be left out first -> share of the time kept for the result.
+
+That share must remain when the part is done; if less is left, the part is left out.
+"""
+
+
+def time_for(what: str, pace: Pace | None) -> float:
+    """Return the seconds that an optional part of the result may take; 0 or less: none are left."""
+    if pace is None:
+        return math.inf
+    pace.look()
+    return pace.seconds() - RESULT[what] * pace.result_seconds()
 
 
 @dataclass

@@ -27,7 +27,7 @@ from models.training.loop import EpochResult
 from models.training.recipe import derive_seed
 from study import StudyError
 from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, number
-from study.budget.plan import CONFIRM_SEEDS, MOST_CONFIRMED, Plan, after_in_words, extended, shortened
+from study.budget.stages import CONFIRM_SEEDS, MOST_CONFIRMED, Plan, after_in_words, extended, shortened
 from study.config.schema import StudyConfig
 from study.config.space import full_point, network_config
 from study.result.pace import FINAL_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from study import StudyError
 from study.attributes import ASKED, CONTRACT, INFEASIBLE, PLANNED, STAGES, kept, why
-from study.budget.plan import ENDS, Plan, Stage, taken
+from study.budget.stages import ENDS, Plan, Stage, taken
 from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
 from study.search.contract import Contract, files_of, stored_config

@@ -33,7 +33,7 @@ from models.bundle.card import Opening
 from models.files import write_json
 from study import StudyError
 from study.attributes import ASKED, BASELINE, CONFIG, CONTRACT, FOUND_BY, OPENINGS, PLANNED, kept
-from study.budget.plan import Plan
+from study.budget.stages import Plan
 from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
 from study.config.space import distributions

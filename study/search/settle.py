@@ -17,7 +17,8 @@ from study import StudyError
 from study.attributes import ASKED, CONFIG, FOUND_BY, PLANNED, STAGES, THREADS, kept
 from study.budget.expect import Images, Throughput
 from study.budget.measure import measure
-from study.budget.plan import ENDS, Plan, Stage, measuring_seconds, plan, taken
+from study.budget.plan import plan
+from study.budget.stages import ENDS, Plan, Stage, measuring_seconds, taken
 from study.config.presets import BACKBONE_SPACE
 from study.config.resolve import StudyRequest
 from study.config.schema import MAY_CHANGE, StudyConfig

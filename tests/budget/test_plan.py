@@ -11,18 +11,8 @@ from hypothesis.strategies import SearchStrategy
 from models.cost import Cost
 from study import StudyError
 from study.budget.expect import Images, Throughput, epoch_seconds
-from study.budget.plan import (
-    AFTER,
-    FULL_TRAININGS,
-    SPARE,
-    Plan,
-    expected,
-    extended,
-    plan,
-    planned_again,
-    shortened,
-    taken,
-)
+from study.budget.plan import FULL_TRAININGS, plan
+from study.budget.stages import AFTER, SPARE, Plan, expected, extended, planned_again, shortened, taken
 from study.budget.starts import START_SHARE
 from study.config.limit import above, cost_of
 from study.config.resolve import StudyRequest, ask, resolve

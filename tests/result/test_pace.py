@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from models.training.course import Course
 from study.attributes import FINAL_STAGE, PLANNED
 from study.budget.load import Load
-from study.budget.plan import Plan
+from study.budget.stages import Plan
 from study.config.schema import StudyConfig
 from study.config.space import distributions
 from study.result.pace import NEEDED, SPARE_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer

@@ -19,7 +19,7 @@ from PIL import Image
 
 from study import StudyError
 from study.attributes import ASKED, CLOCK, FINAL_STAGE, PLANNED, STAGES
-from study.budget.plan import taken
+from study.budget.stages import taken
 from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
 from study.result.pace import FinalStage
