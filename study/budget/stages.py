@@ -196,9 +196,10 @@ def kept_seconds(config: StudyConfig, stages: Mapping[Stage, float], hours: floa
     return max(AFTER * 3600 * hours, min(after, 0.9 * 3600 * hours - stages["measuring"] - stages["images"]) / 2)
 
 
-def shortened(config: StudyConfig, epoch: float, seconds: float) -> StudyConfig:
+def shortened(config: StudyConfig, epoch: float, seconds: float, at_once: int = 1) -> StudyConfig:
     """Return the configuration with as much after the search as fits into `seconds`, if an epoch there takes `epoch`.
 
+    `at_once`: number of trainings that several workers do at the same time.
     First trainings that only serve to compare are left out, then the confirmation, and last some final epochs.
     """
     fewer: tuple[dict[str, JsonValue], ...] = (
@@ -211,18 +212,20 @@ def shortened(config: StudyConfig, epoch: float, seconds: float) -> StudyConfig:
     )
     for change in fewer:
         config = config.with_fields(change)
-        if _final_epochs_in_all(config) * epoch <= seconds:
+        if _epochs_one_after_the_other(config, at_once) * epoch <= seconds:
             return config
     least = max(1, math.ceil(config.final_epochs * LEAST_SHARE))
     epochs = max(least, min(config.final_epochs, int(seconds / epoch)))
     return config.model_copy(update={"final_epochs": epochs})
 
 
-def extended(config: StudyConfig, autos: Collection[str], epoch: float, seconds: float) -> StudyConfig:
+def extended(
+    config: StudyConfig, autos: Collection[str], epoch: float, seconds: float, at_once: int = 1
+) -> StudyConfig:
     """Return the configuration with more after the search, if `seconds` are more than the plan expected.
 
-    `epoch`: seconds of an epoch there. Only fields that were left to the plan change: first come more final epochs,
-    then the EXTRAS.
+    `epoch`: seconds of an epoch there; `at_once`: number of trainings that are done at the same time. Only fields that
+    were left to the plan change: first come more final epochs, then the EXTRAS.
     """
 
     def holds(changes: Mapping[str, JsonValue]) -> StudyConfig | None:
@@ -234,9 +237,10 @@ def extended(config: StudyConfig, autos: Collection[str], epoch: float, seconds:
             for name, value in changes.items()
         }
         richer = StudyConfig.model_validate({**there, **added})
-        more = _final_epochs_in_all(richer)
-        scratch = richer.final_epochs if backbones(config.space) else 0  # a pretrained winner's rival from scratch
-        return richer if _final_epochs_in_all(config) < more <= SPARE * seconds / epoch - scratch else None
+        if _epochs_one_after_the_other(richer) <= _epochs_one_after_the_other(config):
+            return None
+        scratch = bool(backbones(config.space))  # a pretrained winner's rival from scratch
+        return richer if _epochs_one_after_the_other(richer, at_once, scratch) <= SPARE * seconds / epoch else None
 
     if "final_epochs" in autos:
         most = max(LONG, int(config.final_epochs * MORE_EPOCHS))
@@ -248,10 +252,16 @@ def extended(config: StudyConfig, autos: Collection[str], epoch: float, seconds:
     return config
 
 
-def _final_epochs_in_all(config: StudyConfig) -> int:
-    confirming = CONFIRM_SEEDS * config.confirm * (config.confirm_epochs or config.final_epochs)
-    trainings = config.final_seeds + len(_rivals(config)) + _leaky(config)
-    return (confirming if config.confirm > 1 else 0) + trainings * config.final_epochs
+def _epochs_one_after_the_other(config: StudyConfig, at_once: int = 1, scratch: bool = False) -> int:
+    """Count the epochs after the search that follow each other, if `at_once` trainings are done at the same time.
+
+    `scratch`: whether one more network is trained, from scratch.
+    """
+    confirming = math.ceil(CONFIRM_SEEDS * config.confirm / at_once) if config.confirm > 1 else 0
+    trainings = config.final_seeds + len(_rivals(config)) + _leaky(config) + scratch
+    return confirming * (config.confirm_epochs or config.final_epochs) + (
+        math.ceil(trainings / at_once) * config.final_epochs
+    )
 
 
 def expected(

@@ -91,7 +91,7 @@ def finish(
         yield Outcome(directory, done)
         return
     whole = work
-    work = fixed_stage(study, whole, again=fresh)
+    work = fixed_stage(study, whole, again=fresh, at_once=whole.config.workers if helpers else 1)
     pace = pace_of(study, again=fresh)
     at_once = _most_at_once(study, work)
     if pace:

@@ -98,9 +98,10 @@ class Job:
         return f"{what}-{self.trial.number:04d}-seed-{self.seed}"
 
 
-def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
+def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool, at_once: int = 1) -> Workspace:
     """Return the workspace with the settings of the final stage, which are fixed once for these trials and hours.
 
+    `at_once`: number of workers among which its trainings are divided.
     If they are not fixed yet, the time left decides, unless `again`: a model is trained anew, however long it takes.
     Without hours they are those of the configuration.
     """
@@ -113,10 +114,10 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool) -> Workspace:
         if again:
             return work
         left = _pace(study, planned, hours, decides=False).left()
-        config = shortened(work.config, _epoch_seconds(study, planned.epoch, work.config.confirm), left)
+        config = shortened(work.config, _epoch_seconds(study, planned.epoch, work.config.confirm), left, at_once)
         autos = study.left_to_plan()
         most = max(config.confirm, MOST_CONFIRMED) if "confirm" in autos else config.confirm
-        config = extended(config, autos, _epoch_seconds(study, planned.epoch, most), left)  # with what is left by now
+        config = extended(config, autos, _epoch_seconds(study, planned.epoch, most), left, at_once)
         fixed = {**config.model_dump(mode="json"), "leaky_score": True, "trials": count, "hours": hours}
         stage = FinalStage.model_validate(fixed)
         if (now := after_in_words(config)) != (before := after_in_words(work.config)):

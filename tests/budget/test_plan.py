@@ -255,6 +255,18 @@ def test_time_that_is_left_buys_what_was_left_to_the_plan() -> None:
         assert shortened(one, 1.0, 171) == one
 
 
+def test_what_several_workers_do_at_once_takes_the_time_of_one() -> None:
+    """Six confirmations of 10 epochs and five trainings of 50 are two rounds of each for four workers."""
+    config = resolve(None, {"preset": "full", "confirm_epochs": 10, "final_epochs": 50})
+    assert shortened(config, 1.0, 120, at_once=4) == config
+    assert shortened(config, 1.0, 119, at_once=4) != config
+    assert shortened(config, 1.0, 309) != config == shortened(config, 1.0, 310)
+    assert shortened(config, 1.0, 49, at_once=64).final_epochs == 49  # no training is shared
+    quick = resolve(None, {"preset": "quick", "final_epochs": 20, "confirm_epochs": 10})
+    alone, together = (extended(quick, ("final_seeds",), 1.0, 20 / SPARE, at_once=count) for count in (1, 5))
+    assert (alone.final_seeds, together.final_seeds) == (1, 3)
+
+
 @given(st.floats(1, 2000))
 def test_what_is_shortened_and_then_extended_fits_and_uses_what_is_left(seconds: float) -> None:
     config = resolve(None, {"preset": "full", "confirm_epochs": 10, "final_epochs": 50})

@@ -56,3 +56,12 @@ def test_what_cannot_be_trained_on_all_is_said(shell: Shell, small_folder: Path)
     ):
         code, _, err = shell("retrain", "s", *words)
         assert (code, said in err) == (2, True), err
+
+
+def test_a_schedule_that_needs_a_validation_loss_is_refused(shell: Shell, small_folder: Path) -> None:
+    """Without one its learning rate would never fall: another training than the one that was scored."""
+    plateau = ["--set", "space.schedule=plateau"]
+    assert shell("run", *tiny_options(small_folder, trials=1), *plateau, "--name", "s")[0] == 0
+    code, _, err = shell("retrain", "s", "--on", "all")
+    assert code == 2
+    assert "the schedule of trial 0 is plateau, which needs a validation loss" in err
