@@ -60,7 +60,7 @@ def test_what_cannot_be_trained_on_all_is_said(shell: Shell, small_folder: Path)
 
 def test_a_schedule_that_needs_a_validation_loss_is_refused(shell: Shell, small_folder: Path) -> None:
     """Without one its learning rate would never fall: another training than the one that was scored."""
-    plateau = ["--set", "space.schedule=plateau"]
+    plateau = ["--set", "space.schedule=plateau", "--set", "final_data=train"]
     assert shell("run", *tiny_options(small_folder, trials=1), *plateau, "--name", "s")[0] == 0
     code, _, err = shell("retrain", "s", "--on", "all")
     assert code == 2
