@@ -124,7 +124,7 @@ class DashboardStorage(LeanStorage):
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """Return a study's Optuna attributes, with what we make to show it. Raises KeyError if it does not exist."""
         found = super().get_study_system_attrs(study_id)
-        made = next((made.attributes for (known, _), (_, made) in self._cache.items() if known == study_id), {})
+        made = next((made.attributes for (known, _), (_, made) in list(self._cache.items()) if known == study_id), {})
         return {**found, **made}
 
     def is_own(self, study_id: int) -> bool:
@@ -320,6 +320,8 @@ class ArtifactFiles:
         """Return the content of a file; for one that is gone by now, a line that says so."""
         offer = self._storage.offered.get(artifact_id)
         try:
+            if offer is None and not self._uploads.is_dir():
+                raise ArtifactNotFound
             return offer.content() if offer else self._store().open_reader(artifact_id)
         except (ArtifactNotFound, FileNotFoundError):
             return io.BytesIO(b"this file no longer exists\n")

@@ -267,6 +267,8 @@ def _check_files(directory: Path, listed: dict[str, str], *, alone: bool) -> Non
     """Compare the files of a folder with those that its card lists. Raises ModelError for a missing, altered or foreign
     file. With `alone`, files that are not listed are ignored."""
     for name, digest in listed.items():
+        if Path(name).name != name:
+            raise ModelError(f"{directory / CARD} lists {name!r}, which is no name of a file in this folder")
         if not (directory / name).is_file():
             raise ModelError(f"no model in {directory}: {name} is missing (copy or export the whole folder again)")
         if (size := (directory / name).stat().st_size) > MOST_BYTES:

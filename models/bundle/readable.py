@@ -156,7 +156,7 @@ def calibrated(card: Card) -> str:
 def _sets(card: Card) -> Lines:
     levels = card.conformal.levels if card.conformal else {}
     rows = [
-        (level, f"1 - p <= {one.threshold:.4f}" if isinstance(one, PredictionSets) else f"refused: {one.refused}")
+        (level, f"1 - p <= {one.threshold!r}" if isinstance(one, PredictionSets) else f"refused: {one.refused}")
         for level, one in levels.items()
     ]
     return _table(("error level", "a class is in the set when"), rows) if rows else []

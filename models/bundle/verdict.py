@@ -78,6 +78,9 @@ def _judged(card: Card, test: HeldOutScores) -> tuple[Kind, str]:
     if useless := _useless(card, test):
         return "useless", useless
     rows = [row for row in card.comparison if row.name.startswith(KNOWN)]
+    if not rows and score_of(card, test)[1] is None:
+        why = "too few groups for an interval, and nothing else was compared"
+        return "no better", f"Not shown to be better than always saying {_largest(card, test)}: {why}."
     if not rows:
         return "better", f"Better than always saying {_largest(card, test)}; nothing else was compared."
     found = [(_compared(row, by_class(card)), row) for row in rows]
@@ -111,7 +114,8 @@ def _useless(card: Card, test: HeldOutScores) -> str:
     shown = test.accuracy_interval[1] >= test.majority if ends is None else ends[0] > blind
     if value > blind and shown:
         return ""
-    how = "Worse than" if value < blind or test.accuracy < test.majority else "Not shown to be better than"
+    worse = value < blind or (ends is None and not shown)
+    how = "Worse than" if worse else "Not shown to be better than"
     return f"{how} always saying {_largest(card, test)}: do not use it."
 
 

@@ -227,8 +227,8 @@ def _too_few(labels: Ints, groups: Ints, classes: Sequence[str]) -> str:
 
 
 def _averages(rows: Sequence[ClassScores]) -> dict[str, ClassScores]:
-    """Return averages over the classes: with equal weights, and weighted by their number of images."""
-    table = np.array([list(row.values()) for row in rows])
+    """Return averages over the classes that occur: with equal weights, and weighted by their number of images."""
+    table = np.array([list(row.values()) for row in rows if row["support"]])
     support = table[:, 3]
     means = {"macro avg": table[:, :3].mean(axis=0), "weighted avg": np.average(table[:, :3], axis=0, weights=support)}
     return {name: _class_scores(mean[0], mean[1], mean[2], support.sum()) for name, mean in means.items()}

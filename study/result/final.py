@@ -140,7 +140,7 @@ def finish(
     opening = open_test(study, [*(one.digest for one in trained), *known], work.parts.hash)
     scored = score_all(work, shipped, compared, grown, rival)
     card = card_of(study, work, trial, trained, opening, scored, leaky)
-    card = card.model_copy(update={"not_compared": lost | absent})
+    card = card.model_copy(update={"not_compared": lost | absent | scored.not_compared})
     card = write_model(study, work, trial, directory, trained[0], card, scored.mistakes, pace)
     if not fresh:
         study.stage_ends("result")

@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from models.bundle.card import Conformal, Data, ExportedFile, StudyCard, percent
 from models.bundle.readable import calibrated
-from models.bundle.verdict import verdict
+from models.bundle.verdict import by_class, verdict
 from models.scores.conformal import RefusedLevel
-from models.scores.evaluation import HeldOutScores, PositiveScores
+from models.scores.evaluation import Comparison, HeldOutScores, PositiveScores
 from models.scores.intervals import Interval
 from models.training.loop import EpochResult
 from study.attributes import BASELINE, NUM_PARAMS, SECONDS, number
@@ -220,9 +220,11 @@ def _comparison(card: StudyCard) -> str:
                 f"{percent(low)} to {percent(high)}",
                 f"{100 * other.difference:+.1f}",
                 f"{100 * worse:+.1f} to {100 * better:+.1f}",
+                *(_balanced(other) if by_class(card) else ()),
             )
         )
     head = ("beside it", "accuracy", "95 % interval", "shipped is better by (points)", "95 % interval, paired")
+    head += ("balanced accuracy", "shipped is better by (points, paired)") if by_class(card) else ()
     leaky = card.leaky_score
     note = (
         '<p class="warn">Leaky, for comparison with published numbers only: the same architecture on a random 80/20 '
@@ -235,6 +237,13 @@ def _comparison(card: StudyCard) -> str:
         for name, why in card.not_compared.items()
     )
     return (table(head, rows) if rows else "") + missing + note
+
+
+def _balanced(other: Comparison) -> tuple[str, str]:
+    """Return the balanced accuracy of another model, and the interval of the paired difference, in words."""
+    ends = other.balanced_difference_interval
+    words = "no interval: too few groups" if ends is None else f"{100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}"
+    return percent(other.balanced_accuracy), words
 
 
 def _rival(name: str) -> str:
@@ -346,6 +355,8 @@ def _gain(card: StudyCard, gain: Gain) -> str:
     """Return what the search found beyond the networks that it began with, on val and on the held-out images."""
     winner, start, drawn, half = gain.winner, gain.start, gain.drawn, gain.half
     said = [f"The winner is {_named(winner)}."]
+    if card.study.trial != winner.number:
+        said = [f"This model is trial {card.study.trial}, as asked for; the study's own choice is {_named(winner)}."]
     if is_start(winner):
         said.append("It is one of the networks that the search began with: the search chose among them.")
         said.append(
@@ -357,14 +368,15 @@ def _gain(card: StudyCard, gain: Gain) -> str:
         said.append("It was drawn, and no network that the search began with was trained to its end.")
     else:
         said.append(f"It was drawn. The best of the networks that the search began with is {_named(start)}.")
-        beside = next((other for other in card.comparison if other.trial == start.number), None)
+        own = card.study.trial == winner.number
+        beside = next((other for other in card.comparison if own and other.trial == start.number), None)
         if beside is None:
             said.append("The two were not trained alike for the held-out images: the hours, or the study, left it out.")
         else:
             worse, better = beside.difference_interval
             said.append(
-                f"Trained alike, the winner is better by {100 * beside.difference:+.1f} points on the held-out images "
-                f"(95 % interval {100 * worse:+.1f} to {100 * better:+.1f}, paired)."
+                f"Trained alike, the winner is better by {100 * beside.difference:+.1f} points of accuracy on the "
+                f"held-out images (95 % interval {100 * worse:+.1f} to {100 * better:+.1f}, paired)."
             )
     if half is None:
         said.append("After half of the search's training no trial had run to its end.")

@@ -62,7 +62,7 @@ def write_report(
         importance=importances(trials),
         infeasible=sum(why(trial.user_attrs) in INFEASIBLE for trial in trials),
         at_the_edge=edges(config.space, in_use(config.space, card.study.params)),
-        gain=gain(trials, next(one for one in study.trials() if one.number == card.study.trial)),
+        gain=gain(trials, _own_choice(study, card)),
         front=front,
         stages=stages,
         planned_hours=planned.hours if planned else None,
@@ -116,6 +116,12 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, Js
     return rows
 
 
+def _own_choice(study: OpenStudy, card: StudyCard) -> FrozenTrial:
+    """Return the trial that the study itself chose, whichever was shipped."""
+    chosen = card.study.confirmed[0].trial if card.study.confirmed else card.study.winner
+    return next(one for one in study.trials() if one.number == chosen)
+
+
 def times_table(trials: list[FrozenTrial], card: StudyCard, config: StudyConfig) -> dict[str, float | int]:
     """Return seconds and epochs of search and final trainings; pauses between runs do not count."""
     epochs = sum(len(trial.intermediate_values) for trial in trials)
@@ -124,7 +130,9 @@ def times_table(trials: list[FrozenTrial], card: StudyCard, config: StudyConfig)
     return {
         "search_seconds": round(search, 2),
         "search_epochs": epochs,
-        "search_epochs_without_pruning": len(trials) * config.epochs,
+        "search_epochs_without_pruning": sum(
+            config.epochs if why(one.user_attrs) == "not_promoted" else len(one.intermediate_values) for one in trials
+        ),
         "search_seconds_per_epoch": round(search / max(1, epochs), 3),
         "final_seconds": round(card.final.seconds, 2),
         "final_epochs": final_epochs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
@@ -36,7 +37,7 @@ from models.scores.intervals import accuracy_interval
 from models.scores.views import AS_IT_IS
 from study.attributes import OPENINGS, kept
 from study.budget.measure import PROBES
-from study.result.pretrained import FittedRival
+from study.result.pretrained import FittedRival, NoRivalError
 from study.result.refit import TrainedNetwork
 from study.search.open_study import OpenStudy
 from study.training.mistakes import Mistake, worst_mistakes
@@ -44,6 +45,8 @@ from study.training.workspace import Workspace
 
 if TYPE_CHECKING:
     from data.audit import Trees
+
+logger = logging.getLogger(__name__)
 
 MISTAKES = 12
 """Number of mistakes that the report shows."""
@@ -106,6 +109,7 @@ class FinalScores:
     comparison: list[Comparison]
     conformal: Conformal | None
     mistakes: list[Mistake]
+    not_compared: dict[str, str]  # name of a model -> why it was not compared after all
 
 
 LATE = ("data.audit", "sklearn.metrics", "scipy.optimize", "onnxscript", "onnxruntime", "torch.onnx")
@@ -166,8 +170,13 @@ def score_all(
     answers: list[tuple[str, int | None, Ints]] = []
     if trees:
         answers.append(("trees", None, trees.labels(held_out)))
+    lost: dict[str, str] = {}
     if pretrained:
-        answers.append((pretrained.name, None, pretrained.labels(held_out)))
+        try:
+            answers.append((pretrained.name, None, pretrained.labels(held_out)))
+        except NoRivalError as error:  # no reason to withhold the model
+            lost["pretrained"] = str(error)
+            logger.warning(f"no comparison with a pretrained network: {error}")
     if work.views != AS_IT_IS:
         answers.append(("one view", None, logits[0].argmax(axis=1)))
     answers += [(role, trial, _named(work, one)) for role, trial, one in rivals]
@@ -182,6 +191,7 @@ def score_all(
         ],
         conformal=None if cal is None else _conformal(work, cal, logits, temperature),
         mistakes=worst_mistakes(work, work.held_out, softmax(logits, temperature), MISTAKES),
+        not_compared=lost,
     )
 
 

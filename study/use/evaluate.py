@@ -22,7 +22,7 @@ from models.bundle.folder import SEEN_DIGITS, seen_images
 from models.bundle.predictor import Bundle
 from models.scores.evaluation import Scores, predict_logits, score
 from study import StudyError
-from study.use.predict import unlike_training
+from study.use.predict import images_at_once, unlike_training
 
 BATCH = 64
 THUMB = 16
@@ -193,14 +193,23 @@ def _scores(bundle: Bundle, dataset: ImageSet, labels: Ints, some: Ints) -> Scor
     labels, groups = labels[some], dataset.groups[some]
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for i in range(0, len(some), BATCH):
-            images = torch.from_numpy(dataset.images[some[i : i + BATCH]]).to(device)
-            yield predictor.normalised(images), torch.from_numpy(labels[i : i + BATCH])
+        at_once = images_at_once(BATCH, bundle.image_size)
+        for i in range(0, len(some), at_once):
+            images = torch.from_numpy(dataset.images[some[i : i + at_once]]).to(device)
+            yield predictor.normalised(images), torch.from_numpy(labels[i : i + at_once])
 
+    positive = bundle.card.test.positive if bundle.card and bundle.card.test else None
+    above = positive.at_specificity if positive else None
+    there = {bundle.classes[label] for label in labels}
+    told = positive is not None and bool(there & set(positive.classes)) and bool(there - set(positive.classes))
     logits = predict_logits(predictor.model, batches(), predictor.views)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")  # those the folder lacks
-        return score(logits, labels, groups, bundle.classes, float(predictor.temperature))
+        temperature = float(predictor.temperature)
+        if positive is None or not told:  # without both kinds of images there is nothing to tell apart
+            return score(logits, labels, groups, bundle.classes, temperature)
+        cutoff = above.cutoff if above else None
+        return score(logits, labels, groups, bundle.classes, temperature, positive.classes, cutoff)
 
 
 def _warnings(

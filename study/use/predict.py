@@ -167,7 +167,8 @@ def predict_files(
         _make(explain)
     # Grad-CAM hooks into the network, which threads go on to use for the files ahead: it gets a network of its own.
     explained = deepcopy(bundle.predictor) if explain else None
-    for start, batch in enumerate(_batches(bundle, files)):
+    at_once = images_at_once(BATCH, bundle.image_size)
+    for start, batch in enumerate(_batches(bundle, files, at_once, keep=explain is not None)):
         probabilities = iter(batch.probabilities)
         rows = [
             Row(path=str(path), error=str(image))
@@ -178,7 +179,7 @@ def predict_files(
         if explain and explained and len(batch.probabilities):
             good = np.stack([image for image in batch.images if not isinstance(image, DataError)])
             _explain(
-                explained, bundle.classes, [row for row in rows if "error" not in row], good, explain, start * BATCH
+                explained, bundle.classes, [row for row in rows if "error" not in row], good, explain, start * at_once
             )
         yield from rows
 
@@ -192,9 +193,22 @@ class PredictedBatch:
     probabilities: NDArray[np.float64]  # one row for each that could be read
 
 
-def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[PredictedBatch]:
+SIDE = 224
+"""Side of the largest images, in pixels, of which a whole batch goes through a network together."""
+
+
+def images_at_once(most: int, side: int) -> int:
+    """Return how many images of a side go through a network together: `most`, or fewer of large ones."""
+    return max(1, most * SIDE**2 // max(SIDE, side) ** 2)
+
+
+NOTHING = np.empty((0, 0, 3), np.uint8)
+
+
+def _batches(bundle: Bundle, files: Sequence[Path], at_once: int, *, keep: bool) -> Iterator[PredictedBatch]:
     """Yield the files in order, a batch after another, from threads that decode and predict, each for itself.
 
+    Unless `keep`, the images themselves are NOTHING by then, since many batches may wait to be taken.
     So every processor is busy whether decoding or the network takes longer. On a GPU the networks take turns.
     """
     most = bundle.megapixels(MOST_MEGAPIXELS)
@@ -205,10 +219,11 @@ def _batches(bundle: Bundle, files: Sequence[Path]) -> Iterator[PredictedBatch]:
         good = [image for image in images if not isinstance(image, DataError)]
         with network:
             found = bundle.predict(np.stack(good)) if good else np.zeros((0, len(bundle.classes)))
-        return PredictedBatch(batch, images, found)
+        left = images if keep else [image if isinstance(image, DataError) else NOTHING for image in images]
+        return PredictedBatch(batch, left, found)
 
-    starts = range(0, len(files), BATCH)
-    yield from done_ahead(predicted, (list(files[start : start + BATCH]) for start in starts), AHEAD)
+    starts = range(0, len(files), at_once)
+    yield from done_ahead(predicted, (list(files[start : start + at_once]) for start in starts), AHEAD)
 
 
 def _read(path: Path, size: int, most: float, ranges: Ranges) -> Pixels | DataError:

@@ -42,13 +42,13 @@ from study import StudyError
 from study.result.html import picture
 from study.storage.names import is_name
 from study.use.guard import MOST_UPLOAD, Guard, busy
-from study.use.predict import Pixels, Row, labelled, refused_sets, threshold_of, unlike_training
+from study.use.predict import Pixels, Row, images_at_once, labelled, refused_sets, threshold_of, unlike_training
 
 MOST_IMAGES = 64
 """Images in one request at most."""
 MOST_AT_ONCE, MOST_PIXELS = 2048, 10**8
 """Images in work for each model at most, and their pixels as the network sees them: 0.3 GB."""
-BATCH, EXPLAINED, SIDE = 32, 8, 224
+BATCH, EXPLAINED = 32, 8
 """Images that go through the network together, and that are explained together, if their side is SIDE pixels at most.
 
 Of larger images, fewer go together. Explaining takes more memory, since the output of every layer is kept.
@@ -82,8 +82,7 @@ class Network:
         self.threshold = threshold_of(bundle.card.conformal if bundle.card else None, None)
         self.most = bundle.megapixels(MOST_MEGAPIXELS)
         self.ranges: Ranges = bundle.ranges or AS_16_BITS
-        side = max(SIDE, bundle.image_size)
-        self.batch, self.explained = (max(1, count * SIDE**2 // side**2) for count in (BATCH, EXPLAINED))
+        self.batch, self.explained = (images_at_once(count, bundle.image_size) for count in (BATCH, EXPLAINED))
         self.most_at_once = min(MOST_AT_ONCE, max(MOST_IMAGES, MOST_PIXELS // bundle.image_size**2))
         self.at_once = 0  # images in work
         self._queue: asyncio.Queue[PendingRequest] = asyncio.Queue()

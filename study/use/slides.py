@@ -167,7 +167,7 @@ def _facts(file: Path) -> dict[str, object]:
 
 def _identity(bundle: Bundle, path: Path, slide: Slide, side: float, wishes: Wishes) -> str:
     """Return a hash of all that a map depends on: the model, the slide, and the wishes."""
-    weights = bundle.card.weights_sha256 if bundle.card else ""
+    weights = bundle.card.weights_sha256 if bundle.card else _digest(bundle)
     there = path.stat()
     what = [
         weights,
@@ -180,6 +180,14 @@ def _identity(bundle: Bundle, path: Path, slide: Slide, side: float, wishes: Wis
         wishes.threshold,
     ]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def _digest(bundle: Bundle) -> str:
+    """Return a hash of a network that came without a card."""
+    found = hashlib.sha256(str(bundle.image_size).encode())
+    for name, tensor in sorted(bundle.predictor.state_dict().items()):
+        found.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 PROBABILITIES = 4

@@ -530,7 +530,12 @@ def test_the_best_start_is_trained_like_a_winner_that_was_drawn(
     # A model of the start itself has nothing to be compared with: it is what the search began with.
     card = drain(finish(study, work, start, tmp_path / "start"))[-1].card
     assert [one.name for one in card.comparison] == ["trees"]
-    assert "It is one of the networks that the search began with" in (tmp_path / "start" / "report.html").read_text()
+    page = (tmp_path / "start" / "report.html").read_text()
+    assert (
+        f"This model is trial {start.number}, as asked for; the study&#x27;s own choice is trial {winner.number}"
+        in page
+    )
+    assert "The winner is" not in page
 
 
 def test_a_rival_or_a_seed_that_cannot_be_trained_does_not_withhold_the_model(
