@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesClassifier
 
+from data import DataError, counted
 from data.datasets import ImageSet
 from data.grouping.candidates import near_duplicates
 from data.grouping.leak import share_with_sibling
@@ -65,13 +66,19 @@ class AuditFindings(TypedDict):
     account: list[str]
 
 
+LEAST = 3
+"""Least number of images of which some can be held out."""
+
+
 def audit(dataset: ImageSet, parts: Parts | None, seed: int) -> AuditFindings:
     """Return all findings about a dataset and its parts, as plain values (fractions, not percent).
 
     The share of held-out images with a sibling among the others is measured by the groups, and by a detector that did
     not make them. It and the two baselines (majority class; trees on colour and gradient histograms) are computed for
-    the random split and, if there are `parts`, for these.
+    the random split and, if there are `parts`, for these. Raises DataError for fewer than LEAST images.
     """
+    if len(dataset.labels) < LEAST:
+        raise DataError(f"{counted(len(dataset.labels), 'image')}: an audit needs {LEAST} or more")
     random = random_parts(len(dataset.labels), dataset.paths, seed)
     files = [dataset.root / path for path in dataset.paths]
     known = recognise(dataset.classes, len(files), source_size(files))
@@ -91,7 +98,7 @@ def audit(dataset: ImageSet, parts: Parts | None, seed: int) -> AuditFindings:
         "pixels": image_sizes(dataset),
         "unreadable": dataset.left_out,
         "exact_duplicates": exact_duplicates(dataset),
-        "near_duplicate_pairs": len(list(near_duplicates(thumbnails(dataset.images)))),
+        "near_duplicate_pairs": len({frozenset(pair) for pair in near_duplicates(thumbnails(dataset.images))}),
         "label_conflicts": conflicts(dataset),
         "groups": int(dataset.groups.max()) + 1,
         "groups_from": dataset.groups_from,

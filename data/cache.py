@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import IO, Annotated
 
 import numpy as np
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from data import DataError, Progress
-from data.formats.ranges import Kind, Ranges, UnknownRangeError, in_words, range_of
+from data.formats.ranges import AS_16_BITS, Kind, Ranges, UnknownRangeError, in_words, range_of
 from data.images import DECODING, MOST_MEGAPIXELS, decode, decoding, has_more_bits, measured, read_file
 from data.processes import usable_cpus
 
@@ -109,6 +110,10 @@ def _of_one_colour(images: NDArray[np.uint8]) -> bool:
     return all((image == images[0, 0, 0]).all() for image in images)  # stops at the first other image
 
 
+TRIED_AGAIN = 20
+"""Number of files that could not be read which are tried again when their cache is used."""
+
+
 @dataclass(frozen=True)
 class _Work:
     """A request for images from the cache."""
@@ -153,6 +158,7 @@ class _Work:
             _bring_up_to_date(place, self.root)
             found = _open(place)
             _check_files(place, self.root, self.paths, found, self.progress)
+            self._check_bad(found)
             return found
         except (OSError, ValueError) as error:  # a cache can be made again, so this is no error
             kinds: dict[type[Exception], str] = {
@@ -162,7 +168,19 @@ class _Work:
             what = kinds.get(type(error), "was altered")
             logger.warning(f"the image cache {place} {what} ({error}); the images are decoded again")
             shutil.rmtree(place, ignore_errors=True)
+            if place.exists():
+                raise DataError(f"{place} cannot be replaced (remove it: rm -r {quote(str(place))})") from error
             return None
+
+    def _check_bad(self, found: DecodedImages) -> None:
+        """Raise _OtherFilesError if a file that could not be read then can be read now, among the first of them.
+
+        Its content is the same: a library was installed, a permission given, or the machine was short of something.
+        """
+        for path in list(found.bad)[:TRIED_AGAIN]:
+            with suppress(DataError):
+                decode(self.root / path, self.image_size, self.most, found.ranges or AS_16_BITS)
+                raise _OtherFilesError(f"{path} can be read by now")
 
     def measured(self) -> Ranges:
         """Measure the range of each kind of pixel values of more than 8 bits over all files.

@@ -42,7 +42,7 @@ stage "standing" "a second" "study/cli"
 
 # The model on images, as elsewhere: with prediction sets where the study could promise them.
 stage "predict" "seconds" "study/use/predict.py"
-find "$images" -type f \( -iname '*.jp*g' -o -iname '*.png' \) | sort | awk 'NR % 50 == 1' | head -n 20 |
+find "$images" -type f \( -iname '*.jp*g' -o -iname '*.png' \) | sort | awk 'NR % 50 == 1 && n++ < 20' |
   "$study" predict runs/lc25000/model - --top 2
 
 printf '\nreport: %s\nmodel:  %s\n' runs/lc25000/model/report.html runs/lc25000/model >&2

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -71,15 +71,15 @@ def stop() -> None:
 
 
 @contextmanager
-def stoppable(farewell: str = "") -> Iterator[None]:
+def stoppable(farewell: Callable[[], str] = str) -> Iterator[None]:
     """Raise Stopped on the first SIGINT or SIGTERM; a second signal, or four seconds, end the process at once.
 
-    `farewell` is written to stderr by a process that ends at once.
+    A process that ends at once writes to stderr what `farewell` returns by then.
     """
 
     def first(number: int, frame: FrameType | None) -> None:
         def at_once(*_: object) -> None:
-            os.write(2, farewell.encode())
+            os.write(2, farewell().encode())
             os._exit(128 + number)
 
         def again(*_: object) -> None:

@@ -332,10 +332,20 @@ def _window(
             middle, width = middle - 0.5, width - 1
         low, high = middle - width / 2, middle + max(width, 1e-6) / 2
         return np.clip(values, low, high), low, high
-    if array.dtype == np.uint8 and int(found.get("BitsStored") or 8) == 8 and "RescaleSlope" not in found:
+    if as_stored(found):
         return values, 0.0, 255.0
     known = values[~padding] if not padding.all() else values
     return values, float(known.min()), float(known.max())
+
+
+def as_stored(found: Dataset) -> bool:
+    """Return whether a file has 8 bits whose values nothing in it changes: they are shown as they are."""
+    group = first_group(found, "PixelValueTransformationSequence")
+    rescale = found if group is None else group
+    bits = {int(found.get(name) or 8) for name in ("BitsAllocated", "BitsStored")}
+    slope, intercept = (rescale.get(name) for name in ("RescaleSlope", "RescaleIntercept"))
+    same = (slope is None or float(slope) == 1) and not intercept and not rescale.get("ModalityLUTSequence")
+    return bits == {8} and not found.get("PixelRepresentation") and same
 
 
 def _first(value: Any) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data import DataError, counted
-from data.formats.dicom import TAGS, first_group, in_words, is_dicom, read
+from data.formats.dicom import TAGS, as_stored, first_group, in_words, is_dicom, read
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -28,8 +28,7 @@ def how_shown(found: Dataset) -> str:
         return "by their VOI LUT"
     if window.get("WindowWidth") is not None:
         return "by their first window"
-    plain = int(found.get("BitsAllocated") or 0) == 8 and int(found.get("BitsStored") or 8) == 8
-    return "as they are" if plain and "RescaleSlope" not in found else "by each image's own range"
+    return "as they are" if as_stored(found) else "by each image's own range"
 
 
 @dataclass

@@ -47,10 +47,16 @@ class Sketch(NamedTuple):
     grey: Grey
 
 
+LARGE = 64_000_000
+"""Number of pixels above which a JPEG is decoded at a smaller size, never below four times SIDE."""
+
+
 def describe(path: str) -> Description:
     """Decode and describe one image file. Raises OSError, which names the file, if it is no image."""
     try:
         with opened(Path(path)) as image:
+            if image.width * image.height > LARGE:  # a JPEG of this size would take gigabytes
+                image.draft("RGB", (4 * SIDE, 4 * SIDE))
             pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(in_8_bits(image, Path(path)))))
     except Exception as error:
         raise OSError(f"{path}: cannot be read as an image ({error})") from error

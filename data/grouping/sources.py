@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -137,14 +138,15 @@ def _find(kept: Path, files: Sequence[Path], progress: Progress | None) -> None:
     tell = progress or (lambda what, done, total: None)
     work = kept.with_name(f"{kept.name}.work")
 
-    def write(folder: Path) -> None:
-        with only_one(work) as mine:  # of two searches at once, only one keeps intermediate results
-            found = find_groups(files, progress=lambda d, t: tell("finding groups", d, t), keep=work if mine else None)
-        content = KeptGroups(method=found.method, group=found.group.tolist(), close=found.close, told=found.told)
-        (folder / GROUPS).write_text(content.model_dump_json(), encoding="utf-8")
+    def write(text: str, folder: Path) -> None:
+        (folder / GROUPS).write_text(text, encoding="utf-8")
 
-    publish(kept, write)
-    shutil.rmtree(work, ignore_errors=True)
+    with only_one(work) as mine:  # of two searches at once, only one keeps intermediate results
+        found = find_groups(files, progress=lambda d, t: tell("finding groups", d, t), keep=work if mine else None)
+        content = KeptGroups(method=found.method, group=found.group.tolist(), close=found.close, told=found.told)
+        publish(kept, partial(write, content.model_dump_json()))
+        if mine:  # else another process may still search with what is there
+            shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
@@ -169,6 +171,7 @@ def level_groups(level: int, paths: Sequence[str]) -> list[str]:
             f"example {lacking[0]} (levels count the folders of a path from 1; or name the groups by a pattern "
             "or a CSV list)"
         )
+    refuse_alike((inside[level - 1] for inside in folders), "groups", f"groups = 'level:{level}'")
     names = [normal(inside[level - 1]) for inside in folders]
     if len(set(names)) == 1:
         raise DataError(
@@ -187,12 +190,13 @@ def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:
         raise DataError(f"groups = {pattern!r} needs a part named group: (?P<group>...)")
     with time_limit(PATTERN_SECONDS, f"groups = {pattern!r} takes too long on these names (write it without (...+)+)"):
         matches = [compiled.search(path) for path in paths]
-    missing = [path for path, match in zip(paths, matches, strict=True) if match is None]
+    missing = [path for path, match in zip(paths, matches, strict=True) if not (match and match["group"])]
     if missing:
         raise DataError(
             f"groups = {pattern!r} matches {len(paths) - len(missing)} of {counted(len(paths), 'image')}; "
             f"not, for example: {', '.join(missing[:3])}"
         )
+    refuse_alike((match["group"] for match in matches if match), "groups", f"groups = {pattern!r}")
     names = [normal(match["group"]) for match in matches if match]
     if len(set(names)) == 1:
         raise DataError(f"groups = {pattern!r} puts all {len(paths)} images into one group: {names[0]!r}")

@@ -31,7 +31,7 @@ def read_table(file: Path) -> Table:
 
 
 def _of_csv(file: Path, text: str) -> Table:
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)  # a quote that is never closed is an error
     rows = []
     try:
         columns = _columns(file, next(reader, []))

@@ -19,6 +19,8 @@ MOST_CELLS = 64_000_000
 """Most cells of a raster of annotations."""
 IGNORED = "ignore"
 """Beginning of the classes of what shall not be used, as in QuPath."""
+NO_CLASS = ""
+"""Name of a region that shall not be used: where it lies inside another one, that has a hole."""
 
 Points = NDArray[np.float64]  # [N, 2], x and y in pixels of the finest level
 
@@ -48,7 +50,7 @@ class Annotations:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, sorted."""
-        return tuple(sorted({one.name for one in self.regions}))
+        return tuple(sorted({one.name for one in self.regions} - {NO_CLASS}))
 
 
 def read_annotations(file: Path, corner: tuple[int, int]) -> Annotations:
@@ -67,15 +69,21 @@ def read_annotations(file: Path, corner: tuple[int, int]) -> Annotations:
     for feature in features:
         name = _class_of(feature)
         polygons = _polygons(feature)
+        ignored = name is not None and name.lower().startswith(IGNORED)
         if name is None:
             left_out["without a class"] += 1
-        elif name.lower().startswith(IGNORED):
+            continue
+        if ignored:
             left_out["to be ignored"] += 1
         elif not polygons:
             left_out["no area"] += 1
-        else:
+        if polygons:
             regions += [
-                Region(name=name, outer=rings[0] + corner, holes=tuple(one + corner for one in rings[1:]))
+                Region(
+                    name=NO_CLASS if ignored else name,
+                    outer=rings[0] + corner,
+                    holes=tuple(one + corner for one in rings[1:]),
+                )
                 for rings in polygons
             ]
     return Annotations(regions=tuple(regions), left_out=dict(left_out))
@@ -117,6 +125,7 @@ def _ring(ring: object) -> Points | None:
 def raster(annotations: Annotations, width: int, height: int, cell: float) -> NDArray[np.uint16]:
     """Return the class of each cell of a slide, [height / cell, width / cell]: 0 is none, k the k-th of `classes`.
 
+
     Where regions overlap the smaller one counts. Raises DataError for too many cells.
     """
     shape = max(1, round(height / cell)), max(1, round(width / cell))
@@ -129,5 +138,5 @@ def raster(annotations: Annotations, width: int, height: int, cell: float) -> ND
         ]
         inside = np.zeros(shape, np.uint8)
         cv2.fillPoly(inside, rings, 1)  # a hole is filled twice, which is not at all
-        found[inside > 0] = annotations.classes.index(one.name) + 1
+        found[inside > 0] = 0 if one.name == NO_CLASS else annotations.classes.index(one.name) + 1
     return found

@@ -165,6 +165,8 @@ def retrain(
         lambda display: launch.retrain(
             name, storage, chosen, trial, display.images, display.watch, on_all=on is not None
         ),
+        command="retrain",
+        more=(f" --trial {trial}" if trial is not None else "") + (" --on all" if on else ""),
     )
 
 
@@ -256,6 +258,7 @@ def _follow(
     start: Callable[[Display], Iterator[News | AlreadyFinished]],
     *,
     quiet: bool = False,
+    command: str = "resume",
     more: str = "",
     first: str = "",
 ) -> None:
@@ -274,15 +277,20 @@ def _follow(
                 yield item
 
     quiet_optuna()
-    stopped = "stopped; nothing is lost. Go on with"
-    early = "stopped before the study was made. Give the same command again"
-    with stoppable(f"\n{early}\n"), show(err, quiet=quiet, first=first) as display:
+    shown: list[Display] = []
+
+    def farewell() -> str:
+        if not shown or not shown[0].opened:
+            return "stopped before the study was made. Give the same command again"
+        return f"stopped; nothing is lost. Go on with study {command} {quote(name)}{more}{storage_option(storage)}"
+
+    with stoppable(lambda: f"\n{farewell()}\n"), show(err, quiet=quiet, first=first) as display:
+        shown.append(display)
         try:
             with unmasked():
                 display.follow(going_on(start(display)))
         except StopRequest as stop:
-            resume = f"study resume {quote(name)}{more}{storage_option(storage)}"
-            err.print(f"{stopped} {resume}" if display.opened else early, markup=False)
+            err.print(farewell(), markup=False)
             raise typer.Exit(stop.exit_code) from None
     for item in finished:
         out.print(

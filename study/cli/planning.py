@@ -18,6 +18,7 @@ from study.cli.options import choose_devices
 from study.cli.options import in_words as in_words_of
 from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
+from study.search.older import find_older
 from study.search.opening import default_name, with_absolute_data
 from study.search.settle import StoredStudy, look, stored_study, with_backbone
 from study.storage.names import check_name
@@ -38,8 +39,19 @@ def show(asked: StudyRequest, name: str | None, storage: str, device: str, as_js
     with storage_trouble(storage):
         there = stored_study(check_name(name or default_name(asked)), storage)
     if there is not None and there.planned is not None:
+        if typed := [one for one in asked.given or () if one != "data"]:
+            err.print(
+                f"the study exists, and its own plan is shown: {', '.join(sorted(typed))} as typed now would plan "
+                "another study (name it: --name)",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         _show_kept(there, there.planned, as_json)
         return
+    if isinstance(older := asked.fields.get("begin_from"), str):
+        with storage_trouble(storage):
+            find_older(older, storage)
     if asked.fields.get("hours") is None:
         raise StudyError("a study without hours has no plan (for example: study plan --hours 2)")
     devices = choose_devices(device)

@@ -115,12 +115,21 @@ def _short(value: object) -> str:
 
 
 def _json(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    between = "["
+    between, head = "[", _different(head)
     for row in rows:
         fields = {name: _plain(value) for name, value in zip(head, row, strict=True)}
         sys.stdout.write(f"{between}\n{json.dumps(fields, ensure_ascii=sys.stdout.isatty())}")
         between = ","
     sys.stdout.write("[]\n" if between == "[" else "\n]\n")
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    """Return the names, numbered where one occurs again: value, value_2."""
+    found: list[str] = []
+    for name in names:
+        numbered = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
+        found.append(next(one for one in numbered if one not in found))
+    return found
 
 
 def _plain(value: object) -> object:

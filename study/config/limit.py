@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated
 
+from optuna.distributions import FloatDistribution, IntDistribution
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.architecture import CNNConfig, side_after
@@ -67,7 +68,7 @@ def cheapest(space: Mapping[str, Entry], image_size: int) -> dict[str, Value]:
     for _ in range(2):  # a second round for parameters that depend on each other
         for name in SHAPING:
             if name in point:
-                tried = [{**point, name: value} for value in _ends(space[name])]
+                tried = [{**point, name: value} for value in _ends(name, space[name])]
                 point = min(tried, key=lambda one: _order(space, one, image_size))
     return point
 
@@ -85,14 +86,18 @@ def _usual(space: Mapping[str, Entry], name: str) -> Value:
         return default
     if isinstance(entry, list):
         return entry[0]
-    assert isinstance(entry, Range)
-    low, high = float(entry.low), float(entry.high)
-    if isinstance(default, int | float) and not low <= default <= high:
-        return entry.low if default < low else entry.high
-    return entry.low  # the steps of the range leave the default out
+    low, high = _ends(name, entry)
+    if isinstance(default, int | float) and isinstance(high, int | float) and default > high:
+        return high
+    return low  # the default is smaller, or the steps of the range leave it out
 
 
-def _ends(entry: Entry) -> list[Value]:
+def _ends(name: str, entry: Entry) -> list[Value]:
+    """Return the values of a list, or the ends of a range, whose last step need not be the `high` that was given."""
     if isinstance(entry, list):
         return entry
-    return [entry.low, entry.high] if isinstance(entry, Range) else [entry]
+    if not isinstance(entry, Range):
+        return [entry]
+    found = distributions({name: entry})[name]
+    assert isinstance(found, FloatDistribution | IntDistribution)
+    return [found.low, found.high]

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -213,7 +214,10 @@ class StudyConfig(BaseModel):
         False, description="score the architecture on a random 80/20 split too, to compare with published numbers"
     )
     checkpoint_seconds: float = Field(
-        30.0, ge=0, description="seconds of training between two checkpoints of a network; 0: after every epoch"
+        30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds of training between two checkpoints of a network; 0: after every epoch",
     )
     max_megapixels: float = Field(
         MOST_MEGAPIXELS,
@@ -290,6 +294,14 @@ class StudyConfig(BaseModel):
         if "plateau" in (entry if isinstance(entry, list) else [entry]) and self.final_data != "train":
             raise ValueError('the plateau schedule needs a validation loss: set final_data = "train"')
 
+    @field_validator("baseline", "starts")
+    @classmethod
+    def _in_its_type(cls, given: Any) -> Any:
+        """Put values of points into their parameter's type, 3.0 into 3; what cannot be is told later."""
+        if isinstance(given, Mapping):
+            return {name: _typed(name, value) for name, value in given.items()}
+        return type(given)(cls._in_its_type(one) for one in given)
+
     def _check_point(self, name: str, point: Mapping[str, Value]) -> None:
         searched = distributions(self.space)
         for key in point:
@@ -350,6 +362,13 @@ class StudyConfig(BaseModel):
             return self.with_fields(changes)
         except ValidationError as error:
             raise StudyError(in_one_line(error)) from error
+
+
+def _typed(name: str, value: Value) -> Value:
+    """Return a parameter's value in its type; as it is where it is none."""
+    with suppress(ValueError, KeyError):
+        return PARAMETERS[name].check(value)
+    return value
 
 
 def in_one_line(error: ValidationError) -> str:

@@ -224,7 +224,7 @@ def _comparison(card: StudyCard) -> str:
             )
         )
     head = ("beside it", "accuracy", "95 % interval", "shipped is better by (points)", "95 % interval, paired")
-    head += ("balanced accuracy", "shipped is better by (points, paired)") if by_class(card) else ()
+    more = ("balanced accuracy", "shipped is better by (points, paired)") if by_class(card) else ()
     leaky = card.leaky_score
     note = (
         '<p class="warn">Leaky, for comparison with published numbers only: the same architecture on a random 80/20 '
@@ -236,7 +236,7 @@ def _comparison(card: StudyCard) -> str:
         f'<p class="note">Not compared with {_rival(name)}: {html.escape(why)}.</p>'
         for name, why in card.not_compared.items()
     )
-    return (table(head, rows) if rows else "") + missing + note
+    return (table((*head, *more), rows) if rows else "") + missing + note
 
 
 def _balanced(other: Comparison) -> tuple[str, str]:

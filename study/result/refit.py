@@ -57,6 +57,11 @@ class FinalEpoch:
     kind: str = "shipped"  # kind of the Job
     seed: int = 0
 
+    @property
+    def mark(self) -> tuple[str, int, int]:
+        """What tells this epoch from others, however often a process that died trains it again."""
+        return self.stage, self.place, self.result.epoch
+
 
 @dataclass(frozen=True)
 class Activity:

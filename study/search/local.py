@@ -49,7 +49,8 @@ def local_processes(
     """Run worker processes on this machine: an `Engine`.
 
     A worker that dies is replaced, and the log says so. `ending`: once it closes, the workers are told to stop. Raises
-    StudyError with a worker's error message, or if workers die one after the other without any news.
+    StudyError with a worker's error message, or if workers die one after the other and nothing new is reported; news
+    with a `mark` that was there before is not new.
     """
     # The final training needs it; it is imported now, while the fork server imports too and nobody trains yet.
     import_module("torch._dynamo")
@@ -57,6 +58,7 @@ def local_processes(
     hands: dict[Connection, tuple[BaseProcess, Order]] = {}
     patience = 2 * len(devices) + 3  # deaths in a row, without any news between them
     deaths = 0
+    seen: set[Any] = set()  # marks of epochs that were trained before, perhaps by a worker that died
     try:
         for device in devices:
             _hire(hands, Order(name, url, device, threads, work))
@@ -69,7 +71,9 @@ def local_processes(
                 if isinstance(news, str):
                     raise StudyError(news)
                 if news is not None:
-                    deaths = 0
+                    mark = getattr(news, "mark", None)
+                    deaths = deaths if mark in seen else 0
+                    seen |= set() if mark is None else {mark}
                     yield news
                     continue
                 worker, order = hands.pop(pipe)

@@ -187,6 +187,11 @@ def _check(found: optuna.Study, contract: Contract, images: Images) -> None:
     name, there = found.study_name, kept(found.user_attrs, CONTRACT, Contract)
     if there is None and any(trial.state != TrialState.WAITING for trial in found.get_trials(deepcopy=False)):
         raise StudyError(f"the study {name!r} in this database was not made by this program (choose another --name)")
+    if len(found.directions) > 1:
+        raise StudyError(
+            f"the study {name!r} in this database has several objectives, and one of this program has only one, an "
+            "accuracy (choose another --name)"
+        )
     if found.direction != StudyDirection.MAXIMIZE:
         raise StudyError(
             f"the study {name!r} in this database minimises its value, but an accuracy must be maximised "

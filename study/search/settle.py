@@ -69,7 +69,8 @@ def settle(
 
 def _as_begun(asked: StudyRequest, before: StudyConfig) -> StudyRequest:
     """Return the request with the existing study's starts, if both name the same older study to begin from."""
-    if before.begin_from is None or asked.fields.get("begin_from") != before.begin_from or "starts" in asked.autos:
+    typed = "starts" in asked.autos or "starts" in (asked.given or ())
+    if before.begin_from is None or asked.fields.get("begin_from") != before.begin_from or typed:
         return asked
     return StudyRequest({**asked.fields, "starts": before.model_dump(mode="json")["starts"]}, asked.given)
 

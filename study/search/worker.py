@@ -139,7 +139,11 @@ def _drawn(study: OpenStudy, trial: optuna.Trial) -> FrozenTrial:
     if study.members.stranger(frozen) or frozen.params.keys() >= space.keys():
         return frozen
     point = {**trial.relative_params, **point_of(frozen)}
-    drawn = {name: point[name] for name in space if name not in frozen.params}
+    drawn = {
+        name: one.to_external_repr(one.to_internal_repr(point[name]))  # as the database will give it back: 3, not 3.0
+        for name, one in space.items()
+        if name not in frozen.params
+    }
     study.storage.set_params(trial._trial_id, drawn, space)
     frozen.params, frozen.distributions = {**frozen.params, **drawn}, space
     return frozen

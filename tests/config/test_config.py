@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from optuna.pruners import HyperbandPruner
 
 from study import StudyError
+from study.config.limit import cheapest
 from study.config.presets import PRESETS
 from study.config.resolve import PLANNED, ask, parse_setting, resolve
 from study.config.rungs import brackets, check_rungs
@@ -23,8 +24,10 @@ from study.config.space import (
     contains,
     distributions,
     in_use,
+    misfit,
     network_config,
     train_config,
+    validated,
 )
 from study.search.sampling import make_pruner
 
@@ -202,3 +205,29 @@ def test_what_another_program_enqueued_may_be_anything(value: Any) -> None:
     space = resolve(None, {}).space
     assert not contains(space, "learning_rate", value)
     assert not contains(space, "num_conv_blocks", value)
+
+
+def test_points_have_their_parameters_types() -> None:
+    """As a table of numpy or pandas, or a TOML file, would give them: 3.0 blocks, a dropout of 0."""
+    given = {"num_conv_blocks": 3.0, "conv_dropout": 0}
+    space = {"num_conv_blocks": [2, 3], "conv_dropout": {"low": 0.0, "high": 0.5}}
+    config = StudyConfig.model_validate(
+        {"space": space, "starts": [given], "baseline": given, "data": "digits", "trials": 1}
+    )
+    for point in (config.starts[0], config.baseline):
+        assert [type(value) for value in point.values()] == [int, float]
+    with pytest.raises(ValueError, match="num_conv_blocks"):
+        StudyConfig.model_validate(
+            {"space": space, "starts": [{**given, "num_conv_blocks": 2.5}], "data": "digits", "trials": 1}
+        )
+
+
+@given(st.floats(1e-5, 1e-3), st.floats(7e-3, 1e-2), st.floats(1e-4, 5e-3))
+def test_the_cheapest_point_lies_in_a_range_whose_steps_miss_its_end(low: float, high: float, step: float) -> None:
+    space = validated({"learning_rate": Range(low=low, high=high, step=step), "weight_decay": [0.0]})
+    assert misfit(space, cheapest(space, 32)) is None
+
+
+def test_seconds_are_a_number_that_json_can_hold() -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        StudyConfig.model_validate({"checkpoint_seconds": math.inf, "data": "digits", "trials": 1})

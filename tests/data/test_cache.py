@@ -53,6 +53,28 @@ def test_the_cache_holds_what_decoding_gives(photos: tuple[Path, list[str]], tmp
     )
 
 
+def test_what_could_not_be_read_for_a_passing_reason_is_read_later(
+    photos: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library was not installed, a permission not given, the machine short of memory: the file is the same."""
+    root, names = photos
+
+    content = (root / names[10]).read_bytes()
+
+    def short(source: Path | bytes, *given: object) -> np.ndarray:
+        if source == content:
+            raise DataError("out of memory")
+        return decode(source, *given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "decode", short)
+        found = decoded(root, names, 16, tmp_path / "c")
+    assert found.bad == {"010.png": "out of memory"}
+    found = decoded(root, names, 16, tmp_path / "c")
+    assert not found.bad
+    assert len(found.paths) == 60
+
+
 def test_any_change_of_the_folder_is_seen(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
     root, names = photos
     first = decoded(root, names, 16, tmp_path / "c")

@@ -28,7 +28,7 @@ from pydicom.uid import (
 from data import DataError
 from data.datasets import load_folder
 from data.formats.dicom import size_inside
-from data.formats.dicom_folder import look_at
+from data.formats.dicom_folder import how_shown, look_at
 from data.images import decode, source_size
 from tests.conftest import Shell, random_images, tiny_options
 from tests.use.test_serve import Server
@@ -81,6 +81,28 @@ def test_grey_levels_of_8_bits_stay_and_monochrome1_is_inverted_once() -> None:
     assert (grey(made(RAMP)) == RAMP).all()
     assert (grey(made(RAMP, PhotometricInterpretation="MONOCHROME1")) == 255 - RAMP).all()
     assert (grey(made(RAMP, PresentationLUTShape="INVERSE")) == 255 - RAMP).all()
+
+
+def test_8_bits_that_a_rescale_changes_are_not_cut_off_at_255() -> None:
+    dim = RAMP // 4 + 100
+    assert (grey(made(dim, RescaleSlope=1, RescaleIntercept=0)) == dim).all()  # nothing is changed
+    table, group = Dataset(), Dataset()
+    table.LUTDescriptor, table.LUTData = [256, 0, 16], (np.arange(256, dtype="<u2") * 200).tobytes()
+    table.ModalityLUTType = "US"
+    group.RescaleSlope, group.RescaleIntercept, group.RescaleType = 4, -512, "US"
+    shared = Dataset()
+    shared.PixelValueTransformationSequence = [group]
+    for tags in (
+        {"RescaleSlope": 4, "RescaleIntercept": -512},
+        {"ModalityLUTSequence": [table]},
+        {"SharedFunctionalGroupsSequence": [shared]},
+    ):
+        found = grey(made(RAMP, **tags))
+        assert (found[0, 0], found[-1, -1]) == (0, 255)  # by the image's own range
+        assert len(np.unique(found)) == 64
+        header = pydicom.dcmread(io.BytesIO(made(RAMP, **tags)))
+        assert how_shown(header) == "by each image's own range"
+    assert how_shown(pydicom.dcmread(io.BytesIO(made(RAMP)))) == "as they are"
 
 
 def test_colours_stay_in_any_order_of_planes() -> None:

@@ -11,7 +11,7 @@ from data import DataError
 from data.datasets import survey
 from data.findings import proposal, suspicious
 from data.grouping.proposals import propose
-from data.grouping.sources import match_groups
+from data.grouping.sources import level_groups, match_groups
 from data.layout.listing import listing
 from data.splits import SHARES, divide
 from tests.conftest import Shell, tiny_options
@@ -121,6 +121,21 @@ def test_a_level_of_folders_keeps_patients_on_one_side(tmp_path: Path) -> None:
         (root / f"{label}_").rmdir()
     with pytest.raises(DataError, match="'level:2' puts all 48 images into one group: 'same'"):
         load(root, groups="level:2")
+
+
+def test_patients_whose_names_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
+    """Otherwise one patient would be two sources, and perhaps in two parts."""
+    files = ["a/P01/0.png", "a/P02/0.png", "b/p01/0.png", "b/P03/0.png"]
+    with pytest.raises(DataError, match=r"'level:2': the groups 'P01' and 'p01' differ in upper and lower case only"):
+        level_groups(2, files)
+    with pytest.raises(DataError, match=r"the groups 'P01' and 'p01' differ in upper and lower case only"):
+        match_groups("(?P<group>[Pp][0-9]+)", files)
+
+
+def test_a_group_that_a_pattern_leaves_empty_is_no_group() -> None:
+    for pattern in ("(?P<group>P[0-9]+)?_?[0-9]", "(?P<group>P?[0-9]*)_"):
+        with pytest.raises(DataError, match=r"matches [01] of 2 images"):
+            match_groups(pattern, ["a/P01_0.png", "a/_1.png"])
 
 
 def test_the_class_may_be_the_last_folder(tmp_path: Path) -> None:

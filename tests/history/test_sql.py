@@ -290,6 +290,12 @@ def test_the_columns_are_the_documented_ones(filled: str) -> None:
     engine.dispose()
 
 
+def test_columns_of_one_name_all_reach_json(url: str, shell: Shell) -> None:
+    open_storage(url, create=True)
+    out = shell("sql", "SELECT 1 AS v, 2 AS v, 3 AS v_2", "--json", "--storage", as_reader(url))[1]
+    assert json.loads(out) == [{"v": 1, "v_2": 2, "v_2_2": 3}]
+
+
 def test_a_misspelt_recipe_is_told_from_sql(url: str, shell: Shell) -> None:
     open_storage(url, create=True)
     code, out, err = shell("sql", "best-pr-depth", "--storage", url)

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from models import ModelError, files
+from models.architecture import CNNConfig, plain_blocks
 from models.bundle import folder as bundle
 from models.bundle.card import Card, Origin
+from models.bundle.folder import WEIGHTS, read_card
 from models.bundle.predictor import Bundle, Predictor
-from models.cnn import build_cnn
-from models.files import file_hash
+from models.cnn import build_cnn, fill
+from models.files import file_hash, write_json
 from tests.models.test_training import SMALL
 
 LIMITED = """
@@ -300,3 +302,26 @@ def test_a_card_of_many_small_things_is_not_read(copied: tuple[Path, dict[str, A
     folder, _ = copied
     (folder / bundle.CARD).write_text("[" + "{}," * 10_000_000 + "{}]")
     assert "is not a file of this program" in refused(folder)
+
+
+def test_a_network_that_no_machine_can_run_and_weights_that_are_no_numbers_are_refused() -> None:
+    """Each width, depth and size is allowed, and all of them together would take all memory."""
+    rest: dict[str, Any] = {"batch_norm": False, "conv_dropout": 0.0, "dense_units": (), "dense_dropout": 0.0}
+    wide = CNNConfig(num_classes=2, image_size=1024, blocks=plain_blocks((20_000,), (1,)), head="gap", **rest)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in build_cnn(wide).state_dict().items()}
+    with pytest.raises(ModelError, match=r"its network takes [0-9]+ GB for one image"):
+        fill(wide, {name: torch.zeros(shape) for name, shape in shapes.items()}, 10**9)
+    small = CNNConfig(num_classes=2, image_size=8, blocks=plain_blocks((4,), (3,)), head="gap", **rest)
+    state = build_cnn(small).state_dict()
+    next(iter(state.values())).view(-1)[0] = math.nan
+    with pytest.raises(ModelError, match="its weights are not all numbers"):
+        fill(small, state, 10**9)
+
+
+def test_a_card_names_files_of_its_own_folder_alone(tmp_path: Path) -> None:
+    """Some files elsewhere have no end, and others are nobody's business."""
+    for name in ("/proc/self/pagemap", "../secret", "a/b"):
+        write_json(tmp_path / "card.json", {"files": {name: "0" * 64, WEIGHTS: "0" * 64}})
+        with pytest.raises(ModelError, match="is no name of a file in this folder"):
+            read_card(tmp_path, Card)

@@ -43,6 +43,14 @@ def judged(ours: NDArray[np.int64], others: dict[str, NDArray[np.int64]], **give
     return found
 
 
+def test_without_an_interval_nothing_is_shown() -> None:
+    """A class of few groups has no interval of the balanced accuracy: a good score alone is no evidence."""
+    few = np.where(LABELS == 2, GROUPS.max() + 1, GROUPS)  # all images of one class are of one group
+    found = judged(answers(0.1), {}, metric="balanced_accuracy", groups=few)
+    assert found.kind == "no better"
+    assert "too few groups for an interval, and nothing else was compared" in found.word
+
+
 def test_a_model_that_was_never_scored_has_no_verdict() -> None:
     card = Card(classes=CLASSES, preprocessing=Preprocessing(size=8, mean=(0.5,) * 3, std=(0.5,) * 3), temperature=1.0)
     assert verdict(card) is None

@@ -9,12 +9,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
+from study import StudyError
+from study.search.local import local_processes
 from study.storage.door import open_storage
 from tests import killer
 from tests.killer import everything, options
@@ -204,3 +208,24 @@ def test_a_short_torture(url: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "no error"
     assert "kills at named points" in done.stdout
+
+
+@dataclass(frozen=True)
+class SameEpoch:
+    """News of an epoch that every new worker trains again."""
+
+    mark: tuple[str, int, int] = ("final training", 0, 1)
+
+
+def dies_after_the_same_epoch(*_: object) -> Iterator[SameEpoch]:
+    yield SameEpoch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_training_that_kills_every_worker_at_one_place_ends_the_study(tmp_path: Path) -> None:
+    """What was reported before, by a worker that died, is no progress."""
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    open_storage(url, create=True)
+    with pytest.raises(StudyError, match="5 workers died one after another, the last by SIGKILL"):
+        for _ in local_processes("s", url, ["cpu"], dies_after_the_same_epoch):
+            pass

@@ -366,6 +366,8 @@ def test_annotations_say_what_a_place_is_and_the_inner_one_wins(tmp_path: Path) 
     assert found.left_out == {"to be ignored": 1, "without a class": 1, "no area": 1}
     cells = raster(found, slides.SIDE, slides.SIDE, 16)
     labels = slides.truth()[8::16, 8::16]
+    ignored, beside = (cells[round(0.4 * slides.SIDE / 16), round(x * slides.SIDE / 16)] for x in (0.73, 0.65))
+    assert (ignored, beside) == (0, 2)  # what is to be ignored is a hole in the annotation around it
     assert set(np.unique(cells[labels == 2])) <= {0, 2}
     assert (cells == 1).sum() == pytest.approx((0.3 * slides.SIDE / 16) ** 2, rel=0.08)
     hole = {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 9]], [[3, 3], [6, 3], [6, 6], [3, 6]]]}
