@@ -108,7 +108,7 @@ def run(
     from study.search.opening import default_name
 
     asked = asked_for(file, preset, data, trials, hours, workers, settings, skip_bad, older)
-    chosen = choose_engine(engine, address, gpus_per_worker)
+    chosen = choose_engine(engine, address, gpus_per_worker, device)
     _run(asked, name or default_name(asked), storage, device, chosen, quiet=quiet)
 
 
@@ -136,7 +136,7 @@ def resume(
     config = stored_config(study)
     check_images(config, name, files_of(study, storage))
     asked = StudyRequest(config.changed(trials=trials, hours=hours, workers=workers).model_dump(mode="json"))
-    chosen = choose_engine(engine, address, gpus_per_worker)
+    chosen = choose_engine(engine, address, gpus_per_worker, device)
     _run(asked, name, storage, device, chosen, searching=not finish, quiet=quiet)
 
 

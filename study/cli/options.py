@@ -159,9 +159,14 @@ def in_words(devices: tuple[str, ...]) -> str:
     return f"device: {named}; {counted(torch.get_num_threads(), 'thread')} of {counted(usable_cpus(), 'processor')}"
 
 
-def choose_engine(name: str, address: str | None, gpus: float | None) -> Engine | None:
+def choose_engine(name: str, address: str | None, gpus: float | None, device: str) -> Engine | None:
     """Return the engine that --engine and its options name; None for this machine. Raises StudyError."""
     if name == "ray":
+        if device != "auto" and (device, gpus) != ("cpu", 0):
+            raise StudyError(
+                f"--device {device}: a cluster's workers have the devices that Ray gives them (leave it out; "
+                "--gpus-per-worker 0 trains on processors)"
+            )
         from study.search.cluster import ray_actors
 
         return ray_actors(address, gpus)

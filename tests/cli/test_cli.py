@@ -151,6 +151,14 @@ def test_a_command_line_that_does_not_parse(shell: Shell, arguments: list[str], 
     assert message in err
 
 
+def test_a_device_that_a_cluster_would_not_use_is_refused(shell: Shell) -> None:
+    pytest.importorskip("ray")
+    for words in (("--device", "cpu"), ("--device", "cpu", "--gpus-per-worker", 1), ("--device", "cuda:1")):
+        code, _, err = shell("run", "--data", "digits", "--engine", "ray", *words)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "a cluster's workers have the devices that Ray gives them" in err
+
+
 def test_without_arguments_it_helps(shell: Shell) -> None:
     code, out, err = shell()
     assert code == 2
