@@ -61,6 +61,7 @@ class AuditFindings(TypedDict):
     crossing: list[list[str]]
     largest_group: int
     suspect: bool
+    held_out: dict[str, int]  # split -> number of its held-out images
     held_out_with_sibling: dict[str, Leak]  # split -> its leak
     baselines: dict[str, dict[str, float]]  # split -> accuracies without any network
     account: list[str]
@@ -106,6 +107,7 @@ def audit(dataset: ImageSet, parts: Parts | None, seed: int) -> AuditFindings:
         "crossing": [list(pair) for pair in crossing(dataset)],
         "largest_group": largest,
         "suspect": largest > max(20, GIANT * len(dataset.labels)),
+        "held_out": {name: len(held) for name, (_, held) in compared.items()},
         "held_out_with_sibling": {name: leak(dataset, held) for name, (_, held) in compared.items()},
         "baselines": {name: baselines(dataset, *pair, seed) for name, pair in compared.items()},
         "account": list(dataset.account),

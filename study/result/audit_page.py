@@ -228,6 +228,7 @@ def tables(found: AuditFindings) -> list[Table]:
     splits: list[tuple[object, ...]] = [
         (
             name if name == "random" else ours,
+            found["held_out"][name],
             percent(leaks[name]["by_groups"]),
             _told(leaks[name]["by_second_detector"]),
             percent(scores[name]["majority"]),
@@ -244,7 +245,14 @@ def tables(found: AuditFindings) -> list[Table]:
         ("Facts", ("what", "value"), facts),
         (
             "What a score is worth: held-out images with a copy in training, and accuracy without any network",
-            ("split", "copies (by groups)", "copies (second detector)", "majority class", "trees on histograms"),
+            (
+                "split",
+                "held out",
+                "copies (by groups)",
+                "copies (second detector)",
+                "majority class",
+                "trees on histograms",
+            ),
             splits,
         ),
     ]
