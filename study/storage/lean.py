@@ -233,7 +233,7 @@ class LeanStorage(RDBStorage):
 
     def _write(self, connection: Connection, table: Table, key: str, rows: list[dict[str, Any]]) -> None:
         if rows:
-            connection.execute(_upsert(table, key, self.engine.dialect.name), rows)
+            connection.execute(_upsert(table, key, self.engine.url.get_backend_name()), rows)
 
 
 for name in (
