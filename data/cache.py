@@ -82,14 +82,17 @@ def decoded(
     progress: Progress | None = None,
     most: float = MOST_MEGAPIXELS,
     ranges: Ranges | None = None,
+    *,
+    again: bool = False,
 ) -> DecodedImages:
     """Return the images at `paths` below `root` from the cache; decode them into it first if they are not there.
 
+    `again`: files that could not be read are tried again, lest a study goes without an image for a passing reason.
     `most`: limit of an image, in megapixels. `ranges`: a model's own, for images of more than 8 bits; otherwise they
     are measured over these files. Raises DataError if the disk is full, the cache cannot be
     written, the folder changes meanwhile, or, without given ranges, all images have one and the same colour.
     """
-    work = _Work(root, paths, image_size, cache, most, progress)
+    work = _Work(root, paths, image_size, cache, most, progress, again)
     found = work.found_or_made({})
     if found is None or (found.ranges and ranges not in (None, found.ranges)):
         found = work.found_or_made(work.measured() if ranges is None else ranges, own=ranges is not None)
@@ -124,6 +127,7 @@ class _Work:
     cache: Path
     most: float
     progress: Progress | None
+    again: bool
 
     def found_or_made(self, ranges: Ranges, *, own: bool = False) -> DecodedImages | None:
         """Return the images from the cache; decode them into it first if they are not there.
@@ -158,7 +162,8 @@ class _Work:
             _bring_up_to_date(place, self.root)
             found = _open(place)
             _check_files(place, self.root, self.paths, found, self.progress)
-            self._check_bad(found)
+            if self.again:
+                self._check_bad(found)
             return found
         except (OSError, ValueError) as error:  # a cache can be made again, so this is no error
             kinds: dict[type[Exception], str] = {

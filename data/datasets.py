@@ -118,7 +118,7 @@ def unreadable(
     Raises DataError as `load` does.
     """
     found = listing(_place(source), cache, labels_from, without=without, only=only)
-    return decoded(found.root, list(found.labels), image_size, cache, progress).bad
+    return decoded(found.root, list(found.labels), image_size, cache, progress, again=True).bad
 
 
 def _place(source: str | Path) -> Path:
@@ -187,7 +187,8 @@ def load_folder(
     """
     found = listing(root, cache, labels_from, groups=groups, without=without, only=only)
     root = found.root
-    images = decoded(root, list(found.labels), image_size, cache, progress, max_megapixels, ranges)
+    every = list(found.labels)
+    images = decoded(root, every, image_size, cache, progress, max_megapixels, ranges, again=not skip_bad)
     if images.bad and not skip_bad:
         raise DataError(_bad_files(images.bad, len(found.labels), root))
     labels = np.array([found.labels[path] for path in images.paths], np.int64)

@@ -609,7 +609,8 @@ CREATE VIEW studies_overview AS WITH c AS (SELECT u.study_id, CASE WHEN json_val
     count(CASE WHEN n.state = 'WAITING' THEN 1 END) AS waiting,
     count(CASE WHEN n.state = 'FAIL' THEN 1 END) AS failed,
     CAST(sum(n.trained) AS BIGINT) AS trained,
-    CAST(sum(CASE WHEN n.state = 'PRUNED' THEN c.epochs - n.trained END) AS BIGINT) AS saved,
+    CAST(sum(CASE WHEN n.state = 'PRUNED' THEN c.epochs - n.trained WHEN c.epochs IS NOT NULL THEN 0 END) AS BIGINT)
+      AS saved,
     sum(n.seconds) AS seconds, min(n.began) AS first_start, max(n.ended) AS last_end,
     sum(CASE WHEN n.ended IS NULL OR n.began IS NULL OR n.ended < n.began THEN 0.0
       WHEN n.covered IS NULL OR n.covered <= n.began THEN (julianday(n.ended) - julianday(n.began)) * 86400.0

@@ -13,7 +13,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models import ModelError
 from models.architecture import Architecture, BackboneConfig, Block, Head, Kind, check_sizes, side_after
 from models.backbones import NETWORKS, frozen_layers, make_features
-from models.cost import cost
 
 
 class CNN(nn.Module):
@@ -91,10 +90,6 @@ batch normalisation."""
 assert BLOCKS.keys() == set(get_args(Kind))
 
 
-MOST_MEGABYTES = 8192
-"""Memory that the layers of a network from a file may take for one image."""
-
-
 def fill(config: Architecture, state: Mapping[str, Tensor], stored_bytes: int) -> CNN:
     """Build the network of an architecture with weights that were read from a file of `stored_bytes` bytes.
 
@@ -112,8 +107,6 @@ def fill(config: Architecture, state: Mapping[str, Tensor], stored_bytes: int) -
         raise ModelError("its weights are not all there")
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise ModelError("its weights are not all numbers")
-    if (needed := cost(config).megabytes) > MOST_MEGABYTES:
-        raise ModelError(f"its network takes {needed / 1024:.0f} GB for one image")
     model = build_cnn(config)
     model.load_state_dict(dict(state))
     model.frozen = 0  # it is not trained any more

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from models.architecture import Architecture
+from models import ModelError
+from models.architecture import Architecture, check_sizes
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,14 @@ def cost(config: Architecture) -> Cost:
         with torch.inference_mode():
             model(torch.empty(1, 3, config.image_size, config.image_size))
     return Cost(flops[0], numbers[0], count_parameters(model), flops[1], numbers[1], layers)
+
+
+MOST_MEGABYTES = 32_000
+"""Memory that all layers of a network from a file may take for one image; no study's machine trains a larger one."""
+
+
+def check_cost(config: Architecture) -> None:
+    """Raise ModelError for a network from a file that could take all memory for a single image, or is impossible."""
+    check_sizes(config)
+    if (needed := cost(config).megabytes) > MOST_MEGABYTES:
+        raise ModelError(f"its network's layers take {needed / 1000:.0f} GB for one image")

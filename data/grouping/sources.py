@@ -171,8 +171,8 @@ def level_groups(level: int, paths: Sequence[str]) -> list[str]:
             f"example {lacking[0]} (levels count the folders of a path from 1; or name the groups by a pattern "
             "or a CSV list)"
         )
-    refuse_alike((inside[level - 1] for inside in folders), "groups", f"groups = 'level:{level}'")
     names = [normal(inside[level - 1]) for inside in folders]
+    refuse_alike(names, "groups", f"groups = 'level:{level}'")  # P01 and p01
     if len(set(names)) == 1:
         raise DataError(
             f"groups = 'level:{level}' puts all {len(paths)} images into one group: {names[0]!r} (take another level)"
@@ -196,8 +196,8 @@ def match_groups(pattern: str, paths: Sequence[str]) -> list[str]:
             f"groups = {pattern!r} matches {len(paths) - len(missing)} of {counted(len(paths), 'image')}; "
             f"not, for example: {', '.join(missing[:3])}"
         )
-    refuse_alike((match["group"] for match in matches if match), "groups", f"groups = {pattern!r}")
     names = [normal(match["group"]) for match in matches if match]
+    refuse_alike(names, "groups", f"groups = {pattern!r}")
     if len(set(names)) == 1:
         raise DataError(f"groups = {pattern!r} puts all {len(paths)} images into one group: {names[0]!r}")
     return names

@@ -31,7 +31,7 @@ def read_table(file: Path) -> Table:
 
 
 def _of_csv(file: Path, text: str) -> Table:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)  # a quote that is never closed is an error
+    reader = csv.reader(io.StringIO(text, newline=""))
     rows = []
     try:
         columns = _columns(file, next(reader, []))
@@ -46,7 +46,19 @@ def _of_csv(file: Path, text: str) -> Table:
                 rows.append((reader.line_num, dict(zip(columns, whole, strict=True))))
     except csv.Error as error:
         raise DataError(f"cannot read the list {file}: {error}") from error
+    if _never_closed(text):
+        raise DataError(f'cannot read the list {file}: a quote is opened and never closed (write it twice: "")')
     return Table(columns=columns, rows=tuple(rows))
+
+
+def _never_closed(text: str) -> bool:
+    """Return whether a quote is opened that hides all lines after it."""
+    try:
+        for _ in csv.reader(io.StringIO(text, newline=""), strict=True):
+            pass
+    except csv.Error as error:
+        return "unexpected end" in str(error)  # other things are read as people mean them
+    return False
 
 
 def _columns(file: Path, header: list[str]) -> tuple[str, ...]:

@@ -125,8 +125,7 @@ def _ring(ring: object) -> Points | None:
 def raster(annotations: Annotations, width: int, height: int, cell: float) -> NDArray[np.uint16]:
     """Return the class of each cell of a slide, [height / cell, width / cell]: 0 is none, k the k-th of `classes`.
 
-
-    Where regions overlap the smaller one counts. Raises DataError for too many cells.
+    Where regions overlap the smaller one counts, also one of NO_CLASS. Raises DataError for too many cells.
     """
     shape = max(1, round(height / cell)), max(1, round(width / cell))
     if shape[0] * shape[1] > MOST_CELLS:

@@ -27,6 +27,7 @@ from models.bundle.predictor import Bundle, Predictor
 from models.bundle.readable import markdown
 from models.bundle.reference import IMAGENET, checkpoint, read_checkpoint
 from models.cnn import CNN, fill
+from models.cost import check_cost
 from models.scores.views import AS_IT_IS, View
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.json"
@@ -301,6 +302,7 @@ def is_whole(directory: Path) -> bool:
 def load_weights(file: Path, config: Architecture) -> CNN:
     """Load the network of `config` with the weights of a safetensors file. Raises ModelError if they do not fit."""
     try:
+        check_cost(config)
         return fill(config, load_file(file), file.stat().st_size)
     except (SafetensorError, RuntimeError, ModelError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

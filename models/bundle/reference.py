@@ -19,6 +19,7 @@ from models import ModelError
 from models.architecture import MOST_BLOCKS, MOST_DENSE, Architecture, BackboneConfig, CNNConfig, plain_blocks
 from models.bundle.card import Card
 from models.cnn import CNN, fill
+from models.cost import check_cost
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 """Mean and standard deviation of each channel, on the scale 0 to 1; all networks here are trained with them, as those
@@ -40,6 +41,7 @@ def read_checkpoint(path: Path) -> tuple[CNN, CNNConfig, tuple[str, ...]]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         state, classes = content["model_state_dict"], _class_names(content["class_names"])
         config = read_config(content["config"], state, len(classes))
+        check_cost(config)
         model = fill(config, state, path.stat().st_size)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error

@@ -161,7 +161,7 @@ def choice(study: Origin) -> str:
             f"{which}. Trial {study.leader} had a better selection score, but trains a new last layer alone, which "
             "gains nothing from a longer training."
         )
-    best = f"the best selection score, as had {_count(study.tied, 'other')} after it" if study.tied else BEST
+    best = f"the best selection score, as had {_count(study.tied, 'other')}" if study.tied else BEST
     if not study.confirmed:
         return f"{which}, which had {best}."
     if chosen == study.winner:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -281,7 +281,7 @@ def _follow(
 
     def farewell() -> str:
         if not shown or not shown[0].opened:
-            return "stopped before the study was made. Give the same command again"
+            return "stopped before anything was trained. Give the same command again"
         return f"stopped; nothing is lost. Go on with study {command} {quote(name)}{more}{storage_option(storage)}"
 
     with stoppable(lambda: f"\n{farewell()}\n"), show(err, quiet=quiet, first=first) as display:
@@ -350,7 +350,9 @@ def main(began: float | None = None) -> None:
         _fail(f"{error.filename or 'a path'}: {error.strerror}")
     except typer.TyperException as error:  # a command line that does not parse
         command = getattr(getattr(error, "ctx", None), "command_path", "study")
-        errors: list[Any] = getattr(error.__cause__, "errors", list)()  # pydantic's, which have what was given
-        given = f", not {errors[0]['input']!r}" if errors else ""
+        from pydantic import ValidationError  # it is imported by now, or has nothing to do with the error
+
+        cause = error.__cause__
+        given = f", not {cause.errors()[0]['input']!r}" if isinstance(cause, ValidationError) else ""
         _fail(f"{error.format_message()}{given} (see: {command} --help)")
     raise SystemExit(code if isinstance(code, int) else 0)

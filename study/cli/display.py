@@ -146,8 +146,7 @@ class Display:
         self._started = time.monotonic()
         if opened.study.planned():
             self._say(f"decided: {in_words(opened.study.config)}")
-        self._say(f"study {opened.study.name}: {_parts_in_words(opened)}")
-        self._log(self._left())
+        self._say(f"study {opened.study.name}: {_parts_in_words(opened)}; {self._left()}")
         self._show_search(self._standing())
 
     def _standing(self) -> int:
@@ -286,7 +285,11 @@ def _parts_in_words(opened: StudyWithImages) -> str:
         for part, count in parts.counts().items()
         if count
     )
-    few = f"; {sources['test']} test sources say little of others" if 0 < sources.get("test", 0) < FEW_SOURCES else ""
+    few = (
+        f"; {counted(sources['test'], 'test source')} can say little of others"
+        if 0 < sources.get("test", 0) < FEW_SOURCES
+        else ""
+    )
     return f"{counted(len(groups), 'image')} ({counts}){few}"
 
 

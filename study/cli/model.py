@@ -135,7 +135,7 @@ def predict(
             table = list(rows)
     if not (as_json or as_jsonl or as_csv):
         _show_table(table, top, None if threshold is None else set_level or 0.1)
-        if why := refused_sets(conformal):
+        if threshold is None and (why := refused_sets(conformal)):
             err.print(why, markup=False, soft_wrap=True)
     if bad and not skip_bad:
         why = "its row says why" if bad == 1 else "their rows say why"

@@ -39,10 +39,12 @@ def show(asked: StudyRequest, name: str | None, storage: str, device: str, as_js
     with storage_trouble(storage):
         there = stored_study(check_name(name or default_name(asked)), storage)
     if there is not None and there.planned is not None:
-        if typed := [one for one in asked.given or () if one != "data"]:
+        kept = there.config.model_dump(mode="json")
+        typed = [one for one in sorted(asked.given or ()) if asked.fields.get(one) not in (kept.get(one), "auto")]
+        if typed:
             err.print(
-                f"the study exists, and its own plan is shown: {', '.join(sorted(typed))} as typed now would plan "
-                "another study (name it: --name)",
+                f"the study exists, and its own plan is shown, without {', '.join(typed)} as typed now (another study "
+                "is planned by another --name)",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,

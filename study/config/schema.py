@@ -1,5 +1,6 @@
 """Configuration of a study: its fields, validated."""
 
+import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -216,7 +217,6 @@ class StudyConfig(BaseModel):
     checkpoint_seconds: float = Field(
         30.0,
         ge=0,
-        allow_inf_nan=False,
         description="seconds of training between two checkpoints of a network; 0: after every epoch",
     )
     max_megapixels: float = Field(
@@ -265,6 +265,8 @@ class StudyConfig(BaseModel):
             self._check_point(f"starts[{number}]", point)
         if given.context != STORED:
             self._check_limit()
+            if not math.isfinite(self.checkpoint_seconds):
+                raise ValueError(f"checkpoint_seconds = {self.checkpoint_seconds}: a finite number is needed")
         return self
 
     def _check_depth(self) -> None:

@@ -91,17 +91,18 @@ def finish(
         yield Outcome(directory, done)
         return
     whole = work
-    work = fixed_stage(study, whole, again=fresh, at_once=whole.config.workers if helpers else 1)
+    crew = whole.config.workers if helpers else 1
+    work = fixed_stage(study, whole, again=fresh, at_once=crew)
     pace = pace_of(study, again=fresh)
     at_once = _most_at_once(study, work)
     if pace:
         pace.at_once = max(1, min(at_once, work.config.workers)) if helpers else 1
     helped = helpers is not None and (yield from _heard(helpers(at_once), pace))
     if helped:  # a trial may have ended meanwhile, in another shell
-        work = fixed_stage(study, whole, again=fresh)
+        work = fixed_stage(study, whole, again=fresh, at_once=crew)
     trees = grow_trees(work)
     best = [trial] if trial else (yield from chosen(study, work, fresh=fresh, watch=watch, pace=pace))
-    work = fixed_stage(study, whole, again=fresh)  # without what proved too long for the hours
+    work = fixed_stage(study, whole, again=fresh, at_once=crew)  # without what proved too long for the hours
     if trial is None and not fresh and not helped:
         study.stage_ends("confirmation")
     trial = best[0]
@@ -118,7 +119,7 @@ def finish(
             if job.kind == "shipped":
                 raise
             name = role or f"seed {job.seed}"
-            lost[name] = str(error)  # no reason to withhold the model
+            lost[name] = str(error).partition(" (")[0]  # without advice; no reason to withhold the model
             logger.warning(f"no comparison with {'the ' if role else ''}{name}: {error}")
             continue
         if role:
@@ -196,7 +197,7 @@ def _leaky(study: OpenStudy, work: Workspace, job: Job) -> Generator[FinalEpoch,
         return None
     try:
         return leaky_row(place, (yield from train(study, place, job)))
-    except OutOfTimeError as error:
+    except (OutOfTimeError, StudyError) as error:  # no reason to withhold the model
         logger.warning(str(error))
         return None
 

@@ -34,7 +34,7 @@ def train_on(name: str, url: str, device: torch.device, threads: int | None) -> 
     with at_work(name, url, threads) as opened:
         study = opened.study
         whole = opened.workspace(device)
-        work = fixed_stage(study, whole, again=False)
+        work = fixed_stage(study, whole, again=False, at_once=whole.config.workers)
         pace = pace_of(study, again=False, decides=False)
         best = ranked(study)[: work.config.confirm]
         trained = False
@@ -42,7 +42,8 @@ def train_on(name: str, url: str, device: torch.device, threads: int | None) -> 
             jobs = confirm_jobs(best, beside_others=True, pace=pace)
             trained = yield from _each([partial(confirm, study, work, job) for job in jobs])
             best = yield from chosen(study, work, fresh=False, watch=None, pace=pace)
-            work = fixed_stage(study, whole, again=False)  # without what proved too long for the hours
+            # Without what proved too long for the hours.
+            work = fixed_stage(study, whole, again=False, at_once=whole.config.workers)
             best = best if work.config.confirm > 1 else ranked(study)[:1]
         if trained or not study.has_ended("confirmation"):
             study.stage_ends("confirmation")

@@ -99,7 +99,7 @@ def find_images(places: Sequence[Path], listed: Callable[[], Iterable[str]]) -> 
 def _inside(folder: Path) -> list[Path]:
     """Find the images below a folder, as for training; a log line counts what is left out. Raises DataError."""
     try:
-        found = walk(folder, [CACHE.resolve(), CACHE.resolve().parent])
+        found = walk(folder, [CACHE.resolve(), *CACHE.resolve().parents])
     except OSError as error:
         raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
     images = [path for path in found.files if path.suffix.lower() not in NO_IMAGES]

@@ -26,7 +26,7 @@ def test_the_whole_way(shell: Shell, small_folder: Path, tmp_path: Path) -> None
     code, out, err = run_tiny(shell, small_folder)
     assert code == 0
     said = [line.split()[0] for line in err.splitlines()]  # a line a stage and a trial, in a log
-    assert said == ["archstudy", "4", "160", "images:", "trial", "trial", "trial", "final"]  # classes, files
+    assert said == ["archstudy", "4", "160", "study", "trial", "trial", "trial", "final"]  # classes, files
     assert re.search(r"trial 1 \w+ at [\d.]+ %; 2 done, \d pruned; best [\d.]+ %; \d+ s left\n", err)
     assert "test accuracy" in out
     assert "95 % interval" in out

@@ -230,4 +230,4 @@ def test_the_cheapest_point_lies_in_a_range_whose_steps_miss_its_end(low: float,
 
 def test_seconds_are_a_number_that_json_can_hold() -> None:
     with pytest.raises(ValueError, match="finite number"):
-        StudyConfig.model_validate({"checkpoint_seconds": math.inf, "data": "digits", "trials": 1})
+        StudyConfig.model_validate({"checkpoint_seconds": math.inf, "trials": 1, "space": {"weight_decay": [0.0, 0.1]}})

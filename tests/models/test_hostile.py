@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from models.bundle.card import Card, Origin
 from models.bundle.folder import WEIGHTS, read_card
 from models.bundle.predictor import Bundle, Predictor
 from models.cnn import build_cnn, fill
+from models.cost import check_cost
 from models.files import file_hash, write_json
 from tests.models.test_training import SMALL
 
@@ -310,8 +312,10 @@ def test_a_network_that_no_machine_can_run_and_weights_that_are_no_numbers_are_r
     wide = CNNConfig(num_classes=2, image_size=1024, blocks=plain_blocks((20_000,), (1,)), head="gap", **rest)
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in build_cnn(wide).state_dict().items()}
-    with pytest.raises(ModelError, match=r"its network takes [0-9]+ GB for one image"):
-        fill(wide, {name: torch.zeros(shape) for name, shape in shapes.items()}, 10**9)
+    assert sum(shape.numel() for shape in shapes.values()) < 500_000
+    with pytest.raises(ModelError, match=r"its network's layers take [0-9]+ GB for one image"):
+        check_cost(wide)
+    check_cost(replace(wide, blocks=plain_blocks((256, 256), (3, 3))))  # which a study may search
     small = CNNConfig(num_classes=2, image_size=8, blocks=plain_blocks((4,), (3,)), head="gap", **rest)
     state = build_cnn(small).state_dict()
     next(iter(state.values())).view(-1)[0] = math.nan

@@ -135,8 +135,8 @@ def test_which_trial_it_is_and_why() -> None:
     )
     assert "and was the best when trained again" in choice(confirmed=[better, second])
     assert "and shared the best score when trained again" in choice(confirmed=[first, second])
-    assert choice(tied=1).endswith("which had the best selection score, as had 1 other after it.")
-    assert "the best selection score, as had 9 others after it, and was" in choice(tied=9, confirmed=[better, second])
+    assert choice(tied=1).endswith("which had the best selection score, as had 1 other.")
+    assert "the best selection score, as had 9 others, and was" in choice(tied=9, confirmed=[better, second])
     other = judged(answers(0.1), {}, origin={"confirmed": [first, second]}, leaky=True)
     assert other.kind == "leaky"
     assert other.metric == "leaky accuracy"

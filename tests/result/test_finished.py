@@ -89,7 +89,7 @@ def test_what_adds_says_first_that_the_test_is_opened_again_and_keeps_the_model(
             f"compared: the score is then optimistic; the model in runs/s/model is then kept in runs/s/{place}"
         )
         text = said.read_text()
-        assert text.index(warning) < text.index("images: ") < text.index("\ntrial ")
+        assert text.index(warning) < text.index("study s: ") < text.index("\ntrial ")
     kept = Path("runs/s/model-1")
     assert card(kept) == before
     assert is_whole(kept)
