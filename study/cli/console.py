@@ -6,7 +6,6 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from shlex import quote
 from typing import IO, Any
 
 from rich.console import Console
@@ -84,9 +83,9 @@ def storage_option(storage: str) -> str:
     """Return the option that a command needs to go on with a study of this database."""
     if storage == DEFAULT_URL:
         return ""
-    from study.storage.address import masked
+    from study.storage import address  # imported late: it takes time, and most commands are about the default
 
-    return f" --storage {quote(masked(storage))}"
+    return address.storage_option(storage)
 
 
 def duration(seconds: float) -> str:

@@ -34,6 +34,7 @@ from study.result.pace import FINAL_SHARE, FinalStage, Lap, OutOfTimeError, Pace
 from study.search.open_study import OpenStudy
 from study.search.standing import ranked
 from study.search.trial import Step, Watch, identity_of
+from study.storage.address import storage_option
 from study.storage.owners.locks import alone
 from study.training.start import TrainingRun, start_training, value_of
 from study.training.workspace import Workspace
@@ -269,8 +270,8 @@ def _train(
     parts = job.parts or (("train", "val") if work.config.final_data == "train+val" else ("train",))
     what = f"the final training of trial {job.trial.number}"
     advice = (
-        f"(ship another trial: study retrain {quote(work.folder.name)} --trial N; "
-        f"or search on: study resume {quote(work.folder.name)} --trials MORE)"
+        f"(ship another trial: study retrain {quote(work.folder.name)} --trial N{storage_option(study.storage.url)}; "
+        f"or search on: study resume {quote(work.folder.name)} --trials MORE{storage_option(study.storage.url)})"
     )
     with _checkpoints(work, job, f"final-{job.name}", identity) as checkpoints:
         try:

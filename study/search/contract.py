@@ -28,6 +28,7 @@ from study import StudyError
 from study.attributes import CONFIG
 from study.config.schema import MAY_CHANGE, STORED, StudyConfig, in_one_line
 from study.config.space import fixed
+from study.storage.address import storage_option
 from study.storage.door import runs_folder
 
 Contract = dict[str, JsonValue]
@@ -70,7 +71,7 @@ def contract_of(
     return {**config.contract(), DEFAULTS: dict(unnamed), **known}
 
 
-def compare(name: str, kept: Contract, wanted: Contract, images: Images) -> None:
+def compare(name: str, url: str, kept: Contract, wanted: Contract, images: Images) -> None:
     """Raise StudyError if a stored contract differs from the wanted one; it names the fields that differ."""
     old, new = flatten(_completed(kept, wanted)), flatten(wanted)
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
@@ -94,9 +95,9 @@ def compare(name: str, kept: Contract, wanted: Contract, images: Images) -> None
     more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
     by_images = not {"data content", PIXELS, "parts"}.isdisjoint(differing)  # then the study cannot go on
     go_on = (
-        f"with other images it is another study: {again(f'{name}-2', images.folder, images.data)}"
+        f"with other images it is another study: {again(f'{name}-2', images.folder, images.data)}{storage_option(url)}"
         if by_images
-        else f"go on with the old one: study resume {quote(name)}; or start another with --name"
+        else f"go on with the old one: study resume {quote(name)}{storage_option(url)}; or start another with --name"
     )
     raise StudyError(f"the study {name!r} exists with a different definition: {', '.join(shown)}{more} ({go_on})")
 

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from study import StudyError
 from study.search.contract import files_of
+from study.storage.address import storage_option
 from study.storage.door import load_study, open_storage
 from study.storage.names import check_name
 from study.storage.owners.leases import Leases
@@ -29,7 +30,8 @@ def delete(name: str, url: str) -> bool:
     folder = files_of(study, url)
 
     def refuse() -> None:
-        raise StudyError(f"another process works on {name!r} (stop it first; see: study status {quote(name)})")
+        see = f"study status {quote(name)}{storage_option(url)}"
+        raise StudyError(f"another process works on {name!r} (stop it first; see: {see})")
 
     def watching() -> None:
         logger.warning("a process that cannot be seen from here held a trial; watching its heartbeat for a minute")

@@ -147,7 +147,7 @@ def open_study(
     """
     contract = contract_of(config, fingerprint, split_hash, pixels, weights)
     if name in storage.study_names():
-        _check(load_study(storage, name), contract, Images(folder, config.data, contents))
+        _check(load_study(storage, name), storage.url, contract, Images(folder, config.data, contents))
     views.refresh(storage.engine, distributions(config.space))
     study = optuna.create_study(
         study_name=name,
@@ -182,7 +182,7 @@ def open_study(
     return OpenStudy.of(study, storage, config, folder)
 
 
-def _check(found: optuna.Study, contract: Contract, images: Images) -> None:
+def _check(found: optuna.Study, url: str, contract: Contract, images: Images) -> None:
     """Raise StudyError if an existing study does not have this contract."""
     name, there = found.study_name, kept(found.user_attrs, CONTRACT, Contract)
     if there is None and any(trial.state != TrialState.WAITING for trial in found.get_trials(deepcopy=False)):
@@ -198,7 +198,7 @@ def _check(found: optuna.Study, contract: Contract, images: Images) -> None:
             "(choose another --name, or make it anew with direction='maximize')"
         )
     if there is not None:
-        compare(name, there, contract, images)
+        compare(name, url, there, contract, images)
 
 
 def _tell_of_no_files(name: str, folder: Path, storage: LeanStorage, *, end: bool) -> None:

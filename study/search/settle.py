@@ -24,7 +24,7 @@ from study.config.resolve import StudyRequest
 from study.config.schema import MAY_CHANGE, StudyConfig
 from study.search.contract import flatten, stored_config
 from study.search.older import find_older, with_points
-from study.storage.address import parse_url
+from study.storage.address import parse_url, storage_option
 from study.storage.backend import backend_of
 from study.storage.door import load_study, open_storage, runs_folder
 from study.storage.owners.clock import Clock
@@ -49,7 +49,7 @@ def settle(
         if asked.fields.get("runs") is None:  # the study's files stay where they are
             asked = StudyRequest({**asked.fields, "runs": there.config.runs})
         asked = _as_begun(asked, there.config)
-        config = _agreed(name, there.config, there.asked, asked) if asked.autos else asked.plain()
+        config = _agreed(name, url, there.config, there.asked, asked) if asked.autos else asked.plain()
         if there.planned or config.hours is None:
             return config, None
         images, throughput = look(StudyRequest(config.model_dump(mode="json")), url, device, tell, most=AGAIN_SECONDS)
@@ -181,12 +181,13 @@ def stored_study(name: str, url: str) -> StoredStudy | None:
     )
 
 
-def _agreed(name: str, config: StudyConfig, before: JsonValue, asked: StudyRequest) -> StudyConfig:
+def _agreed(name: str, url: str, config: StudyConfig, before: JsonValue, asked: StudyRequest) -> StudyConfig:
     """Return a study's planned configuration, with MAY_CHANGE fields as asked. Raises StudyError for other changes."""
+    resume = f"study resume {quote(name)}{storage_option(url)}"
     if not isinstance(before, dict):
         raise StudyError(
             f"the study {name!r} exists and was not planned: {', '.join(asked.autos)} cannot be left open "
-            f"(go on with it: study resume {quote(name)}; or start another with --name)"
+            f"(go on with it: {resume}; or start another with --name)"
         )
     # Fields of later versions take the defaults that keep the old behaviour.
     defaults = {key: to_jsonable_python(field.default) for key, field in StudyConfig.model_fields.items()}
@@ -199,7 +200,7 @@ def _agreed(name: str, config: StudyConfig, before: JsonValue, asked: StudyReque
         shown = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in differing[:5])
         raise StudyError(
             f"the study {name!r} exists with a different definition: {shown} "
-            f"(go on with the old one: study resume {quote(name)}; or start another with --name)"
+            f"(go on with the old one: {resume}; or start another with --name)"
         )
     changes = {key: now[key] for key in MAY_CHANGE if key in now and now[key] != "auto"}
     return config.with_fields(changes)

@@ -10,6 +10,7 @@ from study.attributes import SECONDS, number
 from study.config.schema import StudyConfig
 from study.config.space import full_point
 from study.search.open_study import OpenStudy
+from study.storage.address import storage_option
 
 
 def best_first(trials: Iterable[FrozenTrial], *, smallest: bool = False) -> list[FrozenTrial]:
@@ -56,7 +57,8 @@ def ranked(study: OpenStudy) -> list[FrozenTrial]:
     if not begun:
         raise StudyError(
             f"the study {study.name!r} has no trial that ran to its end, nor one that was trained for a while "
-            f"(search on with a larger budget: study resume {quote(study.name)} --trials MORE, or --hours MORE)"
+            f"(search on with a larger budget: study resume {quote(study.name)}{storage_option(study.storage.url)} "
+            "--trials MORE, or --hours MORE)"
         )
     return sorted(begun, key=lambda trial: (-len(trial.intermediate_values), -last_value(trial), trial.number))
 

@@ -1,6 +1,7 @@
 """Addresses of databases: parsed, and shown without their password."""
 
 import re
+from shlex import quote
 
 import sqlalchemy.exc
 from sqlalchemy.engine import URL, make_url
@@ -30,3 +31,8 @@ def masked(url: str) -> str:
 def shown(place: URL) -> str:
     """Mask the password of a parsed URL."""
     return place.difference_update_query(["password", "sslpassword"]).render_as_string()
+
+
+def storage_option(url: str) -> str:
+    """Return the option that a command needs to go on with a study of this database."""
+    return "" if url == DEFAULT_URL else f" --storage {quote(masked(url))}"

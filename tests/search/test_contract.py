@@ -13,6 +13,7 @@ from data.grouping.settings import BEFORE, version
 from study import StudyError
 from study.config.schema import StudyConfig
 from study.search.contract import DEFAULTS, Images, compare, contract_of
+from study.storage.names import DEFAULT_URL
 from tests.conftest import Shell, tiny_options
 
 NOTHING = Images(Path("runs/s"), "photos", {})
@@ -28,11 +29,11 @@ def test_a_contract_of_a_version_without_some_fields_is_the_same(tiny: Callable[
     augment = kept["augment"]
     assert isinstance(augment, dict)
     kept["augment"] = {key: value for key, value in augment.items() if key != "turns"}
-    compare("s", kept, wanted, NOTHING)
+    compare("s", DEFAULT_URL, kept, wanted, NOTHING)
     with pytest.raises(StudyError, match=r"defaults\.head \(was gap, now flatten\)"):
-        compare("s", {**kept, DEFAULTS: {**unnamed, "head": "gap"}}, wanted, NOTHING)
+        compare("s", DEFAULT_URL, {**kept, DEFAULTS: {**unnamed, "head": "gap"}}, wanted, NOTHING)
     with pytest.raises(StudyError, match=r"tta \(was none, now flips\)"):
-        compare("s", kept, contract_of(tiny(tta="flips"), "d", "p"), NOTHING)
+        compare("s", DEFAULT_URL, kept, contract_of(tiny(tta="flips"), "d", "p"), NOTHING)
 
 
 def noted(change: str | None = None) -> list[str]:

@@ -28,6 +28,7 @@ from study.search import settle
 from study.search.contract import stored_config
 from study.search.opening import open_all
 from study.storage.door import open_storage
+from study.storage.names import DEFAULT_URL
 from tests import killer
 from tests.conftest import Shell, shrink, tiny_options
 
@@ -253,9 +254,9 @@ def test_a_field_that_the_plan_of_an_older_version_did_not_know_stays_as_it_was(
     config = tiny(hours=1.0)
     now = StudyRequest({**config.model_dump(mode="json"), "metric": "auto", "class_weights": "auto"})
     before = {name: value for name, value in now.fields.items() if name not in ("metric", "class_weights")}
-    assert settle._agreed("s", config, before, now) == config
+    assert settle._agreed("s", DEFAULT_URL, config, before, now) == config
     with pytest.raises(StudyError, match="metric"):
-        settle._agreed("s", config, {**before, "metric": "balanced_accuracy"}, now)
+        settle._agreed("s", DEFAULT_URL, config, {**before, "metric": "balanced_accuracy"}, now)
 
 
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
