@@ -1,6 +1,6 @@
 # One image for processors and CUDA: PyPI's torch brings the CUDA libraries, and works without a GPU.
 #   docker build -t archstudy .
-#   docker run --rm --gpus all -v "$PWD:/work" archstudy run --data my_images
+#   docker run --rm --gpus all --user "$(id -u):$(id -g)" -e HOME=/tmp -v "$PWD:/work" archstudy run --data my_images
 FROM python:3.11-slim
 
 RUN useradd --create-home --uid 1000 study \

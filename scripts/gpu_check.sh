@@ -5,12 +5,15 @@
 # `--python PATH`, before all else, takes a Python that has everything already, and installs nothing.
 # Example: scripts/gpu_check.sh > gpu.md
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=.venv/bin/python
+python=""
 if [ "${1:-}" = "--python" ]; then
-  python=${2:?gpu_check: --python needs the path of a Python}
+  python=$(command -v "${2:?gpu_check: --python needs the path of a Python}") # a relative one is so from here
+  python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
   shift 2
-else
+fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ -z "$python" ]; then
   scripts/setup.sh >&2
+  python=.venv/bin/python
 fi
 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} exec "$python" scripts/gpu_check.py "$@"

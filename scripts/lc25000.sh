@@ -2,8 +2,9 @@
 # The whole recipe on LC25000 (or any folder of class folders), stage by stage; also a map of the project.
 #
 #   scripts/lc25000.sh lung_colon_image_set                  two hours, planned for this machine
-#   scripts/lc25000.sh lung_colon_image_set --hours 0.75 ... whatever `study run` takes
+#   scripts/lc25000.sh lung_colon_image_set --hours 0.75 ... whatever `study run` takes, but --name
 #
+# The audit and the list of parts are made with the defaults (and --skip-bad, if it is given).
 # Killed anywhere, the same command goes on. State: optuna.db and runs/ in the folder where you stand.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -13,6 +14,13 @@ if [ "$#" -eq 0 ] || [ ! -d "$1" ]; then
 fi
 images=$1
 shift
+bad=""
+for word in "$@"; do
+  case "$word" in
+    --skip-bad) bad=$word ;;
+    --name | --name=*) echo "lc25000: the study is called lc25000 here (leave --name out)" >&2 && exit 2 ;;
+  esac
+done
 "$here/scripts/setup.sh"
 study="$here/.venv/bin/study"
 
@@ -23,11 +31,11 @@ stage() { # its name, how long it takes, where its code is
 # What the folder is worth before anything is trained: copies, leaks, scores without a network.
 # Images are decoded once (runs/cache); those that show one source are found from the pixels.
 stage "audit" "25,000 images: ten minutes on 2 cores, once" "data/audit.py, data/grouping/find.py"
-"$study" data audit "$images" --html audit.html
+"$study" data audit "$images" ${bad:+"$bad"} --html audit.html
 
 # Which image goes where: train, val, cal, test, whole by source. The same parts for use elsewhere.
 stage "parts" "seconds" "data/splits.py"
-"$study" data split "$images" --csv > split.csv
+"$study" data split "$images" ${bad:+"$bad"} --csv > split.csv
 
 # The plan (study/budget/plan.py). The search: TPE suggests, Hyperband prunes, SQLite remembers (study/search/worker.py,
 # study/search/trial.py). Then, as far as the hours go, the best are trained anew and compared on val; the chosen one is
@@ -42,7 +50,10 @@ stage "standing" "a second" "study/cli"
 
 # The model on images, as elsewhere: with prediction sets where the study could promise them.
 stage "predict" "seconds" "study/use/predict.py"
-find "$images" -type f \( -iname '*.jp*g' -o -iname '*.png' \) | sort | awk 'NR % 50 == 1 && n++ < 20' |
-  "$study" predict runs/lc25000/model - --top 2
+some=$(find -H "$images" -type f \( -iname '*.jp*g' -o -iname '*.png' -o -iname '*.tif*' -o -iname '*.bmp' \) |
+  sort | awk 'NR % 50 == 1 && n++ < 20')
+if [ -n "$some" ]; then
+  printf '%s\n' "$some" | "$study" predict runs/lc25000/model - --top 2
+fi
 
 printf '\nreport: %s\nmodel:  %s\n' runs/lc25000/model/report.html runs/lc25000/model >&2

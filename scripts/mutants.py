@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ROOMS: dict[str, list[str]] = {
     "models/scores": ["tests/models/test_evaluation.py", "tests/models/test_views.py"],
-    "models/training.py": ["tests/models/test_training.py", "tests/models/test_memory.py"],
+    "models/training": ["tests/models/test_training.py", "tests/models/test_memory.py"],
     "data/splits.py": ["tests/data/test_splits.py"],
     "data/batches.py": ["tests/data/test_batches.py"],
     "study/config": ["tests/config"],

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=""
-for candidate in python3 python3.13 python3.12 python3.11 python; do
+for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do
   if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     python=$candidate
     break
@@ -15,14 +15,28 @@ if [ -z "$python" ]; then
   exit 2
 fi
 
+if [ "$(uname -sm)" = "Darwin x86_64" ]; then
+  echo "setup: torch is not made for Macs with Intel processors any more; use Linux, or a Mac with Apple silicon" >&2
+  exit 2
+fi
+
+runs() { # whether Python is there, with the first line of a script of its own: both are gone where the folder was moved
+  local first
+  .venv/bin/python -c '' 2>/dev/null && IFS= read -r first 2>/dev/null <.venv/bin/study && [ -x "${first#\#!}" ]
+}
+
 wanted=$(cat pyproject.toml constraints.txt | cksum)
-if [ "$(cat .venv/installed 2>/dev/null || true)" = "$wanted" ] && [ -x .venv/bin/study ]; then
+if [ "$(cat .venv/installed 2>/dev/null || true)" = "$wanted" ] && runs; then
   exit 0
 fi
 
 echo "setup: installing into .venv (torch is large: a minute or two the first time)" >&2
-if ! [ -x .venv/bin/python ]; then
-  "$python" -m venv .venv || { echo "setup: could not make .venv; on Debian or Ubuntu: apt install python3-venv" >&2; exit 2; }
+# One that was interrupted half-way, or moved, is made anew.
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1 || { [ -e .venv/bin/study ] && ! runs; }; then
+  "$python" -m venv --clear .venv || { echo "setup: could not make .venv; on Debian or Ubuntu: apt install python3-venv" >&2; exit 2; }
+fi
+if [ -z "${UV_CACHE_DIR:-}" ] && ! mkdir -p "${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/uv" 2>/dev/null; then
+  export UV_CACHE_DIR=$PWD/.venv/cache # without a home that may be written
 fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 .venv/bin/uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable ".[dev]"

@@ -20,4 +20,4 @@ if [ "$#" -eq 0 ]; then
   .venv/bin/ruff format --check .
   .venv/bin/mypy
 fi
-exec .venv/bin/python -m pytest --durations=10 --durations-min=1 "${marks[@]}" "$@"
+exec .venv/bin/python -m pytest --durations=10 --durations-min=1 ${marks[@]+"${marks[@]}"} "$@"
