@@ -20,19 +20,18 @@ if [ "$(uname -sm)" = "Darwin x86_64" ]; then
   exit 2
 fi
 
-runs() { # whether Python is there, with the first line of a script of its own: both are gone where the folder was moved
-  local first
-  .venv/bin/python -c '' 2>/dev/null && IFS= read -r first 2>/dev/null <.venv/bin/study && [ -x "${first#\#!}" ]
+runs() { # whether the environment is where it was made: its commands name their Python by its path
+  .venv/bin/python -c '' 2>/dev/null && [ "$(cat .venv/place 2>/dev/null)" = "$(cd .venv && pwd -P)" ]
 }
 
 wanted=$(cat pyproject.toml constraints.txt | cksum)
-if [ "$(cat .venv/installed 2>/dev/null || true)" = "$wanted" ] && runs; then
+if [ "$(cat .venv/installed 2>/dev/null || true)" = "$wanted" ] && [ -x .venv/bin/study ] && runs; then
   exit 0
 fi
 
 echo "setup: installing into .venv (torch is large: a minute or two the first time)" >&2
 # One that was interrupted half-way, or moved, is made anew.
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1 || { [ -e .venv/bin/study ] && ! runs; }; then
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1 || { [ -e .venv/place ] && ! runs; }; then
   "$python" -m venv --clear .venv || { echo "setup: could not make .venv; on Debian or Ubuntu: apt install python3-venv" >&2; exit 2; }
 fi
 if [ -z "${UV_CACHE_DIR:-}" ] && ! mkdir -p "${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/uv" 2>/dev/null; then
@@ -42,4 +41,5 @@ fi
 .venv/bin/uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable ".[dev]"
 # Compile once now: otherwise the first start of each command does (and every start, where Python may not write).
 .venv/bin/python -m compileall -q -j 0 .venv/lib/python3*/site-packages >/dev/null 2>&1 || true
+(cd .venv && pwd -P > place)
 echo "$wanted" > .venv/installed
