@@ -169,7 +169,7 @@ def test_the_quickstart_works_twice_from_anywhere(tmp_path: Path) -> None:
         )
         assert said in done.stdout
         assert re.search(r"0020\.png\s+0\s+(over )?\d", done.stdout)
-        known = {"archstudy", "10", "1,798", "images:", "trial", "final"}  # classes and files, in numbers
+        known = {"archstudy", "10", "1,798", "study", "trial", "final"}  # classes and files, in numbers
         assert {line.split()[0] for line in done.stderr.splitlines()} <= known
     assert (copy / "runs" / "quick-digits" / "model" / "model.safetensors").exists()
 
