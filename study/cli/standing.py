@@ -185,11 +185,11 @@ def _where(row: Row) -> str:
 
 def _ended(row: Row) -> str:
     """Return in words how many trials have ended, and what became of them."""
-    counts = {state: value for state, value in row.items() if state in STATES and isinstance(value, int)}
+    counts = {state: value for state, value in row.items() if isinstance(value, int)}
     done, wanted = sum(counts.get(state, 0) for state in ("complete", "pruned")), row.get("trials_wanted")
     trials = f"{done} of {counted(wanted, 'trial')}" if isinstance(wanted, int) else counted(done, "trial")
     over = row.get("stage") == "finished"
-    ended = [f"{counts[state]} {STATES[state]}" for state in ("complete", "pruned", "fail") if counts.get(state)]
+    ended = [f"{counts[state]} {words}" for state, words in ENDED.items() if counts.get(state)]
     others = [
         f"{counts[state]} {words}"
         for state, words in (("running", "cut off" if over else "running"), ("waiting", "waiting"))
@@ -198,7 +198,8 @@ def _ended(row: Row) -> str:
     return trials + (f" ended ({', '.join(ended)})" if ended else " ended") + "".join(f", {one}" for one in others)
 
 
-STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed", "running": "running", "waiting": "waiting"}
+ENDED = {"complete": "complete", "pruned": "pruned", "fail": "failed"}
+"""States in which a trial has ended -> what they are called."""
 
 
 def _score(row: Row) -> str:

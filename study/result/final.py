@@ -16,10 +16,7 @@ from pydantic import BaseModel
 from data.splits import random_parts
 from models.architecture import BackboneConfig
 from models.bundle import folder as bundle
-from models.bundle.card import (
-    LeakyScore,
-    StudyCard,
-)
+from models.bundle.card import LeakyScore, StudyCard
 from study import StudyError
 from study.attributes import BASELINE, PRETRAINED
 from study.config.space import full_point

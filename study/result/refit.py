@@ -108,6 +108,7 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool, at_once: int 
     """Return the workspace with the settings of the final stage, which are fixed once for these trials and hours.
 
     `at_once`: number of workers among which its trainings are divided.
+
     If they are not fixed yet, the time left decides, unless `again`: a model is trained anew, however long it takes.
     Without hours they are those of the configuration.
     """

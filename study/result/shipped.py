@@ -34,11 +34,7 @@ from study.attributes import MODELS, NUM_PARAMS, number
 from study.config.schema import StudyConfig
 from study.result.front import Point, front, point, smaller
 from study.result.pace import Pace, time_for
-from study.result.refit import (
-    TrainedNetwork,
-    architecture,
-    confirmed,
-)
+from study.result.refit import TrainedNetwork, architecture, confirmed
 from study.result.scoring import FinalScores, openings
 from study.search.open_study import OpenStudy
 from study.search.standing import best_first, last_value, winner

@@ -49,9 +49,10 @@ MOST_IMAGES = 64
 MOST_AT_ONCE, MOST_PIXELS = 2048, 10**8
 """Images in work for each model at most, and their pixels as the network sees them: 0.3 GB."""
 BATCH, EXPLAINED = 32, 8
-"""Images that go through the network together, and that are explained together, if their side is SIDE pixels at most.
+"""Images that go through the network together, and that are explained together, unless they are large.
 
-Of larger images, fewer go together. Explaining takes more memory, since the output of every layer is kept.
+Of images above predict.SIDE pixels, fewer go together. Explaining takes more memory, since the output of every layer
+is kept.
 """
 UPLOAD_SECONDS = 60.0
 """Seconds for a request to arrive."""

@@ -86,7 +86,7 @@ def test_any_change_of_the_folder_is_seen(photos: tuple[Path, list[str]], tmp_pa
 
 
 def test_files_whose_names_were_swapped_are_decoded_again(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
-    """Of one size and time: only the inode, and the time that nobody can set back, say so."""
+    """Swapped files of the same size and time are told apart by their inode and their time of change (ctime)."""
     root, names = photos
     for name in names[:2]:
         Image.new("RGB", (40, 40), "red" if name == names[0] else "tan").save(root / name, "BMP")
