@@ -232,8 +232,13 @@ class LeanStorage(RDBStorage):
             yield connection
 
     def _write(self, connection: Connection, table: Table, key: str, rows: list[dict[str, Any]]) -> None:
+        """Insert rows of a trial, or change those with the same key.
+
+        All go in one statement: for a list of rows psycopg uses the pipeline mode of libpq, in which a connection that
+        is cut off can stay for good.
+        """
         if rows:
-            connection.execute(_upsert(table, key, self.engine.url.get_backend_name()), rows)
+            connection.execute(_upsert(table, key, self.engine.url.get_backend_name()).values(rows))
 
 
 for name in (

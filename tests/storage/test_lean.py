@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import optuna
 import pytest
@@ -11,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import event
 
 from study.storage.door import open_storage
 from study.storage.lean import AT_ONCE, LeanStorage
@@ -104,6 +106,22 @@ def test_writes_what_optuna_writes(both: Both) -> None:
     assert repr(written.intermediate_values) == repr(expected.intermediate_values)
     ours.forget_rung(one._trial_id, 0)
     assert theirs.get_trial(one._trial_id).system_attrs == {}
+
+
+def test_no_list_of_rows_is_left_to_the_driver(both: Both) -> None:
+    """As psycopg's pipeline mode, it can leave a connection that is cut off unusable without a word."""
+    ours, _ = both
+    trial = optuna.create_study(study_name="s", storage=ours).ask()._trial_id
+    sent: list[tuple[str, bool]] = []
+
+    @event.listens_for(ours.engine, "before_cursor_execute")
+    def _note(*call: Any) -> None:
+        sent.append((call[2], call[5]))
+
+    ours.set_params(trial, {"rate": 0.01, "units": "64-32"}, SPACE)
+    ours.set_attributes(trial, {"one": 1, "two": 2})
+    assert [text for text, many in sent if many] == []
+    assert sum("INSERT" in text for text, _ in sent) == 2
 
 
 def test_states_and_values_as_optuna_writes_them(both: Both) -> None:
