@@ -22,7 +22,7 @@ from data.formats.dicom_folder import patients
 from data.grouping.belief import ClosePair
 from data.grouping.settings import version
 from data.images import read_file
-from data.layout.names import normal, refuse_alike
+from data.layout.names import normal, refuse_alike, spelled
 from data.layout.tables import Table, read_table
 
 GROUPS = "groups.json"
@@ -243,9 +243,11 @@ def read_groups(listed: Path, paths: Sequence[str], left_out: Iterable[str] = ()
     key = next((name for name in ("group", "group_id") if name in table.columns), None)
     if key is None or "path" not in table.columns:
         raise DataError(f"{listed} needs the columns path and group; it has: {', '.join(table.columns) or 'none'}")
-    found = _groups_of(table, key, listed)
+    found, there = _groups_of(table, key, listed), {*paths, *left_out}
+    other = spelled(found, there)
+    found = {other.get(path, path): group for path, group in found.items()}
     missing = [path for path in paths if path not in found]
-    extra = sorted(found.keys() - set(paths) - set(left_out))
+    extra = sorted(found.keys() - there)
     problems = [
         f"{what} {counted(len(some), 'image')} ({', '.join(some[:3])}{', ...' if len(some) > 3 else ''})"
         for what, some in (("lacks", missing), ("names", extra))

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from data import DataError, counted
 from data.layout.found import LISTS, UNLISTED, Listing, relative, walk
-from data.layout.names import normal, refuse_alike
+from data.layout.names import normal, refuse_alike, spelled
 from data.layout.tables import read_table
 
 PART_OF = {
@@ -56,10 +56,10 @@ def part_list(file: Path, paths: Iterable[str], left_out: Iterable[str]) -> dict
 
     Raises DataError if the file cannot be used, lacks a path, or names one that is not in `paths` or `left_out`.
     """
-    found = _column(_rows(file, PATHS, PARTS).rows, "part", str(file)) or {}
-    known = set(paths)
+    known, others = set(paths), set(left_out)
+    found = _column(_as_spelled(_rows(file, PATHS, PARTS).rows, known | others), "part", str(file)) or {}
     missing = sorted(known - found.keys())
-    extra = sorted(found.keys() - known - set(left_out))
+    extra = sorted(found.keys() - known - others)
     if missing or extra:
         what = (
             f"lacks {counted(len(missing), 'image')}"
@@ -99,6 +99,8 @@ def from_list(file: Path, groups: str) -> Listing:
         raise DataError(f"not a folder: {file} (give the folder that holds one folder per class, or a CSV list)")
     root = file.parent
     found = _rows(file, PATHS, ("label",), groups=groups)
+    if any(not row.path.isascii() and not (root / row.path).exists() for row in found.rows):
+        found = replace(found, rows=_as_spelled(found.rows, relative(root, dict.fromkeys(walk(root).files, ""))))
     beside: dict[str, str] = {}
     for folder in sorted({PurePosixPath(row.path).parent for row in found.rows}):
         if (root / folder).is_dir():  # only folders with listed files are looked into
@@ -133,8 +135,15 @@ def with_metadata(
     files: dict[Path, str] = {}
     for one in walked:
         files |= dict.fromkeys(one.files, UNLISTED) | one.left_out
-    both = Rows(rows=rows, unused=tuple(dict.fromkeys(unused)))
-    return _listing(root, both, name, of_kind(relative(root, files)))
+    there = of_kind(relative(root, files))
+    both = Rows(rows=_as_spelled(rows, there), unused=tuple(dict.fromkeys(unused)))
+    return _listing(root, both, name, there)
+
+
+def _as_spelled(rows: list[Row], there: Iterable[str]) -> list[Row]:
+    """Return rows with their paths as the disk spells them."""
+    other = spelled((row.path for row in rows), there)
+    return [replace(row, path=other.get(row.path, row.path)) for row in rows] if other else rows
 
 
 def _listing(root: Path, found: Rows, listed_in: str, files: Mapping[str, str]) -> Listing:

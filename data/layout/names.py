@@ -1,4 +1,4 @@
-"""One rule for the names of classes, groups, parts and columns, and a check for names that look the same."""
+"""One rule for the names of classes, groups, parts, columns and listed files, and a check for names that look alike."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -9,6 +9,17 @@ from data import DataError
 def normal(name: str) -> str:
     """Normalise a name as it is compared and shown: in composed form (Unicode NFC), without spaces around it."""
     return unicodedata.normalize("NFC", name).strip()
+
+
+def spelled(listed: Iterable[str], there: Iterable[str]) -> dict[str, str]:
+    """Return path in a list -> path as the disk spells it, where the two differ in Unicode form only.
+
+    macOS and its ZIP files write "ü" as two characters (NFD), spreadsheets as one (NFC).
+    """
+    known = set(there)
+    forms = {unicodedata.normalize("NFC", path): path for path in sorted(known) if not path.isascii()}
+    composed = {path: unicodedata.normalize("NFC", path) for path in listed if path not in known} if forms else {}
+    return {path: forms[form] for path, form in composed.items() if form in forms}
 
 
 def refuse_alike(names: Iterable[str], what: str, where: object) -> None:

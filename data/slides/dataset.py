@@ -20,7 +20,7 @@ from PIL import Image
 
 from data import DataError, Progress, counted
 from data.cache import publish
-from data.layout.names import normal
+from data.layout.names import normal, refuse_alike
 from data.layout.tables import read_table
 from data.slides.annotations import Annotations, raster, read_annotations
 from data.slides.batches import read_batches
@@ -104,7 +104,7 @@ def _named(table: Path, slides: Sequence[FoundSlide]) -> dict[str, dict[str, str
         raise DataError(f"cannot read {table}: {error.strerror}") from error
     if "slide" not in found.columns:
         raise DataError(f"{table} has no column slide (columns: slide, class, patient)")
-    there = {name: one.name for one in slides for name in (one.name, Path(one.name).stem)}
+    there = {normal(name): one.name for one in slides for name in (one.name, Path(one.name).stem)}
     rows: dict[str, dict[str, str | None]] = {}
     for line, cells in found.rows:
         name = normal(cells.get("slide") or "")
@@ -113,6 +113,7 @@ def _named(table: Path, slides: Sequence[FoundSlide]) -> dict[str, dict[str, str
         if there[name] in rows:
             raise DataError(f"{table}, line {line}: {name!r} is named twice")
         rows[there[name]] = cells
+    refuse_alike((cells.get("patient") or "" for cells in rows.values()), "patients", table)  # P01 and p01
     return rows
 
 

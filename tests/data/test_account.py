@@ -14,8 +14,10 @@ from PIL import Image
 
 from data import DataError
 from data.datasets import survey
+from data.grouping.sources import read_groups
 from data.layout.found import HIDDEN, LINKED, LISTS, NOT_ONLY, OUTSIDE, SYSTEM, UNLISTED, WITHOUT, account, walk
 from data.layout.listing import listing
+from data.layout.lists import part_list
 from data.splits import refuse_too_few
 from study.use.predict import find_images
 from tests.conftest import Shell, tiny_options
@@ -228,6 +230,25 @@ def test_lists_are_read_by_one_rule(tmp_path: Path) -> None:
     paths = load(root, groups="none").paths
     table(root / "groups.csv", ("path ", " group"), *((path, f" g{n // 2} ") for n, path in enumerate(paths)))
     assert len(set(load(root).groups.tolist())) == 24
+
+
+def test_a_list_may_write_an_accent_in_another_form_than_the_disk(tmp_path: Path) -> None:
+    """As a list typed into a spreadsheet does, for files that were unpacked from a ZIP made on macOS."""
+    root = empty(tmp_path / "d", *(f"{APART}/{n}{APART}.png" for n in range(4)))
+    there = [f"{APART}/{n}{APART}.png" for n in range(4)]
+    listed = [f"{COMPOSED}/{n}{COMPOSED}.png" for n in range(3)] + there[3:]
+    rows = [(path, "ab"[n % 2], f"P{n}", "train") for n, path in enumerate(listed)]
+    groups = table(tmp_path / "g.csv", ("path", "group"), *((path, group) for path, _, group, _ in rows))
+    assert read_groups(groups, there) == ["P0", "P1", "P2", "P3"]
+    parts = table(tmp_path / "p.csv", ("path", "part"), *((path, part) for path, _, _, part in rows))
+    assert part_list(parts, there, ()) == dict.fromkeys(there, "train")
+    found = listing(table(root / "list.csv", ("path", "label", "group", "part"), *rows), tmp_path / "c")
+    assert list(found.labels) == sorted(there)
+    (root / "list.csv").rename(root / "metadata.csv")
+    (root / "metadata.csv").write_text((root / "metadata.csv").read_text().replace("path,", "file_name,", 1))
+    beside = listing(root, tmp_path / "c")
+    assert (beside.labels, beside.groups, beside.parts) == (found.labels, found.groups, found.parts)
+    assert beside.left_out == {"metadata.csv": LISTS}
 
 
 def test_images_that_a_metadata_file_does_not_list_are_counted(tmp_path: Path) -> None:
