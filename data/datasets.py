@@ -112,13 +112,14 @@ def unreadable(
     labels_from: str = "first",
     without: Sequence[str] = (),
     only: str | None = None,
+    max_megapixels: float = MOST_MEGAPIXELS,
 ) -> dict[str, str]:
     """Return the files of a folder or a list that cannot be read as images: relative path -> why.
 
     Raises DataError as `load` does.
     """
     found = listing(_place(source), cache, labels_from, without=without, only=only)
-    return decoded(found.root, list(found.labels), image_size, cache, progress, again=True).bad
+    return decoded(found.root, list(found.labels), image_size, cache, progress, max_megapixels, again=True).bad
 
 
 def _place(source: str | Path) -> Path:
@@ -190,7 +191,7 @@ def load_folder(
     every = list(found.labels)
     images = decoded(root, every, image_size, cache, progress, max_megapixels, ranges, again=not skip_bad)
     if images.bad and not skip_bad:
-        raise DataError(_bad_files(images.bad, len(found.labels), root))
+        raise DataError(_bad_files(images.bad, len(found.labels), root, max_megapixels))
     labels = np.array([found.labels[path] for path in images.paths], np.int64)
     counts = np.bincount(labels, minlength=len(found.classes))
     if 0 in counts:
@@ -333,12 +334,13 @@ def _said_sources(found: Listing, groups: str | None, cache: Path, *, skip_bad: 
     return sources(found.root, names, found.left_out, groups, cache, "", None).names, True
 
 
-def _bad_files(bad: dict[str, str], total: int, root: Path) -> str:
+def _bad_files(bad: dict[str, str], total: int, root: Path, most: float) -> str:
     shown = "; ".join(f"{path}: {why}" for path, why in list(bad.items())[:3])
     more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+    allowed = "" if most == MOST_MEGAPIXELS else f" --max-megapixels {most:g}"
     return (
         f"{len(bad)} of {counted(total, 'file')} cannot be read as images: {shown}{more} "
-        f"(mend or remove them, or leave them out with --skip-bad; a list: study data bad {quote(str(root))})"
+        f"(mend or remove them, or leave them out with --skip-bad; a list: study data bad {quote(str(root))}{allowed})"
     )
 
 

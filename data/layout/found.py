@@ -1,6 +1,7 @@
 """The account of every file in a folder: it is used, or left out for a stated reason."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ WITHOUT, NOT_ONLY = "of a class that is left out", "of another name than asked f
 SYSTEM_FOLDERS = {"@eadir", "__macosx", "__pycache__", "$recycle.bin", "system volume information"}
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "dicomdir"}
 """Folders and files that operating systems leave beside images, in lower case."""
+DATABASE = re.compile(r"optuna\.db(-wal|-shm|-journal)?")
+"""Pattern of the names of the usual database's files, which lie wherever a command was given."""
 
 IMAGES = {".bmp", ".dcm", ".dicom", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """Suffixes of image files, for warnings and errors only: formats are recognised by content."""
@@ -44,6 +47,23 @@ class FolderFiles:
 
     files: list[Path]  # files that may be used, sorted
     left_out: dict[Path, str]  # other files -> why they are left out
+
+
+def own_folders(cache: Path, place: Path) -> set[Path]:
+    """Return this program's folders as they lie below `place`: the cache, `runs` around it, and the folder of work.
+
+    A folder of work that holds images elsewhere than in `runs` is a class or a part, in which somebody gave a command;
+    it is not this program's. Raises OSError.
+    """
+    runs = cache.resolve().parent
+    own = {cache.resolve(), runs}
+    for folder in runs.parents:
+        if folder == place.resolve() or not folder.is_relative_to(place.resolve()):
+            break
+        if any(path.suffix.lower() in {*IMAGES, ""} for path in walk(folder, own).files):
+            break
+        own.add(folder)
+    return own
 
 
 def walk(folder: Path, own: Collection[Path] = (), apart: Collection[Path] = ()) -> FolderFiles:
@@ -77,6 +97,8 @@ def _passed_over(path: Path, *, inside: bool, linked: bool, own: Collection[Path
         return HIDDEN
     if path.name.lower() in (SYSTEM_FOLDERS if inside else SYSTEM_FILES):
         return SYSTEM
+    if DATABASE.fullmatch(path.name) and not inside:
+        return OWN
     if inside and linked:
         return LINKED
     return OWN if inside and own and path.resolve() in own else None

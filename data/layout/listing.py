@@ -20,6 +20,7 @@ from data.layout.found import (
     WITHOUT,
     Listing,
     folders_in,
+    own_folders,
     relative,
     walk,
 )
@@ -52,18 +53,20 @@ def listing(
 ) -> Listing:
     """List the images of a folder, or of a list of images, with their labels. Raises DataError if that is impossible.
 
-    `cache`: our own cache, left out with the folders around it if it lies inside the folder. `labels_from`: the class
+    `cache`: our own cache, left out with our folders around it if it lies inside the folder. `labels_from`: the class
     is the "first" folder of each path (inside a part), or the "last" one. `groups`: "column:NAME" names the column of a
     list that says which images share a source; other values are ignored here. `without`: classes to leave out. `only`:
     a glob pattern of the names of files to use, such as "*.jpg".
     """
     if labels_from not in ("first", "last"):
         raise DataError(f"labels_from = {labels_from!r}: allowed is first or last (folder of each path)")
-    own = {cache.resolve(), *cache.resolve().parents}
     column = normal(groups.removeprefix(COLUMN)) if groups and groups.startswith(COLUMN) else None
     last, key = labels_from == "last", column or GROUP
     try:
-        found = from_list(source, key) if source.is_file() else _from_folder(source, own, key, last=last)
+        if source.is_file():
+            found = from_list(source, key)
+        else:
+            found = _from_folder(source, own_folders(cache, source), key, last=last)
     except OSError as error:
         raise DataError(f"cannot read {error.filename or source}: {error.strerror}") from error
     if labels_from == "last" and found.listed_in:

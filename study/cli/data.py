@@ -12,7 +12,19 @@ import typer
 from data import DataError, counted
 from data.public import FETCHED
 from study.cli.console import err, print_csv, print_table
-from study.cli.options import AsCsv, AsJson, CsvSafe, Groups, LabelsFrom, Only, SkipBad, Storage, Without, group
+from study.cli.options import (
+    AsCsv,
+    AsJson,
+    CsvSafe,
+    Groups,
+    LabelsFrom,
+    MaxMegapixels,
+    Only,
+    SkipBad,
+    Storage,
+    Without,
+    group,
+)
 from study.storage.names import CACHE, DEFAULT_URL
 
 if TYPE_CHECKING:
@@ -41,11 +53,12 @@ def _load(
     without: list[str] | None,
     only: str | None,
     skip_bad: bool,
+    max_megapixels: float | None,
 ) -> ImageSet:
     """Load the images, and print the first messages about them."""
     from data.datasets import load
     from data.findings import odd, proposal
-    from data.images import source_size
+    from data.images import MOST_MEGAPIXELS, source_size
     from data.public import known
     from study.cli.display import show
 
@@ -60,6 +73,7 @@ def _load(
             without=without or (),
             only=only,
             skip_bad=skip_bad,
+            max_megapixels=max_megapixels or MOST_MEGAPIXELS,
             progress=display.images,
         )
     _say(*dataset.account, *(one.line(study=False) for one in odd(dataset)))
@@ -102,6 +116,7 @@ def audit(
     as_json: AsJson = False,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page with thumbnails here.")] = None,
     skip_bad: SkipBad = False,
+    max_megapixels: MaxMegapixels = None,
 ) -> None:
     """Counts, copies, leaks across the split, and what a score without any network would be."""
     from data.audit import audit as examine  # OpenCV and scikit-learn take seconds to import
@@ -109,7 +124,7 @@ def audit(
     from study.cli.display import show
     from study.result.audit_page import SUSPECT, audit_page, clashes, tables
 
-    dataset, divided = _load(folder, groups, parts, labels_from, without, only, skip_bad), None
+    dataset, divided = _load(folder, groups, parts, labels_from, without, only, skip_bad, max_megapixels), None
     try:
         divided = _divided(dataset, seed)
     except DataError as error:  # an audit comes before a study, and is shown all the same
@@ -142,11 +157,12 @@ def split(
     as_csv: AsCsv = False,
     csv_safe: CsvSafe = False,
     skip_bad: SkipBad = False,
+    max_megapixels: MaxMegapixels = None,
 ) -> None:
     """The parts that a study of this folder and seed uses; as CSV: path, label, group and part of every image."""
     from data.audit import part_counts, split_rows
 
-    dataset = _load(folder, groups, parts, labels_from, without, only, skip_bad)
+    dataset = _load(folder, groups, parts, labels_from, without, only, skip_bad, max_megapixels)
     divided = _divided(dataset, seed)
     if as_csv or csv_safe:
         print_csv(("path", "label", "group", "part"), split_rows(dataset, divided), safe=csv_safe)
@@ -201,14 +217,23 @@ def bad(
     only: Only = None,
     as_csv: AsCsv = False,
     csv_safe: CsvSafe = False,
+    max_megapixels: MaxMegapixels = None,
 ) -> None:
     """The files that cannot be read as images, and why."""
     from data.datasets import unreadable
+    from data.images import MOST_MEGAPIXELS
     from study.cli.display import show
 
     with show(err) as display:
         found = unreadable(
-            folder, IMAGE_SIZE, CACHE, display.images, labels_from=labels_from, without=without or (), only=only
+            folder,
+            IMAGE_SIZE,
+            CACHE,
+            display.images,
+            labels_from=labels_from,
+            without=without or (),
+            only=only,
+            max_megapixels=max_megapixels or MOST_MEGAPIXELS,
         )
     if as_csv or csv_safe:
         print_csv(("path", "why"), list(found.items()), safe=csv_safe)

@@ -87,7 +87,7 @@ AsCsv = Annotated[
 CsvSafe = Annotated[bool, typer.Option("--csv-safe", help="CSV whose cells no spreadsheet runs.")]
 MaxMegapixels = Annotated[
     float | None,
-    typer.Option(min=0, max=1000, help="Larger images count as unreadable; default: as in the study, up to 100."),
+    typer.Option(min=0, max=1000, help="Larger images count as unreadable; default: as in the study, or 100."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data import DataError, counted
 from data.formats.ranges import AS_16_BITS, Ranges
 from data.images import MOST_MEGAPIXELS, decode, source_size
-from data.layout.found import by_reason, relative, walk
+from data.layout.found import by_reason, own_folders, relative, walk
 from models.bundle.card import Conformal
 from models.bundle.explain import grad_cam, overlay
 from models.bundle.predictor import Bundle, Predictor
@@ -99,7 +99,7 @@ def find_images(places: Sequence[Path], listed: Callable[[], Iterable[str]]) -> 
 def _inside(folder: Path) -> list[Path]:
     """Find the images below a folder, as for training; a log line counts what is left out. Raises DataError."""
     try:
-        found = walk(folder, [CACHE.resolve(), *CACHE.resolve().parents])
+        found = walk(folder, own_folders(CACHE, folder))
     except OSError as error:
         raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
     images = [path for path in found.files if path.suffix.lower() not in NO_IMAGES]

@@ -311,6 +311,7 @@ SURFACE = {
         "--json",
         "--html",
         "--skip-bad",
+        "--max-megapixels",
     ],
     "data split": [
         "--groups",
@@ -322,8 +323,9 @@ SURFACE = {
         "--csv",
         "--csv-safe",
         "--skip-bad",
+        "--max-megapixels",
     ],
-    "data bad": ["--labels-from", "--without", "--only", "--csv", "--csv-safe"],
+    "data bad": ["--labels-from", "--without", "--only", "--csv", "--csv-safe", "--max-megapixels"],
     "data fetch": [],
     "data tiles": ["--out", "--um", "--most", "--table", "--mpp"],
     "models fetch": [],

@@ -309,6 +309,10 @@ def test_the_limit_on_pixels_reaches_every_command(shell: Shell, small_folder: P
     options = tiny_options(folder, trials=2, epochs=2, final_epochs=1, max_megapixels=1.0)
     code, _, err = shell("run", *options, "--name", "s")
     assert (code, "more than the 1 megapixels that are allowed" in err) == (2, True)
+    words = " ".join(err.split()).rpartition("a list: study ")[2].strip(")")  # the advice lists what is too large here
+    code, out, _ = shell(*shlex.split(words), "--csv")
+    assert (code, out.count("large.png")) == (0, 1)
+    assert shell("data", "bad", folder)[1].count("large.png") == 0
     assert shell("run", *options, "--name", "s", "--skip-bad")[0] == 0
     code, out, _ = shell("predict", "runs/s/model", folder / "0" / "large.png", "--json")
     assert (code, "more than the 1 megapixels" in json.loads(out)[0]["error"]) == (1, True)

@@ -15,7 +15,19 @@ from PIL import Image
 from data import DataError
 from data.datasets import survey
 from data.grouping.sources import read_groups
-from data.layout.found import HIDDEN, LINKED, LISTS, NOT_ONLY, OUTSIDE, SYSTEM, UNLISTED, WITHOUT, account, walk
+from data.layout.found import (
+    HIDDEN,
+    LINKED,
+    LISTS,
+    NOT_ONLY,
+    OUTSIDE,
+    OWN,
+    SYSTEM,
+    UNLISTED,
+    WITHOUT,
+    account,
+    walk,
+)
 from data.layout.listing import listing
 from data.layout.lists import part_list
 from data.splits import refuse_too_few
@@ -55,6 +67,29 @@ def test_every_file_that_is_left_out_is_said_with_the_reason(tmp_path: Path) -> 
         "15 files found = 4 used + 11 left out: 6 of an operating system (__MACOSX/a/1.png), 2 hidden (a/.x.png), "
         "1 behind a link (a/again), 1 a list (groups.csv), 1 outside the class folders (loose.jpg)",
     ]
+
+
+@pytest.mark.parametrize("here", ["cats", "dogs/P1", "work", "work/deep"])
+def test_a_command_may_be_given_inside_the_folder(here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a study leaves there is no image; the class or the folder of work around it stays what it is."""
+    root = empty(tmp_path / "d", "cats/1.png", "dogs/P1/1.png", "dogs/P1/2", "dogs/3.png")
+    before = listing(root, tmp_path / "runs" / "cache")
+    ours = {f"{here}/{name}" for name in ("optuna.db", "optuna.db-wal", "runs/s/model/report.png", "runs/cache/x/y.png")}
+    empty(root, *ours, *(["work/notes.txt"] if "work" in here else []))
+    found = listing(root, root / here / "runs" / "cache")
+    assert (found.classes, found.labels) == (before.classes, before.labels)
+    assert {path for path, why in found.left_out.items() if why == OWN} == ours | (
+        {"work/notes.txt"} if "work" in here else set()
+    )
+    monkeypatch.chdir(root / here)
+    assert {path.relative_to(root).as_posix() for path in find_images([root], tuple)} == set(before.labels)
+
+
+def test_a_command_may_be_given_inside_a_part(tmp_path: Path) -> None:
+    places = [f"{part}/{label}/{part}.png" for part in ("train", "val", "test") for label in "ab"]
+    root = empty(tmp_path / "d", *places, "train/optuna.db", "train/runs/cache/1.png")
+    found = listing(root, root / "train" / "runs" / "cache")
+    assert list(found.labels) == sorted(places)
 
 
 def test_ten_classes_are_named_and_the_others_counted(tmp_path: Path) -> None:
