@@ -7,7 +7,10 @@
 set -euo pipefail
 python=""
 if [ "${1:-}" = "--python" ]; then
-  python=$(command -v "${2:?gpu_check: --python needs the path of a Python}") # a relative one is so from here
+  if ! python=$(command -v "${2:?gpu_check: --python needs the path of a Python}"); then # a relative one is so from here
+    echo "gpu_check: no such Python: $2" >&2
+    exit 2
+  fi
   python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
   shift 2
 fi

@@ -2,7 +2,7 @@
 # The whole recipe on LC25000 (or any folder of class folders), stage by stage; also a map of the project.
 #
 #   scripts/lc25000.sh lung_colon_image_set                  two hours, planned for this machine
-#   scripts/lc25000.sh lung_colon_image_set --hours 0.75 ... whatever `study run` takes, but --name
+#   scripts/lc25000.sh lung_colon_image_set --hours 0.75 ... what `study run` takes, but --name and --storage
 #
 # The audit and the list of parts are made with the defaults (and --skip-bad, if it is given).
 # Killed anywhere, the same command goes on. State: optuna.db and runs/ in the folder where you stand.
@@ -19,6 +19,7 @@ for word in "$@"; do
   case "$word" in
     --skip-bad) bad=$word ;;
     --name | --name=*) echo "lc25000: the study is called lc25000 here (leave --name out)" >&2 && exit 2 ;;
+    --storage | --storage=*) echo "lc25000: the state lies in optuna.db here (leave --storage out)" >&2 && exit 2 ;;
   esac
 done
 "$here/scripts/setup.sh"
@@ -53,7 +54,7 @@ stage "predict" "seconds" "study/use/predict.py"
 some=$(find -H "$images" -type f \( -iname '*.jp*g' -o -iname '*.png' -o -iname '*.tif*' -o -iname '*.bmp' \) |
   sort | awk 'NR % 50 == 1 && n++ < 20')
 if [ -n "$some" ]; then
-  printf '%s\n' "$some" | "$study" predict runs/lc25000/model - --top 2
+  printf '%s\n' "$some" | "$study" predict runs/lc25000/model - ${bad:+"$bad"} --top 2
 fi
 
 printf '\nreport: %s\nmodel:  %s\n' runs/lc25000/model/report.html runs/lc25000/model >&2

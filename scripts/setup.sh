@@ -30,8 +30,9 @@ if [ "$(cat .venv/installed 2>/dev/null || true)" = "$wanted" ] && [ -x .venv/bi
 fi
 
 echo "setup: installing into .venv (torch is large: a minute or two the first time)" >&2
-# One that was interrupted half-way, or moved, is made anew.
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1 || { [ -e .venv/place ] && ! runs; }; then
+# One that was interrupted half-way, or moved, is made anew; an older one does not say where it was made.
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1 ||
+  { ! runs && { [ -e .venv/place ] || ! .venv/bin/pip --version >/dev/null 2>&1; }; }; then
   "$python" -m venv --clear .venv || { echo "setup: could not make .venv; on Debian or Ubuntu: apt install python3-venv" >&2; exit 2; }
 fi
 if [ -z "${UV_CACHE_DIR:-}" ] && ! mkdir -p "${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/uv" 2>/dev/null; then

@@ -38,10 +38,8 @@ if [ "${SLURM_ARRAY_TASK_ID:-1}" = "${SLURM_ARRAY_TASK_MIN:-1}" ]; then
   study run --name "$name" --storage "$storage" "$@" &
 else
   # The first job makes the study; until then there is nothing to work on. It waits in a queue, too: an hour at most.
-  tries=0
   until reason=$(study status "$name" --storage "$storage" 2>&1 > /dev/null); do
-    tries=$((tries + 1))
-    if [ "$tries" -gt 720 ]; then
+    if [ "$SECONDS" -gt 3600 ]; then # since this script began
       echo "slurm: no study to work on after an hour: $reason" >&2
       exit 2
     fi

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -160,7 +160,8 @@ def _without_defaults(asked: StudyRequest, before: StoredStudy | None) -> StudyR
     if before is None or asked.given is None:
         return asked
     there = before.config.model_dump(mode="json")
-    return StudyRequest({**asked.fields, **{key: there[key] for key in ONLY_TYPED if key not in asked.given}})
+    kept = {key: there[key] for key in ONLY_TYPED if key not in asked.given}
+    return replace(asked, fields={**asked.fields, **kept})
 
 
 def _searched(study: OpenStudy) -> bool:

@@ -12,7 +12,7 @@ from data import counted
 
 HIDDEN, SYSTEM, LINKED = "hidden", "of an operating system", "behind a link"
 OWN, LISTS = "of this program", "a list"
-OUTSIDE, UNLISTED = "outside the class folders", "not listed"
+OUTSIDE, UNLISTED, NO_IMAGE = "outside the class folders", "not listed", "no image"
 WITHOUT, NOT_ONLY = "of a class that is left out", "of another name than asked for"
 """Reasons why a file is left out, in words."""
 
@@ -24,6 +24,32 @@ DATABASE = re.compile(r"optuna\.db(-wal|-shm|-journal)?")
 
 IMAGES = {".bmp", ".dcm", ".dicom", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """Suffixes of image files, for warnings and errors only: formats are recognised by content."""
+
+
+NO_IMAGES = {
+    ".csv",
+    ".db",
+    ".gz",
+    ".html",
+    ".ipynb",
+    ".json",
+    ".jsonl",
+    ".log",
+    ".md",
+    ".pdf",
+    ".py",
+    ".rst",
+    ".tar",
+    ".toml",
+    ".tsv",
+    ".txt",
+    ".xlsx",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".zip",
+}
+"""Suffixes of files that people keep beside images; they are left out, and every other file is tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +123,10 @@ def _passed_over(path: Path, *, inside: bool, linked: bool, own: Collection[Path
         return HIDDEN
     if path.name.lower() in (SYSTEM_FOLDERS if inside else SYSTEM_FILES):
         return SYSTEM
-    if DATABASE.fullmatch(path.name) and not inside:
+    if not inside and DATABASE.fullmatch(path.name):
         return OWN
+    if not inside and path.suffix.lower() in NO_IMAGES:
+        return NO_IMAGE
     if inside and linked:
         return LINKED
     return OWN if inside and own and path.resolve() in own else None

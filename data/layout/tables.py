@@ -12,6 +12,10 @@ from data import DataError
 from data.images import read_text
 from data.layout.names import normal, refuse_alike
 
+DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+"""What may stand between the cells of a CSV file, in words; the first that the header has is taken. Spreadsheets write
+semicolons in countries whose numbers have a comma."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -31,7 +35,9 @@ def read_table(file: Path) -> Table:
 
 
 def _of_csv(file: Path, text: str) -> Table:
-    reader = csv.reader(io.StringIO(text, newline=""))
+    first = text.partition("\n")[0]
+    delimiter = next((one for one in DELIMITERS if one in first), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows = []
     try:
         columns = _columns(file, next(reader, []))
@@ -39,22 +45,22 @@ def _of_csv(file: Path, text: str) -> Table:
             if len(cells) > len(columns):
                 raise DataError(
                     f"{file}, line {reader.line_num}: {len(cells)} cells, and the header names {len(columns)} columns "
-                    '(put a cell that holds a comma into quotes: "a, b")'
+                    f'(put a cell that holds {DELIMITERS[delimiter]} into quotes: "a{delimiter} b")'
                 )
             if cells:
                 whole = [*cells, *[None] * (len(columns) - len(cells))]
                 rows.append((reader.line_num, dict(zip(columns, whole, strict=True))))
     except csv.Error as error:
         raise DataError(f"cannot read the list {file}: {error}") from error
-    if _never_closed(text):
+    if _never_closed(text, delimiter):
         raise DataError(f'cannot read the list {file}: a quote is opened and never closed (write it twice: "")')
     return Table(columns=columns, rows=tuple(rows))
 
 
-def _never_closed(text: str) -> bool:
+def _never_closed(text: str, delimiter: str) -> bool:
     """Return whether a quote is opened that hides all lines after it."""
     try:
-        for _ in csv.reader(io.StringIO(text, newline=""), strict=True):
+        for _ in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
             pass
     except csv.Error as error:
         return "unexpected end" in str(error)  # other things are read as people mean them

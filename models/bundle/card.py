@@ -28,7 +28,7 @@ LEAKY_AS_GIVEN = (
 """Warning that is shown beside every number from such parts."""
 
 
-INCOMPLETE = "No trial of the search ran to its end: the one that was trained longest was taken."
+INCOMPLETE = "No trial of the search ran to its end."
 """Note beside the score of a model whose search was cut short."""
 
 

@@ -153,7 +153,9 @@ BEST = "the best selection score"
 def choice(study: Origin) -> str:
     """Say which trial was shipped, and why."""
     chosen = study.confirmed[0].trial if study.confirmed else study.winner
-    which = f"It is trial {study.trial} ({_count(study.trials, 'trial')} were made)"
+    which = f"It is trial {study.trial} ({_count(study.trials, 'trial')} {'was' if study.trials == 1 else 'were'} made)"
+    if study.trial == chosen and not study.complete:
+        return f"It is trial {study.trial}, the one that was trained longest."
     if study.trial != chosen:
         return f"{which}, as asked for; the study's own choice is trial {chosen}."
     if not study.confirmed and study.leader is not None:

@@ -303,13 +303,14 @@ def _summary_rows(name: str, card: StudyCard, worth: Verdict, directory: Path) -
     )
     metric = study.metric.replace("_", " ")
     score = "none" if study.selection_score is None else percent(study.selection_score)
+    many = "the best of many, " if study.trials > 1 else ""
     return [
         (card.score_name, f"{worth.value} ({worth.on}; majority class {percent(card.test.majority)})"),
         ("verdict", worth.word),
         ("model", f"{directory} (report.html, MODEL_CARD.md): {worth.choice[0].lower()}{worth.choice[1:]}"),
-        ("study", f"{name}: {study.trials} trials, {_which(study)}"),
+        ("study", f"{name}: {_which(study)}"),
         ("architecture", f"{params} ({card.final.num_params or 0:,} parameters)"),
-        ("selection score", f"{score} ({metric} on validation; the best of many, not a performance)"),
+        ("selection score", f"{score} ({metric} on validation; {many}not a performance)"),
     ]
 
 
@@ -329,12 +330,14 @@ def _trainings(config: StudyConfig) -> int:
 
 
 def _which(study: Origin) -> str:
-    chosen = study.confirmed[0].trial if study.confirmed else study.winner
+    chosen, trials = study.confirmed[0].trial if study.confirmed else study.winner, counted(study.trials, "trial")
     if study.trial != chosen:
-        return f"here trial {study.trial} (the winner is trial {chosen})"
+        return f"{trials}, here trial {study.trial} (the winner is trial {chosen})"
+    if not study.complete:
+        return f"no trial ran to its end; trial {study.trial} was trained longest"
     if chosen == study.winner:
-        return f"winner trial {study.trial}"
-    return f"winner trial {study.trial} (confirmed; trial {study.winner} had the best selection score)"
+        return f"{trials}, winner trial {study.trial}"
+    return f"{trials}, winner trial {study.trial} (confirmed; trial {study.winner} had the best selection score)"
 
 
 def first_lines(planned: Plan) -> list[str]:

@@ -3,9 +3,10 @@
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 import torch
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from study import StudyError
 from study.budget.expect import Images, Throughput
@@ -39,9 +40,7 @@ def show(asked: StudyRequest, name: str | None, storage: str, device: str, as_js
     with storage_trouble(storage):
         there = stored_study(check_name(name or default_name(asked)), storage)
     if there is not None and there.planned is not None:
-        kept = there.config.model_dump(mode="json")
-        typed = [one for one in sorted(asked.given or ()) if asked.fields.get(one) not in (kept.get(one), "auto")]
-        if typed:
+        if typed := _typed_otherwise(asked, there):
             err.print(
                 f"the study exists, and its own plan is shown, without {', '.join(typed)} as typed now (another study "
                 "is planned by another --name)",
@@ -128,6 +127,21 @@ def _with(asked: StudyRequest, hours: float, images: Images, throughput: Through
         return plan(StudyRequest({**asked.fields, "hours": hours}), images, throughput)[0]
     except StudyError as error:
         return str(error)
+
+
+def _typed_otherwise(asked: StudyRequest, there: StoredStudy) -> list[str]:
+    """Return the fields that were typed with another value than the study has, and than it was asked for with."""
+    kept, then = there.config.model_dump(mode="json"), there.asked if isinstance(there.asked, dict) else {}
+
+    def is_same(name: str) -> bool:
+        value = asked.fields.get(name)
+        with suppress(ValidationError):  # written in another way: 3.0 for 3
+            return value in ("auto", then.get(name)) or kept[name] == there.config.with_fields(
+                {name: value}
+            ).model_dump(mode="json").get(name)
+        return False
+
+    return [name for name in sorted(asked.given or ()) if not is_same(name)]
 
 
 def _show_kept(there: StoredStudy, planned: Plan, as_json: bool) -> None:

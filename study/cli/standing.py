@@ -188,7 +188,7 @@ def _ended(row: Row) -> str:
     counts = {state: value for state, value in row.items() if isinstance(value, int)}
     done, wanted = sum(counts.get(state, 0) for state in ("complete", "pruned")), row.get("trials_wanted")
     trials = f"{done} of {counted(wanted, 'trial')}" if isinstance(wanted, int) else counted(done, "trial")
-    over = row.get("stage") == "finished"
+    over = row.get("stage") == "finished" or not row.get("worked_on", True)
     ended = [f"{counts[state]} {words}" for state, words in ENDED.items() if counts.get(state)]
     others = [
         f"{counts[state]} {words}"
@@ -218,11 +218,12 @@ def _spent(row: Row) -> str:
 
 def _remarks(row: Row) -> Iterator[str]:
     """Yield remarks on single trials."""
-    for key in ("running_trials", "waiting_trials", "not_counted"):
+    over = row["stage"] == "finished"
+    for key in ("running_trials", "not_counted") if over else ("running_trials", "waiting_trials", "not_counted"):
         trials = row.get(key)
         for number, text in trials.items() if isinstance(trials, dict) else ():
-            over = key == "running_trials" and row["stage"] == "finished"
-            said = "was left unfinished when the search ended; a longer search goes on with it" if over else text
+            left = over and key == "running_trials"
+            said = "was left unfinished when the search ended; a longer search goes on with it" if left else text
             yield one_line(f"Trial {number}: {said}")
     if differing := row.get("replays_that_differ"):
         numbers = ", ".join(map(str, differing if isinstance(differing, list) else ()))

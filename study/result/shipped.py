@@ -39,6 +39,7 @@ from study.result.scoring import FinalScores, openings
 from study.search.open_study import OpenStudy
 from study.search.standing import best_first, last_value, winner
 from study.search.trial import identity_of
+from study.storage.address import storage_option
 from study.training.mistakes import Mistake
 from study.training.workspace import Workspace, versions
 
@@ -181,7 +182,7 @@ def scored_model(study: OpenStudy) -> tuple[StudyCard, FrozenTrial]:
     if card is None or trial is None or mark.identity != identity_of(study, trial):
         raise StudyError(
             f"{study.name!r} has no model that was scored, and a model of all images has no score of its own "
-            f"(first: study resume {quote(study.name)})"
+            f"(first: study resume {quote(study.name)}{storage_option(study.storage.url)})"
         )
     return card, trial
 

@@ -7,7 +7,7 @@ import logging
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from types import MappingProxyType
@@ -240,7 +240,7 @@ def with_absolute_data(asked: StudyRequest) -> StudyRequest:
             changes[key] = str(at_home(given).resolve())
     if isinstance(runs, str):
         changes["runs"] = str(at_home(runs).resolve())
-    return StudyRequest({**asked.fields, **changes})
+    return replace(asked, fields={**asked.fields, **changes})
 
 
 def _found_by(name: str, url: str) -> str | None:

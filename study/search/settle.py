@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 
@@ -47,7 +47,7 @@ def settle(
     there = stored_study(name, url)
     if there is not None:
         if asked.fields.get("runs") is None:  # the study's files stay where they are
-            asked = StudyRequest({**asked.fields, "runs": there.config.runs})
+            asked = replace(asked, fields={**asked.fields, "runs": there.config.runs})
         asked = _as_begun(asked, there.config)
         config = _agreed(name, url, there.config, there.asked, asked) if asked.autos else asked.plain()
         if there.planned or config.hours is None:
@@ -69,10 +69,10 @@ def settle(
 
 def _as_begun(asked: StudyRequest, before: StudyConfig) -> StudyRequest:
     """Return the request with the existing study's starts, if both name the same older study to begin from."""
-    typed = "starts" in asked.autos or "starts" in (asked.given or ())
-    if before.begin_from is None or asked.fields.get("begin_from") != before.begin_from or typed:
+    older = asked.fields.get("begin_from")
+    if before.begin_from is None or older != before.begin_from or "starts" in asked.autos:
         return asked
-    return StudyRequest({**asked.fields, "starts": before.model_dump(mode="json")["starts"]}, asked.given)
+    return replace(asked, fields={**asked.fields, "starts": before.model_dump(mode="json")["starts"]})
 
 
 def with_backbone(asked: StudyRequest) -> tuple[StudyRequest, str]:
@@ -92,7 +92,7 @@ def with_backbone(asked: StudyRequest) -> tuple[StudyRequest, str]:
         "--set space.backbone=none leaves it out)"
     )
     searched: JsonValue = {**space, "backbone": ["none", name], **BACKBONE_SPACE}
-    return StudyRequest({**asked.fields, "space": searched}, asked.given), words
+    return replace(asked, fields={**asked.fields, "space": searched}), words
 
 
 def look(

@@ -16,6 +16,9 @@ TROUBLE = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlal
 """Errors of a driver for a lock, a full disk, a lost connection, a damaged file; all its other errors are our bugs."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 """Error numbers of a disk that is full, or may no longer be written to."""
+CUT_OFF = ("08", "57P")
+"""Beginnings of the SQLSTATE of a connection that was lost, or ended by its server; SQLAlchemy does not see it while a
+connection is being made."""
 CUTS = 10
 """Number of lost connections in a row that no restart explains: each time the operation itself is the likely cause."""
 
@@ -50,7 +53,9 @@ def storage_trouble(url: str) -> Iterator[None]:
 def was_cut_off(error: BaseException | None) -> bool:
     """Return whether a connection was lost in the middle of an operation, which may or may not have been done."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.connection_invalidated
+    if not isinstance(cause, sqlalchemy.exc.DBAPIError):
+        return False
+    return cause.connection_invalidated or str(getattr(cause.orig, "sqlstate", "")).startswith(CUT_OFF)
 
 
 def repeated(operation: Callable[Given, Found]) -> Callable[Given, Found]:

@@ -146,7 +146,9 @@ def _seen(bundle: Bundle, home: Path | None, dataset: ImageSet) -> tuple[Trainin
     same = np.array([content[:SEEN_DIGITS] in known for content in dataset.contents])
     cache, near = home.absolute().parent.parent / "cache", np.zeros(len(same), bool)
     unknown = ""
-    if bundle.image_size < THUMB:
+    if _is_own(bundle, dataset):
+        pass  # the study divided them by source; its test part is the rest
+    elif bundle.image_size < THUMB:
         unknown = f"images of {bundle.image_size} pixels are too small to tell near copies from others"
     elif (pixels := _pixels_of(cache, bundle.image_size, known)) is None:
         unknown = f"their pixels are not in {cache} (evaluate the model where its study was made)"
@@ -238,10 +240,8 @@ def _of_seen(seen: TrainingOverlap, left: int) -> list[str]:
     out = seen.images - left
     if not out:
         return []
-    near = f", {seen.by_pixels} of them as nearly the same pixels in another file" if seen.by_pixels else ""
-    were = "was" if out == 1 else "were"
-    if not left:
-        return [f"{out} of {counted(seen.images, 'image')} {were} trained on{near}: no score"]
-    return [
-        f"{out} of {counted(seen.images, 'image')} {were} trained on{near} and {'is' if out == 1 else 'are'} left out"
-    ]
+    near = f" ({seen.by_pixels} of them as nearly the same pixels in another file)" if seen.by_pixels else ""
+    one, them = ("is", "it") if out == 1 else ("are", "them")
+    if left:
+        return [f"{out} of {counted(seen.images, 'image')} {one} left out: the model was trained on {them}{near}"]
+    return [f"{out} of {counted(seen.images, 'image')}: the model was trained on {them}{near}, so there is no score"]

@@ -28,31 +28,6 @@ BATCH = 16  # what fits the processor's caches: 32 images of 128 pixels take twi
 AHEAD = 4
 """Batches for each processor that are in work, or done and not yet taken, at most."""
 
-NO_IMAGES = {
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".json",
-    ".jsonl",
-    ".md",
-    ".rst",
-    ".xml",
-    ".html",
-    ".pdf",
-    ".xlsx",
-    ".log",
-    ".yaml",
-    ".yml",
-    ".toml",
-    ".py",
-    ".ipynb",
-    ".zip",
-    ".gz",
-    ".tar",
-    ".db",
-}
-"""Endings of files that people keep beside images; any other file is tried."""
-
 LONGEST_STEM = 200
 """Bytes of an image's name that are kept in the file name of its explanation."""
 
@@ -102,15 +77,12 @@ def _inside(folder: Path) -> list[Path]:
         found = walk(folder, own_folders(CACHE, folder))
     except OSError as error:
         raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-    images = [path for path in found.files if path.suffix.lower() not in NO_IMAGES]
-    left_out = found.left_out | {path: "no image" for path in found.files if path.suffix.lower() in NO_IMAGES}
-    if not images:
+    if not found.files:
         raise DataError(f"no images in {folder} (files ending in .png, .jpg, .tif and the like)")
-    if left_out:
-        logger.warning(
-            f"{counted(len(left_out), 'file')} in {folder} left out: {', '.join(by_reason(relative(folder, left_out)))}"
-        )
-    return images
+    if found.left_out:
+        left_out = ", ".join(by_reason(relative(folder, found.left_out)))
+        logger.warning(f"{counted(len(found.left_out), 'file')} in {folder} left out: {left_out}")
+    return found.files
 
 
 def unlike_training(bundle: Bundle, files: Sequence[Path]) -> str | None:

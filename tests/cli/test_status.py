@@ -85,7 +85,7 @@ def test_only_a_study_that_nobody_works_on_is_to_be_resumed(
         assert out.endswith("\n  study status s --watch\n  study dashboard\n")
         assert "study resume" not in out
     out = shell("status", "s")[1]
-    assert out.startswith("s was stopped in the search: 0 of 1 trial ended, 1 running.\n")
+    assert out.startswith("s was stopped in the search: 0 of 1 trial ended, 1 cut off.\n")
     assert "\nTrial 0: left behind; the next run goes on with it\n" in out
     assert out.endswith("\n  study resume s\n")
 

@@ -19,6 +19,7 @@ from data.layout.found import (
     HIDDEN,
     LINKED,
     LISTS,
+    NO_IMAGE,
     NOT_ONLY,
     OUTSIDE,
     OWN,
@@ -74,13 +75,12 @@ def test_a_command_may_be_given_inside_the_folder(here: str, tmp_path: Path, mon
     """What a study leaves there is no image; the class or the folder of work around it stays what it is."""
     root = empty(tmp_path / "d", "cats/1.png", "dogs/P1/1.png", "dogs/P1/2", "dogs/3.png")
     before = listing(root, tmp_path / "runs" / "cache")
-    ours = {f"{here}/{name}" for name in ("optuna.db", "optuna.db-wal", "runs/s/model/report.png", "runs/cache/x/y.png")}
-    empty(root, *ours, *(["work/notes.txt"] if "work" in here else []))
+    names = ("optuna.db", "optuna.db-wal", "runs/s/model/report.png", "runs/cache/x/y.png")
+    ours = {f"{here}/{name}" for name in names} | ({"work/notes.txt"} if "work" in here else set())
+    empty(root, *ours)
     found = listing(root, root / here / "runs" / "cache")
     assert (found.classes, found.labels) == (before.classes, before.labels)
-    assert {path for path, why in found.left_out.items() if why == OWN} == ours | (
-        {"work/notes.txt"} if "work" in here else set()
-    )
+    assert {path for path, why in found.left_out.items() if why == OWN} == ours
     monkeypatch.chdir(root / here)
     assert {path.relative_to(root).as_posix() for path in find_images([root], tuple)} == set(before.labels)
 
@@ -157,9 +157,10 @@ def test_predict_finds_what_training_finds(tmp_path: Path, caplog: pytest.LogCap
     assert caplog.messages == [
         f"3 files in {root} left out: 2 hidden (.x/3.png), 1 of an operating system (a/@eaDir/4.png)"
     ]
-    empty(root, "notes.txt", "groups.csv")
-    assert len(find_images([root], list)) == 3
-    assert "2 no image (groups.csv)" in caplog.text
+    empty(root, "notes.txt", "a/notes.txt", "groups.csv")
+    assert len(find_images([root], list)) == len(listing(root, tmp_path / "c").labels) == 3
+    assert fates(root)["a/notes.txt"] == NO_IMAGE
+    assert "3 no image (a/notes.txt)" in caplog.text
     assert walk(root / ".x").files == [root / ".x" / "3.png"]  # which was asked for
 
 
@@ -256,6 +257,12 @@ def test_lists_are_read_by_one_rule(tmp_path: Path) -> None:
     table(file, ("path", "label"), ("a/1.png", "a", "x"), ("b/1.png", "b"))
     with pytest.raises(DataError, match=r"list.csv, line 2: 3 cells, and the header names 2 columns"):
         fates(file)
+    for mark, name in ((";", "a semicolon"), ("\t", "a tab")):  # as spreadsheets write
+        file.write_text(f"path{mark}label\na/1.png{mark}a\nb/1.png{mark}b\n")
+        assert listing(file, tmp_path / "c").labels == {"a/1.png": 0, "b/1.png": 1}
+        file.write_text(f"path{mark}label\na/1.png{mark}a{mark}x\n")
+        with pytest.raises(DataError, match=f"3 cells, .* 2 columns .put a cell that holds {name} into quotes"):
+            fates(file)
     table(file, ("path", "label", "Label"), ("a/1.png", "a", "x"), ("b/1.png", "b", "y"))
     with pytest.raises(DataError, match="the columns 'Label' and 'label' differ in upper and lower case"):
         fates(file)

@@ -196,7 +196,7 @@ def truncated(path: Path) -> None:
 
 
 def text_file(path: Path) -> None:
-    (path / "a" / "notes.txt").write_text("not an image")
+    (path / "a" / "notes.png").write_text("not an image")
 
 
 def empty_file(path: Path) -> None:

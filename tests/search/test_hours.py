@@ -118,6 +118,11 @@ def test_killed_in_each_stage_it_still_ends_with_a_model(small_folder: Path, tmp
     assert [trial.state.is_finished() for trial in begun] == [True] * 4
     assert len(study.user_attrs["openings"]) == 1
     assert card(tmp_path)["study"]["complete"] is True
+    log = tmp_path / "output.log"
+    assert killer.run(["plan", *command[1:]], tmp_path) == 0
+    assert "its own plan is shown" not in log.read_text()
+    assert killer.run(["plan", *command[1:], "--set", "eta=2", "--set", "seed=7"], tmp_path) == 0
+    assert "its own plan is shown, without eta, seed as typed now" in log.read_text()
 
 
 @pytest.mark.long

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import optuna
@@ -46,6 +47,12 @@ def test_of_two_at_once_one_counts(study: optuna.Study, url: str) -> None:
     with first.running(now()), second.running(now() - 100):  # its hundred seconds went by while the first one worked
         time.sleep(0.2)
         assert second.spent() < 10
+    assert clock_of(url).spent() < 10
+    with ExitStack() as both:  # also when the first one ends first
+        first_ends = both.enter_context(ExitStack())
+        first_ends.enter_context(first.running(now()))
+        both.enter_context(second.running(now() - 100))
+        first_ends.close()
     assert clock_of(url).spent() < 10
 
 

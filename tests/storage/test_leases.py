@@ -69,6 +69,21 @@ def test_a_trial_given_back_is_free_at_once_and_nobody_died(url: str) -> None:
     assert adopted.deaths == 0
 
 
+def test_a_worker_takes_over_what_it_left_itself(url: str) -> None:
+    """As when the answer to its lease was cut off, or what should have given it back: it is idle, and alive."""
+    storage, trial = asked(url)
+    mine, others = Leases(storage), Leases(storage)
+    mine.take_new(trial)
+    assert others.adopt(trial, 0) is None
+    for steps in (0, 1):
+        again = mine.adopt(trial, steps)
+        assert again
+        assert again.deaths == 0
+    with again:
+        again.confirm()
+    assert rows(storage) == []
+
+
 def test_what_was_taken_and_not_begun_is_given_back(url: str) -> None:
     storage, trial = asked(url)
     first, second = Leases(storage), Leases(storage)

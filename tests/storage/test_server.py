@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -180,15 +181,41 @@ def test_workers_share_the_trials_of_a_server_that_is_stopped_for_a_while(
 def test_a_server_that_does_not_come_back_ends_in_one_line(
     own_server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server, "PATIENCE", 1.0)
+    monkeypatch.setattr(server, "PATIENCE", 3.0)
     monkeypatch.setattr(server, "SAY_AFTER", 0.3)
     storage = open_storage(own_server.url, create=True)
     own_server.control("stop", "-m", "fast")
-    with pytest.raises(StudyError, match=r"has not been reached for [12] seconds: .*start it, then"):
+    with pytest.raises(StudyError, match=r"has not been reached for [34] seconds: .*start it, then"):
         storage.study_names()
+    start = time.monotonic()
+    with pytest.raises(StudyError, match="has not been reached for"):
+        storage.study_names()
+    assert time.monotonic() - start < 3.0  # nobody waits all over again
     assert "cannot be reached; waiting for it" in caplog.text
     own_server.control("start")
     assert storage.study_names() == []
+
+
+@pytest.mark.slow
+def test_both_sides_notice_a_peer_that_is_gone(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own_server.control("stop", "-m", "fast")
+    own_server.control("start", "-o", f"-h 127.0.0.1 -p {port}")
+    url = f"postgresql+psycopg://postgres:@127.0.0.1:{port}/postgres"
+    chosen = open_storage(f"{url}?connect_timeout=1&keepalives_idle=7", create=True)
+    for storage, idle in ((open_storage(url, create=False), "60"), (chosen, "7")):
+        with storage.engine.connect() as connection:
+            raw: Any = connection.connection.driver_connection
+            assert raw.info.get_parameters()["keepalives_idle"] == idle
+            shown = [connection.exec_driver_sql(f"SHOW tcp_keepalives_{name}").scalar() for name in ("idle", "count")]
+            assert shown == ["60", "3"]
+    own_server.control("stop", "-m", "fast")
+    monkeypatch.setattr(server, "PATIENCE", 1.0)
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(StudyError, match=r"has not been reached.*timeout"):
+        chosen.study_names()  # it takes connections and says nothing
+    own_server.control("start")
 
 
 @pytest.mark.slow

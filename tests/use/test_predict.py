@@ -347,7 +347,7 @@ def test_the_studys_own_images_are_no_score(shell: Shell, made: Path, small_fold
     assert code == 0
     counts = json.loads((made / "card.json").read_text())["data"]["parts"]
     seen = sum(counts[part] for part in ("train", "val", "cal"))
-    assert f"{seen} of 160 images were trained on and are left out\n" in err
+    assert f"{seen} of 160 images are left out: the model was trained on them\n" in err
     assert "these are the images of the model's own study: what is left is its own test part\n" in err
     found = json.loads(shell("evaluate", made, small_folder, "--json")[1])
     assert found["scores"]["images"] == counts["test"]
@@ -398,14 +398,14 @@ def test_images_that_were_trained_on_are_left_out_singly(
 
     copied_to(there, images, [*parts["train"][:5], parts["val"][0], parts["cal"][0]])
     code, out, err = shell(*evaluate, "--json")
-    assert (code, err) == (0, f"7 of {total + 7} images were trained on and are left out\n")
+    assert (code, err) == (0, f"7 of {total + 7} images are left out: the model was trained on them\n")
     found = json.loads(out)
     assert found["scores"] == alone
     assert found["seen"] == {"images": total + 7, "by_content": 7, "by_pixels": 0, "unknown": ""}
 
     copied_to(there, images, parts["train"][5:8], ".jpg")  # mirrored, and saved anew
     code, out, err = shell(*evaluate, "--json")
-    said = f"10 of {total + 10} images were trained on, 3 of them as nearly the same pixels in another file"
+    said = f"10 of {total + 10} images are left out: the model was trained on them (3 of them as nearly the same"
     assert err.startswith(said), err
     found = json.loads(out)
     assert found["scores"] == alone
@@ -413,7 +413,7 @@ def test_images_that_were_trained_on_are_left_out_singly(
 
     shutil.copytree(model, tmp_path / "elsewhere" / "model")  # without its study: by content alone
     code, out, err = shell("evaluate", "elsewhere/model", *evaluate[2:])
-    assert f"7 of {total + 10} images were trained on and are left out" in err
+    assert f"7 of {total + 10} images are left out: the model was trained on them" in err
     assert "their pixels are not in" in out
 
 
@@ -421,7 +421,7 @@ def test_only_images_that_were_trained_on_are_no_score(shell: Shell, larger: tup
     images, model = larger
     paths = parts_of(model)["train"]
     copied_to(tmp_path / "there", images, paths)
-    line = f"{len(paths)} of {len(paths)} images were trained on: no score\n"
+    line = f"{len(paths)} of {len(paths)} images: the model was trained on them, so there is no score\n"
     assert shell("evaluate", model, "there", "--groups", "none") == (0, "", line)
     code, out, err = shell("evaluate", model, "there", "--groups", "none", "--json")
     assert (code, err, json.loads(out)["scores"]) == (0, line, None)

@@ -55,9 +55,8 @@ class Clock:
         self._study_id = study_id
         self._id = uuid4().hex
         self._watch = HeartbeatWatch(MOST_AT_ONCE)
-        self._lock = threading.Lock()
-        self._standing: ClockState | None = None  # None while it is not running here
-        self._at = now()
+        self._lock = threading.Lock()  # for one addition at a time; whoever asks for the time does not wait for it
+        self._seen: tuple[ClockState | None, float] = None, now()  # state (None: not running here), and when it was so
         self._already = 0.0
         self._uncounted = 0.0  # seconds of work while another process held the clock
 
@@ -68,7 +67,7 @@ class Clock:
         `already`: seconds to begin with, for a study that was made before there was a clock.
         """
         self._already = already
-        self._at = since
+        self._seen = None, since
         self._tick(first=True)
         ended = threading.Event()
 
@@ -93,10 +92,8 @@ class Clock:
 
     def spent(self) -> float:
         """Return the seconds so far, by all processes."""
-        with self._lock:
-            if self._standing is None:
-                return self._kept().seconds
-            return self._standing.seconds + min(now() - self._at, MOST_AT_ONCE)
+        state, at = self._seen
+        return self._kept().seconds if state is None else state.seconds + min(now() - at, MOST_AT_ONCE)
 
     def _kept(self) -> ClockState:
         return kept(self._storage.get_study_user_attrs(self._study_id), CLOCK, ClockState) or ClockState()
@@ -109,7 +106,7 @@ class Clock:
                 lambda before: self._changed(self._standing_of(before), first, last),
                 LAST_PATIENCE if last else None,
             )
-            self._standing, self._at = ClockState.model_validate(changed or {}), now()
+            self._seen = ClockState.model_validate(changed or {}), now()
 
     def _standing_of(self, before: JsonValue) -> ClockState:
         attributes = {} if before is None else {CLOCK: before}
@@ -119,10 +116,12 @@ class Clock:
         """Return the new content of the attribute; None while another process holds the clock."""
         ours = there.holder is not None and there.holder.clock == self._id
         one_machine = self._storage.backend.one_machine
-        passed = now() - self._at if first else min(now() - self._at, MOST_AT_ONCE)  # first: images were read
+        before, at = self._seen
+        passed = now() - at if first else min(now() - at, MOST_AT_ONCE)  # first: images were read
         if there.holder is not None and not ours and not self._watch.is_gone(there.holder.sign, one_machine):
-            gained = 0.0 if self._standing is None else there.seconds - self._standing.seconds
-            self._uncounted = max(0.0, self._uncounted + passed - gained)  # a holder that is gone adds nothing
+            if before is not None:  # else this process has just begun, while the holder was at work
+                self._uncounted += passed - (there.seconds - before.seconds)  # a holder that is gone adds nothing
+                self._uncounted = max(0.0, self._uncounted)
             return None
         there.seconds += passed + self._uncounted
         self._uncounted = 0.0

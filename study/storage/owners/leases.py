@@ -88,7 +88,10 @@ class Leases:
         return Lease(self._engine, trial_id, self._worker, deaths=0)
 
     def adopt(self, trial_id: int, steps: int) -> "Lease | None":
-        """Take over a trial with `steps` reported steps; None while another worker holds it, or when it has ended."""
+        """Take over a trial with `steps` reported steps; None while another worker holds it, or when it has ended.
+
+        A lease of this worker itself is taken over too: what should have ended it was cut off as well.
+        """
         with self._engine.begin() as connection:
             row = connection.execute(sqlalchemy.select(LEASES).where(LEASES.c.trial_id == trial_id)).first()
             # The lease is read before the trial's state, because it ends after its trial.
@@ -100,9 +103,10 @@ class Leases:
             if row is None:  # a trial of plain Optuna or an older version, or of a worker killed before it took a lease
                 connection.execute(sqlalchemy.insert(LEASES).values(self._row(trial_id, deaths=0, steps=steps)))
                 return Lease(self._engine, trial_id, self._worker, deaths=0)
-            if not self._is_free(row):
+            left = row.worker in (None, self._worker)
+            if not left and not self._is_gone(row):
                 return None
-            deaths = _deaths(row, steps)
+            deaths = _deaths(row, steps, died=not left)
             same = LEASES.c.worker.is_(None) if row.worker is None else LEASES.c.worker == row.worker
             taken = connection.execute(
                 sqlalchemy.update(LEASES)
@@ -135,9 +139,7 @@ class Leases:
             "steps": steps,
         }
 
-    def _is_free(self, row: Any) -> bool:
-        if row.worker is None:
-            return True
+    def _is_gone(self, row: Any) -> bool:
         watch = self._watched.setdefault(row.trial_id, HeartbeatWatch(GAP_SECONDS))
         return watch.is_gone(((row.worker, row.beat), _process(row)), self._one_machine)
 
@@ -146,12 +148,10 @@ def _process(row: Any) -> Process:
     return Process(row.host, row.boot, row.namespace, row.pid, row.started)
 
 
-def _deaths(row: Any, steps: int) -> int:
-    """Count the workers that died since the trial last got further, including the one that left this lease behind."""
-    further = steps > row.steps
-    if row.worker is None:
-        return 0 if further else int(row.deaths)
-    return 1 if further else int(row.deaths) + 1
+def _deaths(row: Any, steps: int, *, died: bool) -> int:
+    """Count the workers that died since the trial last got further; `died`: the one that left this lease behind did."""
+    before = 0 if steps > row.steps else int(row.deaths)
+    return before + died
 
 
 class Lease:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from study.storage.address import shown
 from study.storage.backend import Backend, Storage, execute
 from study.storage.postgresql.ask import ask
 from study.storage.postgresql.expressions import PostgresqlExpressions
-from study.storage.postgresql.server import CONNECTIONS, wait_for_restarts
+from study.storage.postgresql.server import despite_cuts, settings, wait_for_restarts
 from study.storage.trouble import cause_of, repeated
 
 LOCK_KEY = 5318008
@@ -40,9 +40,7 @@ class PostgresqlBackend(Backend):
         self, place: URL, make: Callable[[dict[str, Any], bool], Storage], *, create: bool, write: bool
     ) -> Storage:
         try:
-            # Keepalive packets (psycopg): the connection that holds a lock is silent for a whole final training.
-            alive = {"keepalives_idle": 60} if place.get_driver_name().startswith("psycopg") else {}
-            storage = make({**CONNECTIONS, "connect_args": alive}, write)
+            storage = despite_cuts(place, lambda: make(settings(place), write))
             wait_for_restarts(storage.engine, shown(place))
             return storage
         except ImportError as error:  # raised by Optuna, which hides the driver's name
@@ -58,10 +56,10 @@ class PostgresqlBackend(Backend):
 
     @override
     def wait(self, place: URL) -> None:
-        engine = sqlalchemy.create_engine(place)
+        engine = sqlalchemy.create_engine(place, **settings(place))
         wait_for_restarts(engine, shown(place))
         try:
-            engine.connect().close()
+            despite_cuts(place, lambda: engine.connect().close())
         finally:
             engine.dispose()
 
@@ -76,8 +74,10 @@ class PostgresqlBackend(Backend):
             try:
                 yield lambda: connection.execute(text("SELECT 1")).close()
             finally:
-                with suppress(sqlalchemy.exc.SQLAlchemyError):  # a connection that is lost holds no lock either
+                try:
                     connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+                except sqlalchemy.exc.SQLAlchemyError:
+                    connection.invalidate()  # the lock ends with the session, which must not go back to the pool
 
     @override
     def identity(self, connection: Connection) -> str:
