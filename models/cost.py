@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 from models import ModelError
 from models.architecture import Architecture, check_sizes
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,16 @@ def cost(config: Architecture) -> Cost:
         for layer in model.modules():
             if not list(layer.children()):
                 layer.register_forward_hook(count)
+            if isinstance(layer, (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Dropout, nn.Dropout2d)):
+                # Its output has the shape of its input, and meta tensors hold nothing else.
+                layer.forward = _unchanged  # type: ignore[method-assign, assignment]
         with torch.inference_mode():
             model(torch.empty(1, 3, config.image_size, config.image_size))
     return Cost(flops[0], numbers[0], count_parameters(model), flops[1], numbers[1], layers)
+
+
+def _unchanged(values: T) -> T:
+    return values
 
 
 MOST_MEGABYTES = 32_000

@@ -85,7 +85,7 @@ def run(
         before = stored_study(check_name(name), url)
         take_threads(before.threads if before else None)
         asked = with_absolute_data(_without_defaults(asked, before))
-        config, planned = settle(asked, name, url, device, measured)
+        config, planned = settle(asked, name, url, device, measured, began)
         settled = now() - began
         if planned:
             yield planned
@@ -102,7 +102,7 @@ def run(
             if not planned or not stored_study(name, url):
                 raise
             # Another command with the same name was faster, and planned otherwise: this one joins.
-            config, planned = settle(asked, name, url, device, measured)
+            config, planned = settle(asked, name, url, device, measured, began)
             opened = open_all(config, name, url, progress, create=True, asked=asked, planned=planned)
         study = opened.study
         ended = not searching or _searched(study)

@@ -40,6 +40,7 @@ class Throughput:
     result: float  # seconds to score, export and report, for any study
     result_image: float  # seconds in addition for each image
     slower: float = 1.0  # times as slow as a quiet machine, because other programs used it too
+    before: float = 0.0  # seconds from the command to the end of measuring
 
     def faster(self, times: float) -> "Throughput":
         """Return the throughput of a machine that does everything `times` times as fast."""
@@ -48,8 +49,12 @@ class Throughput:
             numbers=self.numbers * times,
             pixels=self.pixels * times,
             slower=self.slower,
-            **{name: getattr(self, name) / times for name in ("step", "decode", "group", "result", "result_image")},
+            **{name: getattr(self, name) / times for name in SECONDS},
         )
+
+
+SECONDS = ("step", "decode", "group", "result", "result_image", "before")
+"""Fields of a throughput that are seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -276,7 +276,7 @@ def expected(
     confirming = CONFIRM_SEEDS * config.confirm * (config.confirm_epochs or config.final_epochs)
     trainings = config.final_seeds + len(_rivals(config)) + _leaky(config)
     stages: dict[Stage, float] = {
-        "measuring": measuring_seconds(hours),
+        "measuring": max(measuring_seconds(hours), throughput.before),
         "images": images.count * (throughput.decode + (0.0 if images.grouped else throughput.group)),
         "search": 0.0,
         "confirmation": confirming * epoch if config.confirm > 1 else 0.0,

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from contextvars import ContextVar
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -31,6 +30,7 @@ from study.cli import status as status_command
 from study.cli.console import PlainLog, err, out, plain, quiet_optuna, storage_option
 from study.cli.habits import help_of, root, versions
 from study.cli.options import (
+    BEGAN,
     Address,
     Data,
     Device,
@@ -308,10 +308,6 @@ def _fail(message: str) -> NoReturn:
     """Write one line to stderr (never wrapped, so that it can be searched for), and exit with code 2."""
     sys.stderr.write(plain("study: " + " ".join(message.split())) + "\n")
     raise SystemExit(2)
-
-
-BEGAN: ContextVar[float | None] = ContextVar("BEGAN", default=None)
-"""Time at which the command began, by processes.now: a study's hours count from there."""
 
 
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)

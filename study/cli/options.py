@@ -1,9 +1,10 @@
-"""Options that several commands share, and the device that one of them names."""
+"""Options that several commands share, the device that one of them names, and when the command began."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from study.search.engine import Engine
 
 logger = logging.getLogger(__name__)
+
+BEGAN: ContextVar[float | None] = ContextVar("BEGAN", default=None)
+"""Time at which the command began, by processes.now: a study's hours count from there."""
 
 StudyFile = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="A study of your own.")]
 Preset = Annotated[str | None, typer.Option(help="auto, quick, reference or full", autocompletion=presets)]

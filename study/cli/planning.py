@@ -15,7 +15,7 @@ from study.budget.stages import Plan, Stage, in_words
 from study.cli.console import duration, err, print_table, quiet_optuna
 from study.cli.display import first_lines
 from study.cli.display import show as display_on
-from study.cli.options import choose_devices
+from study.cli.options import BEGAN, choose_devices
 from study.cli.options import in_words as in_words_of
 from study.config.resolve import StudyRequest
 from study.config.schema import StudyConfig
@@ -61,7 +61,11 @@ def show(asked: StudyRequest, name: str | None, storage: str, device: str, as_js
         err.print(line, markup=False, highlight=False, soft_wrap=True)
     with display_on(err) as display:
         images, throughput = look(
-            asked, storage, torch.device(devices[0]), lambda done, total: display.images("measuring", done, total)
+            asked,
+            storage,
+            torch.device(devices[0]),
+            lambda done, total: display.images("measuring", done, total),
+            began=BEGAN.get(),
         )
     for line in (
         *images.account,

@@ -28,6 +28,7 @@ from study.storage.address import parse_url, storage_option
 from study.storage.backend import backend_of
 from study.storage.door import load_study, open_storage, runs_folder
 from study.storage.owners.clock import Clock
+from study.storage.owners.processes import now
 
 AGAIN_SECONDS = 5.0
 """Seconds for measuring if hours are given to a study that had none: only its final stage is planned."""
@@ -37,7 +38,7 @@ Tell = Callable[[int, int], None]
 
 
 def settle(
-    asked: StudyRequest, name: str, url: str, device: torch.device, tell: Tell | None = None
+    asked: StudyRequest, name: str, url: str, device: torch.device, tell: Tell | None = None, began: float | None = None
 ) -> tuple[StudyConfig, Plan | None]:
     """Return the configuration of a study, and its plan if one has to be made now.
 
@@ -61,7 +62,7 @@ def settle(
         config, planned = asked.plain(), None
     else:
         asked, words = with_backbone(asked)
-        images, throughput = look(asked, url, device, tell)
+        images, throughput = look(asked, url, device, tell, began=began)
         config, planned = plan(asked, images, throughput)
         planned = planned and planned.model_copy(update={"begins": words})
     return with_points(config, url), planned
@@ -96,14 +97,24 @@ def with_backbone(asked: StudyRequest) -> tuple[StudyRequest, str]:
 
 
 def look(
-    asked: StudyRequest, url: str, device: torch.device, tell: Tell | None = None, most: float = math.inf
+    asked: StudyRequest,
+    url: str,
+    device: torch.device,
+    tell: Tell | None = None,
+    most: float = math.inf,
+    began: float | None = None,
 ) -> tuple[Images, Throughput]:
-    """Collect what a plan needs, writing nothing: facts about images, and the speed (`most`: seconds to measure)."""
+    """Collect what a plan needs, writing nothing: facts about images, and the speed of this machine.
+
+    `most`: seconds to measure. `began`: when the command began, by processes.now.
+    """
     data, groups, hours, runs = (asked.fields.get(key) for key in ("data", "groups", "hours", "runs"))
     cache = runs_folder(url, runs if isinstance(runs, str) else None) / "cache"
     seen = _survey(asked, str(data or "digits"), cache, groups if isinstance(groups, str) else None)
     seconds = measuring_seconds(float(hours) if isinstance(hours, int | float) else None)
     throughput = measure(device, min(most, 0.9 * seconds), seen.some, tell)
+    if began is not None:
+        throughput = replace(throughput, before=now() - began)
     images = Images(
         count=seen.count,
         side=seen.side,
