@@ -137,7 +137,16 @@ class _Work:
         """
         key = self._key(ranges if own else {})
         place = self.cache / f"images-{key[:24]}"
-        if found := self._found(place):
+        found = self._found(place)
+        if found and self.again and self._can_be_read(found):  # a study that goes on without these files keeps its own
+            place = place.with_name(f"{place.name}-again")
+            found = self._found(place)
+            if found and self._can_be_read(found):
+                shutil.rmtree(place, ignore_errors=True)
+                found = None
+            if not found:
+                logger.warning("a file that could not be read before can be read by now; the images are decoded again")
+        if found:
             return found
         try:
             look = _look(self.root, self.paths)
@@ -162,8 +171,6 @@ class _Work:
             _bring_up_to_date(place, self.root)
             found = _open(place)
             _check_files(place, self.root, self.paths, found, self.progress)
-            if self.again:
-                self._check_bad(found)
             return found
         except (OSError, ValueError) as error:  # a cache can be made again, so this is no error
             kinds: dict[type[Exception], str] = {
@@ -177,15 +184,16 @@ class _Work:
                 raise DataError(f"{place} cannot be replaced (remove it: rm -r {quote(str(place))})") from error
             return None
 
-    def _check_bad(self, found: DecodedImages) -> None:
-        """Raise _OtherFilesError if a file that could not be read then can be read now, among the first of them.
+    def _can_be_read(self, found: DecodedImages) -> bool:
+        """Return whether a file that could not be read then can be read now, among the first of them.
 
         Its content is the same: a library was installed, a permission given, or the machine was short of something.
         """
         for path in list(found.bad)[:TRIED_AGAIN]:
             with suppress(DataError):
                 decode(self.root / path, self.image_size, self.most, found.ranges or AS_16_BITS)
-                raise _OtherFilesError(f"{path} can be read by now")
+                return True
+        return False
 
     def measured(self) -> Ranges:
         """Measure the range of each kind of pixel values of more than 8 bits over all files.

@@ -54,7 +54,7 @@ def test_the_cache_holds_what_decoding_gives(photos: tuple[Path, list[str]], tmp
 
 
 def test_what_could_not_be_read_for_a_passing_reason_is_read_later(
-    photos: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A library was not installed, a permission not given, the machine short of memory: the file is the same."""
     root, names = photos
@@ -74,6 +74,10 @@ def test_what_could_not_be_read_for_a_passing_reason_is_read_later(
     found = decoded(root, names, 16, tmp_path / "c", again=True)
     assert not found.bad
     assert len(found.paths) == 60
+    assert len(decoded(root, names, 16, tmp_path / "c").paths) == 59  # that study still does
+    before = len(caplog.messages)
+    assert len(decoded(root, names, 16, tmp_path / "c", again=True).paths) == 60
+    assert len(caplog.messages) == before  # nothing was decoded
 
 
 def test_any_change_of_the_folder_is_seen(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
