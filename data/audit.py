@@ -106,7 +106,7 @@ def audit(dataset: ImageSet, parts: Parts | None, seed: int) -> AuditFindings:
         "parts_from": dataset.parts_from,
         "crossing": [list(pair) for pair in crossing(dataset)],
         "largest_group": largest,
-        "suspect": largest > max(20, GIANT * len(dataset.labels)),
+        "suspect": dataset.groups_by == "pixels" and largest > max(20, GIANT * len(dataset.labels)),
         "held_out": {name: len(held) for name, (_, held) in compared.items()},
         "held_out_with_sibling": {name: leak(dataset, held) for name, (_, held) in compared.items()},
         "baselines": {name: baselines(dataset, *pair, seed) for name, pair in compared.items()},

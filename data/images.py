@@ -220,6 +220,7 @@ def _other_format(source: Path | bytes) -> str | None:
 
 def _admitted(image: Image.Image, source: Path | bytes, image_size: int, most: float) -> "_DecodingCost":
     """Return the cost of decoding an image. Raises DataError if it has more than `most` megapixels."""
+    colour16.refuse_misread(image)
     width, height = image.size
     held = _held(image, source, image_size)
     if held.pixels > most * 1e6:

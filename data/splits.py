@@ -170,7 +170,11 @@ def _whole(
     if owned[worst] < len(shares):
         counts = int(table[:, worst].sum()), int(owned[worst])
         raise TooFewSourcesError(f"{_too_few(classes[worst], *counts, shares)}{_largest(table, worst, groups, paths)}")
-    part_of = _assign(table, np.array(list(shares.values())) / sum(shares.values()), seed)
+    wanted = np.array(list(shares.values())) / sum(shares.values())
+    tries = (_assign(table, wanted, seed + TRIES * number, strict=number > 0) for number in range(TRIES))
+    part_of = next((one for one in tries if _is_whole(table, one, len(shares))), None)
+    if part_of is None:
+        part_of = _assign(table, wanted, seed)
     index = {name: np.flatnonzero(part_of[groups] == number) for number, name in enumerate(shares)}
     for name, part in index.items():
         lacking = np.flatnonzero(np.bincount(labels[part], minlength=len(classes)) == 0)
@@ -185,6 +189,11 @@ def _whole(
     return index
 
 
+def _is_whole(table: NDArray[np.int64], part_of: NDArray[np.int64], parts: int) -> bool:
+    """Return whether every class is in each part."""
+    return all((table[part_of == part].sum(axis=0) > 0).all() for part in range(parts))
+
+
 def _class_counts(labels: Index, groups: Index, classes: int) -> NDArray[np.int64]:
     """Count the images of each class in each group: [G, K]."""
     table = np.zeros((int(groups.max()) + 1, classes), np.int64)
@@ -192,6 +201,9 @@ def _class_counts(labels: Index, groups: Index, classes: int) -> NDArray[np.int6
     return table
 
 
+TRIES = 20
+"""Largest number of divisions that are tried until each part has every class, where groups hold several classes. The
+first one is the usual one, so that an older study keeps its parts."""
 NAMED = 3
 """Largest number of groups that an error message names as the reason."""
 
@@ -207,8 +219,13 @@ def _largest(table: NDArray[np.int64], label: int, groups: Index, paths: Sequenc
     return f"; taken for one source each: {', '.join(named)}" if named else ""
 
 
-def _assign(table: NDArray[np.int64], shares: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
-    """Return the part number of each group, [G], given the shares [P] of the parts, which add up to 1."""
+def _assign(
+    table: NDArray[np.int64], shares: NDArray[np.float64], seed: int, *, strict: bool = False
+) -> NDArray[np.int64]:
+    """Return the part number of each group, [G], given the shares [P] of the parts, which add up to 1.
+
+    `strict`: a group that several classes cannot spare goes where most of them are missing.
+    """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(table))
     order = order[np.argsort(-table[order].sum(axis=1), kind="stable")]
@@ -221,7 +238,8 @@ def _assign(table: NDArray[np.int64], shares: NDArray[np.float64], seed: int) ->
         mine = counts > 0
         missing = filled == 0  # [P, K]
         pressed = mine & (left <= missing.sum(axis=0))  # classes that cannot spare this group
-        allowed = missing[:, pressed].any(axis=1) if pressed.any() else np.ones(len(targets), bool)
+        needed = missing[:, pressed].sum(axis=1)
+        allowed = (needed > 0) & (needed >= needed.max() if strict else True) if pressed.any() else needed >= 0
         if not allowed.any():
             allowed[:] = True
         # The change of the squared shortfall, relative to what each part should hold.

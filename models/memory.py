@@ -1,7 +1,8 @@
 """Memory: how much training needs at least, how much a device has, and which errors mean that it ran out."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -33,6 +34,19 @@ NO_MEMORY = (
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether an error means that a GPU, or the allocator of the CPU, ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
+@contextmanager
+def memory_for(what: str) -> Iterator[None]:
+    """Turn an error of torch that means a lack of memory into OutOfMemoryError; `what` the device does not hold."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"out of memory: the device does not hold {what} ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def activation_bytes(config: Architecture, number_bytes: int) -> int:

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data import DataError
+
 UPPER = re.compile(r"(RGB|RGBA|RGBX|RGBa);16([BLN])")
 """Pillow's names of the raw modes of such files."""
 OTHER = {"B": "L", "L": "B", "N": "B"}
@@ -17,6 +19,20 @@ def has_16_bits(image: Image.Image) -> bool:
     """Return whether an image that is not yet decoded has colours of 16 bits per channel."""
     tiles = getattr(image, "tile", ())  # empty once it is decoded
     return bool(tiles) and all(any(map(UPPER.fullmatch, _names(one.args))) for one in tiles)
+
+
+def refuse_misread(image: Image.Image) -> None:
+    """Raise DataError for two kinds of 16-bit images that Pillow would decode without an error, to other pixels."""
+    tiles = getattr(image, "tile", ())
+    if any("LA;16B" in _names(one.args) for one in tiles):
+        raise DataError("grey levels of 16 bits with transparency (save it without transparency)")
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(PLANES) == 2 and max(tags.get(BITS, (8,))) > 8 and tiles and not has_16_bits(image):
+        raise DataError("a TIFF whose colours of 16 bits lie in separate planes (save it interleaved, or compressed)")
+
+
+PLANES, BITS = 284, 258
+"""TIFF's tags for the arrangement of colours (2: in separate planes) and for the bits of each."""
 
 
 def _names(args: object) -> list[str]:

@@ -47,6 +47,7 @@ NO_PICTURES = {
 TAGS = (
     *("SOPClassUID", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation"),
     *("PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue"),
+    "PixelPaddingRangeLimit",
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction"),
     *("WindowCenter", "WindowWidth", "PresentationLUTShape", "BurnedInAnnotation"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
@@ -76,6 +77,7 @@ class DicomImage(ImageFile.StubImageFile):
         with in_words():
             header = read(self.fp, pixels=False)
             self._size = (int(header.Columns), int(header.Rows))
+            self.is_animated = int(header.get("NumberOfFrames") or 1) > 1
         self._mode = "RGB"
         self._file: IO[bytes] = self.fp
 
@@ -298,7 +300,11 @@ def _grey(found: Dataset, array: NDArray[Any], photometric: str) -> Pixels:
     from pydicom.pixels.processing import apply_modality_lut
 
     stated = found.get("PixelPaddingValue")
-    padding = array == stated if isinstance(stated, int | float) else np.zeros(array.shape, bool)
+    padding = np.zeros(array.shape, bool)
+    if isinstance(stated, int | float):
+        limit = found.get("PixelPaddingRangeLimit")
+        low, high = sorted((stated, limit if isinstance(limit, int | float) else stated))
+        padding = (array >= low) & (array <= high)
     rescale = first_group(found, "PixelValueTransformationSequence")
     values = np.asarray(apply_modality_lut(array, found if rescale is None else rescale), np.float64)
     shown, low, high = _window(found, array, values, padding)

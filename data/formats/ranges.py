@@ -21,6 +21,10 @@ AS_16_BITS: Ranges = MappingProxyType({"whole": (0.0, 65535.0), "colour": (0.0, 
 NAMES: Mapping[Kind, str] = {"whole": "whole numbers", "float": "floating-point numbers", "colour": "colours"}
 
 
+ABSENT = 1e30
+"""Absolute value from which a floating-point pixel holds no measurement."""
+
+
 class UnknownRangeError(DataError):
     """A file has pixel values of a kind whose range is not known."""
 
@@ -38,9 +42,12 @@ def kind_of(image: Image.Image) -> Kind | None:
 
 
 def extremes(image: Image.Image) -> tuple[float, float] | None:
-    """Return the smallest and the largest finite pixel value of an image; None if none is finite."""
+    """Return the smallest and the largest finite pixel value of an image; None if none is finite.
+
+    Numbers beyond ABSENT count as infinite: -3.4e38 is a usual sign for "no data".
+    """
     values = np.asarray(image)
-    finite = values[np.isfinite(values)]
+    finite = values[np.isfinite(values) & (np.abs(values, dtype=np.float64) < ABSENT)]
     return (float(finite.min()), float(finite.max())) if finite.size else None
 
 

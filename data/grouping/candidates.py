@@ -68,7 +68,8 @@ def near_duplicates(thumbs: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     """Yield pairs of images whose thumbnails [N, 16, 16, 3] differ no more than by re-encoding, one perhaps flipped.
 
     Candidates are the nearest images by the absolute values of cosine coefficients. These ignore flips, and their
-    distance is a lower bound of the distance of the thumbnails, so that no pair is missed among the nearest.
+    distance is a lower bound of the distance of the thumbnails, so that no pair is missed among the nearest. Small
+    things in large images are not seen: see registration.same_detail.
     """
     if len(thumbs) < 2:
         return

@@ -61,7 +61,9 @@ def describe(path: str) -> Description:
     except Exception as error:
         raise OSError(f"{path}: cannot be read as an image ({error})") from error
     height, width = pixels.shape[:2]
-    digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, person=f"{height}x{width}".encode()[:16]).digest()
+    digest = hashlib.blake2b(
+        np.ascontiguousarray(pixels).data, digest_size=16, person=f"{height}x{width}".encode()[:16]
+    ).digest()
     thumb = cv2.resize(pixels, (16, 16), interpolation=cv2.INTER_AREA)
     scaled = _scaled(pixels, SIDE)
     grey = cv2.cvtColor(_scaled(pixels, LAID), cv2.COLOR_RGB2GRAY)

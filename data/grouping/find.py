@@ -40,7 +40,7 @@ from data.grouping.belief import (
 from data.grouping.candidates import near_duplicates, ranked_pairs
 from data.grouping.crew import Map, processes_map
 from data.grouping.description import Shelf, describe
-from data.grouping.registration import likenesses
+from data.grouping.registration import likenesses, same_detail
 from data.grouping.settings import BLIND, BRIDGES, CROSSING, LIKE, LONELY, MIN_SIDE, RARE
 
 BATCH, KEPT = 256, 8192
@@ -114,7 +114,8 @@ class _Search:
         _, self._first, content = np.unique(self._shelf.all("digest", total), return_index=True, return_inverse=True)
         codes = [self._shelf.codes(i) for i in self._first.tolist()]
         with threadpool_limits(1):  # sums must not depend on the number of threads
-            certain = _joined(len(codes), near_duplicates(self._shelf.all("thumb", total)[self._first]))
+            near = near_duplicates(self._shelf.all("thumb", total)[self._first])
+            certain = _joined(len(codes), (pair for pair in near if self._same_detail(*pair)))
             batches = ranked_pairs(codes, self._shelf.all("colour", total)[self._first])
         empty = np.array([not len(one) for one in codes])
         del codes
@@ -136,6 +137,9 @@ class _Search:
             told=told,
             close=self._close(tried, labels, limit),
         )
+
+    def _same_detail(self, a: int, b: int) -> bool:
+        return same_detail(*(self._shelf[self._first[i]].grey for i in (a, b)))
 
     def _compared(self, batches: Sequence[Ints], start: Ints, images: int) -> tuple[ComparedPairs, float]:
         """Register the candidate pairs; return them with their likeness, and the likeness that chance reaches here."""

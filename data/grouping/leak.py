@@ -43,8 +43,8 @@ LOOK, SEARCH, PATCH = 96, 48, 24
 """Sides, in pixels, of a registered image, of an image that is searched, and of the patch that is searched for."""
 PARTS = (0.33, 0.42, 0.53, 0.66, 0.8)
 """Shares of the held-out image's side that a patch shows; with these, copies may be zoomed by 0.66 to 1.6."""
-ANGLES = range(-50, 51, 10)
-"""Angles of a patch in degrees; two copies that were each turned by up to 25 degrees differ by up to 50."""
+ANGLES = range(-90, 90, 10)
+"""Angles of a patch in degrees; with the flips these are all directions, since people add quarter turns to images."""
 FLIPS = [
     np.array([[a, 0, (PATCH - 1) * (a < 0)], [0, b, (PATCH - 1) * (b < 0)], [0, 0, 1]], np.float64)
     for a, b in product((1, -1), (1, -1))

@@ -24,7 +24,10 @@ from data.grouping.settings import (
     NEAR,
     NEARER,
     NOISE,
+    PLAIN,
     RATIO,
+    RELIEF,
+    SAME,
     SIDE,
     STIFF,
     STRUCTURE,
@@ -108,6 +111,25 @@ def fine_detail(one: Grey, other: Grey, transform: Matrix) -> float:
     product_xy = _in_cells(x * ys) / weight - mean_x * mean_y
     cells = (product_xy / np.sqrt((var_x + NOISE**2) * (var_y + NOISE**2))).max(axis=0)
     return float(np.quantile(cells[usable], MOST_CELLS))
+
+
+def same_detail(one: Grey, other: Grey) -> bool:
+    """Return whether near duplicates, one perhaps flipped, have the same detail too, or one of them has none.
+
+    A thumbnail cannot show small things in a large image: cells, bacteria, scratches.
+    """
+    if one.shape != other.shape:
+        other = np.asarray(cv2.resize(other, one.shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+    x, y = _relief(one), _relief(other)
+    if min(x.std(), y.std()) < PLAIN:
+        return True
+    flipped = (y[::down, ::right] for down, right in product((1, -1), (1, -1)))
+    return max(float((x * turned).mean()) for turned in flipped) >= SAME * float(x.std() * y.std())
+
+
+def _relief(grey: MatLike) -> Floats:
+    fine, coarse = (cv2.GaussianBlur(grey.astype(np.float32), (0, 0), size) for size in RELIEF)
+    return np.asarray(fine - coarse - (fine - coarse).mean(), np.float32)
 
 
 def _in_cells(values: Floats) -> Floats:

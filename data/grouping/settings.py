@@ -35,6 +35,10 @@ MIN_INLIERS = 7
 FINE, CELLS = 1.5, 8
 """Size of the detail that is compared (pixels at LAID, and smaller), and number of cells along a side in which it is
 compared."""
+RELIEF, PLAIN, SAME = (1.0, 4.0), 0.3, 0.5
+"""Sizes between which detail counts (pixels at LAID), standard deviation of that (grey levels) below which an image has
+none, and least correlation of it in near duplicates: copies in JPEG reach 0.6 at 24 pixels and 0.9 at 128; images of
+different small spots on an even ground, whose thumbnails are alike, reach 0.1."""
 STRUCTURE, NOISE, FEW_CELLS = 1.5, 0.7, 12
 """Standard deviation (grey levels) from which a cell counts as having structure, standard deviation of a blank wall in
 a JPEG, and fewest cells with structure for a comparison."""

@@ -1,6 +1,5 @@
 """Known public datasets: classes, counts, licence, citation, how to get them, and how a split of them can leak."""
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from urllib.error import URLError
 from PIL import Image
 
 from data import DataError
+from data.cache import publish
 from data.public import FETCHED
 
 
@@ -126,17 +126,15 @@ def fetch(name: str, cache: Path) -> Path:
     folder = cache / name
     if folder.is_dir():
         return folder
-    part, raw = folder.with_name(f"{name}.part"), cache / "downloads"
-    shutil.rmtree(part, ignore_errors=True)
+    raw = cache / "downloads"
     try:
         images = [image for split in _downloaded(name, raw) for image in _labelled(split)]
-        write_folder(images, part)
         if len(images) != KNOWN[name].images:
             raise DataError(
                 f"{name} should have {KNOWN[name].images} images and has {len(images)} "
                 f"(remove {raw} and fetch it again)"
             )
-        part.rename(folder)
+        publish(folder, lambda part: write_folder(images, part))
     except (URLError, RuntimeError, OSError) as error:  # torchvision raises RuntimeError when all mirrors fail
         raise DataError(f"could not fetch {name}: {error} (is there a network?)") from error
     return folder

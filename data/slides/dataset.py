@@ -75,10 +75,11 @@ def find_rows(folder: Path, table: Path | None, crew: Readers) -> list[SlideRow]
     slides = find_slides([folder], crew)
     usual = folder / "slides.csv"
     named = _named(table or usual, slides) if table or usual.is_file() else {}
-    rows, without = [], []
+    rows, without, stems = [], [], _stems(slides)
     for one in slides:
         cells = named.get(one.name, {})
-        beside = (folder / f"{name}.geojson" for name in (one.name, Path(one.name).stem))
+        stem = Path(one.name).stem
+        beside = (folder / f"{name}.geojson" for name in (one.name, *([stem] if stems[stem] else [])))
         drawn = next((file for file in beside if file.is_file()), None)
         label = (cells.get("class") or cells.get("label") or "").strip()
         patient = (cells.get("patient") or "").strip()
@@ -96,6 +97,15 @@ def find_rows(folder: Path, table: Path | None, crew: Readers) -> list[SlideRow]
     return rows
 
 
+def _stems(slides: Sequence[FoundSlide]) -> dict[str, str]:
+    """Return name of a slide without its ending -> name of the slide; "" where several have it."""
+    found: dict[str, str] = {}
+    for one in slides:
+        stem = Path(one.name).stem
+        found[stem] = "" if stem in found else one.name
+    return found
+
+
 def _named(table: Path, slides: Sequence[FoundSlide]) -> dict[str, dict[str, str | None]]:
     """Return the rows of a table by the name of the slide. Raises DataError."""
     try:
@@ -104,10 +114,17 @@ def _named(table: Path, slides: Sequence[FoundSlide]) -> dict[str, dict[str, str
         raise DataError(f"cannot read {table}: {error.strerror}") from error
     if "slide" not in found.columns:
         raise DataError(f"{table} has no column slide (columns: slide, class, patient)")
-    there = {normal(name): one.name for one in slides for name in (one.name, Path(one.name).stem)}
+    stems = _stems(slides)
+    there = {normal(stem): name for stem, name in stems.items() if name} | {
+        normal(one.name): one.name for one in slides
+    }
     rows: dict[str, dict[str, str | None]] = {}
     for line, cells in found.rows:
         name = normal(cells.get("slide") or "")
+        if name in stems and not stems[name]:
+            raise DataError(
+                f"{table}, line {line}: several slides are called {name!r} (write the ending of the file, too)"
+            )
         if name not in there:
             raise DataError(f"{table}, line {line}: no slide is called {name!r}")
         if there[name] in rows:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from typing_extensions import TypedDict  # pydantic reads typing.TypedDict only from Python 3.12 on
 
+from models.memory import is_out_of_memory
 from models.precision import full_precision
-from models.scores.calibration import Bin, brier, calibration_error, risk_coverage, softmax
+from models.scores.calibration import Bin, brier, calibration_error, losses, risk_coverage, softmax
 from models.scores.intervals import (
     ENOUGH,
     Interval,
@@ -151,9 +152,30 @@ def predict_logits(
     model.eval()
     with torch.inference_mode(), full_precision(next(model.parameters()).device):
         # One view after another, since all at once would need V times the memory that training was fitted to.
-        parts = [torch.stack([model(seen_so(images, view)).cpu().double() for view in views]) for images, _ in batches]
+        parts = []
+        at_once = 2**31
+        for images, _ in batches:
+            part, at_once = _as_many_as_fit(model, images, views, at_once)
+            parts.append(part)
     logits = torch.cat(parts, dim=1)
     return (logits[0] if views == AS_IT_IS else logits).numpy()
+
+
+def _as_many_as_fit(model: nn.Module, images: Tensor, views: tuple[View, ...], at_once: int) -> tuple[Tensor, int]:
+    """Return logits [V, N, K] of images, and how many of them fitted into memory at once, `at_once` at most."""
+    while True:
+        try:
+            some = [
+                torch.stack([model(seen_so(part, view)).cpu().double() for view in views])
+                for part in torch.split(images, min(at_once, len(images)))
+            ]
+            return torch.cat(some, dim=1), at_once
+        except RuntimeError as error:
+            if at_once == 1 or not is_out_of_memory(error):
+                raise
+        at_once = (min(at_once, len(images)) + 1) // 2  # outside the `except`: the exception keeps tensors alive
+        if images.is_cuda:
+            torch.cuda.empty_cache()
 
 
 def score(
@@ -189,8 +211,8 @@ def score(
         macro_f1_interval=f1_interval(predicted, labels, groups),
         auroc=auroc,
         auroc_interval=auroc_range,
-        nll=float(metrics.log_loss(labels, probabilities, labels=every)),
-        nll_before=float(metrics.log_loss(labels, before, labels=every)),
+        nll=float(losses(logits, labels, temperature).mean()),  # not of probabilities, whose logarithm has an end
+        nll_before=float(losses(logits, labels, 1.0).mean()),
         brier=brier(probabilities, labels),
         calibration_error=calibration_error(probabilities, labels),
         calibration_error_before=calibration_error(before, labels),

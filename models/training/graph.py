@@ -71,7 +71,9 @@ class Steps:
         return self._plain(x, y)
 
     def _plain(self, x: Tensor, y: Tensor) -> Tensor:
-        return fitting(self._learner, x, lambda micro: train_step(self._learner, self._config, x, y, micro))
+        return fitting(
+            self._learner, x, lambda micro: train_step(self._learner, self._config, x, y, micro), "micro_batch"
+        )
 
     def _warming(self, x: Tensor, y: Tensor) -> Tensor:
         """Make a step on a separate stream, as the graph will be captured on one, and record the memory it needs."""

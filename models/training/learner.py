@@ -61,6 +61,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     plateau: torch.optim.lr_scheduler.ReduceLROnPlateau
     micro_batch: int | None = None  # number of images that go through the network at once; None: the whole batch
+    eval_batch: int | None = None  # the same in validation
 
     @property
     def rates(self) -> list[float]:

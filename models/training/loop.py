@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.memory import memory_for
 from models.training.course import Course
 from models.training.graph import Steps
 from models.training.learner import Learner
@@ -74,8 +75,9 @@ def fit(
             start = time.perf_counter()
             torch.manual_seed(derive_seed(seed, epoch))
             batches = _told(train(), epoch, steps, after_step)
-            loss, hits, images = _train_epoch(learner, config, steps_ahead, batches, (epoch - 1) * steps, course)
-            checked = evaluate(learner, val()) if val else None
+            with memory_for("a batch of images"):  # a step, which is tried in parts, has its own words
+                loss, hits, images = _train_epoch(learner, config, steps_ahead, batches, (epoch - 1) * steps, course)
+                checked = evaluate(learner, val()) if val else None
             if config.schedule == "plateau" and checked:
                 learner.plateau.step(checked[0])
             yield EpochResult(
@@ -132,7 +134,7 @@ def evaluate(learner: Learner, batches: Iterable[Batch]) -> tuple[float, float, 
     table: Tensor | None = None
     with torch.inference_mode():
         for x, y in batches:
-            logits = fitting(learner, x, lambda micro: _logits(model, x, micro))  # noqa: B023
+            logits = fitting(learner, x, lambda some: _logits(model, x, some), "eval_batch")  # noqa: B023
             classes = logits.shape[1]
             part = exact(F.cross_entropy(logits.float(), y, reduction="sum"))
             loss = part if loss is None else loss + part

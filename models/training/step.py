@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,13 +46,17 @@ def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values).to(device)
 
 
-def fitting(learner: Learner, x: Tensor, work: Callable[[int], Tensor]) -> Tensor:
+def fitting(
+    learner: Learner, x: Tensor, work: Callable[[int], Tensor], number: Literal["micro_batch", "eval_batch"]
+) -> Tensor:
     """Return work(number of images at once), halving the number until the work fits into the device's memory.
 
-    The learner keeps the number that fits. Raises OutOfMemoryError if a single image does not fit.
+    The learner keeps the number that fits, in its field `number`. Raises OutOfMemoryError if a single image does not
+    fit.
     """
+    fresh = not learner.optimizer.state
     while True:
-        micro = min(learner.micro_batch or len(x), len(x))
+        micro = min(getattr(learner, number) or len(x), len(x))
         try:
             return work(micro)
         except RuntimeError as error:
@@ -61,8 +66,10 @@ def fitting(learner: Learner, x: Tensor, work: Callable[[int], Tensor]) -> Tenso
                 words = "out of memory: the device does not hold the network and a single image"
                 raise OutOfMemoryError(f"{words} ({str(error).splitlines()[0]})") from error
         # Outside the `except`: the exception keeps the tensors of the failed attempt alive.
-        learner.micro_batch = (micro + 1) // 2
+        setattr(learner, number, (micro + 1) // 2)
         learner.optimizer.zero_grad(set_to_none=True)
+        if fresh:
+            learner.optimizer.state.clear()  # it may be half made, and torch would take it for whole
         if x.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -1,8 +1,9 @@
 """Pretrained networks of a search space: their weights, and their stored features if no layer of theirs is trained."""
 
+import fcntl
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from models import ModelError, files
 from models.architecture import Backbone, BackboneConfig
 from models.backbones import Weights, find_weights, frozen_layers, load_features
 from models.cnn import CNN
+from models.memory import memory_for
 from models.precision import full_precision
 from models.scores.transforms import seen_so
 from study import StudyError
@@ -77,11 +79,15 @@ class Features:
         images = f"{work.dataset.fingerprint} {work.parts.hash} {seen} {work.config.image_size} {work.views}"
         name = f"{images} {weights.digest}"
         key = f"{weights.name}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-        values = _read(work.folder / "features", key)
+        folder = work.folder / "features"
+        values = _read(folder, key)
         if values is None:
-            values = _computed(work, index, model, tell)
-            values = _kept(work.folder / "features", key, values)
-        self._values = values.to(work.device)
+            with _in_turn(folder):  # of several workers one computes them
+                values = _read(folder, key)
+                if values is None:
+                    values = _kept(folder, key, _computed(work, index, model, tell))
+        with memory_for("the stored features"):
+            self._values = values.to(work.device)
 
     def train_batches(self, index: Tensor, size: int) -> Iterator[Batch]:
         """Yield the features of one epoch over `index` [n], in random order and random views; see data.batches."""
@@ -104,13 +110,23 @@ def _computed(work: Workspace, index: Tensor, model: CNN, tell: Callable[[int, i
     found = torch.empty(len(views), len(index), units)
     batches = -(-len(index) // BATCH)
     layers = model.features.eval()
-    with torch.inference_mode(), full_precision(work.device):
+    with memory_for("the features of a batch"), torch.inference_mode(), full_precision(work.device):
         for number, (images, _) in enumerate(eval_batches(work.pixels, index, BATCH)):
             for place, view in enumerate(views):
                 seen = layers(seen_so(images, view).contiguous(memory_format=torch.channels_last))
                 found[place, number * BATCH : number * BATCH + len(images)] = seen.mean(dim=(2, 3)).float().cpu()
             tell(number + 1, batches)
     return found
+
+
+@contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which is made first; without effect on a file system that has no locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("wb") as handle:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _read(folder: Path, key: str) -> Tensor | None:
@@ -126,6 +142,5 @@ def _read(folder: Path, key: str) -> Tensor | None:
 def _kept(folder: Path, key: str, values: Tensor) -> Tensor:
     """Write features to a file; return them, or those that another worker wrote."""
     content = save({"features": values})
-    folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / f"{key}-{hashlib.sha256(content).hexdigest()}.safetensors", content)
     return values if (first := _read(folder, key)) is None else first

@@ -20,7 +20,8 @@ from models.scores.views import View, views_of
 from models.training.checkpoint import Checkpoints
 from study.config.schema import StudyConfig
 
-EVAL_BATCH = 256
+EVAL_BATCH, WHOLE_SIDE = 256, 224
+"""Number of images that are evaluated at once, and up to which side in pixels; of larger images fewer are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,8 @@ class Workspace:
 
     def eval_batches(self, part: str) -> Iterator[Batch]:
         """Yield the images of a part in batches, each image once and in order."""
-        return eval_batches(self.pixels, self.index(part), EVAL_BATCH)
+        side = max(WHOLE_SIDE, self.config.image_size)
+        return eval_batches(self.pixels, self.index(part), max(1, EVAL_BATCH * WHOLE_SIDE**2 // side**2))
 
 
 def make_workspace(

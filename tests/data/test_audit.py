@@ -189,7 +189,7 @@ def idx_file(path: Path, values: np.ndarray) -> None:
     path.with_suffix(path.suffix + ".gz").write_bytes(gzip.compress(path.read_bytes()))
 
 
-def test_fetch_writes_class_folders_and_checks_the_count(tmp_path: Path) -> None:
+def test_fetch_writes_class_folders_and_checks_the_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision's own reader on small files in the real format: what it has on disk it does not download."""
     raw = tmp_path / "downloads" / "FashionMNIST" / "raw"
     for split, count in (("train", 30), ("t10k", 20)):
@@ -197,7 +197,10 @@ def test_fetch_writes_class_folders_and_checks_the_count(tmp_path: Path) -> None
         idx_file(raw / f"{split}-labels-idx1-ubyte", np.arange(count) % 10)
     with pytest.raises(DataError, match="fashion-mnist should have 70000 images and has 50"):
         known.fetch("fashion-mnist", tmp_path)
-    written = tmp_path / "fashion-mnist.part"
+    assert [path.name for path in tmp_path.iterdir()] == ["downloads"]
+    whole = replace(known.KNOWN["fashion-mnist"], images=50)
+    monkeypatch.setitem(known.KNOWN, "fashion-mnist", whole)
+    written = known.fetch("fashion-mnist", tmp_path)
     assert len(list(written.glob("*/*.png"))) == 50
     assert {path.name for path in written.iterdir()} == set(known.KNOWN["fashion-mnist"].classes[0])
     with Image.open(next(written.glob("bag/*.png"))) as image:

@@ -156,6 +156,8 @@ def test_without_a_window_the_image_s_own_range_counts_and_padding_is_black() ->
     assert (found[:, :2] == 0).all()
     assert (found[0, 2], found[0, 7]) == (0, 255)
     assert (grey(made(np.full((8, 8), 7, np.uint16))) == 0).all()
+    found = grey(made(stored, PixelPaddingValue=-2001, PixelPaddingRangeLimit=-1999))
+    assert (found[0, 0], found[0, 2], found[0, 7]) == (0, 0, 255)
 
 
 def test_a_lookup_table_is_applied() -> None:
@@ -263,6 +265,10 @@ def test_a_folder_of_dicom_is_loaded_and_grouped_by_patient(digits_folder: Path,
     (root / "0" / "00").write_bytes(made(RAMP))
     with pytest.raises(DataError, match="groups = 'dicom': 00 has no PatientID"):
         load_folder(root, 8, tmp_path / "cache", groups="dicom")
+    (root / "0" / "00").write_bytes(made(RAMP, PatientID="mrn-4711-1"))
+    with pytest.raises(DataError, match=r"PatientIDs of 00 and 01\.dcm differ in upper and lower case only") as error:
+        load_folder(root, 8, tmp_path / "cache", groups="dicom")
+    assert "4711" not in str(error.value)
 
 
 @pytest.mark.slow

@@ -111,6 +111,16 @@ def test_the_second_detector_sees_a_leak_and_its_absence(copies: tuple[list[Path
     assert share_with_sibling(paths, np.zeros(len(paths), bool)).share == 0.0
 
 
+@pytest.mark.parametrize("turned", [Image.Transpose.ROTATE_90, Image.Transpose.TRANSPOSE])
+def test_the_second_detector_sees_quarter_turns(turned: Image.Transpose, tmp_path: Path) -> None:
+    paths = []
+    for source in range(12):
+        image = draw(source)
+        paths += [save(image, tmp_path / f"{source}.png"), save(image.transpose(turned), tmp_path / f"{source}t.png")]
+    held = np.arange(24) % 2 == 1
+    assert (share_with_sibling(paths, held, processes=1).share or 0) >= 0.8
+
+
 def test_exact_duplicates_across_folders_and_formats(tmp_path: Path) -> None:
     image = draw(1)
     paths = [
@@ -130,6 +140,20 @@ def test_blank_images_join_only_their_like(tmp_path: Path) -> None:
     found = find_groups(paths, processes=1)
     assert found.group.tolist() == [0, 1, 0, 2, 3, 4, 4]
     assert "without structure" in found.method
+
+
+def test_small_things_on_an_even_ground_are_seen(tmp_path: Path) -> None:
+    """Bacteria, spots, scratches: thumbnails of such images are all alike."""
+    paths, rng = [], np.random.default_rng(0)
+    for number in range(8):
+        image = Image.new("L", (1024, 1024), 235)
+        pen = ImageDraw.Draw(image)
+        for x, y in rng.integers(8, 1016, (30, 2)).tolist():
+            pen.ellipse((x - 4, y - 4, x + 4, y + 4), 60)
+        noisy = np.asarray(image) + rng.normal(0, 3, (1024, 1024))
+        image = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+        paths += [save(image, tmp_path / f"{number}.png"), save(mirror(image), tmp_path / f"{number}-again.jpeg", 60)]
+    assert find_groups(paths, processes=1).group.tolist() == [number // 2 for number in range(16)]
 
 
 def test_sizes_shapes_and_modes_may_differ(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_models_ranges_are_used_and_kept_apart(tmp_path: Path) -> None:
 def test_one_range_for_all_files_and_numbers_that_are_none(tmp_path: Path) -> None:
     names = write(tmp_path / "mixed", "float", classes=1, each=3)
     values = np.full((8, 8), np.nan, np.float32)
-    values[0, 0], values[0, 1], values[1, 1] = 9.5, np.inf, -np.inf
+    values[0, 0], values[0, 1], values[1, 1] = 9.5, np.inf, -3.4e38  # the last is a sign for "no data"
     Image.fromarray(values).save(tmp_path / "mixed" / "0" / "odd.tif")
     Image.new("L", (8, 8), 100).save(tmp_path / "mixed" / "0" / "plain.png")
     (tmp_path / "mixed" / "0" / "broken.tif").write_bytes(b"II*\0broken")
@@ -253,6 +253,27 @@ def test_colours_of_16_bits_are_seen_in_their_range(tmp_path: Path, kind: str, b
         assert decoding(found.ranges) == DECODING
     else:
         assert f"colours 0 to {2**bits - 1}" in decoding(found.ranges)
+
+
+def test_16_bits_that_pillow_misreads_are_refused() -> None:
+    """It decodes both without an error, to other pixels: planes as bytes, and the upper byte of greys alone."""
+    rows = b"".join(b"\0" + row.tobytes() for row in np.full((4, 8), 3000, ">u2"))
+    head = struct.pack(">IIBBBBB", 4, 4, 16, 4, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    png = b"".join(
+        struct.pack(">I", len(one)) + name + one + struct.pack(">I", zlib.crc32(name + one)) for name, one in chunks
+    )
+    with pytest.raises(DataError, match="16 bits with transparency"):
+        decode(b"\x89PNG\r\n\x1a\n" + png, 8)
+    tags = [(256, 3, 1, 4), (257, 3, 1, 4), (258, 3, 3, 134), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 3, 140)]
+    tags += [(277, 3, 1, 3), (278, 3, 1, 4), (279, 4, 3, 152), (284, 3, 1, 2)]
+    entries = b"".join(struct.pack("<HHII", *one) for one in tags)
+    begin = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    assert len(begin) == 134
+    planes = struct.pack("<3H", 16, 16, 16) + struct.pack("<3I", 164, 196, 228) + struct.pack("<3I", 32, 32, 32)
+    tiff = begin + planes + np.arange(48, dtype="<u2").tobytes()
+    with pytest.raises(DataError, match="16 bits lie in separate planes"):
+        decode(tiff, 8)
 
 
 def test_transparency_and_turns_stay_with_colours_of_16_bits(tmp_path: Path) -> None:

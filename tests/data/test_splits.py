@@ -88,6 +88,24 @@ def test_groups_across_classes_stay_whole() -> None:
     assert not set(groups[parts.train].tolist()) & set(groups[parts.test].tolist())
 
 
+def test_groups_of_several_classes_find_a_division_where_there_is_one() -> None:
+    """Tables for each of which random tries find one; without a second try half of them were refused."""
+    rng, divided, refused = np.random.default_rng(0), 0, 0
+    while divided + refused < 30:
+        table = rng.random((20, 6)) < 0.3
+        wanted = rng.integers(0, 4, (500, 20))
+        if not any(all(table[one == part].any(axis=0).all() for part in range(4)) for one in wanted):
+            continue
+        groups, labels = np.nonzero(table)
+        groups = np.unique(groups, return_inverse=True)[1]
+        try:
+            split(labels, groups, 6, 0)
+            divided += 1
+        except DataError:
+            refused += 1
+    assert refused <= 3
+
+
 def test_too_few_sources_are_refused_with_the_number_needed() -> None:
     labels = np.array([0] * 10 + [1] * 10)
     groups = np.array(list(range(10)) + [10] * 4 + [11] * 3 + [12] * 3)

@@ -15,6 +15,7 @@ from models import memory
 from models.architecture import Block, CNNConfig, plain_blocks
 from models.cnn import build_cnn
 from models.memory import OutOfMemoryError, activation_bytes, total_bytes, training_bytes
+from models.scores.evaluation import predict_logits
 from models.training import step as step_of_training
 from models.training.learner import make_learner
 from models.training.loop import fit
@@ -119,12 +120,67 @@ def test_whatever_torch_says_of_memory_is_out_of_memory(words: str) -> None:
         return torch.ones(2)
 
     fits = 3
-    step_of_training.fitting(learner, torch.zeros(16, 3, 8, 8), work)
+    step_of_training.fitting(learner, torch.zeros(16, 3, 8, 8), work, "micro_batch")
     assert (tried, learner.micro_batch) == ([16, 8, 4, 2], 2)
     fits = 0
     with pytest.raises(OutOfMemoryError, match=re.escape(words.splitlines()[0])):
-        step_of_training.fitting(learner, torch.zeros(16, 3, 8, 8), work)
+        step_of_training.fitting(learner, torch.zeros(16, 3, 8, 8), work, "micro_batch")
     assert not memory.is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
+def test_what_an_optimiser_half_made_is_made_anew() -> None:
+    """Memory that ends between Adam's two moments: torch would take the state for whole."""
+    config = TrainConfig(epochs=1, learning_rate=0.01)
+    learner, whole = make_learner(build_cnn(SMALL), config), make_learner(build_cnn(SMALL), config)
+    whole.model.load_state_dict(learner.model.state_dict())
+    x, y = torch.rand(16, 3, SMALL.image_size, SMALL.image_size), torch.arange(16) % SMALL.num_classes
+    tried: list[int] = []
+
+    def work(images: int) -> Tensor:
+        tried.append(images)
+        if len(tried) == 1:
+            learner.optimizer.state[next(learner.model.parameters())]["step"] = torch.tensor(0.0)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        torch.manual_seed(0)
+        return step_of_training.train_step(learner, config, x, y, images)
+
+    step_of_training.fitting(learner, x, work, "micro_batch")
+    assert tried == [16, 8]
+    torch.manual_seed(0)
+    step_of_training.train_step(whole, config, x, y, 8)
+    for one, other in zip(learner.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+class Few(nn.Module):
+    """A network for five images at once at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.layer(images.flatten(1))  # type: ignore[no-any-return]
+
+
+def test_scoring_takes_as_many_images_as_fit() -> None:
+    images, network = torch.rand(40, 3, 2, 2), Few()
+    found = predict_logits(network, [(part, torch.zeros(len(part))) for part in torch.split(images, 16)])
+    with torch.inference_mode():
+        expected = torch.cat([network(part) for part in torch.split(images, 4)])
+    assert torch.equal(torch.from_numpy(found).float(), expected)
+
+
+def test_a_lack_of_memory_beside_the_steps_is_told_as_such() -> None:
+    def batches() -> Iterator[Batch]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+    config = TrainConfig(epochs=1, learning_rate=0.01)
+    with pytest.raises(OutOfMemoryError, match="the device does not hold a batch of images"):
+        list(fit(make_learner(build_cnn(SMALL), config), config, batches, 2, None, seed=0))
 
 
 @pytest.mark.parametrize(
