@@ -43,7 +43,7 @@ from models.bundle.readable import in_markdown
 from models.bundle.verdict import Verdict, verdict
 from study import StudyError
 from study.attributes import CONFIG, IDENTITY, OPENINGS, VERSIONS
-from study.config.schema import StudyConfig
+from study.config.schema import STORED, StudyConfig
 from study.result.pictures import confusion_picture, mistakes_picture
 from study.result.report import search_figures
 from study.search.best import best_of, read_best
@@ -149,6 +149,10 @@ class DashboardStorage(LeanStorage):
                     self._say_once(study.study_name, error)
                     found = StudyExtras()
                 ended = time.monotonic()
+                for other in [one for one in self._cache if one[0] == key[0] and one != key]:
+                    # SQLite gives the number of a deleted study to the next one.
+                    self.offered = {n: one for n, one in self.offered.items() if one not in self._cache[other][1].files}
+                    del self._cache[other]
                 made = self._cache[key] = ended + max(FRESH_SECONDS, (ended - began) / SHARE), found
             return made[1]
 
@@ -176,7 +180,7 @@ def extras(study: FrozenStudy, trials: list[FrozenTrial], folder: Path | None) -
     """Make a study's note, which begins with what the model is worth, the same as a table, figures and files."""
     if CONFIG not in study.user_attrs:
         return StudyExtras()
-    config = StudyConfig.model_validate(study.user_attrs[CONFIG])
+    config = StudyConfig.model_validate(study.user_attrs[CONFIG], context=STORED)
     own = Membership(config).own(trials)
     memory = InMemoryStorage()
     scratch = optuna.create_study(study_name=study.study_name, storage=memory)

@@ -56,7 +56,7 @@ def print_table(head: Sequence[str], rows: Sequence[tuple[Any, ...]], title: str
     for name in head:
         shown.add_column(escape(one_line(name)), overflow="fold")
     for row in rows:
-        shown.add_row(*(escape(plain(str(value))) for value in row))
+        shown.add_row(*(escape(one_line(str(value))) for value in row))
     # A pipe has no width to fit into: each row stays on one line.
     (out if out.is_terminal else _PlainConsole(width=10_000)).print(shown)
 

@@ -73,6 +73,8 @@ def _found(study: OpenStudy) -> Row:
     finished = [trial for trial in study.trials() if trial.state.is_finished()]
     if strangers := {trial.number: why for trial in finished if (why := study.members.stranger(trial))}:
         row["not_counted"] = {str(number): why for number, why in strangers.items()}
+        ended = [trial.state for trial in finished if trial.number not in strangers]
+        row |= {state.name.lower(): ended.count(state) for state in (TrialState.COMPLETE, TrialState.PRUNED)}
     if any(trial.state == TrialState.COMPLETE for trial in study.own_trials()):
         best = winner(study)
         row |= {"best_trial": best.number, "best_selection_score": best.value, "best_params": dict(best.params)}

@@ -143,10 +143,13 @@ def _own_views(connection: sqlalchemy.Connection, where: Path | str) -> dict[str
             raise StudyError(f"no studies in {where} (start one with: study run)") from error
         raise
     found = {}
-    for name in (*VIEWS, *sqlalchemy.inspect(connection).get_table_names()):
+    for name in VIEWS:
         cursor = connection.connection.cursor()
-        cursor.execute(f'SELECT * FROM "{name}" LIMIT 0')
+        cursor.execute(f"SELECT * FROM {name} LIMIT 0")
         found[name] = [column[0] for column in cursor.description or ()]
+    inspector = sqlalchemy.inspect(connection)
+    for name in inspector.get_table_names():  # others may lie there that this role may not read
+        found[name] = [column["name"] for column in inspector.get_columns(name)]
     return found
 
 

@@ -62,7 +62,7 @@ ORDER BY e.study, best.place, e.epoch""",
         "saved",
         "What did pruning save?",
         """SELECT study, trials, pruned, epochs_spent, epochs_saved,
-  100.0 * epochs_saved / (epochs_spent + epochs_saved) AS percent_saved, seconds, wall_seconds
+  100.0 * epochs_saved / nullif(epochs_spent + epochs_saved, 0) AS percent_saved, seconds, wall_seconds
 FROM studies_overview
 ORDER BY study""",
     ),

@@ -108,7 +108,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         best_trial | integer | | number of the best complete trial
         best_value | real | fraction | its selection score
         epochs_spent | integer | epochs | trained in all trials
-        epochs_saved | integer | epochs | that pruned trials were spared
+        epochs_saved | integer | epochs | that trials were spared which Hyperband stopped
         seconds | real | seconds | of training, added up over all trials and workers
         wall_seconds | real | seconds | with an ended trial open; a pause inside a trial counts
         hours | real | hours | given for everything; NULL without
@@ -206,12 +206,14 @@ def _type(kinds: Sequence[BaseDistribution]) -> str:
 
 
 def _parameters(types: Mapping[str, str], expressions: Expressions) -> Iterator[str]:
-    """Yield the SQL of one column for each parameter; a name that is taken gets `param_` before it."""
+    """Yield the SQL of one column for each parameter; a name that is taken gets `param_` before it, or a number too."""
     taken = {column.name for column in COLUMNS["trials_flat"]}
     for name, kind in types.items():
-        column = _shortened(name)
+        column, number = _shortened(name), 1
         while column.lower() in taken or not column:
-            column = _shortened("param_" + column)
+            ending = "" if number == 1 else f"_{number}"
+            column = _shortened(f"param_{name}", len(ending)) + ending
+            number += 1
         taken.add(column.lower())
         literal, quoted = name.replace("'", "''"), column.replace('"', '""')
         yield (
@@ -220,8 +222,8 @@ def _parameters(types: Mapping[str, str], expressions: Expressions) -> Iterator[
         )
 
 
-def _shortened(name: str) -> str:
-    return name.encode()[:LONGEST_NAME].decode(errors="ignore")
+def _shortened(name: str, spared: int = 0) -> str:
+    return name.encode()[: LONGEST_NAME - spared].decode(errors="ignore")
 
 
 def _texts(d: Expressions, parameters: str) -> dict[str, str]:
@@ -294,11 +296,12 @@ FROM n JOIN r ON r.study_id = n.study_id AND r.place >= n.bracket AND n.trained 
 GROUP BY s.study_name, n.bracket, r.epoch""",
         "studies_overview": f"""WITH c AS ({configs}),
   n AS (SELECT t.trial_id, t.study_id, t.number, CAST(t.state AS TEXT) AS state,
-    {d.user(names.SECONDS, "real")} AS seconds,
+    {d.user(names.SECONDS, "real")} AS seconds, {d.user(names.WHY, "text")} AS why,
     t.datetime_start AS began, t.datetime_complete AS ended,
     (SELECT count(*) FROM trial_intermediate_values i WHERE i.trial_id = t.trial_id) AS trained,
     {value} AS value,
-    max(t.datetime_complete) OVER (PARTITION BY t.study_id ORDER BY t.datetime_start, t.trial_id
+    max(CASE WHEN t.datetime_start IS NOT NULL THEN t.datetime_complete END)
+      OVER (PARTITION BY t.study_id ORDER BY t.datetime_start, t.trial_id
       ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered
     FROM trials t),
   b AS (SELECT n.study_id, n.number, n.value, row_number() OVER (PARTITION BY n.study_id
@@ -311,8 +314,8 @@ GROUP BY s.study_name, n.bracket, r.epoch""",
     count(CASE WHEN n.state = 'WAITING' THEN 1 END) AS waiting,
     count(CASE WHEN n.state = 'FAIL' THEN 1 END) AS failed,
     CAST(sum(n.trained) AS BIGINT) AS trained,
-    CAST(sum(CASE WHEN n.state = 'PRUNED' THEN c.epochs - n.trained WHEN c.epochs IS NOT NULL THEN 0 END) AS BIGINT)
-      AS saved,
+    CAST(sum(CASE WHEN n.state = 'PRUNED' AND coalesce(n.why, 'not_promoted') = 'not_promoted'
+      THEN c.epochs - n.trained WHEN c.epochs IS NOT NULL THEN 0 END) AS BIGINT) AS saved,
     sum(n.seconds) AS seconds, min(n.began) AS first_start, max(n.ended) AS last_end,
     sum(CASE WHEN n.ended IS NULL OR n.began IS NULL OR n.ended < n.began THEN 0.0
       WHEN n.covered IS NULL OR n.covered <= n.began THEN {d.between("n.began", "n.ended")}

@@ -191,6 +191,13 @@ FEW, MOST_CELLS = 6, 40
 """Most classes for which the cells of a matrix show shares, too, and most for which it is a table of numbers."""
 
 
+def _rounded(share: float) -> str:
+    """Return a share in whole percent; what is not all or nothing does not read so."""
+    if 0.995 <= share < 1:
+        return "&gt; 99 %"
+    return "&lt; 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+
+
 def matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     """Return a confusion matrix as a table: true class down, predicted across, coloured by share of the true class."""
     few = len(classes) <= FEW
@@ -201,7 +208,7 @@ def matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
         if not count:
             return "<td></td>"
         kind, deep = ("right", 0.5) if row == column else ("wrong", 0.9)
-        below = f"<small>{100 * share:.0f} %</small>" if few else ""
+        below = f"<small>{_rounded(share)}</small>" if few else ""
         return f'<td class="{kind}" style="--share: {0.08 + (deep - 0.08) * min(1, share):.2f}">{count}{below}</td>'
 
     def named(name: str, down: bool) -> str:

@@ -263,7 +263,7 @@ def test_status_says_what_becomes_of_unfinished_trials(shell: Shell, small_folde
     study.enqueue_trial({"dense_units": "77"})
     out = shell("status", "s")[1]
     assert "2: was left unfinished when the search ended; a longer search goes on with it" in out
-    assert "3: enqueued; tried before new ones are drawn" in out
+    assert ", 1 waiting." in out.splitlines()[0]
     assert shell("resume", "s", "--trials", 4)[0] == 0
     status = json.loads(shell("status", "s", "--json")[1])
     assert status["not_counted"] == {"3": "not a point of this study: dense_units = '77' lies outside the space"}

@@ -257,6 +257,7 @@ STRANGE: list[Any] = [
     ["x"],
     {"a": 1},
     {"seconds": "x", "hours": "1e", "epochs": "1e999", "trial": []},
+    {"checkpoint_seconds": math.inf, "epochs": -math.inf, "lists": [math.nan, math.nan, {"a": math.inf}]},
 ]
 STRANGE += [{"number": 10**400, "accuracy": "9" * 400, "opening": -1.5, "hours": "1.2.3"}, [{"trial": "x", "path": 3}]]
 
@@ -288,6 +289,61 @@ def test_the_columns_are_the_documented_ones(filled: str) -> None:
             assert found[: len(documented)] == documented
             assert len(found) == len(documented) or name == "trials_flat"
     engine.dispose()
+
+
+def test_a_study_that_has_just_begun_is_in_every_recipe(url: str, tiny: Any) -> None:
+    open_study(open_storage(url, create=True), "s", tiny(epochs=9, eta=3), "d", "p", Path("runs/s")).study.ask()
+    for recipe in RECIPES:
+        if recipe.name != "best-per-depth":  # it asks for a parameter that no trial has yet
+            with ask(as_reader(url), recipe.sql) as answer:
+                list(answer.rows())
+
+
+def test_a_trial_that_was_closed_before_it_began_costs_no_time(url: str) -> None:
+    """As a trial that waited, and that somebody closed in the dashboard."""
+    study = optuna.create_study(study_name="s", storage=open_storage(url, create=True))
+    study.enqueue_trial({})
+    study._storage.set_trial_state_values(study.trials[0]._trial_id, TrialState.FAIL)
+    study.optimize(lambda trial: time.sleep(0.2) or 0.5, n_trials=2)
+    with ask(as_reader(url), "SELECT wall_seconds FROM studies_overview") as answer:
+        ((seconds,),) = answer.rows()
+    assert 0.4 <= seconds < 10
+
+
+def test_long_names_that_begin_alike_are_columns_each(url: str) -> None:
+    study = optuna.create_study(study_name="s", storage=open_storage(url, create=True))
+    kinds: dict[str, BaseDistribution] = {f"{'x' * 70}{number}": IntDistribution(0, 99) for number in range(30)}
+    params = {name: number for number, name in enumerate(kinds)}
+    study.add_trial(create_trial(value=0.5, params=params, distributions=kinds))
+    with ask(as_reader(url), "SELECT * FROM trials_flat") as answer:
+        (row,) = answer.rows()
+        found = dict(zip(answer.columns, row, strict=True))
+    assert sorted(value for name, value in found.items() if "xxx" in name) == list(range(30))
+
+
+def test_tables_that_cannot_be_read_or_have_odd_names_are_in_no_way(postgres: str, tmp_path: Path) -> None:
+    here, there = f"sqlite:///{tmp_path}/optuna.db", new_database(postgres)
+    for url in (here, there):
+        optuna.create_study(study_name="s", storage=open_storage(url, create=True))
+        with sqlalchemy.create_engine(url).begin() as connection:
+            connection.exec_driver_sql('CREATE TABLE "a""b" (x INTEGER)')
+    role = f"n{time.monotonic_ns()}"
+    with sqlalchemy.create_engine(there, isolation_level="AUTOCOMMIT").connect() as database:
+        database.exec_driver_sql(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+        database.exec_driver_sql(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+        database.exec_driver_sql("CREATE TABLE invoices (x INTEGER)")  # which that role may not read
+    for url in (here, there.replace("postgres:@", f"{role}:x@")):
+        with ask(url, "SELECT study FROM studies_overview") as answer:
+            assert list(answer.rows()) == [("s",)]
+
+
+def test_a_line_feed_in_a_cell_forges_no_row(url: str, shell: Shell) -> None:
+    open_storage(url, create=True)
+    query = (
+        "SELECT 'a' || chr(10) || 'FORGED' AS x" if "postgresql" in url else "SELECT 'a' || char(10) || 'FORGED' AS x"
+    )
+    out = shell("sql", query, "--storage", as_reader(url))[1]
+    assert [line.strip() for line in out.splitlines()] == ["x", "a\\nFORGED"]
 
 
 def test_columns_of_one_name_all_reach_json(url: str, shell: Shell) -> None:

@@ -161,6 +161,8 @@ def test_of_many_classes_some_are_shown_and_the_rest_is_counted() -> None:
 def test_a_matrix_says_shares_where_there_is_room() -> None:
     assert '<td class="right" style="--share: 0.40">3<small>75 %</small></td>' in matrix([[3, 1], [0, 0]], ["a", "b"])
     assert "<td></td>" in matrix([[3, 1], [0, 0]], ["a", "b"])
+    almost = matrix([[997, 3], [0, 1000]], ["a", "b"])
+    assert [part in almost for part in ("997<small>&gt; 99 %", "3<small>&lt; 1 %", "1000<small>100 %")] == [True] * 3
     assert "%" not in matrix([[1] * 7] * 7, list("abcdefg"))
 
 

@@ -27,6 +27,19 @@ def ask(
     """Yield the column names of a query, then its rows; see `backend.Backend.ask`."""
     if place.get_driver_name() != "psycopg":
         raise StudyError("study sql asks PostgreSQL through psycopg (write postgresql+psycopg://USER@HOST/DATABASE)")
+    import psycopg
+
+    try:
+        yield from _asked(place, sql, seconds, prepare, warn)
+    except psycopg.Error as error:  # of what stands before the query
+        raise StudyError(str(error).splitlines()[0]) from error
+
+
+def _asked(
+    place: URL, sql: str, seconds: float, prepare: Callable[[Connection], None], warn: Callable[[str], None]
+) -> Iterator[Any]:
+    import psycopg
+
     with sqlalchemy.create_engine(place).connect() as connection:
         raw = connection.connection.driver_connection
         assert raw is not None
@@ -47,8 +60,6 @@ def ask(
         (may_write,) = raw.execute(MAY_WRITE).fetchone()
         if may_write:
             warn("this role may also write; nothing is written here, but one that may only SELECT is safer")
-        import psycopg  # it is installed, or there would be no connection
-
         try:
             # A cursor takes a SELECT and nothing else; a prepared statement is one statement.
             raw.execute(f"DECLARE answer NO SCROLL CURSOR FOR {sql.strip().rstrip(';')}", prepare=True)

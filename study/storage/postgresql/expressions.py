@@ -25,6 +25,11 @@ SERVER_NUMBER = """CASE
     ELSE p.param_value END"""
 
 
+def _as_json(text: str) -> str:
+    """Return a text of Python's json as jsonb: NaN and Infinity, which are not JSON, become null."""
+    return f"regexp_replace({text}::text, '([:,[] *)(NaN|-?Infinity)(?= *[],}}])', '\\1null', 'g')::jsonb"
+
+
 class PostgresqlExpressions(Expressions):
     """Expressions in PostgreSQL's SQL."""
 
@@ -61,12 +66,13 @@ class PostgresqlExpressions(Expressions):
 
     @override
     def field(self, place: str, key: str, kind: str) -> str:
-        found = f"({place}::jsonb ->> '{key}')"
+        found = f"({_as_json(place)} ->> '{key}')"
         return found if kind == "text" else self._cast(found, kind)
 
     @override
     def each(self, place: str) -> str:
-        return f"jsonb_array_elements(CASE jsonb_typeof({place}::jsonb) WHEN 'array' THEN {place}::jsonb ELSE '[]' END)"
+        json = _as_json(place)
+        return f"jsonb_array_elements(CASE jsonb_typeof({json}) WHEN 'array' THEN {json} ELSE '[]' END)"
 
     @override
     def value(self, number: str, kind: str) -> str:
