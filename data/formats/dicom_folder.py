@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from data import DataError, counted
 from data.formats.dicom import TAGS, as_stored, first_group, in_words, is_dicom, read
-from data.layout.names import normal
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -90,7 +89,6 @@ def _in_path(number: str, path: str) -> bool:
 def patients(files: Sequence[Path]) -> list[str]:
     """Return the PatientID of each DICOM file, to group by and for nothing else. Raises DataError if one has none."""
     found: list[str] = []
-    first: dict[str, tuple[str, str]] = {}  # number in lower case -> number, and the file that has it first
     for path in files:
         with path.open("rb") as file, in_words():
             if not is_dicom(file.read(132)):
@@ -99,14 +97,8 @@ def patients(files: Sequence[Path]) -> list[str]:
 
             file.seek(0)
             header = dcmread(file, stop_before_pixels=True, specific_tags=["PatientID"])
-        number = normal(str(header.get("PatientID") or ""))
+        number = str(header.get("PatientID") or "").strip()
         if not number:
             raise DataError(f"groups = 'dicom': {path.name} has no PatientID")
-        other, where = first.setdefault(number.casefold(), (number, path.name))
-        if other != number:  # the numbers themselves are shown nowhere
-            raise DataError(
-                f"groups = 'dicom': the PatientIDs of {where} and {path.name} differ in upper and lower case only "
-                "(give both files one, or a CSV list with groups)"
-            )
         found.append(number)
     return found

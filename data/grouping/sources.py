@@ -71,7 +71,7 @@ def sources(
     if groups == "none":
         return Sources(list(paths), "exact duplicates only", "files")
     if groups == "dicom":
-        return Sources(patients([root / path for path in paths]), "PatientID in the DICOM files", "dicom")
+        return Sources(_patients(root, paths), "PatientID in the DICOM files", "dicom")
     if groups.lower().endswith(".csv"):
         return Sources(read_groups(at_home(groups), paths, left_out), Path(groups).name, "list")
     if groups.startswith("level:"):
@@ -80,6 +80,20 @@ def sources(
             raise DataError(f"groups = {groups!r}: level: and a number from 1 is needed (level:1 is the first folder)")
         return Sources(level_groups(int(level), paths), f"the folders of level {level}", "level")
     return Sources(match_groups(groups, paths), f"the pattern {groups}", "pattern")
+
+
+def _patients(root: Path, paths: Sequence[str]) -> list[str]:
+    """Return the PatientID of each DICOM file. Raises DataError if two look the same; it shows no PatientID."""
+    numbers = [normal(number) for number in patients([root / path for path in paths])]
+    first: dict[str, tuple[str, str]] = {}
+    for number, path in zip(numbers, paths, strict=True):
+        other, where = first.setdefault(number.casefold(), (number, path))
+        if other != number:
+            raise DataError(
+                f"groups = 'dicom': the PatientIDs of {where} and {path} differ in upper and lower case only "
+                "(give both files one, or a CSV list with groups)"
+            )
+    return numbers
 
 
 class KeptGroups(BaseModel):

@@ -266,7 +266,9 @@ def test_a_folder_of_dicom_is_loaded_and_grouped_by_patient(digits_folder: Path,
     with pytest.raises(DataError, match="groups = 'dicom': 00 has no PatientID"):
         load_folder(root, 8, tmp_path / "cache", groups="dicom")
     (root / "0" / "00").write_bytes(made(RAMP, PatientID="mrn-4711-1"))
-    with pytest.raises(DataError, match=r"PatientIDs of 00 and 01\.dcm differ in upper and lower case only") as error:
+    with pytest.raises(
+        DataError, match=r"PatientIDs of 0/00 and 0/01\.dcm differ in upper and lower case only"
+    ) as error:
         load_folder(root, 8, tmp_path / "cache", groups="dicom")
     assert "4711" not in str(error.value)
 
