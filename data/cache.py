@@ -87,7 +87,7 @@ def decoded(
 ) -> DecodedImages:
     """Return the images at `paths` below `root` from the cache; decode them into it first if they are not there.
 
-    `again`: files that could not be read are tried again, lest a study goes without an image for a passing reason.
+    `again`: try files that could not be read again, in case the reason was a passing one.
     `most`: limit of an image, in megapixels. `ranges`: a model's own, for images of more than 8 bits; otherwise they
     are measured over these files. Raises DataError if the disk is full, the cache cannot be
     written, the folder changes meanwhile, or, without given ranges, all images have one and the same colour.
@@ -114,7 +114,7 @@ def _of_one_colour(images: NDArray[np.uint8]) -> bool:
 
 
 TRIED_AGAIN = 20
-"""Number of files that could not be read which are tried again when their cache is used."""
+"""Most unreadable files that are tried again when their cache is used."""
 
 
 @dataclass(frozen=True)

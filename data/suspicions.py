@@ -24,7 +24,7 @@ IDENTICAL = 100
 BLACK = 8
 """Pixel value that all pixels of a black image stay below."""
 MASK = re.compile(r"[ _.-](masks?|seg|segmentation|gt|labels?|annotations?)([ _-]?\d+)?$", re.IGNORECASE)
-"""End of the name of a mask, after that of its image."""
+"""Pattern of the ending that turns an image's name into its mask's, such as _mask."""
 MOST_CLASSES = 10
 """Largest number of folder names that may be classes."""
 

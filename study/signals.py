@@ -34,7 +34,7 @@ _heard: list[int] = []
 
 
 def as_stopped(error: KeyboardInterrupt) -> KeyboardInterrupt:
-    """Return Stopped in place of a plain KeyboardInterrupt that a library (Ray) has raised instead of it."""
+    """Return a StopRequest if a library (Ray) replaced it by a plain KeyboardInterrupt; else the error itself."""
     return StopRequest(_heard[-1]) if _heard and not isinstance(error, Interruption) else error
 
 
@@ -72,7 +72,7 @@ def stop() -> None:
 
 @contextmanager
 def stoppable(farewell: Callable[[], str] = str) -> Iterator[None]:
-    """Raise Stopped on the first SIGINT or SIGTERM; a second signal, or four seconds, end the process at once.
+    """Raise StopRequest on the first SIGINT or SIGTERM; a second signal, or four seconds, end the process at once.
 
     A process that ends at once writes to stderr what `farewell` returns by then.
     """

@@ -20,7 +20,7 @@ MOST_CELLS = 64_000_000
 IGNORED = "ignore"
 """Beginning of the classes of what shall not be used, as in QuPath."""
 NO_CLASS = ""
-"""Name of a region that shall not be used: where it lies inside another one, that has a hole."""
+"""Class of a region that is ignored; inside another region it cuts a hole."""
 
 Points = NDArray[np.float64]  # [N, 2], x and y in pixels of the finest level
 

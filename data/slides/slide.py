@@ -32,11 +32,12 @@ MOST_PIXELS = 10**11
 MOST_READ = 16_000_000
 """Most pixels that are read at once."""
 THUMBNAIL_UM, MOST_THUMBNAIL = 8.0, 4_000_000
-"""Size of a thumbnail's pixel in micrometres, larger where the thumbnail would have more pixels than the second."""
+"""Size of a thumbnail's pixel in micrometres, and most pixels of a thumbnail; a larger slide gets larger pixels."""
 NOT_SQUARE = 0.02
 """Largest difference of a pixel's width and height, as a share."""
 OBJECTIVE_UM = 10.0
-"""Size of a pixel in micrometres, times the power of the objective, where nothing else says it."""
+"""Product of a pixel's size (micrometres) and the objective's power, from which the size is estimated if the file does
+not give it."""
 SAME_LEVEL = 1e-3
 """A level may be coarser than wanted by this share: levels' sizes are rounded to whole pixels."""
 
@@ -49,7 +50,7 @@ class Slide:
     width: int
     height: int
     mpp: float | None  # micrometres of a pixel
-    mpp_from: str  # what says so
+    mpp_from: str  # where that is from, in words
     levels: tuple[tuple[int, int], ...]  # width and height of each level
     downsamples: tuple[float, ...]
     bounds: tuple[int, int, int, int]  # x, y, width, height of what was scanned
@@ -89,7 +90,7 @@ def describe(path: str, mpp: float | None = None) -> Slide:
 
 
 def series_of(path: str) -> str | None:
-    """Return what tells the series of a DICOM slide from others; None if the file is no slide that OpenSlide reads."""
+    """Return the identifier of a DICOM slide's series; None if the file is no slide that OpenSlide reads."""
     try:
         with _reading(path) as slide:
             return slide.properties.get("dicom.SeriesInstanceUID") or slide.properties.get("openslide.quickhash-1")

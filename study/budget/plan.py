@@ -141,9 +141,9 @@ def plan(
 ) -> tuple[StudyConfig, Plan | None]:
     """Return the configuration that fits into the hours, and its plan; without hours there is no plan.
 
-    If not even the cheapest choice fits, the search is cut down (see _scarce), or, where `refuse` is false, that choice
-    is taken all the same. Raises StudyError if "auto" is asked for without hours, or if not even the images, one epoch
-    of the cheapest network and its scores fit; it says how many hours would be enough.
+    If not even the cheapest choice fits, the search is cut down (see _scarce), or, where `refuse` is false, it is taken
+    although it does not fit. Raises StudyError if "auto" is asked for without hours, or if not even the images, one
+    epoch of the cheapest network and its scores fit; it says how many hours would be enough.
     """
     strict = bool(asked.autos)
     config: StudyConfig | None = None

@@ -299,7 +299,7 @@ class StudyConfig(BaseModel):
     @field_validator("baseline", "starts")
     @classmethod
     def _in_its_type(cls, given: Any) -> Any:
-        """Put values of points into their parameter's type, 3.0 into 3; what cannot be is told later."""
+        """Convert the values of points to their parameters' types, 3.0 to 3; leave what cannot be converted."""
         if isinstance(given, Mapping):
             return {name: _typed(name, value) for name, value in given.items()}
         return type(given)(cls._in_its_type(one) for one in given)
@@ -320,7 +320,7 @@ class StudyConfig(BaseModel):
 
     @staticmethod
     def _left_out(name: str) -> str:
-        """Return what to do to leave a point out: the baseline, or one of a list of points."""
+        """Return advice on how to leave out a point: the baseline, or one of a list of points."""
         if "[" in name:
             return f"or remove {name}; {name.partition('[')[0]} = [] leaves all of them out"
         return f"{name} = {{}} leaves the {name} out"
@@ -367,7 +367,7 @@ class StudyConfig(BaseModel):
 
 
 def _typed(name: str, value: Value) -> Value:
-    """Return a parameter's value in its type; as it is where it is none."""
+    """Return a value converted to its parameter's type; unchanged if it cannot be converted."""
     with suppress(ValueError, KeyError):
         return PARAMETERS[name].check(value)
     return value

@@ -35,7 +35,7 @@ The rest is for parts that only compare or show, and may be left out.
 LOOK_SECONDS = 1.0
 """Least seconds between two checks of the pace in the first epoch."""
 WORTH = 1.5
-"""Ratio of remaining epochs that fit to remaining epochs as planned, from which a training is lengthened again."""
+"""A training is lengthened again if at least this many times its remaining epochs fit."""
 FINAL_SHARE = 1.15
 """Ratio of the time of a final epoch, with more images and without validation, to that of a trial's epoch."""
 MOST_SLOWER = 8.0
@@ -93,7 +93,7 @@ class Pace:
     """Time left for the trainings after the search, and the decisions that depend on it.
 
     `decides`: this process decides for all of them; otherwise it follows those decisions, and decides only on the
-    length of the shipped training. `known`: the winner may have begun from a pretrained network.
+    length of the shipped training. `known`: count what the result of a pretrained winner takes in addition.
     """
 
     def __init__(self, study: OpenStudy, planned: Plan, hours: float, *, decides: bool, known: bool = True) -> None:
@@ -106,7 +106,7 @@ class Pace:
         self.at_once = 1  # trainings that run at the same time
 
     def left(self) -> float:
-        """Return the seconds left for trainings."""
+        """Return the seconds left for trainings, without what the result needs."""
         return MARGIN * (self.seconds() - NEEDED * self.result_seconds())
 
     def seconds(self) -> float:
@@ -146,7 +146,7 @@ class Pace:
             )
 
     def heard(self, lap: Lap) -> None:
-        """Decide whether another process may go on with its training; it reads the decision after its epoch."""
+        """Decide for another process, as `hold` does for this one; it obeys after its epoch."""
         try:
             self.hold(lap)
         except OutOfTimeError as error:

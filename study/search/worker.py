@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.5
 """Seconds between two looks for a trial while other workers run the last ones."""
 
 LATE = 3
-"""Number of trials that must have failed before a search whose hours are over ends without a model."""
+"""Number of trials that are tried after the hours are over, until one can become a model."""
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from study.storage.trouble import repeated, was_cut_off
 
 BEAT_SECONDS = 10.0
 GAP_SECONDS = 5.0
-"""Seconds that one pause between two looks adds to that at most: while nobody can write, no heartbeat is written."""
+"""Most seconds by which one pause between two looks ages a heartbeat: while nobody can write, none is written."""
 DEATHS = 3
 """Number of workers that died at one place of a trial, from which on it is given up."""
 RELEASE_PATIENCE = 1.0
@@ -149,7 +149,7 @@ def _process(row: Any) -> Process:
 
 
 def _deaths(row: Any, steps: int, *, died: bool) -> int:
-    """Count the workers that died since the trial last got further; `died`: the one that left this lease behind did."""
+    """Count the workers that died since the trial last got further; `died`: whether the last holder did."""
     before = 0 if steps > row.steps else int(row.deaths)
     return before + died
 

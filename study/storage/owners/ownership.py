@@ -29,7 +29,7 @@ class Owner(BaseModel):
 
 
 def check_folder(name: str, folder: Path, storage: LeanStorage) -> None:
-    """Raise StudyError where the folder belongs to a study of another database, or its owner cannot be told."""
+    """Raise StudyError where the folder belongs to a study of another database, or its owner cannot be found out."""
     owner = _read(folder)
     if owner and _is_anothers(owner, folder, storage):
         raise StudyError(

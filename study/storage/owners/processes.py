@@ -16,7 +16,7 @@ WATCH_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Process:
-    """A process, told from all that ever ran on any machine; `started` is None where the system does not tell."""
+    """The identity of a process among all that ever ran on any machine; `started` is None if unknown."""
 
     host: str
     boot: str
@@ -74,7 +74,7 @@ LifeSign = tuple[Hashable, Process]
 class HeartbeatWatch:
     """A measure of how long a heartbeat has stood still, by this process's own monotonic clock.
 
-    `gap`: seconds that one pause between two looks adds to that at most.
+    `gap`: most seconds by which one pause between two looks ages the heartbeat.
     """
 
     def __init__(self, gap: float) -> None:

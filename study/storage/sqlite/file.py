@@ -16,7 +16,7 @@ from study.storage.sqlite.tables import SECONDS, careful, irregular, stranger
 PATIENCE = 600.0
 """Seconds to wait for another program's lock before giving up."""
 SLICE = 1.0
-"""Seconds of that spent inside SQLite at a time, where Python receives no signal."""
+"""Seconds of PATIENCE that are spent in one call of SQLite, during which Python receives no signal."""
 SAY_AFTER = 10.0
 """Seconds of waiting after which the user is told what for."""
 
@@ -77,7 +77,7 @@ def check_tables(connection: sqlite3.Connection, file: Path) -> None:
 
 
 def file_system(file: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
-    """Return the type of the file system that a file is or would be on, such as ext4; "" where that is not told."""
+    """Return the type of the file system that a file is or would be on, such as ext4; "" if unknown."""
     try:
         lines = os.fsdecode(mounts.read_bytes()).splitlines()
     except OSError:
