@@ -36,7 +36,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Pixels:
+class DeviceImages:
     """All images of a study, on its device if they fit there."""
 
     images: Tensor  # uint8 [N, H, W, 3]; in the CPU's memory if the device is too small
@@ -50,7 +50,7 @@ SHARE = 0.4
 
 def to_device(
     images: NDArray[np.uint8], labels: NDArray[np.int64], device: torch.device, normalisation: Normalisation
-) -> Pixels:
+) -> DeviceImages:
     """Copy images [N, H, W, 3] and labels [N] to the device, once per process.
 
     If the images do not fit on a GPU, they stay where they are, and each batch is copied.
@@ -58,10 +58,10 @@ def to_device(
     held = torch.from_numpy(images)
     if device.type != "cuda" or images.nbytes <= SHARE * torch.cuda.mem_get_info(device)[0]:
         held = held.to(device)
-    return Pixels(held, torch.from_numpy(labels).to(device), normalisation)
+    return DeviceImages(held, torch.from_numpy(labels).to(device), normalisation)
 
 
-def gathered(pixels: Pixels, chosen: Tensor) -> Tensor:
+def gather_images(pixels: DeviceImages, chosen: Tensor) -> Tensor:
     """Return the images [B, H, W, 3] with the numbers `chosen` [B], on the device of the labels.
 
     `chosen` must be on the device of the images.
@@ -72,7 +72,7 @@ def gathered(pixels: Pixels, chosen: Tensor) -> Tensor:
     return found.pin_memory().to(pixels.labels.device, non_blocking=True)
 
 
-def train_batches(pixels: Pixels, index: Tensor, batch_size: int, augment: Augment) -> Iterator[Batch]:
+def train_batches(pixels: DeviceImages, index: Tensor, batch_size: int, augment: Augment) -> Iterator[Batch]:
     """Yield the batches of one epoch over the images `index` [n], in random order and augmented.
 
     All batches have the same size, and images that are left over are not used in this epoch. If there are fewer images
@@ -85,7 +85,10 @@ def train_batches(pixels: Pixels, index: Tensor, batch_size: int, augment: Augme
     at_once = _at_once(pixels, size)
     for start in range(0, whole, at_once):
         some = slice(start, min(start + at_once, whole))
-        x, y = augmented(gathered(pixels, places[some]), augment, pixels.normalisation), pixels.labels[order[some]]
+        x, y = (
+            augment_images(gather_images(pixels, places[some]), augment, pixels.normalisation),
+            pixels.labels[order[some]],
+        )
         yield from zip(torch.split(x, size), torch.split(y, size), strict=True)
 
 
@@ -93,7 +96,7 @@ AT_ONCE = 2**22
 """Number of pixels that are augmented at once on CUDA: 50 MB, and several times as much for intermediate results."""
 
 
-def _at_once(pixels: Pixels, size: int) -> int:
+def _at_once(pixels: DeviceImages, size: int) -> int:
     """Return the number of images that are augmented at once: one batch; on CUDA several batches, because launching the
     work for a small batch takes as long as for a large one."""
     if pixels.labels.device.type != "cuda":
@@ -101,21 +104,21 @@ def _at_once(pixels: Pixels, size: int) -> int:
     return size * max(1, AT_ONCE // (size * pixels.images.shape[1] * pixels.images.shape[2]))
 
 
-def eval_batches(pixels: Pixels, index: Tensor, batch_size: int) -> Iterator[Batch]:
+def eval_batches(pixels: DeviceImages, index: Tensor, batch_size: int) -> Iterator[Batch]:
     """Yield batches with every image of `index` [n] once, in order, not augmented."""
     places = index.to(pixels.images.device)
     for start in range(0, len(index), batch_size):
         some = slice(start, start + batch_size)
-        yield normalised(gathered(pixels, places[some]), pixels.normalisation), pixels.labels[index[some]]
+        yield normalise(gather_images(pixels, places[some]), pixels.normalisation), pixels.labels[index[some]]
 
 
-def normalised(images: Tensor, normalisation: Normalisation) -> Tensor:
+def normalise(images: Tensor, normalisation: Normalisation) -> Tensor:
     """Normalise images, uint8 [B, H, W, 3], to float32 [B, 3, H, W]."""
     scale, shift = _scale_and_shift(normalisation, images.device)
     return (images * scale + shift).permute(0, 3, 1, 2)
 
 
-def augmented(images: Tensor, augment: Augment, normalisation: Normalisation) -> Tensor:
+def augment_images(images: Tensor, augment: Augment, normalisation: Normalisation) -> Tensor:
     """Augment images, uint8 [B, H, W, 3], each with its own random parameters, and normalise them to float32
     [B, 3, H, W]."""
     count, device = len(images), images.device
@@ -123,7 +126,7 @@ def augmented(images: Tensor, augment: Augment, normalisation: Normalisation) ->
     if augment.rotation or augment.hflip or augment.vflip or augment.turns or augment.crop < 1:
         pixels = warp(pixels, random_maps(count, augment, device))
     if augment.stain:
-        pixels = stained(pixels, 1 + augment.stain * _uniform(count, 2, device=device))
+        pixels = change_stains(pixels, 1 + augment.stain * _uniform(count, 2, device=device))
     if augment.jitter:
         pixels = recolour(pixels, 1 + augment.jitter * _uniform(count, 3, device=device), normalisation)
     else:
@@ -180,7 +183,7 @@ def recolour(pixels: Tensor, factors: Tensor, normalisation: Normalisation) -> T
     return torch.clamp_(mixed, low, high).view_as(pixels)
 
 
-def stained(pixels: Tensor, factors: Tensor) -> Tensor:
+def change_stains(pixels: Tensor, factors: Tensor) -> Tensor:
     """Multiply the haematoxylin and eosin of each image by `factors` [B, 2]; the third stain stays unchanged.
 
     `pixels` [B, 3, H, W] are on the scale 0 to 255; optical density is linear in the stains (Beer-Lambert law).

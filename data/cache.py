@@ -27,7 +27,7 @@ from pydantic import BaseModel, Field
 
 from data import DataError, Progress
 from data.formats.ranges import AS_16_BITS, Kind, Ranges, UnknownRangeError, in_words, range_of
-from data.images import DECODING, MOST_MEGAPIXELS, decode, decoding, has_more_bits, measured, read_file
+from data.images import DECODING, MOST_MEGAPIXELS, decode, decoding, has_more_bits, measure_range, read_file
 from data.processes import usable_cpus
 
 PIXELS, INDEX, LOOK = "images.bin", "index.json", "look"
@@ -74,7 +74,7 @@ class Index(BaseModel):
     ranges: dict[Kind, tuple[float, float]] | None = None  # None: written by a version that did not know ranges
 
 
-def decoded(
+def load_decoded(
     root: Path,
     paths: Sequence[str],
     image_size: int,
@@ -113,7 +113,7 @@ def _of_one_colour(images: NDArray[np.uint8]) -> bool:
     return all((image == images[0, 0, 0]).all() for image in images)  # stops at the first other image
 
 
-TRIED_AGAIN = 20
+MOST_TRIED_AGAIN = 20
 """Most unreadable files that are tried again when their cache is used."""
 
 
@@ -189,7 +189,7 @@ class _Work:
 
         Its content is the same: a library was installed, a permission given, or the machine was short of something.
         """
-        for path in list(found.bad)[:TRIED_AGAIN]:
+        for path in list(found.bad)[:MOST_TRIED_AGAIN]:
             with suppress(DataError):
                 decode(self.root / path, self.image_size, self.most, found.ranges or AS_16_BITS)
                 return True
@@ -203,7 +203,7 @@ class _Work:
 
         def one(path: str) -> tuple[Kind, float, float] | None:
             try:
-                return measured(self.root / path, self.most)
+                return measure_range(self.root / path, self.most)
             except (DataError, OSError):
                 return None
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data import DataError, Progress, at_home, counted
-from data.cache import decoded, publish
-from data.formats.dicom_folder import look_at
+from data.cache import load_decoded, publish
+from data.formats.dicom_folder import count_facts
 from data.formats.ranges import Ranges
 from data.grouping.belief import ClosePair
 from data.grouping.proposals import Proposal, propose
@@ -119,7 +119,7 @@ def unreadable(
     Raises DataError as `load` does.
     """
     found = listing(_place(source), cache, labels_from, without=without, only=only)
-    return decoded(found.root, list(found.labels), image_size, cache, progress, max_megapixels, again=True).bad
+    return load_decoded(found.root, list(found.labels), image_size, cache, progress, max_megapixels, again=True).bad
 
 
 def _place(source: str | Path) -> Path:
@@ -189,7 +189,7 @@ def load_folder(
     found = listing(root, cache, labels_from, groups=groups, without=without, only=only)
     root = found.root
     every = list(found.labels)
-    images = decoded(root, every, image_size, cache, progress, max_megapixels, ranges, again=not skip_bad)
+    images = load_decoded(root, every, image_size, cache, progress, max_megapixels, ranges, again=not skip_bad)
     if images.bad and not skip_bad:
         raise DataError(_bad_files(images.bad, len(found.labels), root, max_megapixels))
     labels = np.array([found.labels[path] for path in images.paths], np.int64)
@@ -211,7 +211,7 @@ def load_folder(
     merged = len(set(known.names)) - len(set(joined.tolist()))
     if merged:
         origin += f"; identical files in several groups joined {merged + 1} or more of them"
-    scans = look_at(root, images.paths)
+    scans = count_facts(root, images.paths)
     return ImageSet(
         root=root,
         images=images.images,

@@ -7,7 +7,7 @@ from data.grouping.proposals import Proposal, propose
 from data.suspicions import Suspicion, suspicions
 
 
-def conflicting(dataset: ImageSet) -> int:
+def count_label_conflicts(dataset: ImageSet) -> int:
     """Count the files that have the same content as a file of another class."""
     labels: dict[str, set[int]] = {}
     for content, label in zip(dataset.contents, dataset.labels.tolist(), strict=True):
@@ -35,7 +35,7 @@ SUSPECT_PATTERN = 1 / 3
 """Suspicious share for groups from folders or patterns, since a patient may well have a hundredth of the images."""
 
 
-def suspicious(dataset: ImageSet) -> list[str]:
+def group_warnings(dataset: ImageSet) -> list[str]:
     """Return what is suspicious about groups that were found, a line each: large ones, and those of several classes.
 
     Groups from a list are never suspicious, nor is a patient with images of several classes.

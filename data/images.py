@@ -156,7 +156,7 @@ def decode(
             return _decoded(source, image_size, ranges)
 
 
-def measured(source: Path | bytes, most: float = MOST_MEGAPIXELS) -> tuple[Kind, float, float] | None:
+def measure_range(source: Path | bytes, most: float = MOST_MEGAPIXELS) -> tuple[Kind, float, float] | None:
     """Return the kind of pixel values in an image file, and the smallest and the largest value; None for an image of
     8 bits, or without a finite value. Raises DataError as `decode` does."""
     with _in_words(source):
@@ -168,7 +168,7 @@ def measured(source: Path | bytes, most: float = MOST_MEGAPIXELS) -> tuple[Kind,
         with _room_for(held.room), opened(source) as image:
             if kind == "colour":
                 with opened(source) as again:
-                    values = colour16.numbers(image, again)
+                    values = colour16.combine_bytes(image, again)
                 return kind, float(values.min()), float(values.max())
             found = extremes(image)
             return found and (kind, *found)
@@ -274,12 +274,12 @@ def _decoded(source: Path | bytes, image_size: int, ranges: Ranges | None) -> ND
     """Decode an image; a separate function, so that the memory of the full image is free when it returns."""
     with opened(source) as image:
         _reduce(image, image_size)
-        shown = in_8_bits(image, source, ranges)
+        shown = to_8_bits(image, source, ranges)
         ImageOps.exif_transpose(shown, in_place=True)
-        return squashed(shown, image_size, ranges)
+        return to_square_rgb(shown, image_size, ranges)
 
 
-def in_8_bits(image: Image.Image, source: Path | bytes, ranges: Ranges | None = None) -> Image.Image:
+def to_8_bits(image: Image.Image, source: Path | bytes, ranges: Ranges | None = None) -> Image.Image:
     """Convert an image with colours of 16 bits, not yet decoded, to 8 bits; return all other images unchanged.
 
     It is scaled by the range for colours, or by its own extremes without `ranges`. For a range from 0 to 65535 it is
@@ -291,11 +291,11 @@ def in_8_bits(image: Image.Image, source: Path | bytes, ranges: Ranges | None = 
     if found == AS_16_BITS["colour"]:
         return image
     with opened(source) as again:
-        values = colour16.numbers(image, again)
+        values = colour16.combine_bytes(image, again)
     return colour16.as_8_bits(values, image, *(found or range_of("colour", float(values.min()), float(values.max()))))
 
 
-def squashed(image: Image.Image, image_size: int, ranges: Ranges | None = AS_16_BITS) -> NDArray[np.uint8]:
+def to_square_rgb(image: Image.Image, image_size: int, ranges: Ranges | None = AS_16_BITS) -> NDArray[np.uint8]:
     """Convert an image of any mode to RGB uint8 [S, S, 3]."""
     return np.asarray(to_rgb(image, ranges).resize((image_size, image_size), Image.Resampling.BILINEAR))
 

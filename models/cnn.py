@@ -166,7 +166,7 @@ class _HalvingPool(nn.Module):
         return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
 
 
-def fused(model: CNN) -> CNN:
+def fuse_for_prediction(model: CNN) -> CNN:
     """Return a faster copy for prediction only: batch norms are fused into convolutions, and pooling keeps no index.
 
     The model must be in eval mode. The copy gives the same numbers except for rounding.

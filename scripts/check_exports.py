@@ -20,7 +20,7 @@ from models.bundle.predictor import Predictor
 from models.bundle.reference import IMAGENET
 from models.cnn import build_cnn
 from models.scores.views import views_of
-from study.config.draw import anywhere
+from study.config.draw import draw_uniform
 from study.config.resolve import STANDING_IN, ask
 from study.config.schema import StudyConfig
 from study.config.space import distributions, full_point, network_config
@@ -43,7 +43,7 @@ def main() -> None:
     config = StudyConfig.model_validate({**asked.fields, **{name: STANDING_IN[name] for name in asked.autos}})
     rng = np.random.default_rng(0)
     kinds = distributions(config.space)
-    points = [*corners(config.space), *(anywhere(kinds, rng) for _ in range(given.points))]
+    points = [*corners(config.space), *(draw_uniform(kinds, rng) for _ in range(given.points))]
     images = np.random.default_rng(1).integers(0, 256, (3, given.size, given.size, 3), dtype=np.uint8)
     differences: list[tuple[float, float]] = []
     left_out = 0

@@ -29,7 +29,7 @@ import torch
 
 from data import batches as pixels_on_device
 from data.augment import Augment
-from data.batches import Normalisation, Pixels, eval_batches, to_device, train_batches
+from data.batches import DeviceImages, Normalisation, eval_batches, to_device, train_batches
 from data.public import tissue
 from models.architecture import CNNConfig, plain_blocks
 from models.bundle import folder as bundle
@@ -157,13 +157,13 @@ def number_types(device: torch.device, _: Path) -> str:
     return f"{str(wanted).removeprefix('torch.')}; loss {losses[0]:.2f} to {losses[-1]:.2f} in 8 steps"
 
 
-def noise(device: torch.device, count: int, pixels: int, images_on: str = "") -> Pixels:
+def noise(device: torch.device, count: int, pixels: int, images_on: str = "") -> DeviceImages:
     """Images of noise, the second class brighter."""
     generator = torch.Generator().manual_seed(3)
     labels = torch.arange(count) % 2
     images = torch.randint(0, 200, (count, pixels, pixels, 3), dtype=torch.uint8, generator=generator)
     images += (20 * labels).to(torch.uint8).view(-1, 1, 1, 1)
-    return Pixels(images.to(images_on or device), labels.to(device), Normalisation(**IMAGENET))
+    return DeviceImages(images.to(images_on or device), labels.to(device), Normalisation(**IMAGENET))
 
 
 def graph(device: torch.device, _: Path) -> str:
@@ -418,14 +418,14 @@ CHECKS: tuple[tuple[Callable[[torch.device, Path], str], tuple[str, ...]], ...] 
     (resuming, ("study.training.workspace.versions",)),
     (
         workers,
-        ("study.search.devices.named", "study.search.devices.seen_alone", "study.search.local._live"),
+        ("study.search.devices.named", "study.search.devices.environment_for_device", "study.search.local._live"),
     ),
     (
         export,
         (
             "models.cnn._HalvingPool.forward",
             "models.precision.full_precision",
-            "study.use.ahead.turns",
+            "study.use.ahead.gpu_lock",
             "study.cli.options.choose_devices",
         ),
     ),

@@ -52,7 +52,7 @@ def _wait_briefly() -> None:
         )
 
 
-def _check_rooms() -> None:
+def _check_packages() -> None:
     """Raise ImportError if another package named `data` or `models` is found instead of ours.
 
     Under `python -m study`, write one line and exit with code 2 instead.
@@ -70,4 +70,4 @@ def _check_rooms() -> None:
 
 
 _wait_briefly()
-_check_rooms()
+_check_packages()

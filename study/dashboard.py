@@ -350,7 +350,7 @@ def application(url: str, *, write: bool) -> WSGIApplication:
     storage = open_storage(url, create=False, write=write, kind=DashboardStorage)
     assert isinstance(storage, DashboardStorage)
     storage.url = url
-    app = dressed(wsgi(storage, artifact_store=ArtifactFiles(storage)), storage, write=write)
+    app = add_page_changes(wsgi(storage, artifact_store=ArtifactFiles(storage)), storage, write=write)
     return app if write else _read_only(app)
 
 
@@ -366,7 +366,7 @@ def _read_only(app: WSGIApplication) -> WSGIApplication:
     return guarded
 
 
-NARROW = """
+NARROW_STYLE = """
 .MuiTypography-root, td { overflow-wrap: anywhere }
 main { min-width: 0 }
 main .MuiCard-root { max-width: 100% }
@@ -387,7 +387,7 @@ main .MuiTable-root { min-width: 0 }
 """
 """Style that keeps everything within the width of a phone's screen."""
 
-UNCHANGEABLE = """
+READ_ONLY_STYLE = """
 :is(button, [role=button]):is([aria-label="rename study"], [aria-label="delete study"], [aria-label="delete artifact"],
   [aria-label="skip trial"]),
 button:has([data-testid=AddBoxIcon], [data-testid=EditIcon]),
@@ -399,13 +399,13 @@ main .MuiButton-outlinedError,
 They are: create, rename, delete, edit, upload, and "Fail Trial".
 """
 
-SELECTED = """
+BEST_VALUE_STYLE = """
 h6 + h3.MuiTypography-h3 { color: inherit; font-size: 1.25rem; font-weight: normal }
 h6 + h3.MuiTypography-h3::before { content: "Selection score on validation, the best of many and not a performance: " }
 """
 """Style in which the largest number of a study's page says what it is, and is not red."""
 
-FIRST = """
+OPEN_NOTE_SCRIPT = """
 document.addEventListener("click", event => {
   const link = event.target.closest('main a[href*="/dashboard/studies/"]');
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
@@ -418,7 +418,7 @@ document.addEventListener("click", event => {
 """Script that opens a study chosen from the list at its note."""
 
 
-def dressed(app: WSGIApplication, storage: DashboardStorage, *, write: bool) -> WSGIApplication:
+def add_page_changes(app: WSGIApplication, storage: DashboardStorage, *, write: bool) -> WSGIApplication:
     """Add our styles to the dashboard's pages, open a study at its note, and leave out long attributes."""
 
     def answer(environment: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
@@ -427,7 +427,7 @@ def dressed(app: WSGIApplication, storage: DashboardStorage, *, write: bool) -> 
             return app(environment, start)
         if path == "/first.js":
             start("200 OK", [("Content-Type", "text/javascript; charset=utf-8")])
-            return [FIRST.encode()]
+            return [OPEN_NOTE_SCRIPT.encode()]
         found = re.match(r"/(dashboard|api)/studies/(\d{1,18})(/.*)?$", path)
         own = found is not None and storage.is_own(int(found[2]))
         if path.startswith("/dashboard"):
@@ -453,7 +453,7 @@ def _changed(
         given[:] = answer
         return written.append
 
-    asked = {key: value for key, value in environment.items() if key not in PARTLY}
+    asked = {key: value for key, value in environment.items() if key not in PARTIAL_HEADERS}
     content = app(asked, begin)
     body = b"".join([*written, *content])
     if close := getattr(content, "close", None):
@@ -467,12 +467,12 @@ def _changed(
     return [body]
 
 
-PARTLY = ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_MATCH", "HTTP_RANGE")
+PARTIAL_HEADERS = ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_MATCH", "HTTP_RANGE")
 """Request headers that ask for less than the whole answer."""
 
 
 def _styled(page: bytes, *, write: bool, own: bool) -> bytes:
-    style = NARROW + ("" if write else UNCHANGEABLE) + (SELECTED if own else "")
+    style = NARROW_STYLE + ("" if write else READ_ONLY_STYLE) + (BEST_VALUE_STYLE if own else "")
     return page.replace(b"</head>", f'<style>{style}</style><script defer src="/first.js"></script></head>'.encode(), 1)
 
 
@@ -485,7 +485,7 @@ def _without_walls(answer: bytes) -> bytes:
     return json.dumps(found).encode()
 
 
-def private(app: WSGIApplication, port: int, token: str | None) -> WSGIApplication:
+def require_own_pages(app: WSGIApplication, port: int, token: str | None) -> WSGIApplication:
     """Answer only requests from this server's own pages: any other website can send requests to 127.0.0.1, too.
 
     With a token, answer only those who have it: from the printed address at first, and by a cookie from then on. Files
@@ -542,6 +542,6 @@ def serve(app: WSGIApplication, port: int, ready: Callable[[str], None], *, secr
     except OSError as error:
         raise StudyError(f"port {port}: {error.strerror} (choose another with --port, or 0 for any)") from error
     with server:
-        server.set_app(private(app, server.server_port, token))
+        server.set_app(require_own_pages(app, server.server_port, token))
         ready(f"http://127.0.0.1:{server.server_port}/dashboard{f'?token={token}' if token else ''}")
         server.serve_forever()

@@ -15,7 +15,7 @@ from study import StudyError
 from study.attributes import EPOCH_SECONDS, PLANNED, THREADS, kept, number
 from study.budget.expect import Images
 from study.budget.load import take_threads
-from study.budget.stages import Plan, planned_again
+from study.budget.stages import Plan, replan
 from study.config.limit import cost_of
 from study.config.resolve import StudyRequest
 from study.forkserver import gather
@@ -149,7 +149,7 @@ def _compared(news: Iterator[TrialNews], study: OpenStudy, images: int) -> Itera
             for trial in own
             if (seconds := number(trial.user_attrs, EPOCH_SECONDS))
         ]
-        again = planned_again(config, planned, Images(count=images, side=None, grouped=True), took)
+        again = replan(config, planned, Images(count=images, side=None, grouped=True), took)
         if again:
             study.remember(PLANNED, again.model_dump(mode="json"))
             yield again

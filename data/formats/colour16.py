@@ -52,7 +52,7 @@ def read_lower(image: Image.Image) -> None:
     ]
 
 
-def numbers(upper: Image.Image, lower: Image.Image) -> NDArray[np.uint16]:
+def combine_bytes(upper: Image.Image, lower: Image.Image) -> NDArray[np.uint16]:
     """Return the 16-bit colours [H, W, 3], without transparency, of a file that was opened twice."""
     read_lower(lower)
     found = np.asarray(lower)[..., :3].astype(np.uint16)

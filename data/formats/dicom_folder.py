@@ -18,7 +18,7 @@ SHORTEST_NUMBER = 5
 """Fewest characters of a patient's number that is looked for in paths."""
 
 
-def how_shown(found: Dataset) -> str:
+def grey_level_rule(found: Dataset) -> str:
     """Return in words by which rule the grey levels of a file are made; "" for colours."""
     if int(found.get("SamplesPerPixel") or 1) != 1 or found.get("PhotometricInterpretation") == "PALETTE COLOR":
         return ""
@@ -32,7 +32,7 @@ def how_shown(found: Dataset) -> str:
 
 
 @dataclass
-class Facts:
+class DicomFacts:
     """What the DICOM files among images have in common, in numbers."""
 
     files: int = 0
@@ -62,9 +62,9 @@ class Facts:
         return found
 
 
-def look_at(root: Path, paths: Sequence[str]) -> Facts:
+def count_facts(root: Path, paths: Sequence[str]) -> DicomFacts:
     """Count what is to be said of the DICOM files among `paths` below `root`."""
-    facts = Facts()
+    facts = DicomFacts()
     for path in paths:
         with (root / path).open("rb") as file:
             if not is_dicom(file.read(132)):
@@ -73,7 +73,7 @@ def look_at(root: Path, paths: Sequence[str]) -> Facts:
             try:
                 with in_words():
                     header = read(file, pixels=False, tags=(*TAGS, "PatientID"))
-                    facts.rules[how_shown(header)] += 1
+                    facts.rules[grey_level_rule(header)] += 1
                     facts.burned += str(header.get("BurnedInAnnotation", "")).upper() == "YES"
                     facts.named += _in_path(str(header.get("PatientID") or "").strip(), path)
             except DataError:  # it is said where the file is decoded

@@ -119,7 +119,7 @@ def limit_of(chance: float) -> float:
     return min(1.0, max(LIKE, MARGIN * chance))
 
 
-def believed(tried: ComparedPairs, start: Ints, chance: float) -> tuple[Ints, list[tuple[int, int]]]:
+def group_by_evidence(tried: ComparedPairs, start: Ints, chance: float) -> tuple[Ints, list[tuple[int, int]]]:
     """Return a group number for each image [N], from the compared pairs that are likely copies, and pairs to compare.
 
     Pairs are considered in order of likeness, the highest first. A sure pair alone joins two groups. So does a pair of

@@ -15,7 +15,7 @@ from PIL import ImageOps
 
 from data.cache import publish
 from data.grouping.settings import FAINT, KEYPOINTS, LAID, MIN_INLIERS, MIN_SIDE, SIDE, UNIT
-from data.images import in_8_bits, opened, to_rgb
+from data.images import opened, to_8_bits, to_rgb
 
 BLOCK = 512
 """Number of images whose descriptions are kept together; if the process is killed, at most so many are lost."""
@@ -57,7 +57,7 @@ def describe(path: str) -> Description:
         with opened(Path(path)) as image:
             if image.width * image.height > LARGE:  # a JPEG of this size would take gigabytes
                 image.draft("RGB", (4 * SIDE, 4 * SIDE))
-            pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(in_8_bits(image, Path(path)))))
+            pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(to_8_bits(image, Path(path)))))
     except Exception as error:
         raise OSError(f"{path}: cannot be read as an image ({error})") from error
     height, width = pixels.shape[:2]

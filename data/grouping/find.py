@@ -32,7 +32,7 @@ from data.grouping.belief import (
     ClosePair,
     ComparedPairs,
     DisjointSets,
-    believed,
+    group_by_evidence,
     limit_of,
     random_pairs,
     reached_by_chance,
@@ -121,7 +121,7 @@ class _Search:
         del codes
         tried, chance = self._compared(batches, certain, total)
         limit = limit_of(chance)
-        labels, _ = believed(tried, certain, chance) if chance < BLIND else (certain, [])
+        labels, _ = group_by_evidence(tried, certain, chance) if chance < BLIND else (certain, [])
         self._tell(2 * total, 2 * total)
         told = chance < BLIND
         joined = int((tried.like >= limit).sum()) if told else 0
@@ -154,10 +154,10 @@ class _Search:
         last = batches[-1]
         if chance < BLIND:
             promising = float((tried.like[-len(batches[-2]) :] >= limit_of(chance)).mean()) >= RARE
-            chosen = last[_last_chances(last, believed(tried, start, chance)[0])] if promising else last[:0]
+            chosen = last[_last_chances(last, group_by_evidence(tried, start, chance)[0])] if promising else last[:0]
             self._done += len(last) - len(chosen)
             tried.add(chosen, self._registered(chosen, "batch-last", images))
-            _, wanted = believed(tried, start, chance)
+            _, wanted = group_by_evidence(tried, start, chance)
             more = np.array(wanted, np.int64).reshape(-1, 2)
             tried.add(more, self._registered(more, "asked", images))
         return tried, chance

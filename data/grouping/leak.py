@@ -24,7 +24,7 @@ from PIL import ImageOps
 from sklearn.neighbors import NearestNeighbors
 
 from data.grouping.crew import processes_map
-from data.images import in_8_bits, opened, to_rgb
+from data.images import opened, to_8_bits, to_rgb
 
 SAMPLE = 1000
 """Largest number of held-out images that are examined; if there are more, a random sample is taken."""
@@ -125,7 +125,7 @@ def _look(path: str) -> Features:
     with opened(Path(path)) as image:
         size = image.size
         image.draft("RGB", (2 * LOOK, 2 * LOOK))
-        pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(in_8_bits(image, Path(path)))))
+        pixels: MatLike = np.asarray(to_rgb(ImageOps.exif_transpose(to_8_bits(image, Path(path)))))
     pixels = cv2.resize(pixels, (LOOK, LOOK), interpolation=cv2.INTER_AREA if len(pixels) >= LOOK else cv2.INTER_LINEAR)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     colour = cv2.calcHist([pixels], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3).ravel()

@@ -93,7 +93,7 @@ KNOWN = {
 }
 
 
-def normal(name: str) -> str:
+def normalise_class_name(name: str) -> str:
     """Normalise a class name for comparison: lower case, words joined by single underscores."""
     return "_".join(part for part in "".join(c if c.isalnum() else " " for c in name.lower()).split())
 
@@ -104,7 +104,7 @@ def recognise(classes: Iterable[str], images: int, size: tuple[int, int] | None)
     Either all of its classes are there, with at most as many images as it has, or some of them, with exactly their
     share of its images.
     """
-    names = {normal(name) for name in classes}
+    names = {normalise_class_name(name) for name in classes}
     for key, known in KNOWN.items():
         whole = next((convention for convention in known.classes if names <= set(convention)), None)
         if whole is None or len(names) < 2 or size != (known.side, known.side):
@@ -149,7 +149,7 @@ def _downloaded(name: str, raw: Path) -> Sequence["Split"]:
 
 
 def _labelled(split: "Split") -> list[tuple[Image.Image, str]]:
-    return [(image, normal(split.classes[label])) for image, label in split]
+    return [(image, normalise_class_name(split.classes[label])) for image, label in split]
 
 
 def write_folder(images: Iterable[tuple[Image.Image, str]], folder: Path) -> None:

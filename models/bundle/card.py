@@ -276,7 +276,7 @@ class StudyCard(Card):
 Kind = TypeVar("Kind", bound=Card)
 
 
-def parsed(raw: dict[str, JsonValue], kind: type[Kind]) -> Kind:
+def parse_card(raw: dict[str, JsonValue], kind: type[Kind]) -> Kind:
     """Make a card from its JSON, whose hash is already checked. Raises ModelError if this version cannot read it."""
     if raw.get("format", FORMAT) != FORMAT:
         raise ModelError(

@@ -142,6 +142,6 @@ def compare(run: Run, expected: NDArray[np.float32], images: Images) -> float:
     return float(np.abs(run(images) - expected).max(initial=0.0))
 
 
-def described(run: Run, expected: NDArray[np.float32], images: Images, *, timed: bool = True) -> ExportedFile:
+def card_entry(run: Run, expected: NDArray[np.float32], images: Images, *, timed: bool = True) -> ExportedFile:
     """Compare and, if `timed`, time an exported file; return the entry for the card."""
     return ExportedFile(max_difference=compare(run, expected, images), speed_cpu=speed(run, images) if timed else [])

@@ -22,7 +22,7 @@ from torch import nn
 from models import ModelError, files
 from models.architecture import Architecture, BackboneConfig, CNNConfig, plain_blocks
 from models.bundle import export
-from models.bundle.card import Card, ExportedFile, Kind, parsed
+from models.bundle.card import Card, ExportedFile, Kind, parse_card
 from models.bundle.predictor import Bundle, Predictor
 from models.bundle.readable import markdown
 from models.bundle.reference import IMAGENET, checkpoint, read_checkpoint
@@ -84,7 +84,7 @@ def save(
     loaded = _predictor(load_weights(directory / WEIGHTS, config), card)
     trained = _predictor(copy.deepcopy(model).cpu().float(), card)
     expected = export.run_module(trained)(images)
-    formats = {WEIGHTS: export.described(export.run_module(loaded), expected, images, timed=timed)}
+    formats = {WEIGHTS: export.card_entry(export.run_module(loaded), expected, images, timed=timed)}
     formats |= _export(directory, loaded, expected, images, timed=timed)
     once = _predictor(loaded.model, card, AS_IT_IS)
     if loaded.views != AS_IT_IS:
@@ -121,7 +121,7 @@ def _export(
     ):
         content = convert(exported)
         files.write(directory / name, content)
-        formats[name] = export.described(loaded(content), expected, images, timed=timed)
+        formats[name] = export.card_entry(loaded(content), expected, images, timed=timed)
     return formats
 
 
@@ -259,7 +259,7 @@ def read_card(directory: Path, kind: type[Kind]) -> Kind:
             f"{directory / CARD} was altered since it was written (its content does not match its own hash)"
         )
     try:
-        return parsed(raw, kind)
+        return parse_card(raw, kind)
     except ModelError as error:
         raise ModelError(f"{directory} cannot be read: {error}") from error
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.bundle.card import Card, Ranges
-from models.cnn import CNN, fused, prepare
+from models.cnn import CNN, fuse_for_prediction, prepare
 from models.precision import full_precision
-from models.scores.transforms import by_view, seen
+from models.scores.transforms import seen, split_views
 from models.scores.views import AS_IT_IS, View
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Predictor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the probabilities [B, K] of images, uint8 [B, S, S, 3], averaged over the views."""
-        logits = by_view(self.model(seen(self.normalised(images), self.views)), self.views)
+        logits = split_views(self.model(seen(self.normalised(images), self.views)), self.views)
         probabilities = torch.softmax(logits / self.temperature, dim=-1)
         return probabilities if self.views == AS_IT_IS else probabilities.mean(dim=0)
 
@@ -100,8 +100,8 @@ class Bundle:
         """Move the model to a device, in place, in the channels-last layout.
 
         Pixels come in this layout, and convolutions are faster with it. Afterwards the model can only predict, see
-        models.cnn.fused.
+        models.cnn.fuse_for_prediction.
         """
-        self.predictor.model = prepare(fused(self.predictor.model), device)
+        self.predictor.model = prepare(fuse_for_prediction(self.predictor.model), device)
         self.predictor.to(device)
         return self

@@ -29,7 +29,7 @@ from models.scores.intervals import (
     group_labels,
     group_sums,
 )
-from models.scores.transforms import seen_so
+from models.scores.transforms import apply_view
 from models.scores.views import AS_IT_IS, View
 
 Floats = NDArray[np.float64]
@@ -166,7 +166,7 @@ def _as_many_as_fit(model: nn.Module, images: Tensor, views: tuple[View, ...], a
     while True:
         try:
             some = [
-                torch.stack([model(seen_so(part, view)).cpu().double() for view in views])
+                torch.stack([model(apply_view(part, view)).cpu().double() for view in views])
                 for part in torch.split(images, min(at_once, len(images)))
             ]
             return torch.cat(some, dim=1), at_once

@@ -29,7 +29,7 @@ from reference import CPU
 from models.scores.evaluation import mean_recall, predict_logits
 from study.budget.plan import TIERS
 from study.budget.starts import starts
-from study.config.draw import anywhere
+from study.config.draw import draw_uniform
 from study.config.presets import PRESETS, STRONG
 from study.config.schema import StudyConfig
 from study.config.space import distributions
@@ -57,7 +57,7 @@ def points(config: StudyConfig) -> list[dict[str, Any]]:
     begun += [{**usual, **STRONG, "base_filters": width, **row} for row in MORE]
     kinds, rng, drawn = distributions(config.space), np.random.default_rng(0), []
     while len(drawn) < DRAWN:
-        one = anywhere(kinds, rng)
+        one = draw_uniform(kinds, rng)
         if config.above_limit(one) is None:
             drawn.append(one)
     return [*begun[:BEGUN], *drawn]

@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from data.cache import decoded
+from data.cache import load_decoded
 from data.datasets import load_folder
 from data.public import tissue
 
@@ -37,7 +37,7 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
 def once(root: Path, cache: Path) -> Row:
     """Measure both sides, one after the other, so that a machine whose speed drifts affects both."""
     names = sorted(path.relative_to(root).as_posix() for path in root.glob("*/*.jpeg"))
-    ours = seconds(lambda: decoded(root, names, SIZE, cache))
+    ours = seconds(lambda: load_decoded(root, names, SIZE, cache))
     theirs = seconds(lambda: image_folder(root))
     return {
         "what": "decoding",
@@ -72,7 +72,7 @@ def image_folder(root: Path) -> None:
 
 def compare(root: Path, names: list[str], cache: Path, all_names: list[str]) -> float:
     """Compute the mean absolute difference between our pixels and ImageFolder's, in grey levels."""
-    ours = decoded(root, all_names, SIZE, cache)
+    ours = load_decoded(root, all_names, SIZE, cache)
     resize = transforms.Resize((SIZE, SIZE))
     differences = [
         np.abs(np.asarray(resize(Image.open(root / name)), np.float32) - ours.images[all_names.index(name)]).mean()

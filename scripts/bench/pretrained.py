@@ -17,7 +17,7 @@ from reference import CPU
 from torch import nn
 
 from models.architecture import Backbone, BackboneConfig
-from models.backbones import at_hand, find_weights, load_features
+from models.backbones import find_weights, load_features, preferred_local_network
 from models.cnn import CNN, build_cnn
 from study.result.pretrained import fit
 from study.training.workspace import make_workspace
@@ -54,7 +54,7 @@ def finetuned(bench: Bench) -> Row:
     from peers import loader, right_of, tenth
 
     start = time.perf_counter()
-    name = at_hand()
+    name = preferred_local_network()
     if name is None:
         raise SystemExit("no pretrained network is at hand")
     both, workers = bench.images("train", "val"), 2

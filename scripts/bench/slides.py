@@ -28,7 +28,7 @@ from data.slides.slide import Slide, describe, thumbnail
 from data.slides.tissue import find_tissue
 from models.bundle.folder import load
 from models.bundle.predictor import Bundle
-from study.use.ahead import done_ahead, turns
+from study.use.ahead import done_ahead, gpu_lock
 from study.use.slides import predicted
 
 SIDES = ("reading alone", "network alone", "map")
@@ -57,7 +57,7 @@ def _grandparent(process: str) -> int:
 def rate(side: str, bundle: Bundle, crew: Readers, slide: Slide, places: NDArray[np.int64], field: float) -> Row:
     """Do one side's work for all tiles; return tiles a second and the peak memory."""
     batches = read_batches(crew, slide, places, field, bundle.image_size)
-    work = partial(predicted, bundle, turns(bundle.predictor.mean.device))
+    work = partial(predicted, bundle, gpu_lock(bundle.predictor.mean.device))
     if side == "network alone":
         batches = iter(list(batches))
     start = time.perf_counter()

@@ -31,7 +31,7 @@ from reference import network as published
 from torch import nn
 
 from data.augment import Augment
-from data.batches import Normalisation, Pixels, eval_batches, train_batches
+from data.batches import DeviceImages, Normalisation, eval_batches, train_batches
 from data.public import tissue
 from models.architecture import CNNConfig, plain_blocks
 from models.bundle.reference import IMAGENET
@@ -73,7 +73,7 @@ def trained(config: CNNConfig, batch: int, device: torch.device, steps: int) -> 
     """Measure the images per second, ours and plain, and the shares of our time for augmentation and evaluation."""
     torch.manual_seed(0)
     count, size = batch * steps, config.image_size
-    pixels = Pixels(
+    pixels = DeviceImages(
         torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, device=device),
         torch.randint(0, CLASSES, (count,), device=device),
         Normalisation(**IMAGENET),
@@ -97,7 +97,7 @@ def trained(config: CNNConfig, batch: int, device: torch.device, steps: int) -> 
     }
 
 
-def plain_epoch(config: CNNConfig, pixels: Pixels, batch: int, device: torch.device) -> float:
+def plain_epoch(config: CNNConfig, pixels: DeviceImages, batch: int, device: torch.device) -> float:
     """Measure the seconds of a second epoch in the plain loop; the first one warms up."""
     model = plain_network(config).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-4)

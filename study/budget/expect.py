@@ -12,7 +12,7 @@ from models.architecture import SMALLEST, BackboneConfig
 from models.cost import Cost, cost
 from models.scores.views import views_of
 from models.training.recipe import batch_for
-from study.config.draw import anywhere
+from study.config.draw import draw_uniform
 from study.config.limit import cheapest, cost_of
 from study.config.schema import StudyConfig
 from study.config.space import backbones, distributions
@@ -146,7 +146,7 @@ def _quartile(key: str) -> Cost:
     config = StudyConfig.model_validate({"trials": 1, "pruner": "none", "final_data": "train", **fields})
     rng = np.random.default_rng(0)
     kinds = distributions(config.space)
-    points = [anywhere(kinds, rng) for _ in range(DRAWS)]
+    points = [draw_uniform(kinds, rng) for _ in range(DRAWS)]
     inside = [cost_of(config.space, point, config.image_size) for point in points if not config.above_limit(point)]
     inside.append(cost_of(config.space, cheapest(config.space, config.image_size), config.image_size))
     inside.sort(key=lambda one: (one.flops, one.numbers))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from data.augment import Augment
-from data.batches import Normalisation, Pixels, train_batches
+from data.batches import DeviceImages, Normalisation, train_batches
 from data.images import decode
 from data.processes import usable_cpus
 from models.architecture import CNNConfig, plain_blocks
@@ -111,7 +111,7 @@ def _image_seconds(probe: CNNConfig, device: torch.device, seconds: float) -> fl
     """
     side = probe.image_size
     generator = torch.Generator().manual_seed(0)
-    pixels = Pixels(
+    pixels = DeviceImages(
         torch.randint(0, 256, (IMAGES, side, side, 3), dtype=torch.uint8, generator=generator).to(device),
         torch.randint(0, 2, (IMAGES,), generator=generator).to(device),
         Normalisation(**IMAGENET),

@@ -28,7 +28,7 @@ from study.budget.stages import (
     AFTER,
     EXTRAS,
     Plan,
-    expected,
+    expected_seconds,
     kept_seconds,
     result_seconds,
     trial_epochs,
@@ -169,7 +169,7 @@ def plan(
                 config = richer
     if "starts" in asked.autos:
         config = config.with_fields({"starts": starts(config)})
-    stages = expected(config, images, throughput, hours)
+    stages = expected_seconds(config, images, throughput, hours)
     if "trials" in asked.autos:
         config = config.model_copy(update={"trials": _trials(config, images, throughput, stages["search"])})
     epoch = epoch_seconds(config, images, throughput, usual_cost(config)) * final_share(config)
@@ -198,7 +198,7 @@ class _Room:
     def of(cls, config: StudyConfig, images: Images, throughput: Throughput, hours: float) -> Self:
         """Work out what the hours leave for training."""
         cheap = cost_of(config.space, cheapest(config.space, config.image_size), config.image_size)
-        stages = expected(config, images, throughput, hours)
+        stages = expected_seconds(config, images, throughput, hours)
         taken = stages["measuring"] + stages["images"] + result_seconds(images, throughput)
         taken += sum(known_seconds(config, images, throughput))
         usual, small = (epoch_seconds(config, images, throughput, one) for one in (usual_cost(config), cheap))
@@ -245,7 +245,7 @@ def _scarce(
     if "starts" in autos:
         found = starts(config, scarce=True)
         config = config.with_fields({"starts": found})
-    stages = expected(config, images, throughput, hours)
+    stages = expected_seconds(config, images, throughput, hours)
     scores = known_seconds(config, images, throughput)[1]
     stages |= {"confirmation": 0.0, "result": result_seconds(images, throughput) + scores}
     stages["final training"] = config.final_epochs * network * room.share
@@ -277,7 +277,7 @@ def _fits(config: StudyConfig, images: Images, throughput: Throughput, hours: fl
         if strict
         else cost_of(config.space, cheapest(config.space, config.image_size), config.image_size)
     )
-    stages = expected(config, images, throughput, hours, usual)
+    stages = expected_seconds(config, images, throughput, hours, usual)
     before = stages["measuring"] + stages["images"]
     after = stages["confirmation"] + stages["final training"] + stages["result"]
     epoch = epoch_seconds(config, images, throughput, usual)

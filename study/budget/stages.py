@@ -146,9 +146,7 @@ AGAIN_AFTER, AGAIN_FROM = 3, 1.5
 shorter for the plan to be made again."""
 
 
-def planned_again(
-    config: StudyConfig, planned: Plan, images: Images, trials: Sequence[tuple[Cost, float]]
-) -> Plan | None:
+def replan(config: StudyConfig, planned: Plan, images: Images, trials: Sequence[tuple[Cost, float]]) -> Plan | None:
     """Return a new plan, made from what an epoch of the first trials took; None if the old plan stands.
 
     `trials`: for each trial (cost of its network, seconds of an epoch). The configuration and the seconds of measuring,
@@ -168,7 +166,7 @@ def planned_again(
         pixels=machine.pixels / times,
         step=machine.step * times,
     )
-    stages = expected(config, images, slower, planned.hours)
+    stages = expected_seconds(config, images, slower, planned.hours)
     stages |= {name: planned.stages[name] for name in ("measuring", "images", "result")}
     kept = kept_seconds(config, stages, planned.hours)
     if planned.given_up:  # a scarce plan keeps no more than its final training and result take
@@ -196,7 +194,7 @@ def kept_seconds(config: StudyConfig, stages: Mapping[Stage, float], hours: floa
     return max(AFTER * 3600 * hours, min(after, 0.9 * 3600 * hours - stages["measuring"] - stages["images"]) / 2)
 
 
-def shortened(config: StudyConfig, epoch: float, seconds: float, at_once: int = 1) -> StudyConfig:
+def shorten_final_stage(config: StudyConfig, epoch: float, seconds: float, at_once: int = 1) -> StudyConfig:
     """Return the configuration with as much after the search as fits into `seconds`, if an epoch there takes `epoch`.
 
     `at_once`: number of trainings that several workers do at the same time.
@@ -219,7 +217,7 @@ def shortened(config: StudyConfig, epoch: float, seconds: float, at_once: int = 
     return config.model_copy(update={"final_epochs": epochs})
 
 
-def extended(
+def extend_final_stage(
     config: StudyConfig, autos: Collection[str], epoch: float, seconds: float, at_once: int = 1
 ) -> StudyConfig:
     """Return the configuration with more after the search, if `seconds` are more than the plan expected.
@@ -264,7 +262,7 @@ def _epochs_one_after_the_other(config: StudyConfig, at_once: int = 1, scratch: 
     )
 
 
-def expected(
+def expected_seconds(
     config: StudyConfig, images: Images, throughput: Throughput, hours: float, network: Cost | None = None
 ) -> dict[Stage, float]:
     """Return the expected seconds of each stage.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from study.config.limit import SHAPING, above, cheapest
+from study.config.limit import SHAPING, cheapest, limit_violation
 from study.config.presets import BACKBONE_STARTS, STARTS, STRONG
 from study.config.schema import StudyConfig
 from study.config.space import Range, Value, backbones, contains
@@ -54,7 +54,7 @@ def _widened(config: StudyConfig, point: dict[str, Value]) -> dict[str, Value]:
     widths = [width for width in range(low, high + 1) if contains(config.space, "base_filters", width)]
 
     def fits(width: int) -> bool:
-        return above(room, config.space, {**point, "base_filters": width}, config.image_size) is None
+        return limit_violation(room, config.space, {**point, "base_filters": width}, config.image_size) is None
 
     held = bisect_left(widths, True, key=lambda width: not fits(width))  # number of widths that are narrow enough
     return {**point, "base_filters": widths[held - 1]} if held else point

@@ -15,13 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from data import counted
-from data.findings import conflicting, odd, proposal, suspicious
+from data.findings import count_label_conflicts, group_warnings, odd, proposal
 from models.bundle.card import Origin, StudyCard, percent
 from models.bundle.verdict import Verdict, verdict
 from study.budget.stages import CONFIRM_SEEDS, Plan, in_words
 from study.cli.console import duration, err, out, plain, storage_option
 from study.config.schema import StudyConfig
-from study.config.space import in_use
+from study.config.space import used_parameters
 from study.launch import News
 from study.result.final import Outcome
 from study.result.refit import Activity, FinalEpoch
@@ -134,9 +134,9 @@ class Display:
         self._doing = "search"
         for line in (*opened.dataset.account, *(one.line() for one in odd(opened.dataset))):
             self._say(line)
-        if clash := conflicting(opened.dataset):  # at least two
+        if clash := count_label_conflicts(opened.dataset):  # at least two
             err.print(f"{clash} files have the same content but different classes (see: study data audit)")
-        for line in suspicious(opened.dataset):
+        for line in group_warnings(opened.dataset):
             look = f"study data audit {_as_options(opened.study.config)} --html audit.html"
             self._say(
                 f"{line}: look at them ({look}), and give the groups yourself if they are wrong (--set groups=...)"
@@ -299,7 +299,7 @@ def _summary_rows(name: str, card: StudyCard, worth: Verdict, directory: Path) -
     space = study.config.get("space")
     params = ", ".join(
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-        for key, value in in_use(space if isinstance(space, dict) else {}, study.params).items()
+        for key, value in used_parameters(space if isinstance(space, dict) else {}, study.params).items()
     )
     metric = study.metric.replace("_", " ")
     score = "none" if study.selection_score is None else percent(study.selection_score)

@@ -9,7 +9,7 @@ from study.storage.names import CACHE, is_name
 RUNS = CACHE.parent
 """Folder with the folders of the studies that were begun in the current folder."""
 
-IN = ("card.json", "config.json", "model.safetensors")
+MODEL_FILES = ("card.json", "config.json", "model.safetensors")
 """Files of a model folder: if only some of them are missing, whoever loads the folder says so."""
 
 
@@ -18,7 +18,7 @@ def model_at(given: Path) -> Path:
 
     Raises StudyError if there is none.
     """
-    if given.is_file() or any((given / name).exists() for name in IN):
+    if given.is_file() or any((given / name).exists() for name in MODEL_FILES):
         return given
     places = [given, *([RUNS / given] if is_name(str(given)) else [])]
     for place in places:
@@ -27,11 +27,12 @@ def model_at(given: Path) -> Path:
             return place / "model"
     allowed = f"give a model folder, such as {RUNS}/NAME/model, a study's name, or a .pth file"
     if there := sorted(card.parent.parent.name for card in RUNS.glob("*/model/card.json")):
-        allowed += f"; studies with a model here: {', '.join(there[:MOST])}{', ...' if there[MOST:] else ''}"
+        more = ", ..." if len(there) > MAX_NAMED_STUDIES else ""
+        allowed += f"; studies with a model here: {', '.join(there[:MAX_NAMED_STUDIES])}{more}"
     if any((place / "owner.json").is_file() for place in places):
         raise StudyError(f"the study {given.name} has no model yet (study resume {given.name} --finish makes one)")
     raise StudyError(f"no {'model in' if given.exists() else 'such model:'} {given} ({allowed})")
 
 
-MOST = 5
+MAX_NAMED_STUDIES = 5
 """Largest number of studies that an error names."""

@@ -18,7 +18,7 @@ from models.bundle.folder import load
 from study.cli.console import err, one_line, print_table
 from study.cli.display import show
 from study.use.predict import threshold_of
-from study.use.slides import SlideMap, Wishes, map_slides
+from study.use.slides import MapOptions, SlideMap, map_slides
 
 
 def predict_slides(
@@ -40,7 +40,7 @@ def predict_slides(
     stdout = sys.stdout  # while the progress is shown, rich replaces sys.stdout
     with show(err) as display, readers(usable_cpus()) as crew:
         slides = find_slides(places, crew)
-        wishes = Wishes(out=out, mpp=mpp, um=um, threshold=threshold)
+        wishes = MapOptions(out=out, mpp=mpp, um=um, threshold=threshold)
         for one in map_slides(bundle, slides, wishes, crew, display.images):
             if isinstance(one, SlideMap):
                 done.append(one)

@@ -17,7 +17,7 @@ from study.search.standing import search_seconds, winner
 from study.search.unneeded import size_of
 from study.storage.door import load_study, open_storage, runs_folder
 from study.storage.lean import LeanStorage
-from study.storage.owners.leases import holders
+from study.storage.owners.leases import holders_in_words
 from study.storage.trouble import storage_trouble
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _row_or_note(database: LeanStorage, name: str, storage: str) -> Row:
 def _row(database: LeanStorage, name: str, storage: str) -> Row:
     """Return one study's standing."""
     study = load_study(database, name)
-    row = _counts(study, holders(database))
+    row = _counts(study, holders_in_words(database))
     try:
         found = _found(existing(database, name, storage))
     except StudyError as error:  # plain Optuna's, another version's, or changed by another program
@@ -82,7 +82,7 @@ def _found(study: OpenStudy) -> Row:
     row |= {"protocol": f"{config.protocol} (LEAKY)" if config.leaky else config.protocol}
     row |= {"data": config.data, "trials_wanted": config.trials, "hours_wanted": config.hours}
     row |= {"hours_spent": round(study.clock.spent() / 3600, 3)}
-    card = shipped(study)
+    card = finished_model_card(study)
     row |= {"stage": stage_of(study, card), "worked_on": study.clock.is_held(), "may_search": not _searched(study)}
     return row if card is None else row | _worth(study, card)
 
@@ -94,13 +94,13 @@ def _searched(study: OpenStudy) -> bool:
 
 
 def stage_of(study: OpenStudy, card: "StudyCard | None") -> Stage:
-    """Return the stage of a study; it is finished if its model is `shipped`."""
+    """Return the stage of a study; it is finished if it has the card of a finished model."""
     if card:
         return "finished"
     return "final stage" if _searched(study) or FINAL_STAGE in study.study.user_attrs else "search"
 
 
-def shipped(study: OpenStudy) -> "StudyCard | None":
+def finished_model_card(study: OpenStudy) -> "StudyCard | None":
     """Return the card of a study's model; None while somebody works on it, or if trials came after the model.
 
     A trial that was under way when the time of the search was over keeps its number and counts as running: it is no

@@ -14,12 +14,12 @@ from data import counted
 from models.bundle.card import percent
 from study.attributes import SECONDS, number
 from study.cli.console import duration, plain
-from study.cli.standing import Stage, shipped, stage_of
+from study.cli.standing import Stage, finished_model_card, stage_of
 from study.result.report import rungs_table
 from study.search.open_study import OpenStudy, existing
 from study.search.standing import best_first
 from study.storage.door import open_storage
-from study.storage.owners.leases import holders
+from study.storage.owners.leases import holders_in_words
 
 REFRESH_SECONDS = 2.0
 IDLE_LOOKS = 10
@@ -58,11 +58,11 @@ def glance(name: str, url: str) -> Snapshot:
     storage = open_storage(url, create=False, write=False)
     try:
         study = existing(storage, name, url)
-        own, held = study.own_trials(), holders(storage)
+        own, held = study.own_trials(), holders_in_words(storage)
         complete = [trial for trial in own if trial.state == TrialState.COMPLETE]
         best = next(iter(best_first(complete)), None)
         running = [_running(trial, study, held) for trial in study.trials(TrialState.RUNNING)]
-        stage = stage_of(study, shipped(study))
+        stage = stage_of(study, finished_model_card(study))
         return Snapshot(
             name=study.name,
             done=len(own),

@@ -15,12 +15,12 @@ SPREAD = 0.15
 Point = dict[str, Any]
 
 
-def anywhere(kinds: Mapping[str, BaseDistribution], rng: np.random.Generator) -> Point:
+def draw_uniform(kinds: Mapping[str, BaseDistribution], rng: np.random.Generator) -> Point:
     """Draw a point uniformly, on the scale of each parameter."""
     return {name: _at(kind, rng.random()) for name, kind in kinds.items()}
 
 
-def near(point: Mapping[str, Any], kinds: Mapping[str, BaseDistribution], rng: np.random.Generator) -> Point:
+def draw_near(point: Mapping[str, Any], kinds: Mapping[str, BaseDistribution], rng: np.random.Generator) -> Point:
     """Draw a point near another one (as PriorBand draws around its incumbent: Mallik et al. 2023)."""
     found: Point = {}
     for name, kind in kinds.items():

@@ -50,7 +50,9 @@ def cost_of(space: Mapping[str, Entry], params: Mapping[str, Value], image_size:
     return cost(network_config(full_point(space, params), 1, image_size))
 
 
-def above(limit: Limit, space: Mapping[str, Entry], params: Mapping[str, Value], image_size: int) -> str | None:
+def limit_violation(
+    limit: Limit, space: Mapping[str, Entry], params: Mapping[str, Value], image_size: int
+) -> str | None:
     """Return why a point lies above the limit, or shrinks images to nothing; None when neither."""
     network = network_config(full_point(space, params), 1, image_size)
     if isinstance(network, CNNConfig) and side_after(image_size, network.strides) < 1:
@@ -74,7 +76,7 @@ def cheapest(space: Mapping[str, Entry], image_size: int) -> dict[str, Value]:
 
 
 def _order(space: Mapping[str, Entry], point: Mapping[str, Value], image_size: int) -> tuple[float, ...]:
-    if above(Limit(), space, point, image_size):
+    if limit_violation(Limit(), space, point, image_size):
         return (math.inf,)
     network = cost_of(space, point, image_size)
     return network.flops, network.numbers, network.params

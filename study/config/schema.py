@@ -25,7 +25,7 @@ from data.images import MOST_MEGAPIXELS
 from models.architecture import side_after
 from models.scores.views import Views
 from study import StudyError
-from study.config.limit import Limit, above, cheapest
+from study.config.limit import Limit, cheapest, limit_violation
 from study.config.presets import PRESETS
 from study.config.rungs import bracket_of, brackets, check_rungs
 from study.config.space import (
@@ -328,7 +328,7 @@ class StudyConfig(BaseModel):
     def _check_limit(self) -> None:
         if self.limit == Limit():
             return
-        if too_much := above(self.limit, self.space, cheapest(self.space, self.image_size), self.image_size):
+        if too_much := limit_violation(self.limit, self.space, cheapest(self.space, self.image_size), self.image_size):
             raise ValueError(f"no point of the space lies within the limit: the cheapest has {too_much}")
 
     @property
@@ -342,7 +342,7 @@ class StudyConfig(BaseModel):
 
     def above_limit(self, params: Mapping[str, Value]) -> str | None:
         """Return why the network at a point (all searched parameters) is too large; None when it is not."""
-        return above(self.limit, self.space, params, self.image_size)
+        return limit_violation(self.limit, self.space, params, self.image_size)
 
     @property
     def brackets(self) -> tuple[tuple[int, ...], ...]:

@@ -209,7 +209,7 @@ def distributions(space: Mapping[str, Entry]) -> dict[str, BaseDistribution]:
     return found
 
 
-def fixed(space: Mapping[str, Entry]) -> dict[str, Value]:
+def fixed_values(space: Mapping[str, Entry]) -> dict[str, Value]:
     """Return the parameters that are not searched: the space's single values, and defaults."""
     values = {name: parameter.default for name, parameter in PARAMETERS.items() if name not in space}
     return values | {name: entry for name, entry in space.items() if not isinstance(entry, Range | list)}
@@ -265,7 +265,7 @@ FROM_BACKBONE = ("backbone_trained", "backbone_rate")
 """Parameters that only networks with a backbone have."""
 
 
-def in_use(space: Mapping[str, Any], params: Mapping[str, Value]) -> dict[str, Value]:
+def used_parameters(space: Mapping[str, Any], params: Mapping[str, Value]) -> dict[str, Value]:
     """Return the parameters that matter to a trial's network: it is either from scratch or from a pretrained one."""
     backbone = params.get("backbone", space.get("backbone", "none"))  # searched, or one for all trials
     idle = FROM_BACKBONE if backbone == "none" else FROM_SCRATCH
@@ -327,4 +327,4 @@ def full_point(space: Mapping[str, Entry], params: Mapping[str, Value]) -> dict[
     missing = [name for name in distributions(space) if name not in params]
     if missing:
         raise StudyError(f"the trial has no value for {', '.join(missing)}: it was made by another program")
-    return {**fixed(space), **params}
+    return {**fixed_values(space), **params}

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from sqlalchemy import Connection, Engine
 
 from study import attributes as names
-from study.storage.backend import VIEWS, Backend, Expressions, backend_of, drop_views, or_not
+from study.storage.backend import VIEWS, Backend, Expressions, backend_of, drop_views, ignore_failure
 from study.storage.lean import UNREADABLE
 from study.storage.trouble import repeated
 
@@ -168,7 +168,7 @@ def refresh(engine: Engine, searched: Mapping[str, BaseDistribution] | None = No
             return
         drop_views(connection)
         for name, text in wanted.items():
-            with or_not(connection):  # a table of that name, or a view that somebody built upon
+            with ignore_failure(connection):  # a table of that name, or a view that somebody built upon
                 backend.make_view(connection, name, text)
 
 

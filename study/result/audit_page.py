@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data import counted
 from data.datasets import ImageSet
-from data.findings import conflicting, odd
+from data.findings import count_label_conflicts, odd
 from data.splits import SHARES
 from data.suspicions import BLACK
 from models.bundle.card import percent
@@ -113,7 +113,7 @@ def _labels(dataset: ImageSet, found: AuditFindings) -> list[Finding]:
         else:
             words = "group has", "groups have"
             said.append((f"{counted(count, *words)} images of several classes.", "conflicts"))
-    if count := conflicting(dataset):
+    if count := count_label_conflicts(dataset):
         words = "image is identical to one", "images are identical to some"
         said.append((f"{counted(count, *words)} of another class: a label is wrong.", "copies"))
     return said

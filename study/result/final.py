@@ -37,7 +37,7 @@ from study.result.refit import (
     train,
 )
 from study.result.scoring import grow_trees, leaky_row, open_test, score_all, trees_digest
-from study.result.shipped import begins, card_of, finished_card, scored_model, write_model
+from study.result.shipped import card_of, finished_card, is_pretrained, scored_model, write_model
 from study.search.open_study import OpenStudy
 from study.search.standing import is_start, last_value, ranked, search_seconds
 from study.search.trial import Watch
@@ -230,7 +230,7 @@ def final_jobs(
         rivals.append(("best start", start))
     rivals += _baseline(study, {trial.number, *(other.number for _, other in rivals)})
     rivals = [(role, rival) for role, rival in rivals if role in work.config.rivals]
-    if begins(work, trial) and not any(not begins(work, rival) for _, rival in rivals):
+    if is_pretrained(work, trial) and not any(not is_pretrained(work, rival) for _, rival in rivals):
         rivals += _from_scratch(study, work)
     seeds = [(None, trial, seed) for seed in range(work.config.final_seeds)]
     wanted = [*seeds, *((role, rival, 0) for role, rival in rivals)]
@@ -255,7 +255,7 @@ def final_jobs(
 
 def _from_scratch(study: OpenStudy, work: Workspace) -> list[tuple[str, FrozenTrial]]:
     """Return the best trial, by last value and pruned or not, whose network does not begin from a pretrained one."""
-    found = [one for one in study.shippable() if one.state.is_finished() and not begins(work, one)]
+    found = [one for one in study.shippable() if one.state.is_finished() and not is_pretrained(work, one)]
     found.sort(key=lambda one: (-last_value(one), one.number))
     return [(SCRATCH, one) for one in found[:1]]
 

@@ -21,7 +21,7 @@ from models.scores.intervals import Interval
 from models.training.loop import EpochResult
 from study.attributes import BASELINE, NUM_PARAMS, SECONDS, number
 from study.config.schema import StudyConfig
-from study.config.space import Entry, Range, in_use
+from study.config.space import Entry, Range, used_parameters
 from study.result import figures
 from study.result.front import Point
 from study.result.gain import Gain
@@ -330,7 +330,7 @@ def _model(card: StudyCard, config: StudyConfig, found: SearchFacts, epochs: lis
     ]
     chosen: list[Row] = [
         (name, _allowed(config.space[name]), _short(value))
-        for name, value in sorted(in_use(config.space, study.params).items())
+        for name, value in sorted(used_parameters(config.space, study.params).items())
     ]
     edge = "".join(
         f"<li>{html.escape(line)}: a wider range might hold a better one.</li>" for line in found.at_the_edge
@@ -479,7 +479,7 @@ def _trials(trials: list[FrozenTrial], config: StudyConfig) -> str:
             percent(trial.value) if trial.value is not None else "",
             trial.last_step or 0,
             round(number(trial.user_attrs, SECONDS) or 0.0, 1),
-            ", ".join(f"{key} {_short(value)}" for key, value in in_use(config.space, trial.params).items()),
+            ", ".join(f"{key} {_short(value)}" for key, value in used_parameters(config.space, trial.params).items()),
         )
         for trial in trials
     ]

@@ -19,10 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data import DataError
-from data.batches import Normalisation, normalised
+from data.batches import Normalisation, normalise
 from data.images import decode, source_size
 from models import ModelError
-from models.backbones import INSTALL, Weights, at_hand, find_weights, load_features, make_features, torchvision_file
+from models.backbones import (
+    INSTALL,
+    Weights,
+    find_weights,
+    load_features,
+    make_features,
+    preferred_local_network,
+    torchvision_file,
+)
 from models.bundle.reference import IMAGENET
 from models.scores.evaluation import mean_recall
 from study import StudyError
@@ -64,7 +72,7 @@ class FeatureExtractor:
             load_features(network, self.name, self._state)
             network.eval().requires_grad_(False)
             self._networks[side] = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        maps: Tensor = self._networks[side](normalised(pixels, Normalisation(**IMAGENET)))
+        maps: Tensor = self._networks[side](normalise(pixels, Normalisation(**IMAGENET)))
         return maps.mean(dim=(2, 3))
 
 
@@ -89,7 +97,7 @@ def fetch(name: str) -> Path:
 
 def find(device: torch.device) -> FeatureExtractor:
     """Return the pretrained network whose weights are on this machine. Raises NoRivalError if there is none."""
-    name = at_hand()
+    name = preferred_local_network()
     if name is None:
         raise NoRivalError(f"no weights are at hand ({INSTALL})")
     try:

@@ -27,7 +27,14 @@ from models.training.loop import EpochResult
 from models.training.recipe import derive_seed
 from study import StudyError
 from study.attributes import CONFIRMED, EPOCH_SECONDS, FINAL_STAGE, number
-from study.budget.stages import CONFIRM_SEEDS, MOST_CONFIRMED, Plan, after_in_words, extended, shortened
+from study.budget.stages import (
+    CONFIRM_SEEDS,
+    MOST_CONFIRMED,
+    Plan,
+    after_in_words,
+    extend_final_stage,
+    shorten_final_stage,
+)
 from study.config.schema import StudyConfig
 from study.config.space import full_point, network_config
 from study.result.pace import FINAL_SHARE, FinalStage, Lap, OutOfTimeError, Pace, Pacer
@@ -121,10 +128,12 @@ def fixed_stage(study: OpenStudy, work: Workspace, *, again: bool, at_once: int 
         if again:
             return work
         left = _pace(study, planned, hours, decides=False).left()
-        config = shortened(work.config, _epoch_seconds(study, planned.epoch, work.config.confirm), left, at_once)
+        config = shorten_final_stage(
+            work.config, _epoch_seconds(study, planned.epoch, work.config.confirm), left, at_once
+        )
         autos = study.left_to_plan()
         most = max(config.confirm, MOST_CONFIRMED) if "confirm" in autos else config.confirm
-        config = extended(config, autos, _epoch_seconds(study, planned.epoch, most), left, at_once)
+        config = extend_final_stage(config, autos, _epoch_seconds(study, planned.epoch, most), left, at_once)
         fixed = {**config.model_dump(mode="json"), "leaky_score": True, "trials": count, "hours": hours}
         stage = FinalStage.model_validate(fixed)
         if (now := after_in_words(config)) != (before := after_in_words(work.config)):
@@ -195,7 +204,7 @@ def confirm_jobs(
     ]
 
 
-def confirmed(study: OpenStudy) -> list[Confirmation] | None:
+def confirmation_scores(study: OpenStudy) -> list[Confirmation] | None:
     """Return the scores of the best trials when they were trained anew, best first; None if that was not done."""
     return study.attribute(CONFIRMED, list[Confirmation])
 

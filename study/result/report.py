@@ -23,7 +23,7 @@ from models.scores.evaluation import ClassScores, HeldOutScores
 from models.training.loop import EpochResult
 from study.attributes import BRACKET, EPOCH_SECONDS, INFEASIBLE, NUM_PARAMS, PRUNED_BECAUSE, SECONDS, number, why
 from study.config.schema import StudyConfig
-from study.config.space import PARAMETERS, Entry, Range, Value, full_point, in_use, numbers
+from study.config.space import PARAMETERS, Entry, Range, Value, full_point, numbers, used_parameters
 from study.result import figures
 from study.result.figures import Rungs
 from study.result.front import Point
@@ -61,7 +61,7 @@ def write_report(
         rungs=rungs_table(trials, config),
         importance=importances(trials),
         infeasible=sum(why(trial.user_attrs) in INFEASIBLE for trial in trials),
-        at_the_edge=edges(config.space, in_use(config.space, card.study.params)),
+        at_the_edge=edges(config.space, used_parameters(config.space, card.study.params)),
         gain=gain(trials, _own_choice(study, card)),
         front=front,
         stages=stages,

@@ -34,7 +34,7 @@ from study.attributes import MODELS, NUM_PARAMS, number
 from study.config.schema import StudyConfig
 from study.result.front import Point, front, point, smaller
 from study.result.pace import Pace, time_for
-from study.result.refit import TrainedNetwork, architecture, confirmed
+from study.result.refit import TrainedNetwork, architecture, confirmation_scores
 from study.result.scoring import FinalScores, openings
 from study.search.open_study import OpenStudy
 from study.search.standing import best_first, last_value, winner
@@ -223,7 +223,7 @@ def card_of(
             winner=winner(study).number,
             leader=_leader(study),
             tied=_tied(study),
-            confirmed=confirmed(study) if config.confirm > 1 else None,
+            confirmed=confirmation_scores(study) if config.confirm > 1 else None,
             params=trial.params,
             metric=config.metric,
             selection_score=last_value(trial),
@@ -278,7 +278,7 @@ def _tied(study: OpenStudy) -> int:
     return sum(one.value == best.value for one in ended if one.number != best.number) if best.value is not None else 0
 
 
-def begins(work: Workspace, trial: FrozenTrial) -> bool:
+def is_pretrained(work: Workspace, trial: FrozenTrial) -> bool:
     """Return whether a trial's network begins from a pretrained one."""
     return isinstance(architecture(work, trial), BackboneConfig)
 

@@ -43,7 +43,7 @@ INSTALL = "pip install 'ray[client]'"
 
 
 @dataclass(frozen=True)
-class Mission:
+class PlaceOrder:
     """Instructions for a `Place`."""
 
     order: Order
@@ -53,7 +53,7 @@ class Mission:
 class Place:
     """Place in the cluster: an actor of Ray that runs one worker, which ends with it."""
 
-    def __init__(self, mission: Mission) -> None:
+    def __init__(self, mission: PlaceOrder) -> None:
         self._news: queue.Queue[Any] = queue.Queue()
         self._ending, self._end = multiprocessing.Pipe(duplex=False)
         self._worker = threading.Thread(target=self._work, args=(mission.order, mission.folder), daemon=True)
@@ -106,7 +106,7 @@ def ray_actors(address: str | None, gpus: float | None) -> Engine:
             order = Order(name, url, "cuda:0" if share else "cpu", max(1, threads), work)
             options = {"num_cpus": threads, "num_gpus": share, "max_restarts": -1, "max_task_retries": -1}
             place = ray.remote(Place).options(**options, max_concurrency=2)  # `end` is answered during `news`
-            places = [place.remote(Mission(order, os.getcwd())) for _ in devices]
+            places = [place.remote(PlaceOrder(order, os.getcwd())) for _ in devices]
             try:
                 yield from _follow(ray, places)
             finally:

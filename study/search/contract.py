@@ -27,7 +27,7 @@ from data.public import FETCHED
 from study import StudyError
 from study.attributes import CONFIG
 from study.config.schema import MAY_CHANGE, STORED, StudyConfig, in_one_line
-from study.config.space import fixed
+from study.config.space import fixed_values
 from study.storage.address import storage_option
 from study.storage.door import runs_folder
 
@@ -64,7 +64,7 @@ def contract_of(
 
     `weights`: name -> SHA-256 of the weights that networks begin from.
     """
-    unnamed = {name: value for name, value in fixed(config.space).items() if name not in config.space}
+    unnamed = {name: value for name, value in fixed_values(config.space).items() if name not in config.space}
     read: Contract = {PIXELS: pixels} if pixels else {}
     begin: Contract = {WEIGHTS: dict(weights)} if weights else {}
     known: Contract = {"data content": fingerprint, **read, "parts": split_hash, **begin}
@@ -95,14 +95,15 @@ def compare(name: str, url: str, kept: Contract, wanted: Contract, images: Image
     more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
     by_images = not {"data content", PIXELS, "parts"}.isdisjoint(differing)  # then the study cannot go on
     go_on = (
-        f"with other images it is another study: {again(f'{name}-2', images.folder, images.data)}{storage_option(url)}"
+        "with other images it is another study: "
+        f"{new_study_command(f'{name}-2', images.folder, images.data)}{storage_option(url)}"
         if by_images
         else f"go on with the old one: study resume {quote(name)}{storage_option(url)}; or start another with --name"
     )
     raise StudyError(f"the study {name!r} exists with a different definition: {', '.join(shown)}{more} ({go_on})")
 
 
-def again(name: str, folder: Path, data: str) -> str:
+def new_study_command(name: str, folder: Path, data: str) -> str:
     """Return the command that makes a study on other images, with the definition in a study's folder if it has one."""
     file = folder / "model" / "study.toml"
     return f"study run {f'{quote(str(file))} ' if file.is_file() else ''}--data {quote(data)} --name {quote(name)}"
@@ -113,7 +114,7 @@ def check_images(config: StudyConfig, name: str, folder: Path) -> None:
     if config.data in (*EMBEDDED, *FETCHED) or at_home(config.data).exists():
         return
     there = (folder / "model" / "study.toml").is_file()
-    moved = again(name, folder, "NEW") if there else f"ln -s NEW {quote(config.data)}"
+    moved = new_study_command(name, folder, "NEW") if there else f"ln -s NEW {quote(config.data)}"
     raise StudyError(
         f"the images of {name!r} lay in {config.data}; nothing is there now (put them back, or name their new place: "
         f"{moved})"

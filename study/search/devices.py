@@ -45,7 +45,7 @@ def spread(devices: Sequence[str], workers: int) -> tuple[str, ...]:
     return tuple(devices[worker % len(devices)] for worker in range(workers))
 
 
-def seen_alone(device: str, environment: Mapping[str, str]) -> dict[str, str]:
+def environment_for_device(device: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables with which a new process sees only this device, as cuda:0.
 
     The number in `device` counts the devices that the parent sees, which VISIBLE lists by number or by UUID.

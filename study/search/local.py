@@ -21,7 +21,7 @@ import torch
 from data import DataError
 from data.processes import FORK_SERVER
 from study import StudyError
-from study.search.devices import seen_alone
+from study.search.devices import environment_for_device
 from study.search.engine import Work
 from study.signals import StopRequest, stop, stoppable, unmasked
 from study.storage.door import wait_for_server
@@ -124,7 +124,9 @@ def _dismiss(workers: list[BaseProcess]) -> None:
 def _live(pipe: Connection, order: Order) -> None:
     """Run a worker's process. It sees only its own device, so that it takes no memory on another one."""
     os.setpgid(0, 0)  # Ctrl-C in a terminal goes to the parent alone, which passes it on
-    os.environ.update(seen := seen_alone(order.device, os.environ))  # in time: the fork server has used no device
+    os.environ.update(
+        seen := environment_for_device(order.device, os.environ)
+    )  # in time: the fork server has used no device
     threading.Thread(target=_end_with_parent, daemon=True).start()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with stoppable():

@@ -15,7 +15,7 @@ from study import StudyError
 from study.attributes import CONFIG, CONTRACT, OPENINGS, kept
 from study.config.limit import cheapest
 from study.config.schema import StudyConfig
-from study.config.space import Value, contains, distributions, fixed
+from study.config.space import Value, contains, distributions, fixed_values
 from study.search.contract import Contract, contents_of, files_of, stored_config
 from study.search.standing import best_first
 from study.storage.address import parse_url, shown
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Older:
+class OlderStudy:
     """Study that another one begins from."""
 
     study: optuna.Study
     url: str  # of its database
 
 
-def find_older(text: str, url: str) -> Older:
+def find_older(text: str, url: str) -> OlderStudy:
     """Find the study NAME of the same database, or URL#NAME of another one. Raises StudyError if it cannot be used."""
     there, mark, name = text.rpartition("#")
     if mark and (address := parse_url(there)).password:
@@ -50,10 +50,10 @@ def find_older(text: str, url: str) -> Older:
     study = load_study(open_storage(place, create=False, write=False), name)
     if len(study.directions) > 1:
         raise StudyError(f"--from {text}: the study has several objectives, and a new one has only one, an accuracy")
-    return Older(study, place)
+    return OlderStudy(study, place)
 
 
-def with_points(config: StudyConfig, url: str) -> StudyConfig:
+def add_older_points(config: StudyConfig, url: str) -> StudyConfig:
     """Put the best points of the older study before the other starts, and log how many of them the space holds."""
     if config.begin_from is None:
         return config
@@ -77,7 +77,7 @@ def _whole(older: optuna.Study, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return a trial's parameters, with those that its study had fixed, if that study was made by this program."""
     if CONFIG not in older.user_attrs:
         return dict(params)
-    return {**fixed(stored_config(older).space), **params}
+    return {**fixed_values(stored_config(older).space), **params}
 
 
 def _inside(config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Value] | None:
@@ -89,13 +89,13 @@ def _inside(config: StudyConfig, params: Mapping[str, Any]) -> dict[str, Value] 
     given = {name: value for name, value in params.items() if name in searched}
     if not given or not all(contains(config.space, name, value) for name, value in given.items()):
         return None
-    if any(params.get(name, value) != value for name, value in fixed(config.space).items()):
+    if any(params.get(name, value) != value for name, value in fixed_values(config.space).items()):
         return None
     point = {**cheapest(config.space, config.image_size), **given}
     return None if config.above_limit(point) else point
 
 
-def looks_before(config: StudyConfig, url: str, fingerprint: str, contents: Collection[str]) -> list["Opening"]:
+def earlier_openings(config: StudyConfig, url: str, fingerprint: str, contents: Collection[str]) -> list["Opening"]:
     """Return the older study's openings of its test part, if it had some of these images; otherwise none.
 
     `fingerprint`, `contents`: hashes of all images together, and of each file.
@@ -118,7 +118,7 @@ def looks_before(config: StudyConfig, url: str, fingerprint: str, contents: Coll
     return looks
 
 
-def _shares(older: Older, content: str, contents: Collection[str]) -> bool:
+def _shares(older: OlderStudy, content: str, contents: Collection[str]) -> bool:
     """Return whether an older study had some of these files, judged by its cache of decoded images or by its model."""
     from models.bundle.folder import SEEN_DIGITS, seen_images
 

@@ -26,7 +26,7 @@ from data.grouping.settings import BEFORE
 from data.grouping.sources import GroupsGoneError
 from data.layout.listing import COLUMN
 from data.public import FETCHED
-from data.splits import Parts, divide, listed, random_parts
+from data.splits import Parts, divide, random_parts, split_as_json
 from models.architecture import Backbone
 from models.backbones import Weights
 from models.bundle.card import Opening
@@ -39,7 +39,7 @@ from study.config.schema import StudyConfig
 from study.config.space import distributions
 from study.history import views
 from study.search.contract import Contract, Images, compare, contract_of
-from study.search.older import looks_before
+from study.search.older import earlier_openings
 from study.search.open_study import OpenStudy
 from study.search.sampling import make_pruner, make_sampler
 from study.search.settle import check_positive, stored_study
@@ -113,11 +113,11 @@ def open_all(
             pixels=unusual(dataset.ranges),
             weights={name: one.digest for name, one in weights.items()},
             contents=dict(zip(dataset.paths, dataset.contents, strict=True)),
-            looks=[] if begun else looks_before(config, url, dataset.fingerprint, dataset.contents),
+            looks=[] if begun else earlier_openings(config, url, dataset.fingerprint, dataset.contents),
             update=create,
         )
         claim_folder(study.study, folder, storage)
-        write_json(folder / "parts.json", listed(parts, dataset.paths))
+        write_json(folder / "parts.json", split_as_json(parts, dataset.paths))
     return StudyWithImages(study, dataset, parts, weights)
 
 

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from models.training.recipe import derive_seed
-from study.config.draw import near
+from study.config.draw import draw_near
 from study.config.limit import cheapest
 from study.config.schema import StudyConfig
 from study.config.space import Value, distributions
@@ -68,7 +68,7 @@ class PerTrialSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         if self._start:
-            return near(self._start, search_space, self._rng)
+            return draw_near(self._start, search_space, self._rng)
         point = self._sampler.sample_relative(study, trial, search_space)
         for name, distribution in search_space.items():
             if name not in point:

@@ -12,7 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from data.datasets import Survey, survey
 from data.splits import refuse_too_few
-from models.backbones import INSTALL, NETWORKS, at_hand
+from models.backbones import INSTALL, NETWORKS, preferred_local_network
 from study import StudyError
 from study.attributes import ASKED, CONFIG, FOUND_BY, PLANNED, STAGES, THREADS, kept
 from study.budget.expect import Images, Throughput
@@ -23,7 +23,7 @@ from study.config.presets import BACKBONE_SPACE
 from study.config.resolve import StudyRequest
 from study.config.schema import MAY_CHANGE, StudyConfig
 from study.search.contract import flatten, stored_config
-from study.search.older import find_older, with_points
+from study.search.older import add_older_points, find_older
 from study.storage.address import parse_url, storage_option
 from study.storage.backend import backend_of
 from study.storage.door import load_study, open_storage, runs_folder
@@ -65,7 +65,7 @@ def settle(
         images, throughput = look(asked, url, device, tell, began=began)
         config, planned = plan(asked, images, throughput)
         planned = planned and planned.model_copy(update={"begins": words})
-    return with_points(config, url), planned
+    return add_older_points(config, url), planned
 
 
 def _as_begun(asked: StudyRequest, before: StudyConfig) -> StudyRequest:
@@ -84,7 +84,7 @@ def with_backbone(asked: StudyRequest) -> tuple[StudyRequest, str]:
     space = asked.fields.get("space")
     if "starts" not in asked.autos or not isinstance(space, dict) or "backbone" in space:
         return asked, ""
-    name = at_hand()
+    name = preferred_local_network()
     if name is None:
         return asked, f"every network is trained from scratch: no pretrained one is at hand ({INSTALL})"
     known = NETWORKS[name]

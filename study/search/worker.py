@@ -29,7 +29,7 @@ from study.storage.trouble import repeated, storage_trouble, was_cut_off
 LOOK_SECONDS = 0.5
 """Seconds between two looks for a trial while other workers run the last ones."""
 
-LATE = 3
+MOST_LATE_TRIALS = 3
 """Number of trials that are tried after the hours are over, until one can become a model."""
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _next(study: OpenStudy, leases: Leases, run: Objective) -> Generator[TrialNe
 
 def _may_go_on(study: OpenStudy) -> bool:
     """Return whether the search goes on after its hours: until one trial, of the first LATE, can become a model."""
-    return not study.has_trained() and len(study.own_trials()) < LATE
+    return not study.has_trained() and len(study.own_trials()) < MOST_LATE_TRIALS
 
 
 def _sweep(study: OpenStudy) -> None:

@@ -160,12 +160,12 @@ VIEWS = ("trials_flat", "epochs", "params", "rungs", "studies_overview", "models
 def drop_views(connection: Connection) -> None:
     """Remove the views: Optuna's migrations break half-way on tables that a view reads."""
     for name in VIEWS:
-        with or_not(connection):  # a table of that name is somebody else's
+        with ignore_failure(connection):  # a table of that name is somebody else's
             connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
 
 
 @contextmanager
-def or_not(connection: Connection) -> Iterator[None]:
+def ignore_failure(connection: Connection) -> Iterator[None]:
     """Run statements that may fail, and then have no effect."""
     with suppress(sqlalchemy.exc.DBAPIError, sqlite3.Error), connection.begin_nested():
         yield

@@ -17,7 +17,7 @@ from study.storage.backend import backend_of, drop_views
 from study.storage.door import OtherSchemaError, open_storage
 from study.storage.lean import readable
 from study.storage.owners.clock import ClockState
-from study.storage.owners.leases import held
+from study.storage.owners.leases import lease_holders
 from study.storage.owners.processes import LifeSign, is_anyone_alive
 from study.storage.trouble import cause_of
 
@@ -70,7 +70,7 @@ def somebody_is_at_work(storage: RDBStorage) -> bool:
             texts = connection.scalars(sqlalchemy.select(attribute.value_json).where(attribute.key == CLOCK)).all()
         with readable("a study's clock"):
             holders = [ClockState.model_validate(json.loads(text)).holder for text in texts]
-        return [*(one.sign for one in holders if one), *held(storage.engine)]
+        return [*(one.sign for one in holders if one), *lease_holders(storage.engine)]
 
     def watching() -> None:
         logger.warning("a process that cannot be seen from here worked on a study; watching it for a minute")

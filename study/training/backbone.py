@@ -19,7 +19,7 @@ from models.backbones import Weights, find_weights, frozen_layers, load_features
 from models.cnn import CNN
 from models.memory import memory_for
 from models.precision import full_precision
-from models.scores.transforms import seen_so
+from models.scores.transforms import apply_view
 from study import StudyError
 from study.config.schema import StudyConfig
 from study.config.space import backbones
@@ -113,7 +113,7 @@ def _computed(work: Workspace, index: Tensor, model: CNN, tell: Callable[[int, i
     with memory_for("the features of a batch"), torch.inference_mode(), full_precision(work.device):
         for number, (images, _) in enumerate(eval_batches(work.pixels, index, BATCH)):
             for place, view in enumerate(views):
-                seen = layers(seen_so(images, view).contiguous(memory_format=torch.channels_last))
+                seen = layers(apply_view(images, view).contiguous(memory_format=torch.channels_last))
                 found[place, number * BATCH : number * BATCH + len(images)] = seen.mean(dim=(2, 3)).float().cpu()
             tell(number + 1, batches)
     return found

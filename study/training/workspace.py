@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from data.batches import Batch, Normalisation, Pixels, eval_batches, to_device
+from data.batches import Batch, DeviceImages, Normalisation, eval_batches, to_device
 from data.datasets import ImageSet
 from data.splits import Parts
 from models.architecture import Backbone
@@ -31,7 +31,7 @@ class Workspace:
     config: StudyConfig
     dataset: ImageSet
     parts: Parts
-    pixels: Pixels
+    pixels: DeviceImages
     device: torch.device
     folder: Path  # runs/<study name>
     weights: Mapping[Backbone, Weights] = field(default_factory=dict)  # of the pretrained networks in the space

@@ -15,7 +15,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def turns(device: torch.device) -> AbstractContextManager[object]:
+def gpu_lock(device: torch.device) -> AbstractContextManager[object]:
     """Return what a thread holds while it computes: on a GPU a lock, so that threads take turns; else nothing."""
     return nullcontext() if device.type == "cpu" else Lock()
 

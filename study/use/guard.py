@@ -15,7 +15,7 @@ MOST_HELD = 256 << 20
 """Bytes of all requests together at most."""
 
 
-def busy(what: str) -> HTTPException:
+def busy_response(what: str) -> HTTPException:
     """Return the refusal of a request that would be too much at once; `what` says of what."""
     return HTTPException(503, f"{what}: try again in a second", headers={"Retry-After": "1"})
 
@@ -51,7 +51,7 @@ class Guard:
         if size > MOST_UPLOAD:
             return HTTPException(413, f"{size:,} bytes: a request may have {MOST_UPLOAD:,} (send fewer images at once)")
         if self._held + size > MOST_HELD:
-            return busy("too much is being uploaded at once")
+            return busy_response("too much is being uploaded at once")
         return None
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from data import DataError, counted
 from data.formats.ranges import AS_16_BITS
-from data.images import MOST_MEGAPIXELS, decode, squashed
+from data.images import MOST_MEGAPIXELS, decode, to_square_rgb
 from models.bundle.folder import load
 from models.bundle.predictor import Bundle
 from study import StudyError
@@ -59,8 +59,8 @@ class Model:
             if isinstance(image, str | Path):
                 return decode(Path(image), size, self.bundle.megapixels(MOST_MEGAPIXELS), ranges)
             if isinstance(image, Image.Image):
-                return squashed(ImageOps.exif_transpose(image), size, ranges)
-            return squashed(Image.fromarray(image), size, ranges)
+                return to_square_rgb(ImageOps.exif_transpose(image), size, ranges)
+            return to_square_rgb(Image.fromarray(image), size, ranges)
         except (DataError, TypeError, ValueError, OSError) as error:
             named = image if isinstance(image, str | Path) else f"image {number}"
             raise DataError(f"{named}: {error}") from error

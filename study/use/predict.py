@@ -20,7 +20,7 @@ from models.bundle.predictor import Bundle, Predictor
 from models.scores.conformal import PredictionSets, RefusedLevel, abstains, prediction_sets
 from study import StudyError
 from study.storage.names import CACHE
-from study.use.ahead import done_ahead, turns
+from study.use.ahead import done_ahead, gpu_lock
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def predict_files(
         rows = [
             Row(path=str(path), error=str(image))
             if isinstance(image, DataError)
-            else labelled(str(path), bundle.classes, next(probabilities), threshold)
+            else make_row(str(path), bundle.classes, next(probabilities), threshold)
             for path, image in zip(batch.files, batch.images, strict=True)
         ]
         if explain and explained and len(batch.probabilities):
@@ -184,7 +184,7 @@ def _batches(bundle: Bundle, files: Sequence[Path], at_once: int, *, keep: bool)
     So every processor is busy whether decoding or the network takes longer. On a GPU the networks take turns.
     """
     most = bundle.megapixels(MOST_MEGAPIXELS)
-    network = turns(bundle.predictor.mean.device)
+    network = gpu_lock(bundle.predictor.mean.device)
 
     def predicted(batch: list[Path]) -> PredictedBatch:
         images = [_read(path, bundle.image_size, most, bundle.ranges or AS_16_BITS) for path in batch]
@@ -205,7 +205,7 @@ def _read(path: Path, size: int, most: float, ranges: Ranges) -> Pixels | DataEr
         return error
 
 
-def labelled(path: str, classes: Sequence[str], probabilities: NDArray[np.float64], threshold: float | None) -> Row:
+def make_row(path: str, classes: Sequence[str], probabilities: NDArray[np.float64], threshold: float | None) -> Row:
     """Return the row of an image; threshold: that of its prediction set, see threshold_of."""
     by_class = dict(zip(classes, probabilities.tolist(), strict=True))
     row = Row(path=path, label=classes[int(probabilities.argmax())], probabilities=by_class)

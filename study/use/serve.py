@@ -41,8 +41,8 @@ from models.bundle.verdict import score_of, verdict
 from study import StudyError
 from study.result.html import picture
 from study.storage.names import is_name
-from study.use.guard import MOST_UPLOAD, Guard, busy
-from study.use.predict import Pixels, Row, images_at_once, labelled, refused_sets, threshold_of, unlike_training
+from study.use.guard import MOST_UPLOAD, Guard, busy_response
+from study.use.predict import Pixels, Row, images_at_once, make_row, refused_sets, threshold_of, unlike_training
 
 MOST_IMAGES = 64
 """Images in one request at most."""
@@ -94,7 +94,7 @@ class Network:
     def room(self, images: int) -> Iterator[None]:
         """Reserve room for images, from their decoding to the answer. Raises HTTPException where there is none."""
         if self.at_once + images > self.most_at_once:
-            raise busy(f"{self.at_once} images are being processed")
+            raise busy_response(f"{self.at_once} images are being processed")
         self.at_once += images
         try:
             yield
@@ -184,7 +184,7 @@ def application(models: Sequence[ServedModel], threads: int = 2) -> FastAPI:
     @app.get("/models")
     async def all_models() -> list[dict[str, Any]]:
         """What the page says of each model."""
-        return [described(one) for one in models]
+        return [model_description(one) for one in models]
 
     @app.get("/card")
     async def card(model: int = 0) -> dict[str, Any]:
@@ -245,7 +245,7 @@ async def _rows(
             rows.append(Row(path=name, error=_why(name, image)))
             continue
         one, pictures = next(found)
-        rows.append(Row(**{**labelled(name, network.bundle.classes, one, network.threshold), **pictures}))  # type: ignore[typeddict-item]
+        rows.append(Row(**{**make_row(name, network.bundle.classes, one, network.threshold), **pictures}))  # type: ignore[typeddict-item]
     return rows
 
 
@@ -342,7 +342,7 @@ POLICY = (
 """Content security policy (CSP): the page runs its own script and asks this server; nothing else."""
 
 
-def described(served: ServedModel) -> dict[str, Any]:
+def model_description(served: ServedModel) -> dict[str, Any]:
     """Return what the page says of a model."""
     bundle, card = served.bundle, served.bundle.card
     found: dict[str, Any] = {"name": served.name, "classes": bundle.classes, "size": bundle.image_size}

@@ -36,7 +36,7 @@ from models.bundle.predictor import Bundle
 from models.scores.conformal import abstains, prediction_sets
 from models.scores.intervals import Interval, accuracy_interval
 from study import StudyError
-from study.use.ahead import done_ahead, turns
+from study.use.ahead import done_ahead, gpu_lock
 from study.use.outlines import outlines
 from study.use.slide_picture import picture
 
@@ -63,7 +63,7 @@ class SlideMap:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class MapOptions:
     """What the user wants to have of the slides."""
 
     out: Path
@@ -73,7 +73,7 @@ class Wishes:
 
 
 def map_slides(
-    bundle: Bundle, slides: Sequence[FoundSlide], wishes: Wishes, crew: Readers, progress: Progress | None = None
+    bundle: Bundle, slides: Sequence[FoundSlide], wishes: MapOptions, crew: Readers, progress: Progress | None = None
 ) -> Iterator[SlideMap | tuple[FoundSlide, DataError]]:
     """Map slides one after another; yield for each its map, or the error that ended it. Raises StudyError."""
     side = tile_side(bundle, wishes.um)
@@ -106,7 +106,7 @@ def tile_side(bundle: Bundle, um: float | None) -> float:
 
 
 def _mapped(
-    bundle: Bundle, found: FoundSlide, side: float, wishes: Wishes, crew: Readers, progress: Progress | None
+    bundle: Bundle, found: FoundSlide, side: float, wishes: MapOptions, crew: Readers, progress: Progress | None
 ) -> SlideMap:
     path, name = found.path, found.name
     slide = crew.ask(describe, str(path), wishes.mpp)
@@ -165,7 +165,7 @@ def _facts(file: Path) -> dict[str, object]:
         return {}
 
 
-def _identity(bundle: Bundle, path: Path, slide: Slide, side: float, wishes: Wishes) -> str:
+def _identity(bundle: Bundle, path: Path, slide: Slide, side: float, wishes: MapOptions) -> str:
     """Return a hash of all that a map depends on: the model, the slide, and the wishes."""
     weights = bundle.card.weights_sha256 if bundle.card else _digest(bundle)
     there = path.stat()
@@ -239,7 +239,9 @@ def _grown(
             handle.write(kept)
             handle.flush()
         batches = read_batches(crew, slide, grid.places, grid.side, bundle.image_size, len(rows))
-        for at, errors, found in done_ahead(partial(predicted, bundle, turns(bundle.predictor.mean.device)), batches):
+        for at, errors, found in done_ahead(
+            partial(predicted, bundle, gpu_lock(bundle.predictor.mean.device)), batches
+        ):
             fresh = [
                 _row(bundle.classes, grid.places[at + number], grid.side, chances, threshold, errors.get(number, ""))
                 for number, chances in enumerate(found)

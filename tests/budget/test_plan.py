@@ -12,9 +12,18 @@ from models.cost import Cost
 from study import StudyError
 from study.budget.expect import Images, Throughput, epoch_seconds
 from study.budget.plan import FULL_TRAININGS, plan
-from study.budget.stages import AFTER, SPARE, Plan, expected, extended, planned_again, shortened, taken
+from study.budget.stages import (
+    AFTER,
+    SPARE,
+    Plan,
+    expected_seconds,
+    extend_final_stage,
+    replan,
+    shorten_final_stage,
+    taken,
+)
 from study.budget.starts import START_SHARE
-from study.config.limit import above, cost_of
+from study.config.limit import cost_of, limit_violation
 from study.config.resolve import StudyRequest, ask, resolve
 from study.config.rungs import brackets, expected_epochs
 from study.config.schema import StudyConfig
@@ -50,9 +59,9 @@ def test_the_strong_starts_are_as_wide_as_their_share_of_the_limit_allows() -> N
     entry = config.space["base_filters"]
     assert isinstance(entry, Range)
     for start in config.starts[1:]:
-        assert above(room, config.space, start, config.image_size) is None
+        assert limit_violation(room, config.space, start, config.image_size) is None
         wider = {**start, "base_filters": int(start["base_filters"]) + 1}
-        assert start["base_filters"] == entry.high or above(room, config.space, wider, config.image_size)
+        assert start["base_filters"] == entry.high or limit_violation(room, config.space, wider, config.image_size)
     assert all(int(start["base_filters"]) > entry.low for start in config.starts[1:])
 
 
@@ -175,7 +184,7 @@ def test_a_scarce_plan_that_is_made_again_keeps_its_search() -> None:
     network = cost_of(config.space, config.starts[0], config.image_size)
     usual = epoch_seconds(config, images, HERE, network)
     for times in (2.0, 0.5):
-        again = planned_again(config, found, images, [(network, times * usual)] * 3)
+        again = replan(config, found, images, [(network, times * usual)] * 3)
         assert again is not None
         assert again.after_search == pytest.approx(again.stages["final training"] + again.stages["result"])
         assert sum(again.stages.values()) <= 3600 * found.hours + 1e-6
@@ -192,7 +201,7 @@ def test_the_search_gets_what_nothing_else_needs(hours: float, images: Images, s
         return
     if found.given_up:
         return
-    stages = expected(config.with_fields({"trials": None}), images, machine, hours)
+    stages = expected_seconds(config.with_fields({"trials": None}), images, machine, hours)
     before = stages["measuring"] + stages["images"]
     others = sum(stages.values()) - stages["search"]
     assert stages["search"] == pytest.approx(max(0.0, min((1 - AFTER) * 3600 * hours - before, 3600 * hours - others)))
@@ -217,7 +226,7 @@ def test_a_study_that_names_every_field_gets_seconds_and_stays_as_it_is() -> Non
 def test_a_stage_that_takes_too_long_leaves_out_what_only_compares_first() -> None:
     config = resolve(None, {"preset": "full", "confirm_epochs": 10, "final_epochs": 50})
     whole = 2 * 3 * 10 + 50 * (3 + 2)
-    steps = [shortened(config, 1.0, seconds) for seconds in (whole, whole - 1, 211, 161, 100, 80, 49, 9, -5)]
+    steps = [shorten_final_stage(config, 1.0, seconds) for seconds in (whole, whole - 1, 211, 161, 100, 80, 49, 9, -5)]
     shown = [(one.confirm, one.final_seeds, one.rivals, one.final_epochs) for one in steps]
     both = ("runner-up", "baseline")
     assert shown == [
@@ -238,7 +247,10 @@ def test_a_stage_that_takes_too_long_leaves_out_what_only_compares_first() -> No
 def test_time_that_is_left_buys_what_was_left_to_the_plan() -> None:
     config = resolve(None, {"preset": "quick", "final_epochs": 20, "confirm_epochs": 10})
     autos = ("confirm", "rivals", "final_seeds", "final_epochs")
-    steps = [extended(config, autos, 1.0, seconds / SPARE) for seconds in (10, 20.5, 25.5, 30.5, 90.5, 130.5, 170.5)]
+    steps = [
+        extend_final_stage(config, autos, 1.0, seconds / SPARE)
+        for seconds in (10, 20.5, 25.5, 30.5, 90.5, 130.5, 170.5)
+    ]
     shown = [(one.final_epochs, one.confirm, one.final_seeds, one.rivals) for one in steps]
     both = ("runner-up", "baseline")
     assert shown == [
@@ -250,20 +262,20 @@ def test_time_that_is_left_buys_what_was_left_to_the_plan() -> None:
         (45, 2, 1, both),
         (45, 3, 1, both),
     ]
-    assert extended(config, ("rivals",), 1.0, 1e9).rivals == (*both, "best start")
+    assert extend_final_stage(config, ("rivals",), 1.0, 1e9).rivals == (*both, "best start")
     for one in steps[2:]:
-        assert shortened(one, 1.0, 171) == one
+        assert shorten_final_stage(one, 1.0, 171) == one
 
 
 def test_what_several_workers_do_at_once_takes_the_time_of_one() -> None:
     """Six confirmations of 10 epochs and five trainings of 50 are two rounds of each for four workers."""
     config = resolve(None, {"preset": "full", "confirm_epochs": 10, "final_epochs": 50})
-    assert shortened(config, 1.0, 120, at_once=4) == config
-    assert shortened(config, 1.0, 119, at_once=4) != config
-    assert shortened(config, 1.0, 309) != config == shortened(config, 1.0, 310)
-    assert shortened(config, 1.0, 49, at_once=64).final_epochs == 49  # no training is shared
+    assert shorten_final_stage(config, 1.0, 120, at_once=4) == config
+    assert shorten_final_stage(config, 1.0, 119, at_once=4) != config
+    assert shorten_final_stage(config, 1.0, 309) != config == shorten_final_stage(config, 1.0, 310)
+    assert shorten_final_stage(config, 1.0, 49, at_once=64).final_epochs == 49  # no training is shared
     quick = resolve(None, {"preset": "quick", "final_epochs": 20, "confirm_epochs": 10})
-    alone, together = (extended(quick, ("final_seeds",), 1.0, 20 / SPARE, at_once=count) for count in (1, 5))
+    alone, together = (extend_final_stage(quick, ("final_seeds",), 1.0, 20 / SPARE, at_once=count) for count in (1, 5))
     assert (alone.final_seeds, together.final_seeds) == (1, 3)
 
 
@@ -271,11 +283,11 @@ def test_what_several_workers_do_at_once_takes_the_time_of_one() -> None:
 def test_what_is_shortened_and_then_extended_fits_and_uses_what_is_left(seconds: float) -> None:
     config = resolve(None, {"preset": "full", "confirm_epochs": 10, "final_epochs": 50})
     autos = ("confirm", "rivals", "final_seeds", "final_epochs")
-    short = shortened(config, 1.0, seconds)
-    found = extended(short, autos, 1.0, seconds)
+    short = shorten_final_stage(config, 1.0, seconds)
+    found = extend_final_stage(short, autos, 1.0, seconds)
     assert found.final_epochs >= short.final_epochs
     if found != short:
-        assert shortened(found, 1.0, seconds) == found
+        assert shorten_final_stage(found, 1.0, seconds) == found
     alone = found.confirm == 1 and found.final_seeds == 1 and not found.rivals
     if alone and seconds >= 50:  # a training alone is as long as there is time, up to twice its length
         assert found.final_epochs >= min(100, int(SPARE * seconds))
@@ -313,13 +325,13 @@ def test_where_the_first_trials_take_longer_the_rest_is_planned_again() -> None:
     usual = epoch_seconds(config, images, HERE, network)
 
     def again(times: float, trials: int = 3) -> Plan | None:
-        return planned_again(config, found, images, [(network, times * usual)] * trials)
+        return replan(config, found, images, [(network, times * usual)] * trials)
 
     assert again(1.4) is None
     assert again(0.7) is None
     assert again(2.0, trials=2) is None
     assert again(2.0, trials=4) == again(2.0)  # the first three count, also where two ended at once
-    assert planned_again(config, found, images, [*[(network, usual)] * 3, (network, 9 * usual)]) is None
+    assert replan(config, found, images, [*[(network, usual)] * 3, (network, 9 * usual)]) is None
     slower, faster = again(2.0), again(0.5)
     assert slower is not None
     assert faster is not None
@@ -329,4 +341,4 @@ def test_where_the_first_trials_take_longer_the_rest_is_planned_again() -> None:
     assert slower.stages["final training"] > 1.5 * found.stages["final training"]
     assert slower.stages["images"] == found.stages["images"]
     assert sum(slower.stages.values()) <= 2 * 3600
-    assert planned_again(config, slower, images, [(network, 9 * usual)] * 3) is None  # not again and again
+    assert replan(config, slower, images, [(network, 9 * usual)] * 3) is None  # not again and again

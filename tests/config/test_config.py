@@ -23,10 +23,10 @@ from study.config.space import (
     Range,
     contains,
     distributions,
-    in_use,
     misfit,
     network_config,
     train_config,
+    used_parameters,
     validated,
 )
 from study.search.sampling import make_pruner
@@ -188,10 +188,10 @@ def test_parameters_that_are_not_in_use_change_nothing(backbone: str) -> None:
     other |= {"kernel_sizes": "5", "stem_stride": 2, "use_batch_norm": False, "conv_dropout": 0.4, "head": "gap"}
     other |= {"dense_units": "7", "backbone_trained": 1.0, "backbone_rate": 0.7}
     point["backbone"] = other["backbone"] = backbone
-    shown = in_use({}, point)
-    assert in_use({"backbone": backbone}, {key: value for key, value in point.items() if key != "backbone"}).keys() == (
-        shown.keys() - {"backbone"}
-    )
+    shown = used_parameters({}, point)
+    assert used_parameters(
+        {"backbone": backbone}, {key: value for key, value in point.items() if key != "backbone"}
+    ).keys() == (shown.keys() - {"backbone"})
     assert set(point) - set(shown) == set(FROM_BACKBONE if backbone == "none" else FROM_SCRATCH)
     for name in set(point) - set(shown):
         assert point[name] != other[name]

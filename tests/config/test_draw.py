@@ -4,7 +4,7 @@ import numpy as np
 import optuna
 import pytest
 
-from study.config.draw import anywhere, near
+from study.config.draw import draw_near, draw_uniform
 from study.config.presets import PRESETS
 from study.config.schema import StudyConfig
 from study.config.space import contains, distributions, validated
@@ -16,8 +16,8 @@ from tests.models.test_cnn import POINT, preset
 def test_draws_lie_in_the_space(name: str) -> None:
     space = validated(preset(name).space)
     kinds, rng = distributions(space), np.random.default_rng(0)
-    points = [anywhere(kinds, rng) for _ in range(100)]
-    points += [near(point, kinds, rng) for point in points]
+    points = [draw_uniform(kinds, rng) for _ in range(100)]
+    points += [draw_near(point, kinds, rng) for point in points]
     for point in points:
         assert point.keys() == kinds.keys()
         assert all(contains(space, key, value) for key, value in point.items())
@@ -25,7 +25,7 @@ def test_draws_lie_in_the_space(name: str) -> None:
 
 def test_draws_near_a_point_are_near_it() -> None:
     kinds, rng = distributions(preset("auto").space), np.random.default_rng(0)
-    drawn = [near(POINT, kinds, rng) for _ in range(2000)]
+    drawn = [draw_near(POINT, kinds, rng) for _ in range(2000)]
     assert 0.8 < np.mean([point["block"] == "residual" for point in drawn]) < 0.9  # 0.7 kept, half of 0.3 drawn
     rates = np.log([point["learning_rate"] for point in drawn])
     assert np.median(rates) == pytest.approx(np.log(1e-3), abs=0.1)

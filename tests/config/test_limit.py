@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.cnn import build_cnn, count_parameters
 from models.cost import cost
 from study import StudyError
-from study.config.limit import SHAPING, above, cheapest, cost_of
+from study.config.limit import SHAPING, cheapest, cost_of, limit_violation
 from study.config.resolve import resolve
 from study.config.schema import StudyConfig
 from study.config.space import contains, distributions, full_point, network_config
@@ -76,7 +76,7 @@ def test_drawn_points_lie_within_the_limit_and_an_enqueued_one_above_it_is_close
     assert start.params == points[0]
     assert len(study.own_trials()) == 9
     for trial in drawn:
-        assert above(config.limit, config.space, trial.params, 8) is None
+        assert limit_violation(config.limit, config.space, trial.params, 8) is None
     again = open_work(workspace(config), f"sqlite:///{tmp_path}/again.db")
     list(search(again, objective(work)))
     assert [trial.params for trial in again.trials()] == [trial.params for trial in study.trials()]

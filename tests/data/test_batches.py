@@ -11,12 +11,12 @@ from data.augment import Augment
 from data.batches import (
     Normalisation,
     affine,
-    augmented,
+    augment_images,
+    change_stains,
     eval_batches,
-    normalised,
+    normalise,
     random_maps,
     recolour,
-    stained,
     to_device,
     train_batches,
     warp,
@@ -86,22 +86,22 @@ def test_colour_is_clamped_to_valid_pixels() -> None:
 
 def test_stain_factors_of_one_change_nothing_and_more_haematoxylin_darkens() -> None:
     images = smooth()
-    assert torch.allclose(stained(images, torch.ones(3, 2)), images, atol=0.05)
-    more = stained(images, torch.tensor([[1.3, 1.0]] * 3))
+    assert torch.allclose(change_stains(images, torch.ones(3, 2)), images, atol=0.05)
+    more = change_stains(images, torch.tensor([[1.3, 1.0]] * 3))
     assert more[:, 0].mean() < images[:, 0].mean() - 5
 
 
 def test_no_augmentation_is_normalisation() -> None:
     images = torch.from_numpy(random_images(4, 16))
-    assert torch.allclose(augmented(images, Augment(), NORM), normalised(images, NORM), atol=1e-5)
-    assert torch.allclose(augmented(images, ALL.scaled(0), NORM), normalised(images, NORM), atol=1e-5)
+    assert torch.allclose(augment_images(images, Augment(), NORM), normalise(images, NORM), atol=1e-5)
+    assert torch.allclose(augment_images(images, ALL.scaled(0), NORM), normalise(images, NORM), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["rotation", "hflip", "vflip", "turns", "crop", "jitter", "stain"])
 def test_each_switch_works_alone_and_per_image(name: str) -> None:
     one = torch.from_numpy(random_images(1, 16)).expand(32, -1, -1, -1)
     torch.manual_seed(0)
-    result = augmented(one, Augment(**{name: getattr(ALL, name)}), NORM)
+    result = augment_images(one, Augment(**{name: getattr(ALL, name)}), NORM)
     assert result.isfinite().all()
     assert len({tuple(image.flatten().tolist()) for image in result}) > 1
     assert result.is_contiguous(memory_format=torch.channels_last)
@@ -110,9 +110,11 @@ def test_each_switch_works_alone_and_per_image(name: str) -> None:
 @pytest.mark.parametrize("name", ["jitter", "stain"])
 def test_colours_change_by_as_much_as_was_asked(name: str) -> None:
     images = smooth(count=64).permute(0, 2, 3, 1).to(torch.uint8)
-    plain = denormalised(normalised(images, NORM))
+    plain = denormalised(normalise(images, NORM))
     torch.manual_seed(0)
-    moved = [(denormalised(augmented(images, Augment(**{name: much}), NORM)) - plain).abs() for much in (0.01, 0.1)]
+    moved = [
+        (denormalised(augment_images(images, Augment(**{name: much}), NORM)) - plain).abs() for much in (0.01, 0.1)
+    ]
     little, more = (one.mean(dim=(1, 2, 3)) for one in moved)
     assert little.max() < 6  # of 255
     assert 5 < more.mean() / little.mean() < 20
@@ -147,8 +149,8 @@ def test_crops_lie_anywhere_inside_the_image() -> None:
 def test_turns_are_quarters_all_alike() -> None:
     image = torch.from_numpy(random_images(1, 16))
     torch.manual_seed(0)
-    seen = augmented(image.expand(200, -1, -1, -1), Augment(turns=True), NORM)
-    expected = [torch.rot90(normalised(image, NORM), times, (2, 3)) for times in range(4)]
+    seen = augment_images(image.expand(200, -1, -1, -1), Augment(turns=True), NORM)
+    expected = [torch.rot90(normalise(image, NORM), times, (2, 3)) for times in range(4)]
     found = [min(range(4), key=lambda k: (one - expected[k]).abs().max().item()) for one in seen]
     assert max((one - expected[k]).abs().max().item() for one, k in zip(seen, found, strict=True)) < 1e-3
     assert all(30 < found.count(times) < 70 for times in range(4))

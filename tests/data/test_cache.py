@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from data import DataError, cache
-from data.cache import decoded
+from data.cache import load_decoded
 from data.images import decode
 from tests.conftest import random_images
 
@@ -35,7 +35,7 @@ def test_the_cache_holds_what_decoding_gives(photos: tuple[Path, list[str]], tmp
     root, names = photos
     (root / "010.png").write_bytes(b"broken")
     seen: list[tuple[str, int, int]] = []
-    found = decoded(root, names, 16, tmp_path / "c", lambda *news: seen.append(news))
+    found = load_decoded(root, names, 16, tmp_path / "c", lambda *news: seen.append(news))
     assert found.bad == {"010.png": "not an image"}
     assert found.paths == tuple(name for name in names if name != "010.png")
     for path, image in zip(found.paths, found.images, strict=True):
@@ -43,7 +43,7 @@ def test_the_cache_holds_what_decoding_gives(photos: tuple[Path, list[str]], tmp
     assert len(set(found.contents)) == 59
     assert seen[-1] == ("decoding", 60, 60)
     seen.clear()
-    again = decoded(root, names, 16, tmp_path / "c", lambda *news: seen.append(news))
+    again = load_decoded(root, names, 16, tmp_path / "c", lambda *news: seen.append(news))
     assert not seen
     assert np.array_equal(again.images, found.images)
     assert (again.paths, again.contents, again.bad) == (
@@ -68,25 +68,25 @@ def test_what_could_not_be_read_for_a_passing_reason_is_read_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(cache, "decode", short)
-        found = decoded(root, names, 16, tmp_path / "c")
+        found = load_decoded(root, names, 16, tmp_path / "c")
     assert found.bad == {"010.png": "out of memory"}
-    assert decoded(root, names, 16, tmp_path / "c").bad  # a study that goes on without it keeps its images
-    found = decoded(root, names, 16, tmp_path / "c", again=True)
+    assert load_decoded(root, names, 16, tmp_path / "c").bad  # a study that goes on without it keeps its images
+    found = load_decoded(root, names, 16, tmp_path / "c", again=True)
     assert not found.bad
     assert len(found.paths) == 60
-    assert len(decoded(root, names, 16, tmp_path / "c").paths) == 59  # that study still does
+    assert len(load_decoded(root, names, 16, tmp_path / "c").paths) == 59  # that study still does
     before = len(caplog.messages)
-    assert len(decoded(root, names, 16, tmp_path / "c", again=True).paths) == 60
+    assert len(load_decoded(root, names, 16, tmp_path / "c", again=True).paths) == 60
     assert len(caplog.messages) == before  # nothing was decoded
 
 
 def test_any_change_of_the_folder_is_seen(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
     root, names = photos
-    first = decoded(root, names, 16, tmp_path / "c")
+    first = load_decoded(root, names, 16, tmp_path / "c")
     Image.fromarray(random_images(1, 40, seed=9)[0]).save(root / names[3])
-    assert not np.array_equal(decoded(root, names, 16, tmp_path / "c").images[3], first.images[3])
-    assert len(decoded(root, names[:-1], 16, tmp_path / "c").paths) == 59
-    assert decoded(root, names, 8, tmp_path / "c").images.shape == (60, 8, 8, 3)
+    assert not np.array_equal(load_decoded(root, names, 16, tmp_path / "c").images[3], first.images[3])
+    assert len(load_decoded(root, names[:-1], 16, tmp_path / "c").paths) == 59
+    assert load_decoded(root, names, 8, tmp_path / "c").images.shape == (60, 8, 8, 3)
 
 
 def test_files_whose_names_were_swapped_are_decoded_again(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -95,11 +95,11 @@ def test_files_whose_names_were_swapped_are_decoded_again(photos: tuple[Path, li
     for name in names[:2]:
         Image.new("RGB", (40, 40), "red" if name == names[0] else "tan").save(root / name, "BMP")
         os.utime(root / name, ns=(10**18, 10**18))
-    before = decoded(root, names, 16, tmp_path / "c")
+    before = load_decoded(root, names, 16, tmp_path / "c")
     (root / names[0]).rename(root / "aside")
     (root / names[1]).rename(root / names[0])
     (root / "aside").rename(root / names[1])
-    after = decoded(root, names, 16, tmp_path / "c")
+    after = load_decoded(root, names, 16, tmp_path / "c")
     assert after.contents[:2] == before.contents[1::-1]
     assert (after.images[0] == before.images[1]).all()
     assert not (after.images[0] == before.images[0]).all()
@@ -110,11 +110,11 @@ def test_files_that_only_look_otherwise_are_compared_once_and_not_decoded(
 ) -> None:
     """As a copy with its times, or a restored backup, has them."""
     root, names = photos
-    before = decoded(root, names, 16, tmp_path / "c")
+    before = load_decoded(root, names, 16, tmp_path / "c")
     shutil.copytree(root, tmp_path / "copy")
     seen: list[str] = []
     for expected in ({"comparing"}, set()):
-        after = decoded(tmp_path / "copy", names, 16, tmp_path / "c", lambda what, *_: seen.append(what))
+        after = load_decoded(tmp_path / "copy", names, 16, tmp_path / "c", lambda what, *_: seen.append(what))
         assert set(seen) == expected
         assert after.contents == before.contents
         seen.clear()
@@ -123,8 +123,8 @@ def test_files_that_only_look_otherwise_are_compared_once_and_not_decoded(
 def test_a_copied_folder_has_the_same_contents(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
     root, names = photos
     shutil.copytree(root, tmp_path / "copy")
-    first = decoded(root, names, 16, tmp_path / "c")
-    copy = decoded(tmp_path / "copy", names, 16, tmp_path / "c")
+    first = load_decoded(root, names, 16, tmp_path / "c")
+    copy = load_decoded(tmp_path / "copy", names, 16, tmp_path / "c")
     assert copy.contents == first.contents
 
 
@@ -136,24 +136,24 @@ def test_a_folder_that_changes_while_it_is_read_is_refused(photos: tuple[Path, l
             os.utime(root / names[0], ns=(1, 1))
 
     with pytest.raises(DataError, match="changed while its images were read"):
-        decoded(root, names, 16, tmp_path / "c", meddle)
-    assert len(decoded(root, names, 16, tmp_path / "c").paths) == 60
+        load_decoded(root, names, 16, tmp_path / "c", meddle)
+    assert len(load_decoded(root, names, 16, tmp_path / "c").paths) == 60
 
 
 def test_a_cache_that_somebody_damaged_is_made_again(photos: tuple[Path, list[str]], tmp_path: Path) -> None:
     root, names = photos
-    first = np.array(decoded(root, names, 16, tmp_path / "c").images)
+    first = np.array(load_decoded(root, names, 16, tmp_path / "c").images)
     place = next((tmp_path / "c").iterdir())
     for name, content in (("images.bin", b"short"), ("index.json", b"{broken")):
         (place / name).write_bytes(content)
-        assert np.array_equal(decoded(root, names, 16, tmp_path / "c").images, first)
+        assert np.array_equal(load_decoded(root, names, 16, tmp_path / "c").images, first)
 
 
 def slow_build(root: Path, names: list[str], place: Path) -> None:
     def crawl(what: str, done: int, total: int) -> None:
         time.sleep(0.02)
 
-    decoded(root, names, 16, place, crawl)
+    load_decoded(root, names, 16, place, crawl)
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_a_killed_builder_leaves_nothing_that_is_read(photos: tuple[Path, list[s
         time.sleep(delay)
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
-    found = decoded(root, names, 16, tmp_path / "c")
+    found = load_decoded(root, names, 16, tmp_path / "c")
     assert all(np.array_equal(image, decode(root / path, 16)) for path, image in zip(names, found.images, strict=True))
 
 
@@ -182,7 +182,7 @@ def test_old_leftovers_are_swept(photos: tuple[Path, list[str]], tmp_path: Path)
     at_work = [leftover.with_name(f"images-{key[:24]}.{name}.part") for name in "aw"]  # before and after it in order
     for folder in at_work:
         folder.mkdir()
-    decoded(root, names, 16, tmp_path / "c")
+    load_decoded(root, names, 16, tmp_path / "c")
     assert not leftover.exists()
     assert all(folder.exists() for folder in at_work)
 
@@ -197,7 +197,7 @@ def test_two_builders_at_once_give_one_whole_cache(photos: tuple[Path, list[str]
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
     assert len(list((tmp_path / "c").iterdir())) == 1
-    assert len(decoded(root, names, 16, tmp_path / "c").paths) == 60
+    assert len(load_decoded(root, names, 16, tmp_path / "c").paths) == 60
 
 
 @pytest.fixture
@@ -217,13 +217,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_one_clear_line(photos: tuple[Path, list[str]], small_disk: Path) -> None:
     root, names = photos
     with pytest.raises(DataError, match=r"cannot write the image cache in .*: the disk is full"):
-        decoded(root, names, 128, small_disk / "c")
+        load_decoded(root, names, 128, small_disk / "c")
     assert not list((small_disk / "c").iterdir())
-    assert len(decoded(root, names, 32, small_disk / "c").paths) == 60  # a smaller one fits
+    assert len(load_decoded(root, names, 32, small_disk / "c").paths) == 60  # a smaller one fits
 
 
 def test_a_read_only_disk_is_one_clear_line(photos: tuple[Path, list[str]], small_disk: Path) -> None:
     root, names = photos
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(DataError, match=r"cannot write the image cache in .*: Read-only file system"):
-        decoded(root, names, 16, small_disk / "c")
+        load_decoded(root, names, 16, small_disk / "c")

@@ -17,7 +17,7 @@ from PIL import Image
 from data import DataError
 from data.datasets import ImageSet, load
 from data.datasets import load_folder as load_folder_cached
-from data.findings import conflicting
+from data.findings import count_label_conflicts
 from data.grouping.sources import join
 from data.images import decode
 from tests.conftest import SHARED, random_images
@@ -276,7 +276,7 @@ def test_identical_files_that_join_groups_are_told(tmp_path: Path) -> None:
         (root / name).write_bytes((root / "a/0.png").read_bytes())
     found = load_folder(root, 8, groups="none")
     assert "identical files in several groups joined" in found.groups_from
-    assert conflicting(found) == 3
+    assert count_label_conflicts(found) == 3
 
 
 def test_our_own_runs_folder_is_no_class(tmp_path: Path) -> None:

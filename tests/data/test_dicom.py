@@ -28,7 +28,7 @@ from pydicom.uid import (
 from data import DataError
 from data.datasets import load_folder
 from data.formats.dicom import size_inside
-from data.formats.dicom_folder import how_shown, look_at
+from data.formats.dicom_folder import count_facts, grey_level_rule
 from data.images import decode, source_size
 from tests.conftest import Shell, random_images, tiny_options
 from tests.use.test_serve import Server
@@ -101,8 +101,8 @@ def test_8_bits_that_a_rescale_changes_are_not_cut_off_at_255() -> None:
         assert (found[0, 0], found[-1, -1]) == (0, 255)  # by the image's own range
         assert len(np.unique(found)) == 64
         header = pydicom.dcmread(io.BytesIO(made(RAMP, **tags)))
-        assert how_shown(header) == "by each image's own range"
-    assert how_shown(pydicom.dcmread(io.BytesIO(made(RAMP)))) == "as they are"
+        assert grey_level_rule(header) == "by each image's own range"
+    assert grey_level_rule(pydicom.dcmread(io.BytesIO(made(RAMP)))) == "as they are"
 
 
 def test_colours_stay_in_any_order_of_planes() -> None:
@@ -301,7 +301,7 @@ def test_a_patient_s_number_in_a_path_is_warned_of(tmp_path: Path) -> None:
     for place, number in (("a/mrn-4711-2.dcm", "MRN-4711"), ("a/x.dcm", "12"), ("b/0012.dcm", "12")):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         (tmp_path / place).write_bytes(made(RAMP, PatientID=number))
-    facts = look_at(tmp_path, ["a/mrn-4711-2.dcm", "a/x.dcm", "b/0012.dcm"])
+    facts = count_facts(tmp_path, ["a/mrn-4711-2.dcm", "a/x.dcm", "b/0012.dcm"])
     assert (facts.files, facts.named) == (3, 1)
     assert "1 DICOM file with the patient's number in the path" in facts.lines()[1]
 

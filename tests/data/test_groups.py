@@ -306,17 +306,17 @@ def test_chance_is_measured_and_what_hangs_by_a_thread_is_cut() -> None:
     # Two triples that agree among themselves, and one weak pair across: asked for more, then cut.
     inner = [(0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5)]
     tried.add(np.array([*inner, (2, 3)]), np.array([0.5] * 6 + [0.35], np.float32))
-    labels, wanted = belief.believed(tried, np.arange(100), 0.1)
+    labels, wanted = belief.group_by_evidence(tried, np.arange(100), 0.1)
     assert labels[:6].tolist() == [0, 0, 0, 3, 3, 3]
     assert wanted
     assert all((a < 3) != (b < 3) for a, b in wanted)
     tried.add(np.array(wanted), np.full(len(wanted), 0.32, np.float32))  # they do agree
-    assert belief.believed(tried, np.arange(100), 0.1)[0][:6].tolist() == [0] * 6
+    assert belief.group_by_evidence(tried, np.arange(100), 0.1)[0][:6].tolist() == [0] * 6
     # A pair of two single images that is not sure: believed alone where chance reaches little.
     pair = belief.ComparedPairs(2)
     pair.add(np.array([[0, 1]]), np.array([0.35], np.float32))
-    assert belief.believed(pair, np.arange(2), 0.0)[0].tolist() == [0, 0]
-    assert belief.believed(pair, np.arange(2), 0.16)[0].tolist() == [0, 1]
+    assert belief.group_by_evidence(pair, np.arange(2), 0.0)[0].tolist() == [0, 0]
+    assert belief.group_by_evidence(pair, np.arange(2), 0.16)[0].tolist() == [0, 1]
 
 
 @pytest.mark.slow

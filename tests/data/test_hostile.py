@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data import DataError, images
-from data.cache import INDEX, PIXELS, decoded
+from data.cache import INDEX, PIXELS, load_decoded
 from data.datasets import load, load_folder
 from data.formats import jpeg2000
 from data.grouping.sources import GROUPS, found_groups
@@ -223,7 +223,7 @@ INDICES = {
 def test_a_damaged_cache_is_made_again_and_said(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     root = make_folder(tmp_path / "d", {"a": 30}, size=16)
     names = [f"a/{number}.png" for number in range(30)]
-    expected = np.array(decoded(root, names, 16, tmp_path / "c").images)
+    expected = np.array(load_decoded(root, names, 16, tmp_path / "c").images)
     (place,) = (tmp_path / "c").glob("images-*")
     if damage == "pipe":
         (place / INDEX).unlink()
@@ -234,10 +234,10 @@ def test_a_damaged_cache_is_made_again_and_said(tmp_path: Path, damage: str, cap
         whole = (place / PIXELS).read_bytes()
         bad = {"empty": b"", "short": whole[:-1], "other pixels": bytes(len(whole))}[damage]
         (place / PIXELS).write_bytes(bad)
-    assert np.array_equal(decoded(root, names, 16, tmp_path / "c").images, expected)
+    assert np.array_equal(load_decoded(root, names, 16, tmp_path / "c").images, expected)
     assert "was altered" in caplog.text
     caplog.clear()
-    decoded(root, names, 16, tmp_path / "c")
+    load_decoded(root, names, 16, tmp_path / "c")
     assert not caplog.text
 
 

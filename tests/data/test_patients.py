@@ -9,7 +9,7 @@ from PIL import Image
 
 from data import DataError
 from data.datasets import survey
-from data.findings import proposal, suspicious
+from data.findings import group_warnings, proposal
 from data.grouping.proposals import propose
 from data.grouping.sources import level_groups, match_groups
 from data.layout.listing import listing
@@ -212,23 +212,23 @@ def test_a_refusal_for_patients_taken_for_classes_says_what_to_type(tmp_path: Pa
 
 def test_suspicious_groups_are_named_where_they_were_found(tmp_path: Path) -> None:
     root = made(tmp_path / "d", paths("{label}/P{p:02}_{n}.png"))
-    assert suspicious(load(root)) == []
+    assert group_warnings(load(root)) == []
     (root / "b" / "P00_0.png").write_bytes((root / "a" / "P00_0.png").read_bytes())
     for number in range(11):
         (root / "a" / f"copy{number}.png").write_bytes((root / "a" / "P00_0.png").read_bytes())
-    assert suspicious(load(root)) == [
+    assert group_warnings(load(root)) == [
         "suspicious groups: 1 with more than 10 images, the largest with 13 of 59 (for example a/P00_0.png, "
         "a/copy0.png)",
         "suspicious groups: 1 with images of several classes, the largest with 13 (for example a/P00_0.png, "
         "b/P00_0.png)",
     ]
-    assert suspicious(load(root, groups="none")) == []  # nobody looked
+    assert group_warnings(load(root, groups="none")) == []  # nobody looked
     made(root, [f"a/P00_{number}.png" for number in range(3, 60)])
     for file in root.glob("a/copy*"):
         file.unlink()
-    assert len(suspicious(load(root, groups=r"(?P<group>P\d+)_"))) == 1  # most images are one patient's
+    assert len(group_warnings(load(root, groups=r"(?P<group>P\d+)_"))) == 1  # most images are one patient's
     table(root / "groups.csv", ("path", "group"), *((path, path[2:5]) for path in load(root, groups="none").paths))
-    assert suspicious(load(root)) == []
+    assert group_warnings(load(root)) == []
 
 
 def test_patients_are_proposed_by_audit_plan_and_run_and_the_proposal_is_taken(shell: Shell, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from data import DataError
-from data.cache import INDEX, decoded
+from data.cache import INDEX, load_decoded
 from data.datasets import load_folder
 from data.formats.ranges import AS_16_BITS
 from data.images import DECODING, decode, decoding
@@ -59,22 +59,24 @@ def write(root: Path, kind: str = "8 bits", classes: int = 2, each: int = 12, si
 def test_any_range_becomes_what_8_bits_show(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     names = write(tmp_path / "plain")
     write(tmp_path / "deep", kind)
-    expected = decoded(tmp_path / "plain", names, 8, tmp_path / "c")
+    expected = load_decoded(tmp_path / "plain", names, 8, tmp_path / "c")
     assert not expected.ranges
     assert not caplog.messages
-    found = decoded(tmp_path / "deep", names, 8, tmp_path / "c")
+    found = load_decoded(tmp_path / "deep", names, 8, tmp_path / "c")
     assert np.abs(found.images.astype(int) - expected.images).max() <= 2
     assert caplog.messages == [
         f"images of 16 or 32 bits: black to white are {WORDS[kind]} (the least and the most in all of these files)"
     ]
-    again = decoded(tmp_path / "deep", names, 8, tmp_path / "c", progress=pytest.fail)  # nothing is read or measured
+    again = load_decoded(
+        tmp_path / "deep", names, 8, tmp_path / "c", progress=pytest.fail
+    )  # nothing is read or measured
     assert again.ranges == found.ranges
     assert len(caplog.messages) == 2
 
 
 def test_folders_of_8_bits_stay_as_they_were(tmp_path: Path) -> None:
     names = write(tmp_path / "plain")
-    found = decoded(tmp_path / "plain", names, 8, tmp_path / "c")
+    found = load_decoded(tmp_path / "plain", names, 8, tmp_path / "c")
     (place,) = (tmp_path / "c").iterdir()
     total = hashlib.sha256(f"{DECODING} 8 Pillow {PIL.__version__}\n".encode())
     for name in names:
@@ -87,7 +89,7 @@ def test_folders_of_8_bits_stay_as_they_were(tmp_path: Path) -> None:
         with Image.open(tmp_path / "plain" / name) as file:
             plain = file.convert("RGB").resize((8, 8), Image.Resampling.BILINEAR)
         assert np.array_equal(image, np.asarray(plain))
-    given = decoded(tmp_path / "plain", names, 8, tmp_path / "c", pytest.fail, ranges={"whole": (0.0, 4095.0)})
+    given = load_decoded(tmp_path / "plain", names, 8, tmp_path / "c", pytest.fail, ranges={"whole": (0.0, 4095.0)})
     assert np.array_equal(given.images, found.images)  # a model's ranges do not concern them
 
 
@@ -96,30 +98,32 @@ def test_an_earlier_versions_cache_is_taken_unless_it_needs_ranges(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = write(tmp_path / "photos", kind)
-    first = decoded(tmp_path / "photos", names, 8, tmp_path / "c")
+    first = load_decoded(tmp_path / "photos", names, 8, tmp_path / "c")
     (place,) = (tmp_path / "c").iterdir()
     raw = json.loads((place / INDEX).read_text())
     del raw["ranges"]
     (place / INDEX).write_text(json.dumps(raw))
     seen: list[str] = []
-    again = decoded(tmp_path / "photos", names, 8, tmp_path / "c", lambda what, *_: seen.append(what))
+    again = load_decoded(tmp_path / "photos", names, 8, tmp_path / "c", lambda what, *_: seen.append(what))
     assert np.array_equal(again.images, first.images)
     assert again.ranges == first.ranges
     assert bool(seen) == ("is an earlier version's" in caplog.text) == (kind != "8 bits")
-    decoded(tmp_path / "photos", names, 8, tmp_path / "c", pytest.fail)
+    load_decoded(tmp_path / "photos", names, 8, tmp_path / "c", pytest.fail)
 
 
 def test_a_models_ranges_are_used_and_kept_apart(tmp_path: Path) -> None:
     names = write(tmp_path / "deep", "12 bits in 16")
-    own = decoded(tmp_path / "deep", names, 8, tmp_path / "c")
+    own = load_decoded(tmp_path / "deep", names, 8, tmp_path / "c")
     assert own.images.max() > 150
-    given = decoded(tmp_path / "deep", names, 8, tmp_path / "c", ranges=AS_16_BITS)
+    given = load_decoded(tmp_path / "deep", names, 8, tmp_path / "c", ranges=AS_16_BITS)
     assert given.images.max() < 20
     assert np.array_equal(given.images[0], decode(tmp_path / "deep" / names[0], 8))
-    assert decoded(tmp_path / "deep", names, 8, tmp_path / "c", pytest.fail).ranges == own.ranges
-    assert decoded(tmp_path / "deep", names, 8, tmp_path / "c", pytest.fail, ranges=AS_16_BITS).ranges == AS_16_BITS
+    assert load_decoded(tmp_path / "deep", names, 8, tmp_path / "c", pytest.fail).ranges == own.ranges
+    assert (
+        load_decoded(tmp_path / "deep", names, 8, tmp_path / "c", pytest.fail, ranges=AS_16_BITS).ranges == AS_16_BITS
+    )
     floats = write(tmp_path / "floats", "float")
-    refused = decoded(tmp_path / "floats", floats, 8, tmp_path / "c", ranges=AS_16_BITS).bad
+    refused = load_decoded(tmp_path / "floats", floats, 8, tmp_path / "c", ranges=AS_16_BITS).bad
     assert set(refused) == set(floats)
     assert "floating-point pixels, whose range is not known" in refused[floats[0]]
 
@@ -131,7 +135,7 @@ def test_one_range_for_all_files_and_numbers_that_are_none(tmp_path: Path) -> No
     Image.fromarray(values).save(tmp_path / "mixed" / "0" / "odd.tif")
     Image.new("L", (8, 8), 100).save(tmp_path / "mixed" / "0" / "plain.png")
     (tmp_path / "mixed" / "0" / "broken.tif").write_bytes(b"II*\0broken")
-    found = decoded(tmp_path / "mixed", [*names, "0/broken.tif", "0/odd.tif", "0/plain.png"], 8, tmp_path / "c")
+    found = load_decoded(tmp_path / "mixed", [*names, "0/broken.tif", "0/odd.tif", "0/plain.png"], 8, tmp_path / "c")
     assert found.ranges == {"float": (-0.5, 9.5)}
     assert found.images[-2][:2, :2, 0].tolist() == [[255, 255], [0, 0]]
     assert (found.images[-1] == 100).all()
@@ -239,8 +243,8 @@ def test_colours_of_16_bits_are_seen_in_their_range(tmp_path: Path, kind: str, b
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content) if content else Image.fromarray(image).save(file)
         names.append(f"{number % 2}/{number}.png")
-    expected = decoded(tmp_path / "plain", sorted(names), 8, tmp_path / "c")
-    found = decoded(tmp_path / "deep", sorted(names), 8, tmp_path / "c")
+    expected = load_decoded(tmp_path / "plain", sorted(names), 8, tmp_path / "c")
+    found = load_decoded(tmp_path / "deep", sorted(names), 8, tmp_path / "c")
     assert found.ranges == {"colour": (0.0, 2**bits - 1)}
     assert np.abs(found.images.astype(int) - expected.images).max() <= 2
     one = tmp_path / "deep" / names[0]

@@ -14,7 +14,7 @@ from models.backbones import NETWORKS, Weights, find_weights, frozen_layers, loa
 from models.bundle.export import onnx_bytes, program, run_onnx
 from models.bundle.predictor import Predictor
 from models.bundle.reference import IMAGENET
-from models.cnn import build_cnn, fill, fused
+from models.cnn import build_cnn, fill, fuse_for_prediction
 from models.cost import cost
 from models.training.learner import make_learner
 from models.training.recipe import TrainConfig
@@ -136,7 +136,9 @@ def test_it_is_exported_filled_and_fused_like_any_network(name: Backbone, side: 
     pixels = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
     with torch.inference_mode():
         expected = predictor(torch.from_numpy(pixels)).numpy()
-        faster = Predictor(fused(again), IMAGENET["mean"], IMAGENET["std"], 1.0).eval()(torch.from_numpy(pixels))
+        faster = Predictor(fuse_for_prediction(again), IMAGENET["mean"], IMAGENET["std"], 1.0).eval()(
+            torch.from_numpy(pixels)
+        )
     assert np.abs(faster.numpy() - expected).max() < 1e-4
     assert np.abs(run_onnx(onnx_bytes(program(predictor, side)))(pixels) - expected).max() < 1e-4
 

@@ -81,7 +81,7 @@ def test_training_and_the_model_folder_normalise_alike() -> None:
     """Two forms of one formula: folded into the augmentation, and written out inside the exported program."""
     images = torch.from_numpy(random_images(4, 16))
     predictor = Predictor(trained(PLAIN), *IMAGENET.values(), temperature=1.0)
-    ours = batches.normalised(images, batches.Normalisation(**IMAGENET))
+    ours = batches.normalise(images, batches.Normalisation(**IMAGENET))
     assert torch.allclose(ours, predictor.normalised(images), atol=1e-5)
 
 

@@ -15,8 +15,8 @@ from torch import nn
 from models import ModelError
 from models.architecture import Block, CNNConfig, Kind
 from models.bundle.folder import load
-from models.cnn import Residual, build_cnn, count_parameters, fused, last_maps
-from study.config.draw import anywhere
+from models.cnn import Residual, build_cnn, count_parameters, fuse_for_prediction, last_maps
+from study.config.draw import draw_uniform
 from study.config.presets import PRESETS, REFERENCE_BEST
 from study.config.resolve import STANDING_IN, ask
 from study.config.schema import StudyConfig
@@ -91,7 +91,7 @@ def test_200_points_of_the_space_of_auto_work() -> None:
     kinds = distributions(config.space)
     rng = np.random.default_rng(0)
     for _ in range(200):
-        params = {**anywhere(kinds, rng), "base_filters": int(rng.integers(12, 25))}  # the wide ones are corners
+        params = {**draw_uniform(kinds, rng), "base_filters": int(rng.integers(12, 25))}  # the wide ones are corners
         check_network(network_config(full_point(config.space, params), 5, image_size=64))
 
 
@@ -280,7 +280,7 @@ def test_a_fused_network_says_the_same(kind: Any, batch_norm: bool, side: int) -
     for _ in range(3):  # running statistics that are not those of a new layer
         model(images * 2 + 1)
     model.eval()
-    copy = fused(model)
+    copy = fuse_for_prediction(model)
     assert torch.allclose(copy(images), model(images), atol=1e-5)
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in copy.modules())
     assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules()) or not batch_norm

@@ -13,7 +13,7 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from study import dashboard
-from study.dashboard import application, private
+from study.dashboard import application, require_own_pages
 from tests import killer
 from tests.conftest import tiny_options
 
@@ -41,7 +41,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("write", [False, True])
 def test_another_origin_is_refused_whatever_else_it_brings(made: Path, write: bool) -> None:
-    served = private(application(URL, write=write), 8080, "token" if write else None)
+    served = require_own_pages(application(URL, write=write), 8080, "token" if write else None)
     token = {"QUERY_STRING": "token=token"}
     for origin in ("http://evil.example", "http://127.0.0.1:9999", "https://127.0.0.1:8080", "null"):
         code, content = answer(served, "/api/studies", HTTP_ORIGIN=origin, **token)

@@ -137,7 +137,7 @@ def test_a_planned_study_begins_from_what_is_at_hand(monkeypatch: pytest.MonkeyP
     for given in ({"space.backbone": "none"}, {"preset": "quick"}, {"preset": "reference"}):
         same = ask(None, {"data": "somewhere", "hours": 1.0, **given})  # type: ignore[dict-item]
         assert with_backbone(same) == (same, "")
-    monkeypatch.setattr("study.search.settle.at_hand", lambda: None)
+    monkeypatch.setattr("study.search.settle.preferred_local_network", lambda: None)
     same, words = with_backbone(asked)
     assert same == asked
     assert "every network is trained from scratch: no pretrained one is at hand (pip install" in words

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from study import StudyError, launch
 from study.config.resolve import ask
 from study.search import local
-from study.search.devices import VISIBLE, named, seen_alone, spread
+from study.search.devices import VISIBLE, environment_for_device, named, spread
 from study.search.engine import Work
 from study.search.local import local_processes
 from tests.conftest import TINY
@@ -40,7 +40,7 @@ def test_devices_by_name(asked: str, there: int, chosen: tuple[str, ...]) -> Non
 def test_the_gpu_of_a_mac_is_taken_where_it_is_named() -> None:
     assert named("mps", 0, mps=True) == ("mps",)
     assert named("auto", 0, mps=True) == ("cpu",)
-    assert seen_alone("mps", {}) == {}
+    assert environment_for_device("mps", {}) == {}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_workers_are_spread_evenly(devices: int, workers: int) -> None:
     ],
 )
 def test_a_worker_sees_its_device_only(device: str, visible: str | None, alone: dict[str, str]) -> None:
-    assert seen_alone(device, {} if visible is None else {VISIBLE: visible}) == alone
+    assert environment_for_device(device, {} if visible is None else {VISIBLE: visible}) == alone
 
 
 @pytest.mark.slow

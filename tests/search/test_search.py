@@ -28,7 +28,7 @@ from study.search import trial as trial_module
 from study.search.open_study import OpenStudy
 from study.search.standing import is_start, ranked, winner
 from study.search.trial import Step, TrialEpoch, TrialNews, TrialStart, objective
-from study.search.worker import LATE
+from study.search.worker import MOST_LATE_TRIALS
 from study.search.worker import search as run_trials
 from study.storage.door import open_storage
 from study.training.workspace import Workspace
@@ -202,7 +202,7 @@ def test_a_search_whose_hours_are_over_ends_where_trial_after_trial_fails(
     monkeypatch.setattr(EpochResult, "diverged", property(lambda _: True))
     monkeypatch.setattr(OpenStudy, "search_seconds_left", lambda _: -1.0)
     drain(search(study, work))
-    assert len(study.study.trials) == LATE
+    assert len(study.study.trials) == MOST_LATE_TRIALS
     assert not study.has_trained()  # as `winner` says
 
 

@@ -384,5 +384,5 @@ def test_a_name_that_a_shell_would_obey_is_in_no_command(model: Path) -> None:
     assert loaded.card.study
     for name, shown in (("s-1", True), ("x; touch PWNED #", False)):
         card = loaded.card.model_copy(update={"study": loaded.card.study.model_copy(update={"name": name})})
-        found = serve.described(serve.ServedModel("s", replace(loaded, card=card)))
+        found = serve.model_description(serve.ServedModel("s", replace(loaded, card=card)))
         assert ("study" in found) is shown

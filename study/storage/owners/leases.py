@@ -127,7 +127,7 @@ class Leases:
 
     def somebody_works_on(self, trial_ids: Collection[int], watching: Callable[[], None]) -> bool:
         """Return whether a living process holds one of these trials; see `is_anyone_alive`."""
-        return is_anyone_alive(lambda: held(self._engine, trial_ids), self._one_machine, watching)
+        return is_anyone_alive(lambda: lease_holders(self._engine, trial_ids), self._one_machine, watching)
 
     def _row(self, trial_id: int, *, deaths: int, steps: int) -> dict[str, str | int | None]:
         return {
@@ -209,14 +209,14 @@ class Lease:
             return connection.execute(statement).rowcount
 
 
-def held(engine: Engine, trial_ids: Collection[int] | None = None) -> list[LifeSign]:
+def lease_holders(engine: Engine, trial_ids: Collection[int] | None = None) -> list[LifeSign]:
     """Return the holders of leased trials (None: of all that run), alive or not; also in tables of another Optuna."""
     running = sqlalchemy.select(TRIALS.trial_id).where(TRIALS.state == TrialState.RUNNING)
     which = LEASES.c.trial_id.in_(running if trial_ids is None else trial_ids) & LEASES.c.worker.is_not(None)
     return [((row.trial_id, row.worker, row.beat), _process(row)) for row in _leased(engine, which)]
 
 
-def holders(storage: LeanStorage) -> dict[int, str]:
+def holders_in_words(storage: LeanStorage) -> dict[int, str]:
     """Return in words who holds each leased trial, by trial id; a storage opened to read is enough."""
     found, one_machine = {}, storage.backend.one_machine
     for row in _leased(storage.engine, sqlalchemy.true()):

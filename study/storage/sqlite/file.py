@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from study import StudyError
-from study.storage.sqlite.tables import SECONDS, careful, irregular, stranger
+from study.storage.sqlite.tables import SECONDS, foreign_object, irregular_file, limit_reading
 
 PATIENCE = 600.0
 """Seconds to wait for another program's lock before giving up."""
@@ -48,7 +48,7 @@ def check_file(file: Path, *, create: bool, write: bool = True) -> None:
             raise StudyError(f"{file} is a folder, not a database (name a file in it, such as {file / 'optuna.db'})")
         raise StudyError(f"{file} is a device or a pipe, not a database (name a file with --storage sqlite:///FILE)")
     real = Path(os.path.realpath(file))  # SQLite, too, keeps its -wal beside the file itself, not beside a link
-    if odd := irregular(real):
+    if odd := irregular_file(real):
         raise StudyError(f"{odd} is not a regular file, and SQLite would hang on it (see what it is, then remove it)")
     if not write:
         return
@@ -66,8 +66,8 @@ def check_file(file: Path, *, create: bool, write: bool = True) -> None:
 def check_tables(connection: sqlite3.Connection, file: Path) -> None:
     """Raise StudyError for a trigger, or for something other than a plain table in the place of one of Optuna's."""
     try:
-        with careful(connection, SECONDS):
-            found = stranger(connection)
+        with limit_reading(connection, SECONDS):
+            found = foreign_object(connection)
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", 0) not in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_ERROR):
             return  # locked, or no database: the next statement says so

@@ -24,7 +24,7 @@ SECONDS = 5.0
 OURS = re.compile(r"studies|trials|alembic_version|version_info|leases|trial_.*|study_.*", re.IGNORECASE | re.DOTALL)
 
 
-def irregular(file: Path) -> Path | None:
+def irregular_file(file: Path) -> Path | None:
     """Return the database, or one of SQLite's files beside it, if it is no regular file, on which SQLite would hang."""
     for one in (file, *(file.with_name(file.name + ending) for ending in BESIDE)):
         try:
@@ -36,7 +36,7 @@ def irregular(file: Path) -> Path | None:
 
 
 @contextmanager
-def careful(connection: sqlite3.Connection, seconds: float, longest: int = LONGEST_VALUE) -> Iterator[None]:
+def limit_reading(connection: sqlite3.Connection, seconds: float, longest: int = LONGEST_VALUE) -> Iterator[None]:
     """Look into a stranger's file: rows have `longest` bytes at most, from now on, and text may be no UTF-8.
 
     Statements that still run `seconds` from now raise sqlite3.OperationalError.
@@ -52,7 +52,7 @@ def careful(connection: sqlite3.Connection, seconds: float, longest: int = LONGE
         connection.text_factory = kept
 
 
-def stranger(connection: sqlite3.Connection) -> str | None:
+def foreign_object(connection: sqlite3.Connection) -> str | None:
     """Return in words what no database of studies has: a trigger, or something that may be endless instead of a table.
 
     Raises sqlite3.Error where it cannot be read. SQLite says of what kind each table is; before version 3.37, the text
@@ -90,12 +90,12 @@ def names_in(file: Path) -> list[str]:
     chose, are left out, since a shell may obey what is in them.
     """
     try:
-        if irregular(file):
+        if irregular_file(file):
             return []
         address = f"{file.resolve().as_uri()}?mode=ro"
         opened = closing(sqlite3.connect(address, uri=True, timeout=SHELL_SECONDS))
-        with opened as database, careful(database, SHELL_SECONDS, LONGEST_ROW):
-            if stranger(database):
+        with opened as database, limit_reading(database, SHELL_SECONDS, LONGEST_ROW):
+            if foreign_object(database):
                 return []
             rows = database.execute(f"SELECT study_name FROM studies ORDER BY rowid LIMIT {MOST_NAMES}").fetchall()
     except (sqlite3.Error, OSError):
