@@ -49,6 +49,7 @@ from study.result.report import search_figures
 from study.search.best import best_of, read_best
 from study.search.contract import files_of
 from study.search.members import Membership
+from study.storage.address import storage_option
 from study.storage.door import open_storage, runs_folder
 from study.storage.lean import UNREADABLE, LeanStorage, readable
 from study.storage.names import check_name
@@ -142,7 +143,7 @@ class DashboardStorage(LeanStorage):
                 began = time.monotonic()
                 try:
                     trials = self.get_all_trials(study._study_id, deepcopy=False)
-                    found = extras(study, trials, self.files_of(study))
+                    found = extras(study, trials, self.files_of(study), self.url)
                     # Files that were offered before stay, with the pictures drawn for them.
                     self.offered = {offer.number: offer for offer in found.files} | self.offered
                 except Exception as error:  # a study of another version is shown as plain Optuna shows it
@@ -176,7 +177,7 @@ class StudyExtras:
     files: "list[Offer]" = field(default_factory=list)
 
 
-def extras(study: FrozenStudy, trials: list[FrozenTrial], folder: Path | None) -> StudyExtras:
+def extras(study: FrozenStudy, trials: list[FrozenTrial], folder: Path | None, url: str) -> StudyExtras:
     """Make a study's note, which begins with what the model is worth, the same as a table, figures and files."""
     if CONFIG not in study.user_attrs:
         return StudyExtras()
@@ -185,7 +186,7 @@ def extras(study: FrozenStudy, trials: list[FrozenTrial], folder: Path | None) -
     memory = InMemoryStorage()
     scratch = optuna.create_study(study_name=study.study_name, storage=memory)
     worth = worth_of(study, folder)
-    save_note(scratch, note(study.study_name, config, worth))
+    save_note(scratch, note(study.study_name, config, worth, url))
     for name, figure in search_figures(own, config).items():
         save_plotly_graph_object(scratch, figure, graph_object_id=name)
     files = offers(study, own, folder)
@@ -222,8 +223,11 @@ def facts(study: FrozenStudy, worth: Verdict | str) -> dict[str, str | float]:
     return {key: value for key, value in {**first, **notes, **short}.items() if value != ""}
 
 
-def note(name: str, config: StudyConfig, worth: Verdict | str) -> str:
-    """Write, in Markdown, what the model is worth, what is searched, on what, how to read it and how to go on."""
+def note(name: str, config: StudyConfig, worth: Verdict | str, url: str) -> str:
+    """Write, in Markdown, what the model is worth, what is searched, on what, how to read it and how to go on.
+
+    `url`: address of the study's database.
+    """
     rungs = "; ".join(" → ".join(map(str, one)) for one in config.brackets) if config.brackets else "no pruning"
     leaky = " (LEAKY)" if config.leaky else ""
     lines = [
@@ -238,9 +242,9 @@ def note(name: str, config: StudyConfig, worth: Verdict | str) -> str:
     ]
     with suppress(StudyError):  # an invalid name cannot be part of a command
         check_name(name)
-        lines.append(
-            f"Go on: `study resume {name}`. More: `study resume {name} --trials N`. Standing: `study status {name}`."
-        )
+        there = storage_option(url)
+        commands = (f"resume {name}{there}", f"resume {name} --trials N{there}", f"status {name}{there}")
+        lines.append("Go on: `study {}`. More: `study {}`. Standing: `study {}`.".format(*commands))
     return "\n\n".join(lines)
 
 

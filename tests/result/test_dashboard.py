@@ -13,7 +13,7 @@ import pytest
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from study import dashboard
-from study.dashboard import application, require_own_pages
+from study.dashboard import application, note, require_own_pages
 from tests import killer
 from tests.conftest import tiny_options
 
@@ -87,3 +87,9 @@ def test_a_study_whose_files_lie_in_another_store_can_be_deleted(made: Path, tmp
     assert code == 204, content
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
     assert not optuna.get_all_study_names(URL)
+
+
+def test_commands_in_a_note_go_to_the_database_that_is_shown(tiny: Any) -> None:
+    said = note("s", tiny(), "No model here.", "sqlite:///other.db")
+    assert "`study resume s --trials N --storage sqlite:///other.db`" in said
+    assert "`study resume s`" in note("s", tiny(), "No model here.", URL)
