@@ -168,7 +168,7 @@ def only_one(folder: Path) -> Iterator[bool]:
     """Make a folder and lock it; yield whether this process got the lock, so that it alone works there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The lock lies beside the folder, which its holder removes at the end.
-    with folder.with_name(f"{folder.name}.lock").open("wb") as handle:
+    with folder.with_name(f".{folder.name}.lock").open("wb") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -63,14 +63,14 @@ def test_a_default_adds_nothing_to_a_finished_study(shell: Shell, small_folder: 
 
 
 def test_hours_that_are_only_a_default_add_nothing(shell: Shell, small_folder: Path) -> None:
-    command = [*begun(small_folder, 400), "--set", "epochs=30", "--hours", "0.006"]
+    command = [*begun(small_folder, 400), "--set", "epochs=30", "--hours", "0.01"]
     assert shell(*command)[0] == 0
     written = (MODEL / "card.json").stat().st_mtime_ns
     for again in (command, command[:-2], ["resume", "s"]):
         code, out, _ = shell(*again)
-        assert (code, "(to add: study resume s --hours 0.012)" in out) == (0, True), again
+        assert (code, "(to add: study resume s --hours 0.02)" in out) == (0, True), again
         assert (MODEL / "card.json").stat().st_mtime_ns == written
-    assert attributes()["config"]["hours"] == 0.006
+    assert attributes()["config"]["hours"] == 0.01
 
 
 def test_what_adds_says_first_that_the_test_is_opened_again_and_keeps_the_model(
