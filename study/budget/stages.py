@@ -274,7 +274,7 @@ def expected_seconds(
     confirming = CONFIRM_SEEDS * config.confirm * (config.confirm_epochs or config.final_epochs)
     trainings = config.final_seeds + len(_rivals(config)) + _leaky(config)
     stages: dict[Stage, float] = {
-        "measuring": max(measuring_seconds(hours), throughput.before),
+        "measuring": max(measuring_seconds(hours), min(throughput.before, MOST_BEFORE * 3600 * hours)),
         "images": images.count * (throughput.decode + (0.0 if images.grouped else throughput.group)),
         "search": 0.0,
         "confirmation": confirming * epoch if config.confirm > 1 else 0.0,
@@ -292,6 +292,11 @@ def expected_seconds(
         features = known_seconds(config, images, throughput)[0]
         stages["search"] = min(stages["search"], features + config.trials * trial_epochs(config) * epoch)
     return stages
+
+
+MOST_BEFORE = 0.25
+"""Largest share of the hours that a plan gives to the time before it is made; if a busy machine took more, the search
+pays for it, and no study is refused because of it."""
 
 
 def measuring_seconds(hours: float | None) -> float:
