@@ -40,7 +40,7 @@ def test_a_model_of_all_images_has_its_siblings_score(shell: Shell, small_folder
     # It is not scored on what it has learned from.
     code, out, err = shell("evaluate", every, small_folder)
     assert (code, out) == (0, "")
-    assert "trained on: no score" in err
+    assert "the model was trained on them, so there is no score" in err
     image = next(small_folder.rglob("*.png"))
     assert shell("predict", every, image)[0] == 0
     again = read_card(every, StudyCard).weights_sha256
