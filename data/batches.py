@@ -104,6 +104,15 @@ def _at_once(pixels: DeviceImages, size: int) -> int:
     return size * max(1, AT_ONCE // (size * pixels.images.shape[1] * pixels.images.shape[2]))
 
 
+SIDE = 224
+"""Side of the largest images, in pixels, of which a whole batch goes through a network together without training."""
+
+
+def images_at_once(most: int, side: int) -> int:
+    """Return how many images of a side go through a network together: `most`, or fewer of large ones."""
+    return max(1, most * SIDE**2 // max(SIDE, side) ** 2)
+
+
 def eval_batches(pixels: DeviceImages, index: Tensor, batch_size: int) -> Iterator[Batch]:
     """Yield batches with every image of `index` [n] once, in order, not augmented."""
     places = index.to(pixels.images.device)

@@ -27,7 +27,7 @@ from study.config.space import distributions, full_point, network_config
 from tests.models.test_cnn import corners
 
 CLOSE = 1e-4
-"""Of a probability."""
+"""Largest difference of a probability between a network and its export."""
 
 
 def main() -> None:

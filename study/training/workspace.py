@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from data.batches import Batch, DeviceImages, Normalisation, eval_batches, to_device
+from data.batches import Batch, DeviceImages, Normalisation, eval_batches, images_at_once, to_device
 from data.datasets import ImageSet
 from data.splits import Parts
 from models.architecture import Backbone
@@ -20,8 +20,8 @@ from models.scores.views import View, views_of
 from models.training.checkpoint import Checkpoints
 from study.config.schema import StudyConfig
 
-EVAL_BATCH, WHOLE_SIDE = 256, 224
-"""Number of images that are evaluated at once, and up to which side in pixels; of larger images fewer are."""
+EVAL_BATCH = 256
+"""Number of images that are evaluated at once; of large ones fewer are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,7 @@ class Workspace:
 
     def eval_batches(self, part: str) -> Iterator[Batch]:
         """Yield the images of a part in batches, each image once and in order."""
-        side = max(WHOLE_SIDE, self.config.image_size)
-        return eval_batches(self.pixels, self.index(part), max(1, EVAL_BATCH * WHOLE_SIDE**2 // side**2))
+        return eval_batches(self.pixels, self.index(part), images_at_once(EVAL_BATCH, self.config.image_size))
 
 
 def make_workspace(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data import DataError, Progress, counted
+from data.batches import images_at_once
 from data.cache import INDEX, PIXELS, Index
 from data.datasets import ImageSet, load
 from data.formats.ranges import AS_16_BITS
@@ -22,7 +23,7 @@ from models.bundle.folder import SEEN_DIGITS, seen_images
 from models.bundle.predictor import Bundle
 from models.scores.evaluation import Scores, predict_logits, score
 from study import StudyError
-from study.use.predict import images_at_once, unlike_training
+from study.use.predict import unlike_training
 
 BATCH = 64
 THUMB = 16

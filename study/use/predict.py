@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import DataError, counted
+from data.batches import images_at_once
 from data.formats.ranges import AS_16_BITS, Ranges
 from data.images import MOST_MEGAPIXELS, decode, source_size
 from data.layout.found import by_reason, own_folders, relative, walk
@@ -163,15 +164,6 @@ class PredictedBatch:
     files: list[Path]
     images: list[Pixels | DataError]  # one for each file
     probabilities: NDArray[np.float64]  # one row for each that could be read
-
-
-SIDE = 224
-"""Side of the largest images, in pixels, of which a whole batch goes through a network together."""
-
-
-def images_at_once(most: int, side: int) -> int:
-    """Return how many images of a side go through a network together: `most`, or fewer of large ones."""
-    return max(1, most * SIDE**2 // max(SIDE, side) ** 2)
 
 
 NOTHING = np.empty((0, 0, 3), np.uint8)

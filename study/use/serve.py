@@ -29,6 +29,7 @@ from starlette.formparsers import MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from data import DataError
+from data.batches import images_at_once
 from data.formats.ranges import AS_16_BITS, Ranges
 from data.images import MOST_MEGAPIXELS, decode
 from data.processes import usable_cpus
@@ -42,7 +43,7 @@ from study import StudyError
 from study.result.html import picture
 from study.storage.names import is_name
 from study.use.guard import MOST_UPLOAD, Guard, busy_response
-from study.use.predict import Pixels, Row, images_at_once, make_row, refused_sets, threshold_of, unlike_training
+from study.use.predict import Pixels, Row, make_row, refused_sets, threshold_of, unlike_training
 
 MOST_IMAGES = 64
 """Images in one request at most."""
