@@ -37,6 +37,7 @@ from models.bundle.export import run_onnx
 from models.bundle.reference import IMAGENET
 from models.cnn import build_cnn, prepare
 from models.memory import OutOfMemoryError, in_words, total_bytes
+from models.scores.evaluation import predict_logits
 from models.training import graph as training_graph
 from models.training.learner import make_learner
 from models.training.loop import evaluate, fit
@@ -262,7 +263,7 @@ def memory_limit(device: torch.device, count: int) -> Iterator[None]:
 
 
 def out_of_memory(device: torch.device, _: Path) -> str:
-    """A batch that does not fit is trained in parts, a single image and a network that do not fit are refused."""
+    """A batch that does not fit is trained and scored in parts, an image and a network that do not fit are refused."""
     torch.manual_seed(0)
     model = build_cnn(network(128, 64))
     recipe = TrainConfig(epochs=1, learning_rate=0.01, optimizer="sgd")
@@ -274,6 +275,10 @@ def out_of_memory(device: torch.device, _: Path) -> str:
         (second,) = fit(parts, recipe, batches, 1, None, 0)
     check(parts.micro_batch is not None, "a batch fitted that should not")
     check(abs(first.train_loss - second.train_loss) < 0.02, f"losses {first.train_loss} and {second.train_loss}")
+    at_once = predict_logits(whole.model, batches())
+    with memory_limit(device, 600 * 2**20):
+        in_parts = predict_logits(whole.model, batches())
+    check(np.allclose(at_once, in_parts, atol=1e-3), "logits that were computed in parts differ")
     large = make_learner(prepare(build_cnn(network(2048, 512, head="gap")), device), recipe)
     with memory_limit(device, 3 * 2**30), suppress(OutOfMemoryError):
         next(fit(large, recipe, one_batch(device, 2, 2048), 1, None, 0))
@@ -413,7 +418,12 @@ CHECKS: tuple[tuple[Callable[[torch.device, Path], str], tuple[str, ...]], ...] 
     (host_memory, ("data.batches.to_device",)),
     (
         out_of_memory,
-        ("models.training.step.fitting", "models.memory.total_bytes", "study.training.start._refuse_what_cannot_fit"),
+        (
+            "models.training.step.fitting",
+            "models.scores.evaluation._as_many_as_fit",
+            "models.memory.total_bytes",
+            "study.training.start._refuse_what_cannot_fit",
+        ),
     ),
     (resuming, ("study.training.workspace.versions",)),
     (

@@ -189,7 +189,7 @@ def postgres() -> Iterator[str]:
     address = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     for _ in range(100):  # on a busy machine it is started before it listens
         try:
-            sqlalchemy.create_engine(address).connect().close()
+            sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool).connect().close()
             break
         except sqlalchemy.exc.OperationalError:
             time.sleep(0.3)
@@ -201,7 +201,8 @@ def postgres() -> Iterator[str]:
 def new_database(server: str) -> str:
     """The address of an empty database on a server."""
     name = f"s{time.monotonic_ns()}"
-    with sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
+    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
         connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
     return server.replace("/postgres?", f"/{name}?")
 
@@ -210,7 +211,7 @@ def as_reader(url: str) -> str:
     """Return the address of a database for a reader; on PostgreSQL with the role that `study sql` says how to make."""
     if url.startswith("sqlite"):
         return url
-    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection, suppress(ProgrammingError):  # another test may have made it
         for statement in MAKE_READER.strip(";").split(";"):
             connection.execute(sqlalchemy.text(statement))

@@ -1,5 +1,6 @@
 """A PostgreSQL server of its own that is restarted, stopped and full while studies run."""
 
+import gc
 import shlex
 import shutil
 import socket
@@ -20,7 +21,7 @@ from optuna.trial import TrialState
 from study import StudyError
 from study.search.local import local_processes
 from study.search.worker import work_on
-from study.storage.door import open_storage
+from study.storage.door import load_study, open_storage
 from study.storage.owners.locks import alone
 from study.storage.postgresql import server
 from study.storage.trouble import was_cut_off
@@ -246,6 +247,28 @@ def test_a_full_server_is_waited_for(own_server: Server) -> None:
     start = time.monotonic()
     assert storage.study_names() == []
     assert time.monotonic() - start > 0.5
+
+
+def test_a_storage_that_nobody_uses_any_more_has_no_connections(postgres: str) -> None:
+    """A process may open many, one after another; they do not wait until Python looks for cycles."""
+    url = new_database(postgres)
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    open_storage(url, create=True).create_new_study([optuna.study.StudyDirection.MAXIMIZE], "s")
+    gc.disable()
+    try:
+        for _ in range(3):
+            storage = open_storage(url, create=False)
+            assert load_study(storage, "s").trials == []
+            del storage
+        with engine.connect() as connection:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            end = time.monotonic() + 60
+            while connection.scalar(sqlalchemy.text(query)) > 1:  # a server notices a moment later
+                assert time.monotonic() < end
+                connection.rollback()
+                time.sleep(0.05)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow

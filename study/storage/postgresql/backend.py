@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,8 @@ class PostgresqlBackend(Backend):
         try:
             storage = despite_cuts(place, lambda: make(settings(place), write))
             wait_for_restarts(storage.engine, shown(place))
+            # Python frees an engine late, since it refers to itself; a server has some hundred connections for all.
+            weakref.finalize(storage, storage.engine.dispose).atexit = False
             return storage
         except ImportError as error:  # raised by Optuna, which hides the driver's name
             driver = place.get_driver_name() or place.get_backend_name()

@@ -94,6 +94,8 @@ def wait_for_restarts(engine: Engine, address: str) -> None:
     """
     away: float | None = None  # when it was first missed; all who wait share this, so that nobody begins anew
     said = False
+    # Not the engine itself: it would then live, with its connections, until Python looks for cycles.
+    keep_alive = _keep_alive if _is_psycopg(engine.url) else None
 
     # A connection that was cut off cannot be reset, which is no news: the code that used it reports it, or repeats.
     logging.getLogger("sqlalchemy.pool.impl.QueuePool").addFilter(_is_news)
@@ -105,8 +107,8 @@ def wait_for_restarts(engine: Engine, address: str) -> None:
             start = time.monotonic()
             try:
                 connection = dialect.connect(*given, **options)
-                if _is_psycopg(engine.url):
-                    _keep_alive(connection)
+                if keep_alive:
+                    keep_alive(connection)
                 away, said = None, False
                 return connection
             except dialect.loaded_dbapi.OperationalError as error:
