@@ -90,6 +90,15 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
         yield image
 
 
+def is_image(path: Path) -> bool:
+    """Return whether a file begins as an image of one of FORMATS; it is not decoded."""
+    try:
+        with opened(path):
+            return True
+    except (DataError, OSError, ValueError, SyntaxError):  # Pillow's own kinds
+        return False
+
+
 def _regular(path: Path) -> IO[bytes]:
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

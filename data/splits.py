@@ -142,7 +142,10 @@ def given_parts(dataset: ImageSet, seed: int) -> Parts:
             "(name one so, or let the parts be made here: --set parts=none)"
         )
     if absent := sorted(set(range(len(dataset.classes))) - set(dataset.labels[index["train"]].tolist())):
-        raise DataError(f"{dataset.parts_from}: no image of {dataset.classes[absent[0]]} in train")
+        raise DataError(
+            f"{dataset.parts_from}: no image of {dataset.classes[absent[0]]} in train, so no network could learn it "
+            "(add some, leave the class out with --set without=NAME, or let the parts be made here: --set parts=none)"
+        )
     missing = {name: SHARES[name] for name in ("train", "val", "cal") if name == "train" or not len(index[name])}
     if len(missing) > 1:
         train = index["train"]

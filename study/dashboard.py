@@ -152,7 +152,8 @@ class DashboardStorage(LeanStorage):
                 ended = time.monotonic()
                 for other in [one for one in self._cache if one[0] == key[0] and one != key]:
                     # SQLite gives the number of a deleted study to the next one.
-                    self.offered = {n: one for n, one in self.offered.items() if one not in self._cache[other][1].files}
+                    gone = {offer.number for offer in self._cache[other][1].files}
+                    self.offered = {number: one for number, one in self.offered.items() if number not in gone}
                     del self._cache[other]
                 made = self._cache[key] = ended + max(FRESH_SECONDS, (ended - began) / SHARE), found
             return made[1]

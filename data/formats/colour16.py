@@ -27,8 +27,9 @@ def refuse_misread(image: Image.Image) -> None:
     if any("LA;16B" in _names(one.args) for one in tiles):
         raise DataError("grey levels of 16 bits with transparency (save it without transparency)")
     tags = getattr(image, "tag_v2", {})
-    if tags.get(PLANES) == 2 and max(tags.get(BITS, (8,))) > 8 and tiles and not has_16_bits(image):
-        raise DataError("a TIFF whose colours of 16 bits lie in separate planes (save it interleaved, or compressed)")
+    bits = tags.get(BITS, (8,))  # of each channel
+    if tags.get(PLANES) == 2 and len(bits) > 1 and max(bits) > 8 and tiles:
+        raise DataError("a TIFF whose colours of more than 8 bits lie in separate planes (save it interleaved)")
 
 
 PLANES, BITS = 284, 258

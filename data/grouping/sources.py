@@ -261,7 +261,12 @@ def read_groups(listed: Path, paths: Sequence[str], left_out: Iterable[str] = ()
         raise DataError(f"{listed} needs the columns path and group; it has: {', '.join(table.columns) or 'none'}")
     found, there = _groups_of(table, key, listed), {*paths, *left_out}
     other = spelled(found, there)
-    found = {other.get(path, path): group for path, group in found.items()}
+    by_file: dict[str, str] = {}
+    for path, group in found.items():
+        file = other.get(path, path)
+        if by_file.setdefault(file, group) != group:
+            raise DataError(f"{listed}: {file} is listed under two groups, {by_file[file]} and {group}")
+    found = by_file
     missing = [path for path in paths if path not in found]
     extra = sorted(found.keys() - there)
     problems = [

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from shlex import quote
 
 from data import counted
+from data.images import is_image
 
 HIDDEN, SYSTEM, LINKED = "hidden", "of an operating system", "behind a link"
 OWN, LISTS = "of this program", "a list"
@@ -23,7 +24,7 @@ DATABASE = re.compile(r"optuna\.db(-wal|-shm|-journal)?")
 """Pattern of the names of the usual database's files, which lie wherever a command was given."""
 
 IMAGES = {".bmp", ".dcm", ".dicom", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-"""Suffixes of image files, for warnings and errors only: formats are recognised by content."""
+"""Suffixes of image files, for warnings and errors alone: formats are recognised by content."""
 
 
 NO_IMAGES = {
@@ -78,18 +79,29 @@ class FolderFiles:
 def own_folders(cache: Path, place: Path) -> set[Path]:
     """Return this program's folders as they lie below `place`: the cache, `runs` around it, and the folder of work.
 
-    A folder of work that holds images elsewhere than in `runs` is a class or a part, in which somebody gave a command;
-    it is not this program's. Raises OSError.
+    Where at least one in four files of a folder of work is an image, outside `runs`, somebody gave a command inside a
+    class or a part: that folder is not this program's. Raises OSError.
     """
     runs = cache.resolve().parent
     own = {cache.resolve(), runs}
     for folder in runs.parents:
         if folder == place.resolve() or not folder.is_relative_to(place.resolve()):
             break
-        if any(path.suffix.lower() in {*IMAGES, ""} for path in walk(folder, own).files):
+        if _holds_images(walk(folder, own)):
             break
         own.add(folder)
     return own
+
+
+def _holds_images(found: FolderFiles) -> bool:
+    """Return whether at least one in four files is an image, by the content of LOOKED_AT of them."""
+    files = sorted([*found.files, *(path for path, why in found.left_out.items() if why == NO_IMAGE)])
+    some = files[:: max(1, len(files) // LOOKED_AT)]
+    return bool(some) and 4 * sum(map(is_image, some)) >= len(some)
+
+
+LOOKED_AT = 40
+"""Number of files of a folder that are looked at to say whether it holds images."""
 
 
 def walk(folder: Path, own: Collection[Path] = (), apart: Collection[Path] = ()) -> FolderFiles:

@@ -79,7 +79,7 @@ def find_rows(folder: Path, table: Path | None, crew: Readers) -> list[SlideRow]
     for one in slides:
         cells = named.get(one.name, {})
         stem = Path(one.name).stem
-        beside = (folder / f"{name}.geojson" for name in (one.name, *([stem] if stems[stem] else [])))
+        beside = (folder / f"{name}.geojson" for name in (one.name, *([stem] if stems[normal(stem)] else [])))
         drawn = next((file for file in beside if file.is_file()), None)
         label = (cells.get("class") or cells.get("label") or "").strip()
         patient = (cells.get("patient") or "").strip()
@@ -98,10 +98,10 @@ def find_rows(folder: Path, table: Path | None, crew: Readers) -> list[SlideRow]
 
 
 def _stems(slides: Sequence[FoundSlide]) -> dict[str, str]:
-    """Return name of a slide without its ending -> name of the slide; "" where several have it."""
+    """Return name of a slide without its ending (see names.normal) -> name of the slide; "" where several have it."""
     found: dict[str, str] = {}
     for one in slides:
-        stem = Path(one.name).stem
+        stem = normal(Path(one.name).stem)
         found[stem] = "" if stem in found else one.name
     return found
 
@@ -115,13 +115,11 @@ def _named(table: Path, slides: Sequence[FoundSlide]) -> dict[str, dict[str, str
     if "slide" not in found.columns:
         raise DataError(f"{table} has no column slide (columns: slide, class, patient)")
     stems = _stems(slides)
-    there = {normal(stem): name for stem, name in stems.items() if name} | {
-        normal(one.name): one.name for one in slides
-    }
+    there = {stem: name for stem, name in stems.items() if name} | {normal(one.name): one.name for one in slides}
     rows: dict[str, dict[str, str | None]] = {}
     for line, cells in found.rows:
         name = normal(cells.get("slide") or "")
-        if name in stems and not stems[name]:
+        if name not in there and name in stems:
             raise DataError(
                 f"{table}, line {line}: several slides are called {name!r} (write the ending of the file, too)"
             )

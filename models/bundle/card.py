@@ -107,9 +107,19 @@ class Origin(Section):
     metric: str
     selection_score: float | None
     epochs: int | None = None  # epochs of the trial in the search
-    complete: bool = True  # whether it was trained to its end; if not, no trial was, and this one was trained longest
+    complete: bool = True  # whether the trial was trained to its end
     trials: int
     config: dict[str, JsonValue]  # the study's configuration, as in a TOML file
+
+    @property
+    def chosen(self) -> int:
+        """The trial that the study itself chose, whichever was shipped."""
+        return self.confirmed[0].trial if self.confirmed else self.winner
+
+    @property
+    def no_complete_trial(self) -> bool:
+        """Whether no trial of the search ran to its end, so that the one that was trained longest was chosen."""
+        return not self.complete and self.trial == self.chosen
 
 
 class FinalTraining(Section):

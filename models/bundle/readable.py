@@ -116,9 +116,9 @@ def _protocol(card: Card) -> Lines:
     if card.protocol == "random":
         return ["- A random split without groups; the held-out images also chose the architecture."]
     study, final, views = card.study, card.final, card.preprocessing.views
-    which = "which was trained longest"
-    if study and study.complete:
-        which = f"of {study.trials} (winner: {study.winner})"
+    which = ", which was trained longest"
+    if study and not study.no_complete_trial:
+        which = f" of {study.trials} (winner: {study.winner})"
     parts = "Parts are whole by group, stratified by class."
     if card.protocol == "given":
         found = "sources in several parts were allowed" if card.leaky else "no source was found in two of them"
@@ -126,7 +126,7 @@ def _protocol(card: Card) -> Lines:
         parts = f"The parts came with the images ({in_markdown(given_by or 'how is not recorded')}); {found}."
     return [
         f"- {parts} The search saw the parts train and val; the test part was opened once the weights were final.",
-        f"- Trial {study.trial} {which}, trained from "
+        f"- Trial {study.trial}{which}, trained from "
         f"{'pretrained' if card.begun else 'fresh'} weights on {final.data} for {final.epochs} epochs, to the last one."
         if study and final
         else None,

@@ -152,12 +152,11 @@ BEST = "the best selection score"
 
 def choice(study: Origin) -> str:
     """Say which trial was shipped, and why."""
-    chosen = study.confirmed[0].trial if study.confirmed else study.winner
     which = f"It is trial {study.trial} ({_count(study.trials, 'trial')} {'was' if study.trials == 1 else 'were'} made)"
-    if study.trial == chosen and not study.complete:
+    if study.no_complete_trial:
         return f"It is trial {study.trial}, the one that was trained longest."
-    if study.trial != chosen:
-        return f"{which}, as asked for; the study's own choice is trial {chosen}."
+    if study.trial != study.chosen:
+        return f"{which}, as asked for; the study's own choice is trial {study.chosen}."
     if not study.confirmed and study.leader is not None:
         return (
             f"{which}. Trial {study.leader} had a better selection score, but trains a new last layer alone, which "
@@ -166,7 +165,7 @@ def choice(study: Origin) -> str:
     best = f"the best selection score, as had {_count(study.tied, 'other')}" if study.tied else BEST
     if not study.confirmed:
         return f"{which}, which had {best}."
-    if chosen == study.winner:
+    if study.chosen == study.winner:
         again = [one.mean for one in study.confirmed]
         first = "was the best" if len(again) < 2 or again[0] > again[1] else "shared the best score"
         return f"{which}, which had {best}, and {first} when trained again (confirmation)."
@@ -180,7 +179,7 @@ def _notes(card: Card, test: HeldOutScores) -> list[str]:
             f"Of all images it names {percent(test.accuracy)} rightly; always saying the most frequent class would "
             f"name {percent(test.majority)}."
         )
-    if card.study and not card.study.complete:
+    if card.study and card.study.no_complete_trial:
         notes.append(INCOMPLETE)
     if card.test_opening and (card.test_openings or 1) > 1:
         notes.append(

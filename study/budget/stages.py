@@ -295,8 +295,8 @@ def expected_seconds(
 
 
 MOST_BEFORE = 0.25
-"""Largest share of the hours that a plan gives to the time before it is made; if a busy machine took more, the search
-pays for it, and no study is refused because of it."""
+"""Largest share of the hours that a plan gives to the time before it is made; what a busy machine took beyond it, the
+search pays for, and no study is refused because of that."""
 
 
 def measuring_seconds(hours: float | None) -> float:

@@ -121,6 +121,7 @@ def audit(
     """Counts, copies, leaks across the split, and what a score without any network would be."""
     from data.audit import audit as examine  # OpenCV and scikit-learn take seconds to import
     from data.audit import largest_groups
+    from data.findings import group_warnings
     from study.cli.display import show
     from study.result.audit_page import SUSPECT, audit_page, clashes, tables
 
@@ -141,8 +142,8 @@ def audit(
     for title, head, rows in [*tables(found), *([named] if named else [])]:
         print_table(head, rows, title)
     err.print(f"groups: {found['groups_from']}", markup=False)
-    if found["suspect"]:
-        err.print(SUSPECT, markup=False)
+    for line in [*group_warnings(dataset), *([SUSPECT] if found["suspect"] else [])]:
+        err.print(line, markup=False)
 
 
 @app.command(epilog="Example: study data split my_images --csv > split.csv")

@@ -330,12 +330,12 @@ def _trainings(config: StudyConfig) -> int:
 
 
 def _which(study: Origin) -> str:
-    chosen, trials = study.confirmed[0].trial if study.confirmed else study.winner, counted(study.trials, "trial")
-    if study.trial != chosen:
-        return f"{trials}, here trial {study.trial} (the winner is trial {chosen})"
-    if not study.complete:
+    trials = counted(study.trials, "trial")
+    if study.trial != study.chosen:
+        return f"{trials}, here trial {study.trial} (the winner is trial {study.chosen})"
+    if study.no_complete_trial:
         return f"no trial ran to its end; trial {study.trial} was trained longest"
-    if chosen == study.winner:
+    if study.trial == study.winner:
         return f"{trials}, winner trial {study.trial}"
     return f"{trials}, winner trial {study.trial} (confirmed; trial {study.winner} had the best selection score)"
 

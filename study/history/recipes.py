@@ -19,12 +19,13 @@ RECIPES = (
     Recipe(
         "best-per-depth",
         "How deep should a network from scratch be?",
-        """SELECT study, num_conv_blocks, count(*) AS trials, max(value) AS best, avg(value) AS mean
-FROM trials_flat t
-WHERE state = 'COMPLETE' AND NOT EXISTS (
+        """SELECT t.study, CAST(d.value_number AS INTEGER) AS num_conv_blocks, count(*) AS trials, max(t.value) AS best,
+  avg(t.value) AS mean
+FROM trials_flat t JOIN params d ON d.trial_id = t.trial_id AND d.name = 'num_conv_blocks'
+WHERE t.state = 'COMPLETE' AND NOT EXISTS (
   SELECT 1 FROM params p WHERE p.trial_id = t.trial_id AND p.name = 'backbone' AND p.value <> 'none')
-GROUP BY study, num_conv_blocks
-ORDER BY study, num_conv_blocks""",
+GROUP BY t.study, d.value_number
+ORDER BY t.study, d.value_number""",
     ),
     Recipe(
         "batch-norm",

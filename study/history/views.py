@@ -297,6 +297,7 @@ GROUP BY s.study_name, n.bracket, r.epoch""",
         "studies_overview": f"""WITH c AS ({configs}),
   n AS (SELECT t.trial_id, t.study_id, t.number, CAST(t.state AS TEXT) AS state,
     {d.user(names.SECONDS, "real")} AS seconds, {d.user(names.WHY, "text")} AS why,
+    {d.user(names.PRUNED_BECAUSE, "text")} AS because,
     t.datetime_start AS began, t.datetime_complete AS ended,
     (SELECT count(*) FROM trial_intermediate_values i WHERE i.trial_id = t.trial_id) AS trained,
     {value} AS value,
@@ -314,7 +315,7 @@ GROUP BY s.study_name, n.bracket, r.epoch""",
     count(CASE WHEN n.state = 'WAITING' THEN 1 END) AS waiting,
     count(CASE WHEN n.state = 'FAIL' THEN 1 END) AS failed,
     CAST(sum(n.trained) AS BIGINT) AS trained,
-    CAST(sum(CASE WHEN n.state = 'PRUNED' AND coalesce(n.why, 'not_promoted') = 'not_promoted'
+    CAST(sum(CASE WHEN n.why = 'not_promoted' OR (n.why IS NULL AND n.because LIKE 'not among the best%')
       THEN c.epochs - n.trained WHEN c.epochs IS NOT NULL THEN 0 END) AS BIGINT) AS saved,
     sum(n.seconds) AS seconds, min(n.began) AS first_start, max(n.ended) AS last_end,
     sum(CASE WHEN n.ended IS NULL OR n.began IS NULL OR n.ended < n.began THEN 0.0

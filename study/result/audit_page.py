@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data import counted
 from data.datasets import ImageSet
-from data.findings import count_label_conflicts, odd
+from data.findings import count_label_conflicts, group_warnings, odd
 from data.splits import SHARES
 from data.suspicions import BLACK
 from models.bundle.card import percent
@@ -87,6 +87,7 @@ def findings(dataset: ImageSet, found: AuditFindings) -> list[Finding]:
                 "leaks",
             )
         )
+    said += [(line, "largest") for line in group_warnings(dataset) if dataset.told]
     if found["suspect"]:
         said.append((SUSPECT, "largest"))
     if not dataset.told:

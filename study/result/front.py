@@ -56,10 +56,11 @@ def point(trial: FrozenTrial, config: StudyConfig, card: StudyCard) -> Point:
     )
 
 
-def smaller(points: list[Point], shipped: Point, card: StudyCard) -> SmallerTrial | None:
+def smaller(points: list[Point], shipped: Point, card: StudyCard, storage: str) -> SmallerTrial | None:
     """Return the cheapest trial that is far smaller than the shipped one and scored the same within the interval.
 
     Its selection score may be less than the shipped trial's by at most half the width of the test score's interval.
+    `storage`: the option of commands that names the database.
     None if there is no such trial.
     """
     ends, own = score_of(card, card.test)[1], card.study.selection_score
@@ -73,6 +74,6 @@ def smaller(points: list[Point], shipped: Point, card: StudyCard) -> SmallerTria
                 score=one.score,
                 milliseconds=one.milliseconds,
                 shipped_milliseconds=shipped.milliseconds,
-                command=f"study retrain {quote(card.study.name)} --trial {one.trial}",
+                command=f"study retrain {quote(card.study.name)} --trial {one.trial}{storage}",
             )
     return None

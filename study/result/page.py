@@ -48,6 +48,7 @@ class SearchFacts:
     left_out: int  # trials of other programs
     stages: Mapping[str, tuple[float, float | None]]  # by stage: (seconds planned, seconds taken)
     planned_hours: float | None  # hours that the plan was made for
+    storage: str  # option of commands that names the database; empty for the usual one
 
 
 def page(
@@ -76,7 +77,7 @@ def page(
         ("search", "The search", _search(trials, config, card, found, times)),
         ("trials", "All trials", _trials(trials, config)),
         ("data", "The data", _data(card.data)),
-        ("again", "How to do it again", _again(card, times)),
+        ("again", "How to do it again", _again(card, times, found.storage)),
     ]
     body = [
         f"<h1>{html.escape(card.study.name)}: {html.escape(Path(card.data.source).name)}</h1>",
@@ -424,7 +425,7 @@ def _search(
         parts.append('<p class="note">Too few complete trials to say which parameters mattered.</p>')
     for attribute, label in ((NUM_PARAMS, "parameters of the network"), (SECONDS, "seconds of training")):
         parts.append(_figure(figures.cost_against_score(trials, attribute, label, config.metric)))
-    return "".join(parts) + _front(found.front, card)
+    return "".join(parts) + _front(found.front, card, found.storage)
 
 
 def _stages(config: StudyConfig, card: StudyCard, found: SearchFacts) -> str:
@@ -448,7 +449,7 @@ def _stages(config: StudyConfig, card: StudyCard, found: SearchFacts) -> str:
     return table(("stage", "seconds planned", "seconds taken"), rows) + f'<p class="note">{" ".join(notes)}</p>'
 
 
-def _front(front: list[Point], card: StudyCard) -> str:
+def _front(front: list[Point], card: StudyCard, storage: str) -> str:
     """Return the Pareto front by score and GFLOP as HTML, with the command that makes a model of each point."""
     name = quote(card.study.name)
     rows: list[Row] = [
@@ -457,7 +458,7 @@ def _front(front: list[Point], card: StudyCard) -> str:
             percent(one.score),
             one.milliseconds,
             one.gflops,
-            "this model" if one.trial == card.study.trial else f"study retrain {name} --trial {one.trial}",
+            "this model" if one.trial == card.study.trial else f"study retrain {name} --trial {one.trial}{storage}",
         )
         for one in front
     ]
@@ -504,9 +505,9 @@ def _data(data: Data) -> str:
     return facts(rows) + f"<p>Copies, leaks and doubtful labels:</p><pre>{html.escape(command)}</pre>"
 
 
-def _again(card: StudyCard, times: dict[str, float | int]) -> str:
+def _again(card: StudyCard, times: dict[str, float | int], storage: str) -> str:
     name = quote(card.study.name)
-    commands = f"study run study.toml --name {name}\nstudy resume {name} --trials MORE"
+    commands = f"study run study.toml --name {name}\nstudy resume {name} --trials MORE{storage}"
     made = [*card.versions.items(), ("hash of the weights", card.weights_sha256)]
     return (
         "<p><code>study.toml</code> lies beside this page. With the same name (it decides the brackets), one worker, "

@@ -31,6 +31,7 @@ from study.result.gain import gain
 from study.result.page import EXAMPLES, SearchFacts, page
 from study.search.open_study import OpenStudy
 from study.search.standing import best_first
+from study.storage.address import storage_option
 from study.training.mistakes import Mistake
 from study.training.workspace import Workspace
 
@@ -66,6 +67,7 @@ def write_report(
         front=front,
         stages=stages,
         planned_hours=planned.hours if planned else None,
+        storage=storage_option(study.storage.url),
         left_out=sum(trial.state.is_finished() for trial in study.trials()) - len(trials),
     )
     files.write_json(directory / "results.json", results(trials, config))
@@ -118,8 +120,7 @@ def results(trials: list[FrozenTrial], config: StudyConfig) -> list[dict[str, Js
 
 def _own_choice(study: OpenStudy, card: StudyCard) -> FrozenTrial:
     """Return the trial that the study itself chose, whichever was shipped."""
-    chosen = card.study.confirmed[0].trial if card.study.confirmed else card.study.winner
-    return next(one for one in study.trials() if one.number == chosen)
+    return next(one for one in study.trials() if one.number == card.study.chosen)
 
 
 def times_table(trials: list[FrozenTrial], card: StudyCard, config: StudyConfig) -> dict[str, float | int]:

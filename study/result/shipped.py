@@ -86,7 +86,7 @@ def write_model(
     if timed:
         points = front(study.own_trials(), work.config, card)
         own = next((one for one in points if one.trial == trial.number), None) or point(trial, work.config, card)
-        card = card.model_copy(update={"smaller": smaller(points, own, card)})
+        card = card.model_copy(update={"smaller": smaller(points, own, card, storage_option(study.storage.url))})
     card = bundle.save(directory, shipped.model, architecture(work, trial), card, some, seen, timed=timed)
     from study.result.report import one_of_each, write_report  # plotly takes a while to import, and is needed last
 

@@ -97,7 +97,7 @@ def _next(study: OpenStudy, leases: Leases, run: Objective) -> Generator[TrialNe
 
 
 def _may_go_on(study: OpenStudy) -> bool:
-    """Return whether the search goes on after its hours: until one trial, of the first LATE, can become a model."""
+    """Return whether the search goes on after its hours: until one of the first trials can become a model."""
     return not study.has_trained() and len(study.own_trials()) < MOST_LATE_TRIALS
 
 

@@ -65,7 +65,7 @@ def runs_folder(url: str, named: str | None = None) -> Path:
 @repeated
 def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: bool = True) -> LeanStorage:
     """Open Optuna's storage; two processes may create the same tables at once, so the one that fails tries again."""
-    for pause in (0.1, 0.5):
+    for pause in (0.1, 0.5) if tables else ():
         with suppress(sqlalchemy.exc.OperationalError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
             return kind(url, engine_kwargs=engine, skip_table_creation=not tables)
         time.sleep(pause)

@@ -39,7 +39,7 @@ class TrainingOverlap:
 
     images: int  # all that were checked
     by_content: int  # seen as the same file
-    by_pixels: int | None  # seen as nearly the same pixels; None where that could not be checked
+    by_pixels: int | None  # seen as nearly the same pixels (0 among its own images); None where that is not known
     unknown: str  # why that could not be checked
 
 

@@ -70,13 +70,18 @@ def test_every_file_that_is_left_out_is_said_with_the_reason(tmp_path: Path) -> 
     ]
 
 
-@pytest.mark.parametrize("here", ["cats", "dogs/P1", "work", "work/deep"])
+@pytest.mark.parametrize("here", ["cats", "dogs/P1", "birds", "work", "work/deep"])
 def test_a_command_may_be_given_inside_the_folder(here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a study leaves there is no image; the class or the folder of work around it stays what it is."""
-    root = empty(tmp_path / "d", "cats/1.png", "dogs/P1/1.png", "dogs/P1/2", "dogs/3.png")
+    root = empty(tmp_path / "d", "cats/1.txt", "cats/1.json")  # what describes an image, beside it
+    for path in ("cats/1.png", "dogs/P1/1.png", "dogs/P1/2.png", "dogs/3.png", "birds/1.ppm"):
+        image(root / path, 0)
+    (root / "dogs" / "P1" / "2.png").rename(root / "dogs" / "P1" / "2")
+    (root / "birds" / "1.ppm").rename(root / "birds" / "1.unusual")
     before = listing(root, tmp_path / "runs" / "cache")
     names = ("optuna.db", "optuna.db-wal", "runs/s/model/report.png", "runs/cache/x/y.png")
-    ours = {f"{here}/{name}" for name in names} | ({"work/notes.txt"} if "work" in here else set())
+    work = {"work/notes.txt", "work/Makefile", "work/a.py", "work/b.sh"} if "work" in here else set()
+    ours = {f"{here}/{name}" for name in names} | work
     empty(root, *ours)
     found = listing(root, root / here / "runs" / "cache")
     assert (found.classes, found.labels) == (before.classes, before.labels)
@@ -87,7 +92,9 @@ def test_a_command_may_be_given_inside_the_folder(here: str, tmp_path: Path, mon
 
 def test_a_command_may_be_given_inside_a_part(tmp_path: Path) -> None:
     places = [f"{part}/{label}/{part}.png" for part in ("train", "val", "test") for label in "ab"]
-    root = empty(tmp_path / "d", *places, "train/optuna.db", "train/runs/cache/1.png")
+    root = empty(tmp_path / "d", "train/optuna.db", "train/runs/cache/1.png")
+    for path in places:
+        image(root / path, 0)
     found = listing(root, root / "train" / "runs" / "cache")
     assert list(found.labels) == sorted(places)
 

@@ -270,6 +270,14 @@ def test_rows_that_say_nothing_or_too_much(tmp_path: Path, text: str, message: s
         load_folder(root, 8)
 
 
+def test_two_spellings_of_one_file_may_not_have_two_groups(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d", {"a": 1, "b": 1})
+    (root / "a" / "0.png").rename(root / "a" / "u\u0308.png")
+    (root / "groups.csv").write_text("path,group\na/\u00fc.png,1\na/u\u0308.png,2\nb/0.png,3\n")
+    with pytest.raises(DataError, match=r"is listed under two groups, 1 and 2"):
+        load_folder(root, 8)
+
+
 def test_identical_files_that_join_groups_are_told(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "d", {"a": 3, "b": 3})
     for name in ("a/1.png", "b/1.png"):

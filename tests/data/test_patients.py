@@ -8,12 +8,14 @@ import pytest
 from PIL import Image
 
 from data import DataError
+from data.audit import audit
 from data.datasets import survey
 from data.findings import group_warnings, proposal
 from data.grouping.proposals import propose
 from data.grouping.sources import level_groups, match_groups
 from data.layout.listing import listing
 from data.splits import SHARES, divide
+from study.result.audit_page import findings
 from tests.conftest import Shell, tiny_options
 from tests.data.test_layout import class_folders, divided, image, load, table
 
@@ -226,7 +228,11 @@ def test_suspicious_groups_are_named_where_they_were_found(tmp_path: Path) -> No
     made(root, [f"a/P00_{number}.png" for number in range(3, 60)])
     for file in root.glob("a/copy*"):
         file.unlink()
-    assert len(group_warnings(load(root, groups=r"(?P<group>P\d+)_"))) == 1  # most images are one patient's
+    mostly = load(root, groups=r"(?P<group>P\d+)_")
+    assert len(group_warnings(mostly)) == 1  # most images are one patient's
+    assert any(
+        line.startswith("Suspicious groups: 1 with more") for line, _ in findings(mostly, audit(mostly, None, 0))
+    )
     table(root / "groups.csv", ("path", "group"), *((path, path[2:5]) for path in load(root, groups="none").paths))
     assert group_warnings(load(root)) == []
 

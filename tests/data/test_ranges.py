@@ -276,8 +276,18 @@ def test_16_bits_that_pillow_misreads_are_refused() -> None:
     assert len(begin) == 134
     planes = struct.pack("<3H", 16, 16, 16) + struct.pack("<3I", 164, 196, 228) + struct.pack("<3I", 32, 32, 32)
     tiff = begin + planes + np.arange(48, dtype="<u2").tobytes()
-    with pytest.raises(DataError, match="16 bits lie in separate planes"):
+    with pytest.raises(DataError, match="more than 8 bits lie in separate planes"):
         decode(tiff, 8)
+    planar = Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000)
+    one, many = io.BytesIO(), io.BytesIO()
+    planar.save(one, "TIFF", compression="tiff_lzw", tiffinfo={284: 2})  # one channel: no matter
+    assert decode(one.getvalue(), 8).max() > 200
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(
+        many, np.zeros((3, 8, 8), np.uint16), photometric="rgb", planarconfig="separate", compression="zlib"
+    )
+    with pytest.raises(DataError, match="more than 8 bits lie in separate planes"):  # only the upper bytes are right
+        decode(many.getvalue(), 8)
 
 
 def test_transparency_and_turns_stay_with_colours_of_16_bits(tmp_path: Path) -> None:

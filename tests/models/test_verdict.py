@@ -31,7 +31,7 @@ def judged(ours: NDArray[np.int64], others: dict[str, NDArray[np.int64]], **give
         classes=CLASSES,
         preprocessing=Preprocessing(size=8, mean=(0.5,) * 3, std=(0.5,) * 3),
         temperature=1.0,
-        study=Origin(trials=9, config={}, **origin, **given.pop("origin", {})),
+        study=Origin(**{"trials": 9, "config": {}, **origin, **given.pop("origin", {})}),
         test=HeldOutScores(**vars(scores), by_group=without_images(scores), reliability=[]),
         comparison=[
             compare(ours, other, LABELS, groups, name=name, trial=None, leaky=False) for name, other in others.items()
@@ -153,6 +153,9 @@ def test_what_must_be_read_with_it_stands_with_it() -> None:
     assert [note.split()[0] for note in found.notes] == ["No", "The", "Trial"]
     assert "opened 3 times, and this score is from opening 2" in found.notes[1]
     assert found.notes[2].endswith("this one 2 ms): study retrain s --trial 1")
+    asked = judged(answers(0.1), {}, origin={"complete": False, "winner": 5})  # a pruned trial, which somebody named
+    assert not asked.notes
+    assert asked.choice.endswith("as asked for; the study's own choice is trial 5.")
 
 
 def test_a_strangers_card_without_its_classes_is_judged_too() -> None:

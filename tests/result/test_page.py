@@ -41,6 +41,7 @@ FOUND: dict[str, Any] = {
     "left_out": 0,
     "stages": {},
     "planned_hours": None,
+    "storage": "",
 }
 TIMES = {"search_epochs": 8, "search_epochs_without_pruning": 16}
 

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -13,8 +14,9 @@ import pytest
 from study.attributes import CLOCK
 from study.storage.door import open_storage
 from study.storage.owners import clock as clocks
-from study.storage.owners.clock import Clock
-from study.storage.owners.processes import now
+from study.storage.owners import processes
+from study.storage.owners.clock import Clock, ClockState, Holder
+from study.storage.owners.processes import now, this_process
 
 
 @pytest.fixture
@@ -78,3 +80,32 @@ def test_a_kill_loses_little_and_the_next_goes_on(study: optuna.Study, url: str)
     with clock_of(url).running(now()):
         time.sleep(0.1)
     assert spent + 0.1 <= clock_of(url).spent() < spent + 2
+
+
+def test_the_start_of_a_process_counts_if_the_holder_turns_out_to_be_dead(
+    study: optuna.Study, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill in another container: it takes a while until the holder is known to be dead."""
+    monkeypatch.setattr(clocks, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.3)
+    elsewhere = replace(this_process(), namespace="pid:[1]")
+    holder = Holder(clock="theirs", process=elsewhere)
+    kept = ClockState(seconds=50.0, holder=holder).model_dump(mode="json")
+    study.set_user_attr(CLOCK, kept)
+    with clock_of(url).running(now() - 100):
+        end = time.monotonic() + 60
+        while clock_of(url).spent() < 150:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    assert 150 < clock_of(url).spent() < 160
+
+    study.set_user_attr(CLOCK, kept)
+    with clock_of(url).running(now() - 100):  # it is at work for a while, and has counted this time
+        kept["seconds"] = 50.5
+        kept["holder"]["beat"] = 1
+        study.set_user_attr(CLOCK, kept)
+        end = time.monotonic() + 60
+        while optuna.load_study(study_name="s", storage=url).user_attrs[CLOCK]["holder"]["clock"] == "theirs":
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    assert 50.5 < clock_of(url).spent() < 60

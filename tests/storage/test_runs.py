@@ -26,7 +26,8 @@ def test_a_named_folder_is_used_from_everywhere(server: str, shell: Shell, small
     storage = ("--storage", server)
     code, _, err = shell("run", *tiny_options(small_folder, trials=2), "--name", "s", "--set", "runs=shared", *storage)
     assert (code, "not in" in err) == (0, False)
-    assert (tmp_path / "shared" / "s" / "model" / "report.html").exists()
+    report = (tmp_path / "shared" / "s" / "model" / "report.html").read_text()
+    assert "study resume s --trials MORE --storage " in report
     other = tmp_path / "other"
     other.mkdir()
     os.chdir(other)  # the fixture of `shell` puts it back

@@ -271,6 +271,13 @@ def test_a_storage_that_nobody_uses_any_more_has_no_connections(postgres: str) -
         gc.enable()
 
 
+def test_what_is_no_cut_is_not_repeated(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_answers", lambda place: pytest.fail("asked whether the server answers"))
+    url = new_database(postgres)
+    with pytest.raises(StudyError, match="no studies in"):
+        open_storage(url, create=False, write=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),

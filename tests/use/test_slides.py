@@ -459,6 +459,13 @@ def test_slides_without_classes_and_odd_tables_are_said(shell: Shell, tmp_path: 
         2,
         True,
     )
+    slides.slide(folder / "u\u0308.svs")
+    slides.slide(folder / "u\u0308.tiff")
+    (folder / "slides.csv").write_text("slide,class\n\u00fc,x\n")
+    code, _, err = shell("data", "tiles", folder, "--out", "tiles")
+    assert (code, "several slides are called '\u00fc' (write the ending of the file, too)" in err) == (2, True)
+    for file in folder.glob("u*"):
+        file.unlink()
     (folder / "slides.csv").write_text("slide,class\na,../../up\nb,pink\n")
     code, out, _ = shell("data", "tiles", folder, "--out", "tiles", "--um", 64, "--most", 5)
     assert code == 1

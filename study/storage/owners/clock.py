@@ -59,6 +59,7 @@ class Clock:
         self._seen: tuple[ClockState | None, float] = None, now()  # state (None: not running here), and when it was so
         self._already = 0.0
         self._uncounted = 0.0  # seconds of work while another process held the clock
+        self._start = 0.0  # seconds of work before the first tick; counted if the holder turns out to have been dead
 
     @contextmanager
     def running(self, since: float, already: float = 0.0) -> Iterator[None]:
@@ -118,13 +119,17 @@ class Clock:
         one_machine = self._storage.backend.one_machine
         before, at = self._seen
         passed = now() - at if first else min(now() - at, MOST_AT_ONCE)  # first: images were read
+        if before is not None and there.seconds > before.seconds:
+            self._start = 0.0  # the holder was at work, and has counted this time
         if there.holder is not None and not ours and not self._watch.is_gone(there.holder.sign, one_machine):
-            if before is not None:  # else this process has just begun, while the holder was at work
+            if before is None:
+                self._start = passed
+            else:
                 self._uncounted += passed - (there.seconds - before.seconds)  # a holder that is gone adds nothing
                 self._uncounted = max(0.0, self._uncounted)
             return None
-        there.seconds += passed + self._uncounted
-        self._uncounted = 0.0
+        there.seconds += passed + self._uncounted + self._start
+        self._uncounted = self._start = 0.0
         beat = there.holder.beat + 1 if ours and there.holder else 0
         there.holder = None if last else Holder(clock=self._id, process=this_process(), beat=beat)
         return there.model_dump(mode="json")

@@ -26,7 +26,10 @@ SERVER_NUMBER = """CASE
 
 
 def _as_json(text: str) -> str:
-    """Return a text of Python's json as jsonb: NaN and Infinity, which are not JSON, become null."""
+    """Return a text of Python's json as jsonb: NaN and Infinity, which are not JSON, become null.
+
+    So do they within a string after a comma or a bracket, as in "a, NaN, b".
+    """
     return f"regexp_replace({text}::text, '([:,[] *)(NaN|-?Infinity)(?= *[],}}])', '\\1null', 'g')::jsonb"
 
 

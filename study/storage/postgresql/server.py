@@ -60,8 +60,9 @@ def despite_cuts(place: URL, operation: Callable[[], Found]) -> Found:
     for _ in range(CUTS):
         try:
             return operation()
-        except (sqlalchemy.exc.OperationalError, StorageInternalError):
-            if not _answers(place):
+        except (sqlalchemy.exc.OperationalError, StorageInternalError) as error:
+            cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+            if not isinstance(cause, sqlalchemy.exc.OperationalError) or not _answers(place):
                 raise
     return operation()
 
