@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import types
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Ours(LeanStorage):
         place = sqlalchemy.make_url(url)
         if place.get_backend_name() == "sqlite" and place.database and place.database != ":memory:":
             file = Path(place.database)
-            super().__init__(url, engine_kwargs={"creator": writer(file)}, **options)
+            super().__init__(url, engine_kwargs={"creator": partial(writer, file)}, **options)
             wait_in_line(self.engine, file)
         else:
             super().__init__(url, engine_kwargs=engine_kwargs, **options)

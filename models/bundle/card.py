@@ -256,6 +256,8 @@ class Card(Section):
     def _different(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(classes)) < len(classes):
             raise ValueError("two classes have one name")
+        if any(one != one.encode(errors="replace").decode() for one in classes):
+            raise ValueError("the name of a class is no text")
         return classes
 
     @property

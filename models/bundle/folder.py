@@ -163,7 +163,7 @@ def seen_images(directory: Path) -> frozenset[str] | None:
     """
     if not directory.is_dir() or SEEN not in read_card(directory, Card).files:
         return None
-    return frozenset(_text(directory / SEEN, MOST_SEEN).decode().split())
+    return frozenset(_text(directory / SEEN, MOST_SEEN).decode("ascii", "replace").split())
 
 
 def save_weights(file: Path, model: nn.Module) -> str:

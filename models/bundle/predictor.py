@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models import ModelError
 from models.bundle.card import Card, Ranges
 from models.cnn import CNN, fuse_for_prediction, prepare
 from models.precision import full_precision
@@ -87,14 +88,20 @@ class Bundle:
         return float(value) if good and isinstance(value, int | float) else default
 
     def predict(self, images: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float64]:
-        """Return the probabilities [N, K] of uint8 images [N, S, S, 3] of the model's image size."""
+        """Return the probabilities [N, K] of uint8 images [N, S, S, 3] of the model's image size.
+
+        Raises ModelError if some are not numbers, as for weights that overflow.
+        """
         device = self.predictor.mean.device
         with torch.inference_mode(), full_precision(device):
             parts = [
                 self.predictor(torch.from_numpy(images[i : i + batch_size]).to(device)).cpu().double()
                 for i in range(0, len(images), batch_size)
             ]
-        return torch.cat(parts).numpy()
+        found = torch.cat(parts)
+        if not found.isfinite().all():
+            raise ModelError("the network's probabilities are no numbers (its weights or normalisation are too large)")
+        return found.numpy()
 
     def to(self, device: torch.device) -> Self:
         """Move the model to a device, in place, in the channels-last layout.

@@ -111,11 +111,9 @@ def _useless(card: Card, test: HeldOutScores) -> str:
     """Return why the model should not be used at all; an empty string if it beats always saying the same class."""
     value, ends = score_of(card, test)
     blind = 1 / len(test.recall_intervals or card.classes) if by_class(card) else test.majority
-    shown = test.accuracy_interval[1] >= test.majority if ends is None else ends[0] > blind
-    if value > blind and shown:
+    if value > blind and (ends is None or ends[0] > blind):
         return ""
-    worse = value < blind or (ends is None and not shown)
-    how = "Worse than" if worse else "Not shown to be better than"
+    how = "Worse than" if value < blind else "Not shown to be better than"
     return f"{how} always saying {_largest(card, test)}: do not use it."
 
 
@@ -162,14 +160,16 @@ def choice(study: Origin) -> str:
             f"{which}. Trial {study.leader} had a better selection score, but trains a new last layer alone, which "
             "gains nothing from a longer training."
         )
-    best = f"the best selection score, as had {_count(study.tied, 'other')}" if study.tied else BEST
+    best = f"had the best selection score, as had {_count(study.tied, 'other')}" if study.tied else f"had {BEST}"
+    if study.leader is not None:
+        best = f"ranked first (trial {study.leader} had a better selection score, but trains a new last layer alone)"
     if not study.confirmed:
-        return f"{which}, which had {best}."
+        return f"{which}, which {best}."
     if study.chosen == study.winner:
         again = [one.mean for one in study.confirmed]
         first = "was the best" if len(again) < 2 or again[0] > again[1] else "shared the best score"
-        return f"{which}, which had {best}, and {first} when trained again (confirmation)."
-    return f"{which}, chosen by confirmation; trial {study.winner} had {best}."
+        return f"{which}, which {best}, and {first} when trained again (confirmation)."
+    return f"{which}, chosen by confirmation; trial {study.winner} {best}."
 
 
 def _notes(card: Card, test: HeldOutScores) -> list[str]:

@@ -89,12 +89,16 @@ def describe(
             continue
         probabilities, labels, groups = test
         _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-        sets, weights = prediction_sets(probabilities, limit), 1 / sizes[inverse] / len(sizes)
+        sets = prediction_sets(probabilities, limit)
+        hits = sets[np.arange(len(labels)), labels]
+        coverage, size, doubtful = (
+            float((np.bincount(inverse, each) / sizes).mean()) for each in (hits, sets.sum(axis=1), abstains(sets))
+        )
         found[f"{level:g}"] = PredictionSets(
             threshold=limit,
             calibration_groups=len(np.unique(cal[2])),
-            coverage=float(weights @ sets[np.arange(len(labels)), labels]),
-            mean_size=float(weights @ sets.sum(axis=1)),
-            abstained=float(weights @ abstains(sets)),
+            coverage=coverage,
+            mean_size=size,
+            abstained=doubtful,
         )
     return found

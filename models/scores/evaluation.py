@@ -125,6 +125,7 @@ class HeldOutScores(Scores):
 
     by_group: GroupScores
     reliability: list[Bin]
+    mixed_groups: int = 0  # number of groups with images of several classes; in by_group the most frequent one counts
 
 
 @dataclass(frozen=True, kw_only=True)

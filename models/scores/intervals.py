@@ -3,9 +3,13 @@
 A score is treated as a share that was observed in a number of independent trials, the effective sample size, which
 follows from its spread over the groups (Korn and Graubard 1998). The score gets the exact binomial interval of that
 share (Clopper and Pearson 1934). So an interval never has width zero, and never ends at 1 if there was an error.
+
+The few groups of a rare class may agree by chance, and would then count as certain in a mean over classes. So its
+variance is at least what it would be if one more of its groups had been right, and one more wrong.
 """
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +24,8 @@ FREEDOM = 4
 """Least degrees of freedom; with fewer, the spread over groups is too uncertain to be used."""
 ENOUGH = 4
 """Least number of groups of each class for the interval of a mean over classes (scripts/bench/coverage.py)."""
+RARE = 0.5
+"""Share of the mean number of groups of a class below which a class is rare; fixed by scripts/bench/coverage.py."""
 
 
 def group_sums(values: Floats, groups: Ints) -> Floats:
@@ -35,6 +41,20 @@ def group_labels(labels: Ints, groups: Ints) -> Ints:
     return np.asarray(group_sums(np.eye(int(labels.max()) + 1)[labels], groups).argmax(axis=1))
 
 
+class Outcomes(NamedTuple):
+    """What became of the images of each class, and what it means for a score; all [K]."""
+
+    up: Floats  # share of the images that are right; in a difference, better
+    down: Floats  # share of the images that are wrong; in a difference, worse
+    effect: Floats  # how much the score changes if all images of the class go from down to up
+
+
+def outcomes(up: NDArray[np.bool_], down: NDArray[np.bool_], labels: Ints, effect: NDArray[Any]) -> Outcomes:
+    """Count outcomes [N] by class; `effect` [K]."""
+    images = np.maximum(1, np.bincount(labels))
+    return Outcomes(np.bincount(labels, up) / images, np.bincount(labels, down) / images, effect.astype(np.float64))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spread:
     """The spread of a score: how much it would vary over other groups of the same classes."""
@@ -44,9 +64,18 @@ class Spread:
     kurtosis: float  # kurtosis of the contributions of the groups; large if a few groups make the whole spread
     least: float  # effective number of independent trials if all images of a group agree
     most: float  # effective number of independent trials if images of a group are independent of each other
+    careful: tuple[float, float] | None  # variance of the score, and of one trial, if rare classes are in doubt
 
     def trials(self, variance: float) -> float:
-        """Return the effective number of independent trials behind the score if one trial has this variance.
+        """Return the effective number of independent trials behind the score if one trial has this variance."""
+        found = self._by_spread(variance)
+        if self.careful is None:
+            return found
+        whole, one = self.careful
+        return min(found, max(1.0, max(variance, one) / whole))
+
+    def _by_spread(self, variance: float) -> float:
+        """Return the number of trials that the spread gives.
 
         If few groups support it, the number is reduced by a ratio of quantiles of Student's t. Its degrees of freedom
         are half of those of a variance with this kurtosis, since rare bad groups are more often missed than seen. If
@@ -61,11 +90,12 @@ class Spread:
         return float(np.clip(variance / self.variance * few**2, self.least, self.most))
 
 
-def spread(adds: Floats, weights: Floats, labels: Ints, groups: Ints) -> Spread:
+def spread(adds: Floats, weights: Floats, labels: Ints, groups: Ints, seen: Outcomes | None = None) -> Spread:
     """Compute the spread of a score over groups.
 
     `adds` [N] is the deviation of the score from its mean that each image contributes, `weights` [N] the weight of each
     image. Groups are compared with the mean of their class; a group that is alone in its class, with the overall mean.
+    `seen`: for the doubt about rare classes; None: there is none.
     """
     sums, worth = group_sums(np.stack([adds, weights], axis=1), groups).T
     strata = group_labels(labels, groups)
@@ -79,7 +109,28 @@ def spread(adds: Floats, weights: Floats, labels: Ints, groups: Ints) -> Spread:
         kurtosis=len(parts) * float(((parts / variance) ** 2).sum()) if variance else 0.0,
         least=float(1 / (worth**2).sum()),
         most=float(1 / (weights**2).sum()),
+        careful=None if seen is None else _careful(parts, strata, seen),
     )
+
+
+def _careful(parts: Floats, strata: Ints, seen: Outcomes) -> tuple[float, float] | None:
+    """Return Spread.careful from each group's part of the variance [G] and its class [G] (Agresti and Coull 1998)."""
+    size = len(seen.up)
+    variance, count = np.bincount(strata, parts, minlength=size), np.bincount(strata, minlength=size)
+    rare = (count > 0) & (count < RARE * count[count > 0].mean())
+    if not rare.any():
+        return None
+    up, down = (np.where(rare, (side * count + 1) / (count + 2), side) for side in (seen.up, seen.down))
+    least = (seen.effect / 2) ** 2 * _variance(up, down) / (count + 2)
+    whole = float(np.where(rare, np.maximum(variance, least), variance).sum())
+    scale = seen.effect.sum()
+    all_up, all_down = ((seen.effect * side).sum() / scale for side in (up, down))
+    return whole, float((scale / 2) ** 2 * _variance(all_up, all_down))
+
+
+def _variance(up: Any, down: Any) -> Any:
+    """Return the variance of a value that is 1 with the probability `up`, -1 with `down`, else 0."""
+    return np.minimum(1.0, up + down) - (up - down) ** 2
 
 
 def fewest_groups(labels: Ints, groups: Ints) -> tuple[int, int]:
@@ -116,15 +167,17 @@ def accuracy_interval(correct: NDArray[np.bool_], labels: Ints, groups: Ints) ->
     """
     share = float(correct.mean())
     weights = evenly(labels)
-    found = spread(weights * (correct - share), weights, labels, groups)
+    seen = outcomes(correct, ~correct, labels, np.bincount(labels, weights))
+    found = spread(weights * (correct - share), weights, labels, groups, seen)
     return binomial_interval(share, found.trials(share * (1 - share)))
 
 
 def balanced_interval(correct: NDArray[np.bool_], labels: Ints, groups: Ints) -> Interval | None:
     """Return the 95 % interval of the balanced accuracy; None if a class has too few groups."""
-    recall = np.bincount(labels, correct) / np.maximum(1, np.bincount(labels))
-    adds = evenly(labels, by_class=True) * (correct - recall[labels])
-    return _mean_interval(1.0 if correct.all() else float(recall[np.unique(labels)].mean()), adds, labels, groups)
+    weights = evenly(labels, by_class=True)
+    seen = outcomes(correct, ~correct, labels, np.bincount(labels, weights))
+    value = 1.0 if correct.all() else float(seen.up[np.unique(labels)].mean())
+    return _mean_interval(value, weights * (correct - seen.up[labels]), labels, groups, seen)
 
 
 def balanced_difference_interval(
@@ -150,7 +203,8 @@ def difference_interval(
     if by_class:
         centre = (np.bincount(labels, gained) / np.maximum(1, np.bincount(labels)))[labels]
     variance = float((weights * (gained - (weights * gained).sum()) ** 2).sum())
-    trials = spread(weights * (gained - centre), weights, labels, groups).trials(variance)
+    seen = outcomes(gained > 0, gained < 0, labels, 2 * np.bincount(labels, weights))
+    trials = spread(weights * (gained - centre), weights, labels, groups, seen).trials(variance)
     up, down = ((trials * float(weights[gained == side].sum()) + 1) / (trials + 2) for side in (1, -1))
     half = 1.959964 * np.sqrt((up + down - (up - down) ** 2) / (trials + 2))
     return max(-1.0, float(up - down - half)), min(1.0, float(up - down + half))
@@ -163,8 +217,11 @@ def f1_interval(predicted: Ints, labels: Ints, groups: Ints) -> Interval | None:
     total = (true.astype(np.float64) + named).sum(axis=0)
     f1 = 2 * (true & named).sum(axis=0) / total
     adds = (2.0 * (true & named) - f1 * (true.astype(np.float64) + named)) / total
-    value = 1.0 if (predicted == labels).all() else float(f1.mean())
-    return _mean_interval(value, adds.mean(axis=1), labels, groups)
+    correct = predicted == labels
+    value = 1.0 if correct.all() else float(f1.mean())
+    effect = np.zeros(int(labels.max()) + 1)
+    effect[there] = true.sum(axis=0) * (2 - f1) / total / len(there)
+    return _mean_interval(value, adds.mean(axis=1), labels, groups, outcomes(correct, ~correct, labels, effect))
 
 
 def auroc_interval(scores: Floats, truth: NDArray[np.bool_], labels: Ints, groups: Ints) -> Interval | None:
@@ -189,10 +246,12 @@ def _placements(scores: Floats, truth: NDArray[np.bool_]) -> tuple[float, Floats
     return area, adds
 
 
-def _mean_interval(value: float, adds: Floats, labels: Ints, groups: Ints) -> Interval | None:
-    """Return the 95 % interval of a mean over classes, from `adds` [N] (see spread); None if a class has too few
-    groups."""
+def _mean_interval(
+    value: float, adds: Floats, labels: Ints, groups: Ints, seen: Outcomes | None = None
+) -> Interval | None:
+    """Return the 95 % interval of a mean over classes, from `adds` [N] and what was seen (see spread); None if a class
+    has too few groups."""
     if fewest_groups(labels, groups)[1] < ENOUGH:
         return None
-    found = spread(adds, evenly(labels, by_class=True), labels, groups)
+    found = spread(adds, evenly(labels, by_class=True), labels, groups, seen)
     return binomial_interval(value, found.trials(value * (1 - value)))

@@ -144,9 +144,7 @@ def _own_views(connection: sqlalchemy.Connection, where: Path | str) -> dict[str
         raise
     found = {}
     for name in VIEWS:
-        cursor = connection.connection.cursor()
-        cursor.execute(f"SELECT * FROM {name} LIMIT 0")
-        found[name] = [column[0] for column in cursor.description or ()]
+        found[name] = list(connection.exec_driver_sql(f"SELECT * FROM {name} LIMIT 0").keys())
     inspector = sqlalchemy.inspect(connection)
     for name in inspector.get_table_names():  # others may lie there that this role may not read
         found[name] = [column["name"] for column in inspector.get_columns(name)]

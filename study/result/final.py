@@ -225,7 +225,11 @@ def final_jobs(
     trial, *others = best
     rivals: list[tuple[str, FrozenTrial]] = [("runner-up", other) for other in others[:1]]
     rivals = [(role, rival) for role, rival in rivals if role in work.config.rivals]
-    start = best_start(study.own_trials()) if "best start" in work.config.rivals and not is_start(trial) else None
+    start = (
+        best_start(work.config, study.own_trials())
+        if "best start" in work.config.rivals and not is_start(trial)
+        else None
+    )
     if start and start.number not in {other.number for _, other in rivals}:
         rivals.append(("best start", start))
     rivals += _baseline(study, {trial.number, *(other.number for _, other in rivals)})

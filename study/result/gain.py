@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 
 from study.attributes import SECONDS, number
-from study.search.standing import best_first, is_start
+from study.config.schema import StudyConfig
+from study.search.standing import is_start, rank
 
 
-def best_start(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """Return the best start that ran to its end; None if there is none."""
-    return next(iter(best_first(one for one in trials if is_start(one) and _is_complete(one))), None)
+def best_start(config: StudyConfig, trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """Return the best start that ran to its end (see `rank`); None if there is none."""
+    return next(iter(rank(config, (one for one in trials if is_start(one) and _is_complete(one)))), None)
 
 
 @dataclass(frozen=True)
@@ -27,27 +28,28 @@ class Gain:
     so_far: list[tuple[float, float]]  # for each complete trial: (seconds of training so far, best score so far)
 
 
-def gain(trials: Iterable[FrozenTrial], winner: FrozenTrial) -> Gain:
+def gain(config: StudyConfig, trials: Iterable[FrozenTrial], winner: FrozenTrial) -> Gain:
     """Work out the gain of a search from its trials, in the order in which they ended.
 
-    Seconds are those of training, added up over all workers.
+    Seconds are those of training, added up over all workers. The best one is the first by `rank`, as the winner is.
     """
     ended = sorted(
         (one for one in trials if one.datetime_complete), key=lambda one: (one.datetime_complete, one.number)
     )
     whole = sum(number(one.user_attrs, SECONDS) or 0.0 for one in ended)
-    spent, half, best = 0.0, None, None
+    spent, half = 0.0, None
+    complete: list[FrozenTrial] = []
     so_far: list[tuple[float, float]] = []
     for one in ended:
         spent += number(one.user_attrs, SECONDS) or 0.0
         if not _is_complete(one):
             continue
-        best = best_first([one, *([best] if best else [])])[0]
-        so_far.append((spent, best.value or 0.0))
+        complete.append(one)
+        so_far.append((spent, max(other.value or 0.0 for other in complete)))
         if spent <= whole / 2:
-            half = best
-    drawn = next(iter(best_first(one for one in ended if _is_complete(one) and not is_start(one))), None)
-    return Gain(winner, best_start(ended), drawn, half, so_far)
+            half = rank(config, complete)[0]
+    drawn = next(iter(rank(config, (one for one in complete if not is_start(one)))), None)
+    return Gain(winner, best_start(config, ended), drawn, half, so_far)
 
 
 def _is_complete(trial: FrozenTrial) -> bool:

@@ -352,6 +352,17 @@ def _allowed(entry: Entry) -> str:
     return ", ".join(map(str, entry)) if isinstance(entry, list) else str(entry)
 
 
+def _difference(card: StudyCard, beside: Comparison) -> str:
+    """Say by how many points the model is better than another one, in the study's metric."""
+    points, of = beside.difference, "accuracy"
+    ends: Interval | None = beside.difference_interval
+    if by_class(card):
+        points, of = card.test.balanced_accuracy - beside.balanced_accuracy, "balanced accuracy"
+        ends = beside.balanced_difference_interval
+    sure = f"95 % interval {100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}, paired" if ends else "too few groups to tell"
+    return f"{100 * points:+.1f} points of {of} ({sure})"
+
+
 def _gain(card: StudyCard, gain: Gain) -> str:
     """Return what the search found beyond the networks that it began with, on val and on the held-out images."""
     winner, start, drawn, half = gain.winner, gain.start, gain.drawn, gain.half
@@ -374,11 +385,7 @@ def _gain(card: StudyCard, gain: Gain) -> str:
         if beside is None:
             said.append("The two were not trained alike for the held-out images: the hours, or the study, left it out.")
         else:
-            worse, better = beside.difference_interval
-            said.append(
-                f"Trained alike, the winner is better by {100 * beside.difference:+.1f} points of accuracy on the "
-                f"held-out images (95 % interval {100 * worse:+.1f} to {100 * better:+.1f}, paired)."
-            )
+            said.append(f"Trained alike, the winner is better by {_difference(card, beside)} on the held-out images.")
     if half is None:
         said.append("After half of the search's training no trial had run to its end.")
     elif half.number == winner.number:

@@ -181,7 +181,7 @@ def chosen(
         logger.warning(str(error))
         return best[:1]
     means = {number: float(np.mean(values)) for number, values in reached.items()}
-    best.sort(key=lambda trial: (-means[trial.number], trial.number))
+    best.sort(key=lambda trial: -means[trial.number])  # among equals, the better selection score stays first
     rows = [Confirmation(trial=one.number, values=reached[one.number], mean=means[one.number]) for one in best]
     study.remember(CONFIRMED, [row.model_dump() for row in rows])
     return best

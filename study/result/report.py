@@ -63,7 +63,7 @@ def write_report(
         importance=importances(trials),
         infeasible=sum(why(trial.user_attrs) in INFEASIBLE for trial in trials),
         at_the_edge=edges(config.space, used_parameters(config.space, card.study.params)),
-        gain=gain(trials, _own_choice(study, card)),
+        gain=gain(config, trials, _own_choice(study, card)),
         front=front,
         stages=stages,
         planned_hours=planned.hours if planned else None,

@@ -234,7 +234,8 @@ def _scores(work: Workspace, logits: Floats, cal: Floats | None, temperature: fl
     images = score(logits, labels, groups, classes, temperature, positive, cutoff)
     votes = score(*by_group(logits, labels, groups, temperature), classes, 1.0, positive)
     bins = reliability(softmax(logits, temperature), labels)
-    return HeldOutScores(**vars(images), by_group=without_images(votes), reliability=bins)
+    mixed = int((np.bincount(np.unique(np.stack([groups, labels]), axis=1)[0]) > 1).sum())
+    return HeldOutScores(**vars(images), by_group=without_images(votes), reliability=bins, mixed_groups=mixed)
 
 
 def _conformal(work: Workspace, cal: Floats, logits: Floats, temperature: float) -> Conformal:

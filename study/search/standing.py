@@ -36,6 +36,16 @@ def promise(config: StudyConfig, trial: FrozenTrial) -> float:
     return 1 - (1 - value) * float((config.epochs / max(config.epochs, config.final_epochs)) ** GROWTH)
 
 
+def rank(config: StudyConfig, complete: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Sort trials that ran to their end, the best selection score first.
+
+    Where starts are not pruned, trials of which only a new last layer is trained are ranked among the others by their
+    `promise`: they lead in short trials, and longer trainings bring them nothing.
+    """
+    found = best_first(complete)
+    return found if config.prune_starts else sorted(found, key=lambda trial: -promise(config, trial))
+
+
 def winner(study: OpenStudy) -> FrozenTrial:
     """Return the best trial, the first of those that are `ranked`. Raises StudyError if there is none."""
     return ranked(study)[0]
@@ -44,15 +54,12 @@ def winner(study: OpenStudy) -> FrozenTrial:
 def ranked(study: OpenStudy) -> list[FrozenTrial]:
     """Return the trials that ran to their end, best selection score first.
 
-    Where starts are not pruned, trials of which only a new last layer is trained are ranked among the others by their
-    `promise`: they lead in short trials, and longer trainings bring them nothing. If no trial ran to its end, return
-    those that finished an epoch and are not INFEASIBLE, most epochs first. Raises StudyError if there are none.
+    See `rank`. If no trial ran to its end, return those that finished an epoch and are not INFEASIBLE, most epochs
+    first. Raises StudyError if there are none.
     """
     finished = [trial for trial in study.own_trials() if trial.state == TrialState.COMPLETE]
-    if finished and study.config.prune_starts:
-        return best_first(finished)
     if finished:
-        return sorted(best_first(finished), key=lambda trial: -promise(study.config, trial))
+        return rank(study.config, finished)
     begun = study.shippable()
     if not begun:
         raise StudyError(

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -21,13 +22,9 @@ def open_storage(url: str, *, create: bool, write: bool = True, kind: type[LeanS
 
     Raises StudyError when it is not there, cannot be written, or is not a database.
     """
-
-    def make(engine: dict[str, Any], tables: bool) -> LeanStorage:
-        return _made(kind, url, engine, tables=tables)
-
     place = parse_url(url)
     try:
-        return backend_of(place).open(place, make, create=create, write=write)
+        return backend_of(place).open(place, partial(_made, kind, url), create=create, write=write)
     except RuntimeError as error:
         raise OtherSchemaError(url, error) from error
 
@@ -63,7 +60,7 @@ def runs_folder(url: str, named: str | None = None) -> Path:
 
 
 @repeated
-def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], *, tables: bool = True) -> LeanStorage:
+def _made(kind: type[LeanStorage], url: str, engine: dict[str, Any], tables: bool) -> LeanStorage:
     """Open Optuna's storage; two processes may create the same tables at once, so the one that fails tries again."""
     for pause in (0.1, 0.5) if tables else ():
         with suppress(sqlalchemy.exc.OperationalError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):

@@ -130,18 +130,6 @@ class LeanStorage(RDBStorage):
             return _read(connection, [trial for trial in trials if states is None or trial.state in states])
 
     @repeated
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return the user attributes of a study. Raises KeyError when there is no such study."""
-        with readable("an attribute of a study"):
-            return super().get_study_user_attrs(study_id)
-
-    @repeated
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return Optuna's own attributes of a study. Raises KeyError when there is no such study."""
-        with readable("an attribute of a study"):
-            return super().get_study_system_attrs(study_id)
-
-    @repeated
     def change_study_attribute(
         self, study_id: int, key: str, change: Callable[[Any], Any], patience: float | None = None
     ) -> Any:
@@ -151,10 +139,9 @@ class LeanStorage(RDBStorage):
         `patience`: seconds to wait for another program's lock. Where the connection is cut off as it commits, `change`
         may be given its own earlier result. Raises KeyError when there is no such study.
         """
-        options = {} if patience is None else {"patience": patience}
         table: Table = tables.StudyUserAttributeModel.__table__
         mine = (table.c.study_id == study_id) & (table.c.key == key)
-        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+        with self.engine.connect().execution_options(patience=patience) as connection, connection.begin():
             if connection.scalar(STUDY.with_for_update(), {"id": study_id}) is None:
                 raise KeyError(tables.NOT_FOUND_MSG)
             found = connection.scalar(sqlalchemy.select(table.c.value_json).where(mine))
@@ -163,11 +150,7 @@ class LeanStorage(RDBStorage):
             after = change(before)
             if after is None:
                 return before
-            row = {"study_id": study_id, "key": key, "value_json": json.dumps(after)}
-            if found is None:
-                connection.execute(sqlalchemy.insert(table).values(row))
-            else:
-                connection.execute(sqlalchemy.update(table).where(mine).values(value_json=row["value_json"]))
+            self._write(connection, table, [{"study_id": study_id, "key": key, "value_json": json.dumps(after)}])
             return after
 
     @repeated
@@ -180,7 +163,7 @@ class LeanStorage(RDBStorage):
             {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()
         ]
         with self._updating(trial_id) as connection:
-            self._write(connection, USER_ATTRIBUTES, "key", rows)
+            self._write(connection, USER_ATTRIBUTES, rows)
 
     @repeated
     def set_params(self, trial_id: int, params: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> None:
@@ -198,7 +181,7 @@ class LeanStorage(RDBStorage):
             for name, value in params.items()
         ]
         with self._updating(trial_id) as connection:
-            self._write(connection, PARAMS, "param_name", rows)
+            self._write(connection, PARAMS, rows)
 
     @repeated
     def forget_rung(self, trial_id: int, rung: int) -> None:
@@ -214,11 +197,8 @@ class LeanStorage(RDBStorage):
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a transaction for reading, which waits for nobody; it sees one state of a SQLite database.
-
-        On PostgreSQL the rows of a trial may be a commit apart, as with Optuna's own storage.
-        """
-        with self.engine.connect().execution_options(reads=True) as connection, connection.begin():
+        """Open a transaction for reading, which waits for nobody and sees one state, whoever writes meanwhile."""
+        with self.engine.connect().execution_options(**self.backend.one_state) as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -231,14 +211,14 @@ class LeanStorage(RDBStorage):
             self.check_trial_is_updatable(trial_id, state)
             yield connection
 
-    def _write(self, connection: Connection, table: Table, key: str, rows: list[dict[str, Any]]) -> None:
-        """Insert rows of a trial, or change those with the same key.
+    def _write(self, connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+        """Insert rows of a trial or a study, or change those with the same key.
 
         All go in one statement: for a list of rows psycopg uses the pipeline mode of libpq, in which a connection that
         is cut off can stay for good.
         """
         if rows:
-            connection.execute(_upsert(table, key, self.engine.url.get_backend_name()).values(rows))
+            connection.execute(_upsert(table, self.engine.name).values(rows))
 
 
 for name in (
@@ -246,6 +226,8 @@ for name in (
     "get_study_id_from_name",
 ):  # these do no harm when done twice
     setattr(LeanStorage, name, repeated(getattr(RDBStorage, name)))
+for name in ("get_study_user_attrs", "get_study_system_attrs"):
+    setattr(LeanStorage, name, repeated(readable("an attribute of a study")(getattr(RDBStorage, name))))
 
 
 def _read(connection: Connection, trials: Sequence[Any]) -> list[FrozenTrial]:
@@ -295,11 +277,12 @@ def _local(utc: datetime | None) -> datetime | None:
 
 
 @cache
-def _upsert(table: Table, key: str, kind: str) -> Any:
-    """Build the statement that inserts a row of a trial, or changes the one with that key, for a kind of database."""
+def _upsert(table: Table, kind: str) -> Any:
+    """Build the statement that inserts a row, or changes the one with the same key, for a kind of database."""
     statement = import_module(f"sqlalchemy.dialects.{kind}").insert(table)
     new = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
-    return statement.on_conflict_do_update(index_elements=["trial_id", key], set_=new)
+    (key,) = (one for one in table.constraints if isinstance(one, sqlalchemy.UniqueConstraint))
+    return statement.on_conflict_do_update(index_elements=key.columns, set_=new)
 
 
 def _by_trial(rows: Iterable[Any]) -> dict[int, list[Any]]:

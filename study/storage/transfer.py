@@ -32,8 +32,7 @@ def transfer(source: LeanStorage, target: LeanStorage) -> list[tuple[str, int]]:
     out: a worker on the original does not work on the copy. Raises StudyError where the target has a study of the same
     name already, where a row cannot be kept in the target, and where it reads differently there.
     """
-    seen = source.engine.connect().execution_options(**source.backend.one_state)
-    with seen as read, target.engine.begin() as write:
+    with source.reading() as read, target.engine.begin() as write:
         names = {row.study_id: row.study_name for row in read.execute(sqlalchemy.select(STUDIES))}
         there = set(write.scalars(sqlalchemy.select(STUDIES.c.study_name)))
         if both := sorted(str(name) for name in names.values() if name in there):
@@ -65,10 +64,8 @@ def _copy(read: Connection, write: Connection, table: Table, keys: Keys) -> None
         for row, number, other in zip(some, new, map(dict, there), strict=True):
             if {**row, key.name: number} != other:
                 raise ValueError(f"a row of {table.name} reads differently: {row}, there {other}")
-        if table in (STUDIES, TRIALS):
-            made |= zip(old, new, strict=True)
-    if table in (STUDIES, TRIALS):
-        keys[key.name] = made
+        made |= zip(old, new, strict=True)
+    keys[key.name] = made
 
 
 def _inserted(write: Connection, table: Table, rows: list[Row]) -> list[int]:

@@ -19,6 +19,7 @@ from data.datasets import ImageSet, load
 from data.formats.ranges import AS_16_BITS
 from data.images import MOST_MEGAPIXELS, read_file
 from data.layout.listing import listing
+from models import ModelError
 from models.bundle.folder import SEEN_DIGITS, seen_images
 from models.bundle.predictor import Bundle
 from models.scores.evaluation import Scores, predict_logits, score
@@ -206,6 +207,8 @@ def _scores(bundle: Bundle, dataset: ImageSet, labels: Ints, some: Ints) -> Scor
     there = {bundle.classes[label] for label in labels}
     told = positive is not None and bool(there & set(positive.classes)) and bool(there - set(positive.classes))
     logits = predict_logits(predictor.model, batches(), predictor.views)
+    if not np.isfinite(logits).all():
+        raise ModelError("the network's answers are no numbers (its weights or normalisation are too large)")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")  # those the folder lacks
         temperature = float(predictor.temperature)

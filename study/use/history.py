@@ -58,6 +58,9 @@ class Model:
         try:
             if isinstance(image, str | Path):
                 return decode(Path(image), size, self.bundle.megapixels(MOST_MEGAPIXELS), ranges)
+            file = getattr(image, "filename", "")
+            if file and getattr(image, "tile", None) and not getattr(image, "tell", int)():
+                return self._pixels(number, Path(file))  # not decoded yet: it is read as the file would be
             if isinstance(image, Image.Image):
                 return to_square_rgb(ImageOps.exif_transpose(image), size, ranges)
             return to_square_rgb(Image.fromarray(image), size, ranges)

@@ -1,6 +1,7 @@
 """Prediction of a saved model on image files, which are found, decoded as in training, and labelled."""
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -59,8 +60,10 @@ def find_images(places: Sequence[Path], listed: Callable[[], Iterable[str]]) -> 
     found: list[Path] = []
     for place in places:
         if str(place) == "-":
-            names = [Path(name.rstrip("\r\n")) for name in listed() if name.strip()]
-            found += [file for name in names for file in (_inside(name) if name.is_dir() else [name])]
+            lines = (line.removeprefix("\ufeff").rstrip("\r\n") for line in listed())
+            names = [Path(line) for line in lines if line.strip()]
+            # A name that is too long, or in a folder that may not be read, has its error in its row.
+            found += [file for name in names for file in (_inside(name) if os.path.isdir(name) else [name])]
         elif place.is_dir():
             found += _inside(place)
         elif place.is_file():

@@ -34,6 +34,7 @@ from data.formats.ranges import AS_16_BITS, Ranges
 from data.images import MOST_MEGAPIXELS, decode
 from data.processes import usable_cpus
 from data.slides import ENDINGS
+from models import ModelError
 from models.bundle.card import NOTICE
 from models.bundle.explain import SMALLEST, grad_cam, overlay
 from models.bundle.folder import WEIGHTS
@@ -216,7 +217,7 @@ def application(models: Sequence[ServedModel], threads: int = 2) -> FastAPI:
             images = await asyncio.gather(*(read(content) for _, content in files))
             try:
                 rows = await _rows(network, [name for name, _ in files], images, explain=explain)
-            except RuntimeError as error:  # torch's, such as a lack of memory
+            except (RuntimeError, ModelError) as error:  # RuntimeError: torch's, such as a lack of memory
                 logger.exception("the network failed")
                 raise HTTPException(500, f"the network failed on these images: {str(error).splitlines()[0]}") from error
         errors = [row for row in rows if "error" in row]
@@ -306,7 +307,8 @@ async def _from_form(request: Request) -> list[tuple[str, bytes]]:
     try:
         async with request.form(max_files=MOST_IMAGES, max_fields=MOST_IMAGES) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            return [(file.filename or "image", await file.read()) for file in files]
+            named = [(file.filename or "image").encode(errors="replace").decode() for file in files]
+            return [(name, await file.read()) for name, file in zip(named, files, strict=True)]
     except (FormParserError, UnicodeDecodeError, LookupError) as error:  # LookupError: an unknown character set
         raise HTTPException(400, f"the form cannot be read: {error}") from error
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import PIL
 import pytest
+import tifffile
 from PIL import Image
 
 from data import DataError
@@ -282,7 +283,6 @@ def test_16_bits_that_pillow_misreads_are_refused() -> None:
     one, many = io.BytesIO(), io.BytesIO()
     planar.save(one, "TIFF", compression="tiff_lzw", tiffinfo={284: 2})  # one channel: no matter
     assert decode(one.getvalue(), 8).max() > 200
-    tifffile = pytest.importorskip("tifffile")
     tifffile.imwrite(
         many, np.zeros((3, 8, 8), np.uint16), photometric="rgb", planarconfig="separate", compression="zlib"
     )

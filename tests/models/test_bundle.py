@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import tifffile
 import torch
 from packaging.requirements import Requirement
 from PIL import Image
@@ -280,6 +281,7 @@ def strange_images(folder: Path) -> list[Path]:
         "alpha.png": (alpha, {}),
         "large.jpg": (small.resize((900, 700)), {"quality": 90}),
         "turned.jpg": (small, {"exif": exif}),
+        "turned.tif": (small.convert("L"), {"exif": exif}),
         "cmyk.jpg": (small.convert("CMYK"), {}),
         "lossy.webp": (small, {}),
     }
@@ -338,12 +340,14 @@ def test_the_example_opens_no_other_format_in_disguise(
 def test_the_example_refuses_in_one_line(alone: tuple[Path, list[Path], np.ndarray, Path], tmp_path: Path) -> None:
     model, images, _, empty = alone
     (tmp_path / "broken.png").write_bytes(images[0].read_bytes()[:200])
+    planes = np.zeros((3, 8, 8), np.uint16)
+    tifffile.imwrite(tmp_path / "planes.tif", planes, photometric="rgb", planarconfig="separate", compression="zlib")
 
     def example(folder: Path, *given: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-I", folder / "example.py", *map(str, given)]
         return subprocess.run(command, cwd=empty, capture_output=True, text=True, check=False)
 
-    done = example(model, "nowhere.png", images[0], empty, tmp_path / "broken.png")
+    done = example(model, "nowhere.png", images[0], empty, tmp_path / "broken.png", tmp_path / "planes.tif")
     assert (done.returncode, done.stderr) == (1, "")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row.get("error", "")[:52] for row in rows] == [
@@ -351,6 +355,7 @@ def test_the_example_refuses_in_one_line(alone: tuple[Path, list[Path], np.ndarr
         "",
         "cannot be read as an image: Is a directory",
         rows[3]["error"][:52],
+        "cannot be read as an image: 16 bits with transparenc",
     ]
     assert sum(rows[1]["probabilities"].values()) == pytest.approx(1, abs=1e-3)
     for name, content in (("a", None), ("b", b"no model")):  # missing, damaged: the other file does

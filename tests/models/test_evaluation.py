@@ -14,6 +14,7 @@ from models.scores.intervals import (
     ENOUGH,
     accuracy_interval,
     auroc_interval,
+    balanced_difference_interval,
     balanced_interval,
     binomial_interval,
     difference_interval,
@@ -241,9 +242,26 @@ def test_paired_differences_are_narrower_than_unpaired_and_know_a_tie() -> None:
 
 def test_without_an_error_small_classes_widen_the_mean_over_classes() -> None:
     labels = np.array([0] * 90 + [1] * 10)
-    wanted = pytest.approx(binomial_interval(1.0, 4 / (1 / 90 + 1 / 10)))
+    share = 11 / 12  # of the ten, as if one more had been right, and one more wrong
+    trials = (1 + share) / 2 * (1 - share) / 2 / (share * (1 - share) / 12 / 4)
+    assert trials < 4 / (1 / 90 + 1 / 10)  # if all classes were alike
+    wanted = pytest.approx(binomial_interval(1.0, trials))
     assert balanced_interval(labels >= 0, labels, np.arange(100)) == wanted
     assert f1_interval(labels, labels, np.arange(100)) == wanted
+
+
+@pytest.mark.parametrize(("few", "recall"), [(4, 0.7), (8, 0.8), (30, 0.8)])
+def test_a_rare_class_that_agrees_by_chance_is_no_certainty(few: int, recall: float) -> None:
+    """Nine classes of 100 groups with a recall of 0.98, and a rare one; 93 % of 300 less two standard errors."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), [few] + 9 * [100])
+    groups, right, held = np.arange(len(labels)), np.where(labels == 0, recall, 0.98), []
+    for _ in range(300):
+        one, other = (rng.random(len(labels)) < right for _ in range(2))
+        found = balanced_interval(one, labels, groups), balanced_difference_interval(one, other, labels, groups)
+        true = np.mean([recall] + 9 * [0.98]), 0.0
+        held.append([ends is not None and ends[0] <= value <= ends[1] for ends, value in zip(found, true, strict=True)])
+    assert np.mean(held, axis=0).min() >= 0.93 - 2 * np.sqrt(0.93 * 0.07 / 300)
 
 
 REPETITIONS = 250

@@ -94,13 +94,18 @@ def test_who_is_worse_than_one_class_for_all_should_not_be_used(metric: str) -> 
     assert found.word.endswith("do not use it.")
 
 
-def test_without_an_interval_fewer_hits_than_one_class_has_are_worse() -> None:
+def test_without_an_interval_the_same_metric_is_used() -> None:
     ours = np.where(LABELS == 0, np.where(np.arange(200) % 10 == 0, 0, 1), LABELS)  # a tenth of the largest class
     groups = np.where(LABELS == 1, 500, GROUPS)
     found = judged(ours, {}, groups=groups, metric="balanced_accuracy")
     assert "without an interval" in found.value
-    assert found.kind == "useless"
-    assert found.word.startswith("Worse than always saying MT_Free")
+    assert found.kind == "no better"
+    assert found.word.startswith("Not shown to be better than always saying MT_Free")
+    assert found.notes == (
+        "Of all images it names 37.0 % rightly; always saying the most frequent class would name 70.0 %.",
+    )
+    worse = judged(np.zeros(200, np.int64) + 1, {}, groups=groups, metric="balanced_accuracy")
+    assert worse.kind == "useless"
 
 
 def test_with_few_sources_nothing_is_shown() -> None:
@@ -140,6 +145,10 @@ def test_which_trial_it_is_and_why() -> None:
     other = judged(answers(0.1), {}, origin={"confirmed": [first, second]}, leaky=True)
     assert other.kind == "leaky"
     assert other.metric == "leaky accuracy"
+    assert choice(leader=7, confirmed=[better, second]).endswith(
+        "which ranked first (trial 7 had a better selection score, but trains a new last layer alone), and was the "
+        "best when trained again (confirmation)."
+    )
     asked = choice(confirmed=[second, first])
     assert asked == "It is trial 3 (9 trials were made), as asked for; the study's own choice is trial 5."
 

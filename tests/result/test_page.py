@@ -110,7 +110,7 @@ def made(card: StudyCard, config: dict[str, Any] | None = None, **found: Any) ->
     fields = {"space": {"conv_dropout": [0.0, 0.1]}, **(config or {})}
     examples = {name: image() for name in card.classes[:EXAMPLES]}
     tried = trials()
-    whole = SearchFacts(**{**FOUND, "gain": gain(tried, tried[0]), **found})
+    whole = SearchFacts(**{**FOUND, "gain": gain(resolve(None, {"preset": "quick"}), tried, tried[0]), **found})
     return page(tried, resolve(None, {"preset": "quick", **fields}), card, [EPOCH], dict(TIMES), whole, wrong, examples)
 
 

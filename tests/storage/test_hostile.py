@@ -54,7 +54,7 @@ def test_what_is_no_table_is_named_and_not_asked(shell: Shell, tmp_path: Path, k
 def test_a_value_that_an_expression_makes_large_is_none(tmp_path: Path) -> None:
     optuna.create_study(study_name="s", storage=open_storage(f"sqlite:///{tmp_path}/x.db", create=True))
     with pytest.raises(sqlite3.DataError, match="too big"):
-        reader(tmp_path / "x.db")().execute("SELECT zeroblob(100000000)")
+        reader(tmp_path / "x.db").execute("SELECT zeroblob(100000000)")
 
 
 @pytest.mark.timeout(60)
@@ -116,7 +116,7 @@ def test_a_link_in_a_folder_that_may_only_be_read_hides_no_changes(tmp_path: Pat
     links.chmod(0o555)
 
     def seen() -> str:
-        return as_nobody(lambda: reader(links / "x.db")().execute("SELECT study_name FROM studies").fetchall())
+        return as_nobody(lambda: reader(links / "x.db").execute("SELECT study_name FROM studies").fetchall())
 
     real.chmod(0o555)
     assert "optuna.db-wal holds changes that are not in it yet" in seen()

@@ -22,6 +22,7 @@ from study import StudyError
 from study.search.local import local_processes
 from study.search.worker import work_on
 from study.storage.door import load_study, open_storage
+from study.storage.lean import LeanStorage
 from study.storage.owners.locks import alone
 from study.storage.postgresql import server
 from study.storage.trouble import was_cut_off
@@ -271,11 +272,17 @@ def test_a_storage_that_nobody_uses_any_more_has_no_connections(postgres: str) -
         gc.enable()
 
 
-def test_what_is_no_cut_is_not_repeated(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_answers", lambda place: pytest.fail("asked whether the server answers"))
-    url = new_database(postgres)
+def test_what_is_no_cut_is_not_repeated(postgres: str) -> None:
+    made: list[str] = []
+
+    class Counted(LeanStorage):
+        def __init__(self, url: str, **options: Any) -> None:
+            made.append(url)
+            super().__init__(url, **options)
+
     with pytest.raises(StudyError, match="no studies in"):
-        open_storage(url, create=False, write=False)
+        open_storage(new_database(postgres), create=False, write=False, kind=Counted)
+    assert len(made) == 1
 
 
 @pytest.mark.slow

@@ -100,6 +100,9 @@ def test_a_turned_photograph_is_seen_as_its_file_is(history: History, tmp_path: 
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     file, picture = history.model([tmp_path / "turned.png", Image.open(tmp_path / "turned.png")]).to_dict("records")
     assert file == picture
+    Image.fromarray(pixels).convert("L").save(tmp_path / "turned.tif", exif=exif)  # Pillow maps it, and garbles it
+    file_too, picture = history.model([tmp_path / "turned.tif", Image.open(tmp_path / "turned.tif")]).to_dict("records")
+    assert file_too == picture
     upright = history.model([pixels]).to_dict("records")[0]
     assert upright != file
 

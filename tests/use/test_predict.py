@@ -116,7 +116,7 @@ def test_an_unreadable_file_has_an_error_in_its_row(shell: Shell, made: Path, sm
 
 def test_names_on_standard_input(shell: Shell, made: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = small_folder / "1" / "0001.png"
-    names = f"{image}\n\n{small_folder / '0'}\nnowhere.png\n"
+    names = f"\ufeff{image}\n\n{small_folder / '0'}\n{'long' * 99}\nnowhere.png\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(names))
     code, out, _ = shell("predict", made, "-", "--json")
     rows = json.loads(out)
@@ -124,7 +124,8 @@ def test_names_on_standard_input(shell: Shell, made: Path, small_folder: Path, m
     lines = shell("predict", made, "-", "--jsonl")[1].splitlines()
     assert [json.loads(line) for line in lines] == rows
     assert code == 1
-    assert len(rows) == 42
+    assert len(rows) == 43
+    assert rows[-2]["error"] == "File name too long"
     assert rows[0]["path"] == str(image)
     assert rows[-1] == {"path": "nowhere.png", "error": "No such file or directory"}
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))

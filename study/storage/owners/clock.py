@@ -104,17 +104,14 @@ class Clock:
             changed = self._storage.change_study_attribute(
                 self._study_id,
                 CLOCK,
-                lambda before: self._changed(self._standing_of(before), first, last),
+                lambda found: self._changed(found, first, last),
                 LAST_PATIENCE if last else None,
             )
             self._seen = ClockState.model_validate(changed or {}), now()
 
-    def _standing_of(self, before: JsonValue) -> ClockState:
-        attributes = {} if before is None else {CLOCK: before}
-        return kept(attributes, CLOCK, ClockState) or ClockState(seconds=self._already)
-
-    def _changed(self, there: ClockState, first: bool, last: bool) -> JsonValue:
+    def _changed(self, found: JsonValue, first: bool, last: bool) -> JsonValue:
         """Return the new content of the attribute; None while another process holds the clock."""
+        there = kept({} if found is None else {CLOCK: found}, CLOCK, ClockState) or ClockState(seconds=self._already)
         ours = there.holder is not None and there.holder.clock == self._id
         one_machine = self._storage.backend.one_machine
         before, at = self._seen

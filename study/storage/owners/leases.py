@@ -95,22 +95,20 @@ class Leases:
         with self._engine.begin() as connection:
             row = connection.execute(sqlalchemy.select(LEASES).where(LEASES.c.trial_id == trial_id)).first()
             # The lease is read before the trial's state, because it ends after its trial.
-            if (
-                connection.scalar(sqlalchemy.select(TRIALS.state).where(TRIALS.trial_id == trial_id))
-                != TrialState.RUNNING
-            ):
+            state = connection.scalar(sqlalchemy.select(TRIALS.state).where(TRIALS.trial_id == trial_id))
+            if state != TrialState.RUNNING:
                 return None
             if row is None:  # a trial of plain Optuna or an older version, or of a worker killed before it took a lease
                 connection.execute(sqlalchemy.insert(LEASES).values(self._row(trial_id, deaths=0, steps=steps)))
                 return Lease(self._engine, trial_id, self._worker, deaths=0)
             left = row.worker in (None, self._worker)
-            if not left and not self._is_gone(row):
+            watch = self._watched.setdefault(trial_id, HeartbeatWatch(GAP_SECONDS))
+            if not left and not watch.is_gone(((row.worker, row.beat), _process(row)), self._one_machine):
                 return None
-            deaths = _deaths(row, steps, died=not left)
-            same = LEASES.c.worker.is_(None) if row.worker is None else LEASES.c.worker == row.worker
+            deaths = (0 if steps > row.steps else row.deaths) + (not left)  # since the trial last got further
             taken = connection.execute(
                 sqlalchemy.update(LEASES)
-                .where(LEASES.c.trial_id == trial_id, same, LEASES.c.beat == row.beat)
+                .where(LEASES.c.trial_id == trial_id, LEASES.c.worker == row.worker, LEASES.c.beat == row.beat)
                 .values(self._row(trial_id, deaths=deaths, steps=steps))
             )
             return Lease(self._engine, trial_id, self._worker, deaths=deaths) if taken.rowcount else None
@@ -118,12 +116,8 @@ class Leases:
     def give_back(self) -> None:
         """Give back all leases of this worker, before it ends."""
         mine = sqlalchemy.update(LEASES).where(LEASES.c.worker == self._worker).values(worker=None)
-        with (
-            suppress(sqlalchemy.exc.SQLAlchemyError, StudyError),  # then they are taken over as after an accident
-            self._engine.connect().execution_options(patience=RELEASE_PATIENCE) as connection,
-            connection.begin(),
-        ):
-            connection.execute(mine)
+        with suppress(sqlalchemy.exc.SQLAlchemyError, StudyError):  # then they are taken over as after an accident
+            _write(self._engine, mine, RELEASE_PATIENCE)
 
     def somebody_works_on(self, trial_ids: Collection[int], watching: Callable[[], None]) -> bool:
         """Return whether a living process holds one of these trials; see `is_anyone_alive`."""
@@ -139,19 +133,9 @@ class Leases:
             "steps": steps,
         }
 
-    def _is_gone(self, row: Any) -> bool:
-        watch = self._watched.setdefault(row.trial_id, HeartbeatWatch(GAP_SECONDS))
-        return watch.is_gone(((row.worker, row.beat), _process(row)), self._one_machine)
-
 
 def _process(row: Any) -> Process:
     return Process(row.host, row.boot, row.namespace, row.pid, row.started)
-
-
-def _deaths(row: Any, steps: int, *, died: bool) -> int:
-    """Count the workers that died since the trial last got further; `died`: whether the last holder did."""
-    before = 0 if steps > row.steps else int(row.deaths)
-    return before + died
 
 
 class Lease:
@@ -178,13 +162,13 @@ class Lease:
     ) -> None:
         self._ended.set()
         if kind is None:
-            self._write(sqlalchemy.delete(LEASES).where(self._mine))
+            _write(self._engine, sqlalchemy.delete(LEASES).where(self._mine))
         elif not issubclass(kind, LeaseLostError):
             told = issubclass(kind, (KeyboardInterrupt, GeneratorExit)) or stop_behind(error)
             stopped = told or was_cut_off(error)
             change: dict[str, int | None] = {"worker": None} if stopped else {"pid": 0}  # no process has that number
             with suppress(sqlalchemy.exc.SQLAlchemyError, StudyError):  # the first error is the one to report
-                self._write(sqlalchemy.update(LEASES).where(self._mine).values(change), RELEASE_PATIENCE)
+                _write(self._engine, sqlalchemy.update(LEASES).where(self._mine).values(change), RELEASE_PATIENCE)
 
     def confirm(self, within: float = 0.0) -> None:
         """Write one more heartbeat now, unless the last confirmation is less than `within` seconds ago.
@@ -193,20 +177,20 @@ class Lease:
         """
         if within and now() - self._confirmed < within:
             return
-        if not self._write(sqlalchemy.update(LEASES).where(self._mine).values(beat=LEASES.c.beat + 1)):
+        if not _write(self._engine, sqlalchemy.update(LEASES).where(self._mine).values(beat=LEASES.c.beat + 1)):
             raise LeaseLostError
         self._confirmed = now()
 
     def _heartbeat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             with suppress(sqlalchemy.exc.SQLAlchemyError, StudyError):  # a lock, a lost connection: the next one counts
-                self._write(sqlalchemy.update(LEASES).where(self._mine).values(beat=LEASES.c.beat + 1))
+                _write(self._engine, sqlalchemy.update(LEASES).where(self._mine).values(beat=LEASES.c.beat + 1))
 
-    def _write(self, statement: sqlalchemy.Update | sqlalchemy.Delete, patience: float | None = None) -> int:
-        """Run a statement, and return the number of rows it changed."""
-        options = {} if patience is None else {"patience": patience}
-        with self._engine.connect().execution_options(**options) as connection, connection.begin():
-            return connection.execute(statement).rowcount
+
+def _write(engine: Engine, statement: sqlalchemy.Update | sqlalchemy.Delete, patience: float | None = None) -> int:
+    """Run a statement, and return the number of rows it changed."""
+    with engine.connect().execution_options(patience=patience) as connection, connection.begin():
+        return connection.execute(statement).rowcount
 
 
 def lease_holders(engine: Engine, trial_ids: Collection[int] | None = None) -> list[LifeSign]:

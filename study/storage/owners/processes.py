@@ -85,15 +85,12 @@ class HeartbeatWatch:
 
     def is_gone(self, sign: LifeSign, one_machine: bool) -> bool:
         """Return whether a process is gone; one that cannot be checked from here is when its heartbeat stands still."""
-        alive = is_alive(sign[1], one_machine)
-        return self.still_for(sign[0]) >= GRACE_SECONDS if alive is None else not alive
-
-    def still_for(self, beat: Hashable) -> float:
-        """Return the seconds so far, given the `beat` seen now."""
+        beat, process = sign
         at = now()
         self._still = self._still + min(at - self._at, self._gap) if beat == self._seen else 0.0
         self._seen, self._at = beat, at
-        return self._still
+        alive = is_alive(process, one_machine)
+        return self._still >= GRACE_SECONDS if alive is None else not alive
 
 
 def is_anyone_alive(look: Callable[[], list[LifeSign]], one_machine: bool, watching: Callable[[], None]) -> bool:

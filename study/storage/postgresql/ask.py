@@ -29,21 +29,10 @@ def ask(
         raise StudyError("study sql asks PostgreSQL through psycopg (write postgresql+psycopg://USER@HOST/DATABASE)")
     import psycopg
 
-    try:
-        yield from _asked(place, sql, seconds, prepare, warn)
-    except psycopg.Error as error:  # of what stands before the query
-        raise StudyError(str(error).splitlines()[0]) from error
-
-
-def _asked(
-    place: URL, sql: str, seconds: float, prepare: Callable[[Connection], None], warn: Callable[[str], None]
-) -> Iterator[Any]:
-    import psycopg
-
     with sqlalchemy.create_engine(place).connect() as connection:
         raw = connection.connection.driver_connection
         assert raw is not None
-        role, too_mighty = raw.execute(TOO_MIGHTY).fetchone()
+        role, too_mighty = connection.exec_driver_sql(TOO_MIGHTY).one()
         if too_mighty:
             raise StudyError(
                 f"the role {role!r} may read and write files of the server, and so might a SELECT (ask as one that may "
@@ -51,14 +40,13 @@ def _asked(
             )
         prepare(connection)
         connection.commit()
-        raw.execute("SET TRANSACTION READ ONLY")
-        raw.execute(f"SET LOCAL statement_timeout = {max(1, int(1000 * seconds))}")
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, int(1000 * seconds))}")
         # This process is ended by a signal: the server then notices, and does not go on for nobody.
-        raw.execute(
+        connection.exec_driver_sql(
             "SELECT set_config(name, '1s', true) FROM pg_settings WHERE name = 'client_connection_check_interval'"
         )
-        (may_write,) = raw.execute(MAY_WRITE).fetchone()
-        if may_write:
+        if connection.exec_driver_sql(MAY_WRITE).scalar():
             warn("this role may also write; nothing is written here, but one that may only SELECT is safer")
         try:
             # A cursor takes a SELECT and nothing else; a prepared statement is one statement.

@@ -19,7 +19,7 @@ from study.storage.address import shown
 from study.storage.backend import Backend, Storage, execute
 from study.storage.postgresql.ask import ask
 from study.storage.postgresql.expressions import PostgresqlExpressions
-from study.storage.postgresql.server import despite_cuts, settings, wait_for_restarts
+from study.storage.postgresql.server import settings
 from study.storage.trouble import cause_of, repeated
 
 LOCK_KEY = 5318008
@@ -41,8 +41,7 @@ class PostgresqlBackend(Backend):
         self, place: URL, make: Callable[[dict[str, Any], bool], Storage], *, create: bool, write: bool
     ) -> Storage:
         try:
-            storage = despite_cuts(place, lambda: make(settings(place), write))
-            wait_for_restarts(storage.engine, shown(place))
+            storage = make(settings(place), write)
             # Python frees an engine late, since it refers to itself; a server has some hundred connections for all.
             weakref.finalize(storage, storage.engine.dispose).atexit = False
             return storage
@@ -59,12 +58,7 @@ class PostgresqlBackend(Backend):
 
     @override
     def wait(self, place: URL) -> None:
-        engine = sqlalchemy.create_engine(place, **settings(place))
-        wait_for_restarts(engine, shown(place))
-        try:
-            despite_cuts(place, lambda: engine.connect().close())
-        finally:
-            engine.dispose()
+        settings(place, known=True)["creator"]().close()
 
     @override
     @contextmanager

@@ -3,6 +3,7 @@
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def ask(
     """Yield the column names of a query, then its rows; see `backend.Backend.ask`."""
     file = Path(place.database or "")
     check_file(file, create=False, write=False)
-    engine = sqlalchemy.create_engine("sqlite://", creator=reader(file))
+    engine = sqlalchemy.create_engine("sqlite://", creator=partial(reader, file))
     with engine.connect() as connection:
         raw = connection.connection.driver_connection
         assert isinstance(raw, sqlite3.Connection)

@@ -5,6 +5,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,7 +52,7 @@ class SqliteBackend(Backend):
     ) -> Storage:
         file = self.file(place)
         check_file(file, create=create, write=write)
-        connect = writer(file) if write else reader(file)
+        connect = partial(writer if write else reader, file)
         try:
             storage = when_free(lambda: make({"creator": connect}, write), file)
         except (sqlalchemy.exc.DatabaseError, sqlite3.Error, StorageInternalError) as error:

@@ -50,7 +50,7 @@ def copy_file(source: Path, target: Path) -> None:
                 f"uses that database, then remove it: rm {quote(str(left))}; or name another place)"
             )
     check_file(target, create=True)
-    origin = reader(source)()
+    origin = reader(source)
     try:
         if not when_free(lambda: _copy(origin, target), source):
             raise StudyError(f"{target} was made by another program meanwhile")

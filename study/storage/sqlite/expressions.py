@@ -14,17 +14,13 @@ LITE_VALUE = """CASE
       THEN json_extract(p.distribution_json, '$.attributes.choices[' || CAST(p.param_value AS INTEGER) || ']')
     WHEN json_extract(p.distribution_json, '$.name') LIKE 'Int%' THEN CAST(p.param_value AS INTEGER)
     ELSE p.param_value END"""
-LITE_TEXT = (
-    """CASE
+LITE_TEXT = f"""CASE
     WHEN json_valid(p.distribution_json) = 0 THEN NULL
     WHEN json_type(p.distribution_json, '$.attributes.choices[' || CAST(p.param_value AS INTEGER) || ']')
       IN ('true', 'false')
       THEN json_type(p.distribution_json, '$.attributes.choices[' || CAST(p.param_value AS INTEGER) || ']')
-    ELSE CAST("""
-    + LITE_VALUE
-    + """ AS TEXT) END"""
-)
-LITE_NUMBER = "CASE WHEN typeof(" + LITE_VALUE + ") IN ('integer', 'real') THEN CAST(" + LITE_VALUE + " AS REAL) END"
+    ELSE CAST({LITE_VALUE} AS TEXT) END"""
+LITE_NUMBER = f"CASE WHEN typeof({LITE_VALUE}) IN ('integer', 'real') THEN CAST({LITE_VALUE} AS REAL) END"
 
 
 class SqliteExpressions(Expressions):

@@ -93,34 +93,26 @@ def file_system(file: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
     return kind
 
 
-def writer(file: Path) -> Callable[[], sqlite3.Connection]:
-    """Return a function that makes connections that write."""
-
-    def connect() -> sqlite3.Connection:
-        # No implicit transactions: the begin event opens each one as a writer.
-        connection = sqlite3.connect(file, timeout=SLICE, isolation_level=None, check_same_thread=False)
-        when_free(lambda: check_tables(connection, file), file)
-        when_free(lambda: connection.execute("PRAGMA journal_mode=WAL"), file)
-        connection.execute("PRAGMA synchronous=NORMAL")
-        return connection
-
-    return connect
+def writer(file: Path) -> sqlite3.Connection:
+    """Make a connection that writes."""
+    # No implicit transactions: the begin event opens each one as a writer.
+    connection = sqlite3.connect(file, timeout=SLICE, isolation_level=None, check_same_thread=False)
+    when_free(lambda: check_tables(connection, file), file)
+    when_free(lambda: connection.execute("PRAGMA journal_mode=WAL"), file)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
 
 
-def reader(file: Path) -> Callable[[], sqlite3.Connection]:
-    """Return a function that makes connections that cannot write, and that no writer's lock keeps waiting."""
-
-    def connect() -> sqlite3.Connection:
-        real = file.resolve()  # SQLite keeps its -wal beside it, not beside a link
-        address = f"{real.as_uri()}?mode=ro"
-        if not os.access(real.parent, os.W_OK):  # SQLite wants to make files beside it, unless nothing can change
-            _check_at_rest(real)
-            address += "&immutable=1"
-        connection = sqlite3.connect(address, uri=True, timeout=SLICE, isolation_level=None, check_same_thread=False)
-        check_tables(connection, file)
-        return connection
-
-    return connect
+def reader(file: Path) -> sqlite3.Connection:
+    """Make a connection that cannot write, and that no writer's lock keeps waiting."""
+    real = file.resolve()  # SQLite keeps its -wal beside it, not beside a link
+    address = f"{real.as_uri()}?mode=ro"
+    if not os.access(real.parent, os.W_OK):  # SQLite wants to make files beside it, unless nothing can change
+        _check_at_rest(real)
+        address += "&immutable=1"
+    connection = sqlite3.connect(address, uri=True, timeout=SLICE, isolation_level=None, check_same_thread=False)
+    check_tables(connection, file)
+    return connection
 
 
 def _check_at_rest(file: Path) -> None:

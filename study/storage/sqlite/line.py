@@ -22,7 +22,7 @@ def wait_in_line(engine: Engine, file: Path) -> None:
     a file that no longer has a name.
     """
     opened = _identity(file)
-    anchor = reader(file)()
+    anchor = reader(file)
     anchor.execute("SELECT 1 FROM sqlite_master").fetchall()  # opens the file now, and sees this one for ever
     turn = threading.Lock()
     said: list[str] = []
@@ -46,7 +46,7 @@ def wait_in_line(engine: Engine, file: Path) -> None:
         if connection.get_execution_options().get("reads"):
             connection.exec_driver_sql("BEGIN")
             return
-        patience: float = connection.get_execution_options().get("patience", PATIENCE)
+        patience: float = connection.get_execution_options().get("patience") or PATIENCE
         when_free(lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"), file, patience)
 
 
