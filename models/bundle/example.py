@@ -36,7 +36,7 @@ MOST = 1e8
 
 def refuse_deep(image: Image.Image) -> None:
     """Raise ValueError for images of more than 8 bits that Pillow, or this script, would read wrongly."""
-    modes = " ".join(str(tile.args) for tile in getattr(image, "tile", ()))
+    modes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(258, (8,))  # of each channel
     if "LA;16" in modes or (tags.get(284) == 2 and len(bits) > 1 and max(bits) > 8):

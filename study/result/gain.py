@@ -37,7 +37,7 @@ def gain(config: StudyConfig, trials: Iterable[FrozenTrial], winner: FrozenTrial
         (one for one in trials if one.datetime_complete), key=lambda one: (one.datetime_complete, one.number)
     )
     whole = sum(number(one.user_attrs, SECONDS) or 0.0 for one in ended)
-    spent, half = 0.0, None
+    spent, best, by_half = 0.0, 0.0, 0
     complete: list[FrozenTrial] = []
     so_far: list[tuple[float, float]] = []
     for one in ended:
@@ -45,9 +45,11 @@ def gain(config: StudyConfig, trials: Iterable[FrozenTrial], winner: FrozenTrial
         if not _is_complete(one):
             continue
         complete.append(one)
-        so_far.append((spent, max(other.value or 0.0 for other in complete)))
+        best = max(best, one.value or 0.0)
+        so_far.append((spent, best))
         if spent <= whole / 2:
-            half = rank(config, complete)[0]
+            by_half = len(complete)
+    half = next(iter(rank(config, complete[:by_half])), None)
     drawn = next(iter(rank(config, (one for one in complete if not is_start(one)))), None)
     return Gain(winner, best_start(config, ended), drawn, half, so_far)
 

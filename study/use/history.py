@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from data import DataError, counted
 from data.formats.ranges import AS_16_BITS
-from data.images import MOST_MEGAPIXELS, decode, to_square_rgb
+from data.images import FORMATS, MOST_MEGAPIXELS, decode, to_square_rgb
 from models.bundle.folder import load
 from models.bundle.predictor import Bundle
 from study import StudyError
@@ -55,18 +55,30 @@ class Model:
 
     def _pixels(self, number: int, image: Picture) -> NDArray[np.uint8]:
         size, ranges = self.bundle.image_size, self.bundle.ranges or AS_16_BITS
+        most = self.bundle.megapixels(MOST_MEGAPIXELS)
         try:
             if isinstance(image, str | Path):
-                return decode(Path(image), size, self.bundle.megapixels(MOST_MEGAPIXELS), ranges)
-            file = getattr(image, "filename", "")
-            if file and getattr(image, "tile", None) and not getattr(image, "tell", int)():
-                return self._pixels(number, Path(file))  # not decoded yet: it is read as the file would be
+                return decode(Path(image), size, most, ranges)
             if isinstance(image, Image.Image):
+                if content := _undecoded(image):
+                    return decode(content, size, most, ranges)
                 return to_square_rgb(ImageOps.exif_transpose(image), size, ranges)
             return to_square_rgb(Image.fromarray(image), size, ranges)
         except (DataError, TypeError, ValueError, OSError) as error:
             named = image if isinstance(image, str | Path) else f"image {number}"
             raise DataError(f"{named}: {error}") from error
+
+
+def _undecoded(image: Image.Image) -> bytes:
+    """Return the content of the file of a picture that is not decoded yet; nothing for any other."""
+    handle, known = getattr(image, "fp", None), image.format in (*FORMATS, "MPO")
+    if handle is None or not known or not getattr(image, "tile", None) or image.tell():
+        return b""
+    place = handle.tell()
+    handle.seek(0)
+    content: bytes = handle.read()
+    handle.seek(place)
+    return content
 
 
 ORDER = ("number", "bracket", "rung", "epoch", "name", "path")

@@ -73,8 +73,10 @@ def test_every_file_that_is_left_out_is_said_with_the_reason(tmp_path: Path) -> 
 @pytest.mark.parametrize("here", ["cats", "dogs/P1", "birds", "work", "work/deep"])
 def test_a_command_may_be_given_inside_the_folder(here: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a study leaves there is no image; the class or the folder of work around it stays what it is."""
-    root = empty(tmp_path / "d", "cats/1.txt", "cats/1.json")  # what describes an image, beside it
-    for path in ("cats/1.png", "dogs/P1/1.png", "dogs/P1/2.png", "dogs/3.png", "birds/1.ppm"):
+    root = empty(tmp_path / "d", *(f"cats/{number}.json" for number in range(50)))  # what describes an image, beside it
+    for number in range(50):
+        image(root / "cats" / f"{number}.png", 0)
+    for path in ("dogs/P1/1.png", "dogs/P1/2.png", "dogs/3.png", "birds/1.ppm"):
         image(root / path, 0)
     (root / "dogs" / "P1" / "2.png").rename(root / "dogs" / "P1" / "2")
     (root / "birds" / "1.ppm").rename(root / "birds" / "1.unusual")

@@ -58,8 +58,10 @@ class Clock:
         self._lock = threading.Lock()  # for one addition at a time; whoever asks for the time does not wait for it
         self._seen: tuple[ClockState | None, float] = None, now()  # state (None: not running here), and when it was so
         self._already = 0.0
-        self._uncounted = 0.0  # seconds of work while another process held the clock
-        self._start = 0.0  # seconds of work before the first tick; counted if the holder turns out to have been dead
+        # Seconds of work not counted yet: while another process held the clock, and before the first tick. The latter
+        # count if the holder turns out to have been dead.
+        self._waiting = self._after = (0.0, 0.0)  # now, and once the change that is being made is written
+        self._made: JsonValue = None  # that change
 
     @contextmanager
     def running(self, since: float, already: float = 0.0) -> Iterator[None]:
@@ -101,32 +103,36 @@ class Clock:
 
     def _tick(self, *, first: bool = False, last: bool = False) -> None:
         with self._lock:
+            self._made = None
             changed = self._storage.change_study_attribute(
                 self._study_id,
                 CLOCK,
                 lambda found: self._changed(found, first, last),
                 LAST_PATIENCE if last else None,
             )
-            self._seen = ClockState.model_validate(changed or {}), now()
+            self._seen, self._waiting = (ClockState.model_validate(changed or {}), now()), self._after
 
     def _changed(self, found: JsonValue, first: bool, last: bool) -> JsonValue:
         """Return the new content of the attribute; None while another process holds the clock."""
+        if self._made is not None and found == self._made:
+            return found  # the connection was cut off when it was written already
         there = kept({} if found is None else {CLOCK: found}, CLOCK, ClockState) or ClockState(seconds=self._already)
         ours = there.holder is not None and there.holder.clock == self._id
         one_machine = self._storage.backend.one_machine
-        before, at = self._seen
+        (before, at), (uncounted, start) = self._seen, self._waiting
         passed = now() - at if first else min(now() - at, MOST_AT_ONCE)  # first: images were read
         if before is not None and there.seconds > before.seconds:
-            self._start = 0.0  # the holder was at work, and has counted this time
+            start = 0.0  # the holder was at work, and has counted this time
         if there.holder is not None and not ours and not self._watch.is_gone(there.holder.sign, one_machine):
             if before is None:
-                self._start = passed
-            else:
-                self._uncounted += passed - (there.seconds - before.seconds)  # a holder that is gone adds nothing
-                self._uncounted = max(0.0, self._uncounted)
+                start = passed
+            else:  # a holder that is gone adds nothing
+                uncounted = max(0.0, uncounted + passed - (there.seconds - before.seconds))
+            self._after = uncounted, start
             return None
-        there.seconds += passed + self._uncounted + self._start
-        self._uncounted = self._start = 0.0
+        there.seconds += passed + uncounted + start
+        self._after = 0.0, 0.0
         beat = there.holder.beat + 1 if ours and there.holder else 0
         there.holder = None if last else Holder(clock=self._id, process=this_process(), beat=beat)
-        return there.model_dump(mode="json")
+        self._made = there.model_dump(mode="json")
+        return self._made

@@ -73,9 +73,13 @@ def _patient(dialect: Any, place: URL, notice: dict[str, Any], first: str, known
             start = time.monotonic()
             try:
                 connection = dialect.connect(*given, **{**options, **notice})
-                if first:
-                    connection.cursor().execute(first)
-                    connection.commit()
+                try:
+                    if first:
+                        connection.cursor().execute(first)
+                        connection.commit()
+                except BaseException:
+                    connection.close()
+                    raise
                 away, said, known = None, False, True
                 return connection
             except dialect.loaded_dbapi.OperationalError as error:
