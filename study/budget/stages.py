@@ -150,7 +150,8 @@ def replan(config: StudyConfig, planned: Plan, images: Images, trials: Sequence[
     """Return a new plan, made from what an epoch of the first trials took; None if the old plan stands.
 
     `trials`: for each trial (cost of its network, seconds of an epoch). The configuration and the seconds of measuring,
-    images and result stay as they are.
+    images and result stay as they are. Where the hours do not hold all of it any more, the stages after the search are
+    planned as short as they will have to be.
     """
     machine = planned.throughput
     if machine is None or planned.again or len(trials) < AGAIN_AFTER:
@@ -173,6 +174,11 @@ def replan(config: StudyConfig, planned: Plan, images: Images, trials: Sequence[
         stages |= {"confirmation": 0.0, "final training": times * planned.stages["final training"], "search": 0.0}
         kept = stages["final training"] + stages["result"]
         stages["search"] = max(0.0, 3600 * planned.hours - sum(stages.values()))
+    elif sum(stages.values()) > 3600 * planned.hours:
+        others = sum(stages[name] for name in ("measuring", "images", "search", "result"))
+        short = shorten_final_stage(config, planned.epoch * times, 3600 * planned.hours - others)
+        shorter = expected_seconds(short, images, slower, planned.hours)
+        stages |= {name: shorter[name] for name in ("confirmation", "final training")}
     return planned.model_copy(
         update={
             "stages": stages,
